@@ -1,0 +1,13 @@
+"""The mistakes a user can make. The command line prints them on one line, without a traceback."""
+
+
+class MfpoError(Exception):
+    """Says what is wrong, where (file, row), and what to do."""
+
+
+class RecordError(MfpoError):
+    """One row cannot become a record. Bulk work sets the row aside with this reason and goes on."""
+
+
+class SettingError(MfpoError):
+    """A setting has a value it cannot have."""

@@ -1,0 +1,49 @@
+"""Folders that commands write: whole or not at all, with the configuration and versions that made them."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mfpo.errors import MfpoError
+
+# What a result may depend on.
+_PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pillow")
+
+
+@contextmanager
+def whole_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
+    """Give a folder beside `out` to write in, and rename it to `out` at the end.
+
+    `made_by` holds the command and its settings. What a killed run left behind is given again, so that the caller can
+    go on, if it was made by the same settings and versions; otherwise it is removed.
+    Raises MfpoError when `out` exists already.
+    """
+    if out.exists():
+        raise MfpoError(f"{out} exists already; give another --out or remove it")
+    folder = out.with_name(out.name + ".partial")
+    provenance = json.loads(json.dumps(made_by | {"versions": versions()}, default=str))
+    note = folder / "made_by.json"
+    if folder.exists() and (not note.exists() or json.loads(note.read_text()) != provenance):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(note, provenance)
+    yield folder
+    folder.rename(out)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a result may depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,87 @@
+"""Settings are frozen dataclasses: one a stage, checked when made, their help text written once."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+
+from mfpo.errors import SettingError
+
+T = TypeVar("T")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with its default and the line that `--help` and the docs show."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given: Any) -> T:
+    """Make `cls` from a YAML file, `key=value` overrides and named values; later ones win.
+
+    Raises SettingError that names every unknown key with the nearest known one, and every value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text()) or {}
+        except OSError as error:
+            raise SettingError(f"{file}: cannot be read ({error.strerror}); give an existing YAML file") from None
+        except yaml.YAMLError as error:
+            raise SettingError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
+        if not isinstance(loaded, Mapping):
+            raise SettingError(f"{file}: must hold `key: value` lines")
+        values |= loaded
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise SettingError(f"{override!r} is no setting; write key=value")
+        values[key] = yaml.safe_load(text)
+    values |= {key: value for key, value in given.items() if value is not None}
+    return from_mapping(cls, values)
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Make the settings class `cls` from `values`, refusing unknown keys and wrong types, all at once."""
+    types = get_type_hints(cls)
+    faults = []
+    accepted = {}
+    for key, value in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            faults.append(f"no setting is named {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            continue
+        try:
+            accepted[key] = _coerce(value, types[key])
+        except (TypeError, ValueError):
+            faults.append(f"{key} is {value!r}, but must be {_spell(types[key])}")
+    if faults:
+        raise SettingError("; ".join(faults))
+    return cls(**accepted)
+
+
+def _coerce(value: Any, wanted: Any) -> Any:
+    """`value` as `wanted`: YAML reads 5e-7 as a string and 1 as an int, both fine for a float."""
+    choices = get_args(wanted)
+    if choices and type(None) in choices:
+        return None if value is None else _coerce(value, next(c for c in choices if c is not type(None)))
+    if choices:
+        if value not in choices:
+            raise ValueError
+        return value
+    if wanted is float and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise TypeError
+    return value
+
+
+def _spell(wanted: Any) -> str:
+    choices = get_args(wanted)
+    if not choices:
+        return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[wanted.__name__]
+    if type(None) in choices:
+        return _spell(next(c for c in choices if c is not type(None))) + " or null"
+    return "one of " + ", ".join(map(str, choices))
