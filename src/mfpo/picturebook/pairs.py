@@ -1,0 +1,136 @@
+"""Preference pairs of the picture book: the base model's own answer, and the same answer corrected (as RLHF-V's)."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as rle
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
+
+from mfpo.picturebook.drawings import KINDS, RGB
+from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
+from mfpo.picturebook.texts import CAPTION_PROMPTS, noun_phrase, place
+from mfpo.records import NamedMask, Origin, SourceRecord, encode_image, new_record
+
+_KINDS = "|".join(KINDS)
+_THING = re.compile(rf"\b(an?) ({'|'.join(RGB)}) ({_KINDS})\b", re.IGNORECASE)
+_ANCHOR = re.compile(rf"^To the right of the ({_KINDS}) is (.*)\.$")
+_PLACE = re.compile(r"\b((?:at|on) the (?:top|bottom|left|right)(?: left| right)?|in the middle)\b", re.IGNORECASE)
+
+# Scenes of the different uses never meet: pretraining draws from 0 on.
+SPLITS = {"pairs": 100_000_000, "heldout": 200_000_000, "validation": 300_000_000}
+_SCENES_A_SEED = 1_000_000
+_BATCH = 64
+
+
+def scene_seeds(split: str, seed: int) -> Iterator[int]:
+    """The seeds of the scenes of one use: `pairs` to train on, `heldout` to report, `validation` to choose by."""
+    start = SPLITS[split] + seed * _SCENES_A_SEED
+    return iter(range(start, start + _SCENES_A_SEED))
+
+
+class PictureBook:
+    """`count` pairs on new scenes, only where the base model's sampled caption names what is not there.
+
+    A source for `mfpo build`; each record brings the masks of all objects of its scene.
+    """
+
+    name = "picturebook"
+
+    def __init__(self, count: int, *, seed: int = 0, split: str = "pairs") -> None:
+        self.count, self.seed, self.split = count, seed, split
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        processor = LlavaProcessor.from_pretrained(WEIGHTS)
+        model = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
+        set_seed(self.seed)
+        seeds = scene_seeds(self.split, self.seed)
+        found = 0
+        while found < self.count:
+            scenes = [make_scene(next(seeds)) for _ in range(_BATCH)]
+            questions = [CAPTION_PROMPTS[scene.seed % len(CAPTION_PROMPTS)] for scene in scenes]
+            for scene, question, sample in zip(scenes, questions, _sample(model, processor, scenes, questions)):
+                if found < self.count and absent_kinds(sample, scene):
+                    found += 1
+                    yield {"scene": scene.seed, "question": question, "sample": sample}
+
+    def record(self, row: dict[str, Any], number: int) -> SourceRecord:
+        """Draw the scene and correct the sample."""
+        scene = make_scene(row["scene"])
+        image, masks = draw_scene(scene)
+        return new_record(
+            id=f"scene-{scene.seed}",
+            images=[encode_image(image)],
+            question=row["question"],
+            chosen=correct(row["sample"], scene),
+            rejected=row["sample"],
+            objects=[_named_mask(name, mask) for name, mask in masks.items()],
+            source=Origin(dataset=self.name, row=number),
+        )
+
+
+def absent_kinds(text: str, scene: Scene) -> set[str]:
+    """The kinds that `text` describes and the scene does not have."""
+    return {match[3].lower() for match in _THING.finditer(text)} - scene.kinds
+
+
+def correct(text: str, scene: Scene) -> str:
+    """`text` as it should have been: the smallest change that makes it true of the scene.
+
+    Each absent object gives way to one that is there and was not mentioned; where none is left, its sentence goes.
+    Wrong colours are put right. Text that is not in the words of the picture book stays as it is.
+    """
+    mentioned = {match[3].lower() for match in _THING.finditer(text)}
+    unmentioned = [thing for thing in scene.things if thing.kind not in mentioned]
+    things = {thing.kind: thing for thing in scene.things}
+    sentences = []
+    for sentence in re.split(r"(?<=\.) ", text.strip()):
+        match = _THING.search(sentence)
+        thing = things.get(match[3].lower()) if match else None
+        if match and thing is None:
+            if not unmentioned:
+                continue
+            thing = unmentioned.pop(0)
+            sentence = _PLACE.sub(lambda found, at=place(thing): _as_in(found[0], at), sentence)  # type: ignore[misc]
+        if thing is not None:
+            sentence = _about(thing, sentence, scene)
+        sentences.append(sentence)
+    return " ".join(sentences)
+
+
+def _about(thing: Thing, sentence: str, scene: Scene) -> str:
+    """The sentence with `thing` as what it describes, and no reference to an absent object."""
+    sentence = _THING.sub(lambda found: _as_in(found[0], noun_phrase(thing.colour, thing.kind)), sentence, count=1)
+    anchor = _ANCHOR.match(sentence)
+    if anchor and anchor[1] not in scene.kinds - {thing.kind}:
+        return f"There is {anchor[2]} {place(thing)}."
+    return sentence
+
+
+def _as_in(before: str, after: str) -> str:
+    """`after`, with a capital where `before` had one."""
+    return after[0].upper() + after[1:] if before[0].isupper() else after
+
+
+def _named_mask(name: str, mask: np.ndarray) -> NamedMask:
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return NamedMask(name=name, mask={"size": list(mask.shape), "counts": encoded["counts"].decode()})
+
+
+@torch.inference_mode()
+def _sample(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: list[Scene], questions: list[str]
+) -> list[str]:
+    """One answer a scene, sampled at temperature 1. All prompts of a call are padded on the left."""
+    chats = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
+    ]
+    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
+    images = [draw_scene(scene)[0] for scene in scenes]
+    batch = processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
+    output = model.generate(**batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=128)
+    texts = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
