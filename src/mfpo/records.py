@@ -47,9 +47,12 @@ class Keyword(TypedDict):
 
 
 class Region(TypedDict):
+    """Where a keyword was found; `image` counts the record's images from 0."""
+
     keyword: str
     score: float
     mask: RLE
+    image: int
 
 
 class Corruption(TypedDict):
@@ -101,7 +104,12 @@ FEATURES = datasets.Features(
         "rejected_images": datasets.List(datasets.Image()),
         "keywords": datasets.List({"text": datasets.Value("string"), "score": datasets.Value("float64")}),
         "regions": datasets.List(
-            {"keyword": datasets.Value("string"), "score": datasets.Value("float64"), "mask": _RLE}
+            {
+                "keyword": datasets.Value("string"),
+                "score": datasets.Value("float64"),
+                "mask": _RLE,
+                "image": datasets.Value("int32"),
+            }
         ),
         "corruption": {
             "kind": datasets.Value("string"),
@@ -191,7 +199,9 @@ def check_image(data: bytes, name: str) -> EncodedImage:
     is_rotated = image.getexif().get(0x0112, 1) != 1
     if image.mode == "RGB" and image.format in ("JPEG", "PNG") and not is_rotated:
         return EncodedImage(bytes=data, path=os.path.basename(name))
-    return encode_image(ImageOps.exif_transpose(image).convert("RGB"))
+    upright = encode_image(ImageOps.exif_transpose(image).convert("RGB"))
+    # The name stays recognisable: COCO annotations are found by it.
+    return EncodedImage(bytes=upright["bytes"], path=f"{Path(name).stem}.png")
 
 
 def encode_image(image: Image.Image) -> EncodedImage:

@@ -1,0 +1,88 @@
+"""Paper 3.1: diffusion noise that makes the rejected image m' from the original m, and variants to compare with."""
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Schedule = Literal["sigmoid", "linear", "cosine"]
+Kind = Literal["region", "global", "random20", "crop"]
+
+STEPS = 1000
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def betas(schedule: Schedule) -> NDArray[np.float64]:
+    """The variance that each of the 1000 diffusion steps adds, (1000,).
+
+    `sigmoid` is VCD's schedule, which the hallucination literature copies; `linear` is DDPM's (Ho et al. 2020);
+    `cosine` is that of Nichol and Dhariwal 2021.
+    """
+    match schedule:
+        case "sigmoid":
+            return 1 / (1 + np.exp(-np.linspace(-6, 6, STEPS))) * (0.005 - 1e-5) + 1e-5
+        case "linear":
+            return np.linspace(1e-4, 0.02, STEPS)
+        case "cosine":
+            kept = np.cos((np.arange(STEPS + 1) / STEPS + 0.008) / 1.008 * np.pi / 2) ** 2
+            return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+
+
+def alpha_bar(step: int, schedule: Schedule = "sigmoid") -> float:
+    """Share of the image's variance that is kept at `step`, counted from 0 to 999 (abar_t, section 3.1).
+
+    >>> round(alpha_bar(500), 3), round(alpha_bar(500, "linear"), 3)
+    (0.745, 0.078)
+    """
+    # The paper multiplies the betas, which vanishes at once; DDPM's product of (1 - beta) is meant.
+    return float(np.prod(1 - betas(schedule)[: step + 1]))
+
+
+def add_noise(pixels: Pixels, mask: Mask, *, step: int, schedule: Schedule, rng: np.random.Generator) -> Pixels:
+    """m' = sqrt(abar) m + sqrt(1 - abar) eps inside the mask, eps ~ N(0, I); outside, the pixels stay as they are.
+
+    pixels: (height, width, 3) of 0..255, computed in [-1, 1], clipped and rounded. mask: (height, width).
+    """
+    kept = alpha_bar(step, schedule)
+    inside = pixels[mask].astype(np.float32) / 127.5 - 1
+    noise = rng.standard_normal(inside.shape, dtype=np.float32)
+    noised = np.sqrt(kept, dtype=np.float32) * inside + np.sqrt(1 - kept, dtype=np.float32) * noise
+    rejected = pixels.copy()
+    rejected[mask] = np.rint((np.clip(noised, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return rejected
+
+
+def corrupt(
+    pixels: Pixels, regions: Mask, *, kind: Kind, step: int, schedule: Schedule, rng: np.random.Generator
+) -> tuple[Pixels, float]:
+    """The rejected image and the share of the original that it destroys.
+
+    `region` (the paper's) noises the mask `regions`, (height, width); `global` the whole image; `random20` a random
+    rectangle of 20 % of the image (Table 8). `crop` is mDPO's: 1 to 20 % of the image, cut out and enlarged.
+    """
+    if kind == "crop":
+        box = random_box(*regions.shape, share=rng.uniform(0.01, 0.2), rng=rng)
+        cut = Image.fromarray(pixels[box])
+        enlarged = cut.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BILINEAR)
+        return np.asarray(enlarged), 1 - cut.width * cut.height / regions.size
+    if kind != "region":
+        regions = np.full(regions.shape, kind == "global")
+    if kind == "random20":
+        regions[random_box(*regions.shape, share=0.2, rng=rng)] = True
+    return add_noise(pixels, regions, step=step, schedule=schedule, rng=rng), float(regions.mean())
+
+
+def random_box(height: int, width: int, *, share: float, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a random rectangle of `share` of the area; width / height is 3/4 to 4/3 if that fits."""
+    area = share * height * width
+    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    tall = min(max(math.sqrt(area / aspect), 1), height)
+    wide = min(max(area / tall, 1), width)
+    # Where the width was cut, a flatter image than the aspect allows, the height makes up for it.
+    rows, columns = min(max(round(area / wide), 1), height), round(wide)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    return slice(top, top + rows), slice(left, left + columns)

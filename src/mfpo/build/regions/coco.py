@@ -1,0 +1,63 @@
+"""Regions from COCO instance annotations: polygons, and run lengths compressed or not."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from mfpo.build.regions import as_rle, match_regions
+from mfpo.errors import MfpoError, RecordError
+from mfpo.records import RLE, Keyword, Region, SourceRecord
+
+
+class CocoInstances:
+    """A COCO instances file. Raises MfpoError when `file` is missing or is none."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            content = json.loads(file.read_bytes())
+            names = {category["id"]: category["name"] for category in content["categories"]}
+            self._images = {image["id"]: image for image in content["images"]}
+            self._ids = {Path(image["file_name"]).stem: image["id"] for image in content["images"]}
+            self._objects: dict[int, list[tuple[str, Any]]] = defaultdict(list)
+            for annotation in content["annotations"]:
+                named = (names[annotation["category_id"]], annotation["segmentation"])
+                self._objects[annotation["image_id"]].append(named)
+        except OSError as error:
+            raise MfpoError(f"{file}: cannot be read ({error.strerror}); give COCO instances as JSON") from None
+        except ValueError as error:
+            raise MfpoError(f"{file}: not valid JSON ({error}); give COCO instances as JSON") from None
+        except (KeyError, TypeError) as error:
+            raise MfpoError(f"{file}: no COCO instances, {error} is wrong or missing; see cocodataset.org") from None
+        self._file = file
+
+    def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
+        """The regions of `keywords` by category. Raises RecordError when the file does not know the image."""
+        known = self._find(record["images"][image]["path"] or "")
+        objects = [
+            (name, as_mask(segmentation, known["height"], known["width"]))
+            for name, segmentation in self._objects[known["id"]]
+        ]
+        return match_regions(keywords, objects, image)
+
+    def _find(self, file_name: str) -> dict[str, Any]:
+        """The entry of an image: by its name without ending, else by the number it ends with ("COCO_val2014_0042")."""
+        stem = Path(file_name).stem
+        number = re.search(r"\d+$", stem)
+        image_id = self._ids.get(stem, int(number.group()) if number else None)
+        if image_id not in self._images:
+            raise RecordError(f"image {file_name!r} is not among the images of {self._file}")
+        return self._images[image_id]
+
+
+def as_mask(segmentation: Any, height: int, width: int) -> RLE:
+    """One object's `segmentation` as compressed run lengths: polygons are drawn and united, run lengths compressed."""
+    if isinstance(segmentation, list):
+        return as_rle(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        return as_rle(coco_mask.frPyObjects(segmentation, height, width))
+    return RLE(size=segmentation["size"], counts=segmentation["counts"])

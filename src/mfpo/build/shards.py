@@ -1,0 +1,80 @@
+"""What the finished shards of a build leave behind, so that a killed run can go on, and their summary at the end."""
+
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TypedDict
+
+from mfpo.errors import MfpoError
+from mfpo.folders import write_json
+
+
+class SetAside(TypedDict):
+    """A row that could not become a record: a line of `rejected_rows.jsonl`."""
+
+    row: int
+    id: str | None
+    reason: str
+
+
+class Summary(TypedDict):
+    """`summary.json`. `area_destroyed` is the mean share of an image; `seconds` counts the last run only."""
+
+    read: int
+    written: int
+    set_aside: int
+    reasons: dict[str, int]
+    fallback: int
+    keywords_per_record: float
+    area_destroyed: float
+    seconds: float
+
+
+class Note(TypedDict):
+    """What a finished shard leaves for the summary and for a resumed run."""
+
+    read: int
+    ids: list[str]
+    set_aside: list[SetAside]
+    fallback: int
+    keywords: int
+    area: float
+
+
+def merge_notes(folder: Path, name: str, started: float) -> Summary:
+    """Merge the shards' notes into `rejected_rows.jsonl` and `summary.json`, and delete them."""
+    paths = sorted(folder.glob("train-*.json"))
+    notes: list[Note] = [json.loads(path.read_text()) for path in paths]
+    set_aside = [row for note in notes for row in note["set_aside"]]
+    written = sum(len(note["ids"]) for note in notes)
+    reasons = dict(Counter(reason_kind(row["reason"]) for row in set_aside).most_common())
+    summary = Summary(
+        read=sum(note["read"] for note in notes),
+        written=written,
+        set_aside=len(set_aside),
+        reasons=reasons,
+        fallback=sum(note["fallback"] for note in notes),
+        keywords_per_record=sum(note["keywords"] for note in notes) / max(written, 1),
+        area_destroyed=sum(note["area"] for note in notes) / max(written, 1),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    rejected = folder / "rejected_rows.jsonl"
+    rejected.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside), encoding="utf-8")
+    write_json(folder / "summary.json", summary)
+    for path in paths:
+        path.unlink()
+    if not written:
+        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are none"
+        raise MfpoError(f"none of the {summary['read']} rows of {name} became a record: {counts}; see {rejected}")
+    return summary
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without the names that differ from row to row, so that equal faults are counted together.
+
+    >>> reason_kind("image 'cat.jpg' cannot be read (truncated file)")
+    'image cannot be read'
+    """
+    return re.sub(r" \(.*\)|(?<=image) (['\"]).*?\1|(?<=^id) (['\"]).*?\2|(?<=^line) \d+", "", reason)
