@@ -1,0 +1,141 @@
+"""What a model answered: JSONL files as this package, LLaVA, AMBER and CHAIR write them."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfpo.errors import MfpoError
+
+# The first key that a row has counts: ours and LLaVA's, then AMBER's and CHAIR's.
+_QUESTION_KEYS = ("question_id", "id")
+_IMAGE_KEYS = ("image_id", "image")
+_TEXT_KEYS = ("text", "response", "caption")
+
+# "COCO_val2014_000000310196.jpg", "val2017/000000310196.jpg" and 310196 are one image.
+_COCO_IMAGE = re.compile(r"(?:.*/)?(?:COCO_[a-z]+\d{4}_)?0*(\d+)(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer; `question_id` or `image_id` is given, and `label` where the row brings the true "yes" or "no"."""
+
+    question_id: str | None
+    image_id: str | None
+    prompt: str | None
+    text: str
+    label: str | None = None
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Read one answer a line. An empty text is an answer too: the model had nothing to say.
+
+    The text stands under `text` (ours, LLaVA), `response` (AMBER) or `caption` (CHAIR), the ids under `question_id` or
+    `id`, and `image_id` or `image`. Raises MfpoError that names the file and the line.
+    """
+    return [_answer(row, where) for where, row in read_rows(path)]
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file (`.gz` too), each with the words that say where it stands.
+
+    Raises MfpoError when the file is missing, unreadable or empty, or when a line is no JSON object.
+    """
+    count = 0
+    # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise MfpoError(f"{where}: not valid JSON ({error.msg}); write one JSON object a line") from None
+        if not isinstance(row, dict):
+            raise MfpoError(f"{where}: holds a {type(row).__name__}; write one JSON object a line")
+        count += 1
+        yield where, row
+    if count == 0:
+        raise MfpoError(f"{path}: is empty; give a file with one JSON object a line")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or no JSON."""
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise MfpoError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
+        ) from None
+
+
+def image_key(image: str) -> str:
+    """The name under which images are compared: COCO's number without leading zeros, other names as they are.
+
+    >>> image_key("COCO_val2014_000000310196.jpg"), image_key("310196"), image_key("scene_007.png")
+    ('310196', '310196', 'scene_007.png')
+    """
+    match = _COCO_IMAGE.fullmatch(image)
+    return match.group(1) if match else image
+
+
+def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None:
+    """The first of `keys` that `row` has, as a text; ids may be texts or whole numbers, and null counts as absent.
+
+    Raises MfpoError when it is anything else.
+    """
+    key = next((key for key in keys if row.get(key) is not None), None)
+    if key is None:
+        return None
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise MfpoError(f"{where}: {key} is {value!r}, but must be a text or a whole number")
+    return str(value)
+
+
+def read_label(row: dict[str, Any], where: str) -> str | None:
+    """The true answer, "yes" or "no" in any case, or None. Raises MfpoError when it is anything else."""
+    label = row.get("label")
+    if label is None:
+        return None
+    if not isinstance(label, str) or label.lower() not in ("yes", "no"):
+        raise MfpoError(f'{where}: label is {label!r}, but must be "yes" or "no"')
+    return label.lower()
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three of `names` and how many more there are, for an error message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def percent(part: int, whole: int) -> float:
+    """`part` of `whole` in percent; a share of nothing is 0."""
+    return 100 * part / whole if whole else 0.0
+
+
+def _answer(row: dict[str, Any], where: str) -> Answer:
+    question_id = read_id(row, _QUESTION_KEYS, where)
+    image_id = read_id(row, _IMAGE_KEYS, where)
+    if question_id is None and image_id is None:
+        raise MfpoError(f"{where}: has no id; give one of {', '.join(_QUESTION_KEYS + _IMAGE_KEYS)}")
+    text = next((row[key] for key in _TEXT_KEYS if key in row), None)
+    if not isinstance(text, str):
+        raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(_TEXT_KEYS)}")
+    prompt = row.get("prompt")
+    if not isinstance(prompt, str | None):
+        raise MfpoError(f"{where}: prompt is {prompt!r}, but must be a text")
+    return Answer(question_id, image_id, prompt, text, read_label(row, where))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except OSError as error:
+        raise MfpoError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from None
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise MfpoError(f"{path}: cannot be read ({error}); give it as UTF-8 text, or whole if gzipped") from None

@@ -1,0 +1,117 @@
+"""Reading answers, whoever wrote them."""
+
+import gzip
+import json
+
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer, image_key, percent, read_answers, read_rows, some
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_four_ways_to_write_an_answer(tmp_path):
+    path = write(
+        tmp_path / "answers.jsonl",
+        {"question_id": "q1", "image": "a.png", "prompt": "What?", "text": "A dog.", "model": "m"},
+        {"question_id": 2, "prompt": "What?", "text": "A cat.", "answer_id": "x", "model_id": "m", "metadata": {}},
+        {"id": 3, "response": "A cow."},
+        {"image_id": 4, "caption": "A car."},
+        {"question_id": 0, "text": "", "label": "Yes"},
+    )
+    assert read_answers(path) == [
+        Answer("q1", "a.png", "What?", "A dog."),
+        Answer("2", None, "What?", "A cat."),
+        Answer("3", None, None, "A cow."),
+        Answer(None, "4", None, "A car."),
+        Answer("0", None, None, "", "yes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"question_id": 1, "text": "a"', "not valid JSON"),
+        ("[1]", "holds a list"),
+        ('"text"', "holds a str"),
+        ('{"question_id": 1}', "has no text"),
+        ('{"question_id": 1, "text": null}', "has no text"),
+        ('{"question_id": 1, "text": 5}', "has no text"),
+        ('{"text": "a"}', "has no id"),
+        ('{"question_id": null, "text": "a"}', "has no id"),
+        ('{"question_id": "", "text": "a"}', "question_id is ''"),
+        ('{"question_id": 1.5, "text": "a"}', "question_id is 1.5"),
+        ('{"question_id": true, "text": "a"}', "question_id is True"),
+        ('{"image": ["a.png"], "text": "a"}', r"image is \['a.png'\]"),
+        ('{"question_id": 1, "text": "a", "prompt": 3}', "prompt is 3"),
+        ('{"question_id": 1, "text": "a", "label": "maybe"}', "label is 'maybe'"),
+        ('{"question_id": 1, "text": "a", "label": true}', "label is True"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, fault):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"question_id": 0, "text": "fine"}\n\n' + line + "\n")
+    with pytest.raises(MfpoError, match=rf"answers\.jsonl, line 3: .*{fault}") as caught:
+        read_answers(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_an_empty_file(tmp_path, content):
+    (tmp_path / "empty.jsonl").write_bytes(content)
+    with pytest.raises(MfpoError, match=r"empty\.jsonl: is empty"):
+        read_answers(tmp_path / "empty.jsonl")
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(MfpoError, match=r"absent\.jsonl: cannot be read \(No such file"):
+        read_answers(tmp_path / "absent.jsonl")
+    with pytest.raises(MfpoError, match="cannot be read"):
+        read_answers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("cut.jsonl.gz", gzip.compress(b'{"id": 1, "text": "a"}' * 50)[:-12]),
+        ("plain.jsonl.gz", b'{"id": 1, "text": "a"}\n'),
+        ("latin.jsonl", '{"id": 1, "text": "café"}'.encode("latin-1")),
+    ],
+)
+def test_bytes_that_are_no_text(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(MfpoError, match=rf"{name}: cannot be read"):
+        read_answers(tmp_path / name)
+
+
+def test_a_line_separator_inside_a_text_ends_no_line(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes('{"id": 1, "text": "a\u2028b\x85c"}\r\n{"id": 2, "text": "d"}'.encode())
+    assert [row["text"] for _, row in read_rows(path)] == ["a\u2028b\x85c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("image", "key"),
+    [
+        ("COCO_val2014_000000310196.jpg", "310196"),
+        ("val2014/COCO_val2014_000000310196.jpg", "310196"),
+        ("000000010764.jpg", "10764"),
+        ("10764", "10764"),
+        ("000", "0"),
+        ("scene_007.png", "scene_007.png"),
+        ("AMBER_1.jpg", "AMBER_1.jpg"),
+    ],
+)
+def test_names_of_one_image(image, key):
+    assert image_key(image) == key
+
+
+def test_some_and_percent():
+    assert some(["a", "b", "c"]) == "a, b, c"
+    assert some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+    assert percent(1, 8) == 12.5
+    assert percent(0, 0) == 0

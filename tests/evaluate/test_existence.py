@@ -1,0 +1,138 @@
+"""Existence questions: reading yes and no, and POPE's figures."""
+
+import json
+import random
+
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer
+from mfpo.evaluate.existence import existence, labels_of, load_questions, read_yes_no
+
+
+def answer(question_id, text, label=None):
+    return Answer(question_id, None, None, text, label)
+
+
+@pytest.mark.parametrize(
+    ("text", "reading"),
+    [
+        ("Yes", "yes"),
+        ("yes, there is a dog in the image.", "yes"),
+        ("There is a dog in the image.", "yes"),
+        ("No.", "no"),
+        ("NO", "no"),
+        ("No, there is no dog. Yes, a cat.", "no"),
+        ("Yes. There is no cat, though.", "yes"),
+        ("Yes\nNo", "yes"),
+        ("Yes! It is not hidden.", "yes"),
+        ("There is not a dog", "no"),
+        ("There isn't a dog", "no"),
+        ("There isn’t a dog", "no"),
+        ("I cannot see one", "no"),
+        ("", None),
+        ("  \n", None),
+        ("A dog", None),
+        ("Is there a dog", None),
+    ],
+)
+def test_reading(text, reading):
+    assert read_yes_no(text) == reading
+
+
+@pytest.mark.parametrize("text", ["Yes, nothing blocks the notebook", "Yes, a noble dog on a knot", "yesterday"])
+def test_nothing_notebook_and_noble_are_not_no(text):
+    assert read_yes_no(text) != "no"
+
+
+def test_yesterday_is_not_yes():
+    assert read_yes_no("yesterday") is None
+
+
+def pope_script(texts, labels):
+    """POPE's own rule and figures, in percent: whatever is not a "no" is a "yes"."""
+    words = [text.split(".")[0].replace(",", "").split(" ") for text in texts]
+    said = [0 if "No" in w or "not" in w or "no" in w else 1 for w in words]
+    true = [1 if label == "yes" else 0 for label in labels]
+    tp = sum(s and t for s, t in zip(said, true, strict=True))
+    fp = sum(s and not t for s, t in zip(said, true, strict=True))
+    fn = sum(not s and t for s, t in zip(said, true, strict=True))
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    accuracy = sum(s == t for s, t in zip(said, true, strict=True)) / len(true)
+    f1 = 2 * precision * recall / (precision + recall)
+    return [100 * value for value in (accuracy, precision, recall, f1, sum(said) / len(said))]
+
+
+def test_figures_equal_popes_where_every_answer_is_readable():
+    draw = random.Random(0)
+    labels = {str(number): draw.choice(["yes", "no"]) for number in range(300)}
+    texts = draw.choices(["Yes, there is.", "No, there is not.", "There is no dog. Yes.", "There is a dog."], k=300)
+    result = existence([answer(name, text) for name, text in zip(labels, texts, strict=True)], labels)
+    figures = [result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio]
+    assert figures == pytest.approx(pope_script(texts, labels.values()), rel=1e-12)
+    assert (result.questions, result.unreadable) == (300, 0)
+
+
+def test_an_unreadable_answer_is_wrong_and_no_yes():
+    labels = {"1": "yes", "2": "no", "3": "yes", "4": "no"}
+    result = existence([answer("4", "hm"), answer("3", ""), answer("2", "No"), answer("1", "Yes")], labels)
+    assert (result.accuracy, result.precision, result.recall) == (50, 100, 50)
+    assert (result.yes_ratio, result.unreadable) == (25, 2)
+    assert result.f1 == pytest.approx(200 / 3)
+
+
+def test_always_no_has_no_precision():
+    result = existence([answer("1", "No"), answer("2", "No")], {"1": "yes", "2": "no"})
+    assert (result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio) == (50, 0, 0, 0, 0)
+
+
+def test_missing_double_and_unknown_questions_are_all_named():
+    answers = [answer("1", "No"), answer("1", "Yes"), answer("9", "No")]
+    with pytest.raises(MfpoError) as caught:
+        existence(answers, {str(number): "no" for number in range(1, 7)})
+    assert "1 not in the questions (9)" in str(caught.value)
+    assert "1 answered more than once (1)" in str(caught.value)
+    assert "5 without an answer (2, 3, 4 and 2 more)" in str(caught.value)
+    with pytest.raises(MfpoError, match="no question"):
+        existence(answers, {})
+
+
+def test_an_answer_without_question_id():
+    with pytest.raises(MfpoError, match="1 of 2 answers have no question_id"):
+        existence([answer("1", "No"), Answer(None, "7", None, "No")], {"1": "no"})
+
+
+def test_labels_that_the_answers_bring():
+    assert labels_of([answer("1", "No", "no"), answer("2", "No", "yes")]) == {"1": "no", "2": "yes"}
+    with pytest.raises(MfpoError, match="question 2: no label"):
+        labels_of([answer("1", "No", "no"), answer("2", "No")])
+
+
+@pytest.mark.parametrize("split", ["random", "popular", "adversarial"])
+def test_popes_questions(reference_data, split):
+    path = reference_data / "pope" / f"coco_pope_{split}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    questions = load_questions(path)
+    assert [(question.question_id, question.image, question.text, question.label) for question in questions] == [
+        (str(row["question_id"]), row["image"], row["text"], row["label"]) for row in rows
+    ]
+    result = existence([answer(question.question_id, "Yes") for question in questions], labels_of(questions))
+    share = 100 * sum(row["label"] == "yes" for row in rows) / len(rows)
+    assert (result.accuracy, result.precision, result.recall, result.yes_ratio) == (share, share, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"question_id": 2, "image": "a.jpg", "text": "Is it?"}', "line 2: is no question"),
+        ('{"question_id": 2, "image": "a.jpg", "label": "no"}', "line 2: is no question"),
+        ('{"image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: is no question"),
+        ('{"question_id": 2, "image": "a.jpg", "text": "Is it?", "label": "nope"}', "line 2: label is 'nope'"),
+        ('{"question_id": "1", "image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: question_id 1 comes a"),
+    ],
+)
+def test_a_bad_question_is_named(tmp_path, line, fault):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}\n' + line)
+    with pytest.raises(MfpoError, match=fault):
+        load_questions(path)
