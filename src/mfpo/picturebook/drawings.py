@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 RGB = {
     "red": (214, 40, 40),
-    "orange": (245, 140, 30),
+    "pink": (240, 130, 170),
     "yellow": (250, 215, 60),
     "green": (50, 150, 60),
     "blue": (45, 95, 200),
@@ -18,7 +18,8 @@ RGB = {
     "black": (40, 40, 45),
     "white": (245, 245, 245),
     "gray": (140, 145, 150),
-    # Not named in any caption: details.
+    # Not named in any caption: details. Orange is none of the colours above, since CHAIR takes it for the fruit.
+    "orange": (245, 140, 30),
     "ink": (30, 30, 35),
     "glass": (185, 220, 240),
     "leaf": (70, 165, 70),
@@ -124,7 +125,7 @@ def _dog(pen: Pen) -> None:
     pen.oval(93, 30, 100, 38, fill="ink")
 
 
-@kind("cat", "orange gray black")
+@kind("cat", "gray black brown")
 def _cat(pen: Pen) -> None:
     pen.ring(66, 52, 98, 92, width=8)
     pen.oval(24, 44, 78, 98)
@@ -253,7 +254,7 @@ def _boat(pen: Pen) -> None:
     pen.shape(43, 14, 43, 54, 14, 54, fill="orange")
 
 
-@kind("surfboard", "yellow orange purple")
+@kind("surfboard", "yellow pink purple")
 def _surfboard(pen: Pen) -> None:
     pen.oval(32, 1, 68, 99)
     pen.box(47, 4, 53, 96, fill="white")
@@ -303,7 +304,7 @@ def _bench(pen: Pen) -> None:
         pen.box(x, 22, x + 8, 86, fill="ink")
 
 
-@kind("frisbee", "orange blue purple")
+@kind("frisbee", "pink blue purple")
 def _frisbee(pen: Pen) -> None:
     pen.oval(6, 28, 94, 76)
     pen.oval(22, 36, 78, 64, fill="white")
@@ -337,7 +338,7 @@ def _clock(pen: Pen) -> None:
     pen.line(50, 50, 70, 58, width=6, fill="ink")
 
 
-@kind("potted plant", "orange white blue")
+@kind("potted plant", "brown white blue")
 def _potted_plant(pen: Pen) -> None:
     for x, y in ((8, 24), (22, 2), (44, 2), (58, 24), (32, 22)):
         pen.oval(x, y, x + 34, y + 38, fill="leaf")

@@ -52,7 +52,8 @@ class PictureBook:
         while found < self.count:
             scenes = [make_scene(next(seeds)) for _ in range(_BATCH)]
             questions = [CAPTION_PROMPTS[scene.seed % len(CAPTION_PROMPTS)] for scene in scenes]
-            for scene, question, sample in zip(scenes, questions, _sample(model, processor, scenes, questions)):
+            samples = _sample(model, processor, scenes, questions)
+            for scene, question, sample in zip(scenes, questions, samples, strict=True):
                 if found < self.count and absent_kinds(sample, scene):
                     found += 1
                     yield {"scene": scene.seed, "question": question, "sample": sample}
@@ -94,7 +95,7 @@ def correct(text: str, scene: Scene) -> str:
             if not unmentioned:
                 continue
             thing = unmentioned.pop(0)
-            sentence = _PLACE.sub(lambda found, at=place(thing): _as_in(found[0], at), sentence)  # type: ignore[misc]
+            sentence = _put(place(thing), _PLACE, sentence)
         if thing is not None:
             sentence = _about(thing, sentence, scene)
         sentences.append(sentence)
@@ -103,16 +104,17 @@ def correct(text: str, scene: Scene) -> str:
 
 def _about(thing: Thing, sentence: str, scene: Scene) -> str:
     """The sentence with `thing` as what it describes, and no reference to an absent object."""
-    sentence = _THING.sub(lambda found: _as_in(found[0], noun_phrase(thing.colour, thing.kind)), sentence, count=1)
+    sentence = _put(noun_phrase(thing.colour, thing.kind), _THING, sentence)
     anchor = _ANCHOR.match(sentence)
     if anchor and anchor[1] not in scene.kinds - {thing.kind}:
         return f"There is {anchor[2]} {place(thing)}."
     return sentence
 
 
-def _as_in(before: str, after: str) -> str:
-    """`after`, with a capital where `before` had one."""
-    return after[0].upper() + after[1:] if before[0].isupper() else after
+def _put(text: str, pattern: re.Pattern[str], sentence: str) -> str:
+    """`sentence` with `text` for the first match of `pattern`, with a capital where that had one."""
+    capital = text[0].upper() + text[1:]
+    return pattern.sub(lambda found: capital if found[0][0].isupper() else text, sentence, count=1)
 
 
 def _named_mask(name: str, mask: np.ndarray) -> NamedMask:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class PretrainSettings:
     seed: int = setting(0, "seed of weights, scenes and texts")
     scenes: int = setting(24_000, "number of scenes that are drawn")
-    tower_steps: int = setting(1_400, "steps of the patch classifier")
+    tower_steps: int = setting(1_600, "steps of the patch classifier")
     tower_rate: float = setting(1.5e-3, "its learning rate")
     language_steps: int = setting(1_800, "steps of projector and language model")
     language_rate: float = setting(1.5e-3, "their learning rate")

@@ -1,0 +1,316 @@
+"""The commands: nothing but parsing and calls."""
+
+import logging
+import os
+import sys
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+# Weights come from folders or are asked for by name; progress bars are ours.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mfpo.errors import MfpoError, SettingError
+from mfpo.settings import read_settings
+
+app = typer.Typer(
+    help="Make vision-language models hallucinate less, by Modality-Fair Preference Optimization.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
+book_app = typer.Typer(help="The picture book: drawn scenes and the tiny LLaVA trained on them.", no_args_is_help=True)
+app.add_typer(eval_app, name="eval")
+app.add_typer(book_app, name="picturebook")
+
+console = Console()
+
+Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `mfpo rank`.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
+Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the hub, or `picturebook`.")]
+Json = Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, see below.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; KEY=VALUE goes before it.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and tracebacks.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    context.obj = {"verbose": verbose}
+    if context.invoked_subcommand is None:
+        console.print(context.get_help())
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of data, training and held-out scenes.")] = 0,
+) -> None:
+    """Go the whole way on the picture book, in minutes on a CPU: build, rank, train DPO and MFPO, score, report.
+
+    Example: mfpo demo --out runs/demo
+    """
+    from mfpo.demo import DemoSettings
+    from mfpo.demo import demo as run
+
+    run(out, DemoSettings(seed=seed), console=console)
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="JSONL or Parquet file, folder of Parquet files, or `picturebook:N`.")],
+    out: Out,
+    format: Annotated[str | None, typer.Option(help="jsonl or trl; found out from the columns otherwise.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
+    regions: Annotated[str, typer.Option(help="`dataset` (masks that the source brings) or `coco=FILE`.")] = "dataset",
+    corruption: Annotated[str | None, typer.Option(help="region, global, random20 or crop.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keywords a record.")] = None,
+    noise_step: Annotated[int | None, typer.Option(help="Diffusion step of the noise, 0 to 999.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="sigmoid, linear or cosine.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise (and of the picture book's scenes).")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+) -> None:
+    """Build image preferences (paper, 3.1): find what the chosen answer names in the image and destroy just that.
+
+    Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos
+    """
+    from mfpo.build.pipeline import BuildSettings
+    from mfpo.build.pipeline import build as run
+    from mfpo.build.regions import open_segmenter
+    from mfpo.sources import open_source
+
+    given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
+    chosen = read_settings(BuildSettings, None, settings or [], **given)
+    opened = _picturebook(source, chosen.seed) or open_source(Path(source), format=format, images=images)
+    segmenter = open_segmenter(regions) if chosen.corruption == "region" else None
+    made_by = {"command": "build", "source": source, "images": images, "regions": regions}
+    summary = run(opened, out, chosen, segmenter, made_by=made_by, progress=lambda rows: track(rows, "building"))
+    console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
+    if summary["set_aside"]:
+        console.print(f"[yellow]{summary['set_aside']} of {summary['read']} rows set aside[/yellow]:")
+        for reason, count in summary["reasons"].items():
+            console.print(f"  {count} x {reason}", markup=False)
+        console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
+
+
+@app.command()
+def inspect(data: Data) -> None:
+    """Write one page that shows what was built: images, regions, rejected images, answers with their keywords.
+
+    Example: mfpo inspect data/photos
+    """
+    from mfpo.report import inspect as run
+
+    console.print(f"open {run(data)}")
+
+
+@app.command()
+def rank(data: Data, model: Model, out: Out, overrides: Overrides = None) -> None:
+    """Rank records from easy to hard by the model's entropy (paper, 3.3).
+
+    Example: mfpo rank data/photos --model llava-hf/llava-1.5-7b-hf --out data/ranked
+    """
+    from mfpo.align.curriculum import RankSettings
+    from mfpo.align.curriculum import rank as run
+
+    summary = run(data, _model(model), out, read_settings(RankSettings, None, overrides or []))
+    for level, figures in summary["levels"].items():
+        console.print(f"{level}: {figures['records']} records, mean entropy {figures['mean_entropy']:.2f} nats")
+
+
+@app.command()
+def train(
+    data: Data,
+    model: Model,
+    out: Out,
+    method: Annotated[str | None, typer.Option(help="mfpo, dpo or mdpo.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train by preference (paper, 3.2 and 3.3). `mfpo settings train` lists every KEY=VALUE.
+
+    Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
+    """
+    from mfpo.align.trainer import TrainSettings
+    from mfpo.align.trainer import train as run
+
+    run(data, _model(model), out, read_settings(TrainSettings, config, overrides or [], method=method))
+    console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
+
+
+@app.command()
+def answer(
+    questions: Annotated[Path, typer.Argument(help="JSONL with question_id, image, text.")],
+    model: Model,
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
+) -> None:
+    """Ask a model questions about images, greedily.
+
+    Example: mfpo answer questions.jsonl --model runs/mfpo/model --images photos --out answers.jsonl
+    """
+    from mfpo.evaluate.generate import answer as run
+
+    count = run(questions, _model(model), images, out, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    console.print(f"{out}: {count} answers")
+
+
+@eval_app.command("chair")
+def eval_chair(
+    answers: Annotated[Path, typer.Argument(help="JSONL with image_id and caption, or our answers.")],
+    annotations: Annotated[Path, typer.Option(help="COCO instances JSON, or JSONL with image_id and objects.")],
+    json_file: Json = None,
+) -> None:
+    """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
+
+    Example: mfpo eval chair captions.jsonl --annotations instances_val2014.json --json chair.json
+    """
+    from mfpo.evaluate.answers import read_answers
+    from mfpo.evaluate.chair import chair, chair_json, load_annotations
+
+    result = chair(read_answers(answers), load_annotations(annotations))
+    _show(chair_json(result), json_file)
+
+
+@eval_app.command("existence")
+def eval_existence(
+    answers: Annotated[Path, typer.Argument(help="JSONL with question_id and text.")],
+    annotations: Annotated[Path | None, typer.Option(help="JSONL of the questions, with label yes or no.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Existence questions, as POPE scores them (Li et al. 2023).
+
+    Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.jsonl --json pope.json
+    """
+    from mfpo.evaluate.answers import read_answers
+    from mfpo.evaluate.existence import existence, labels_of, load_questions
+
+    read = read_answers(answers)
+    labels = labels_of(load_questions(annotations) if annotations else read)
+    _show(asdict(existence(read, labels)), json_file)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Folder written by `mfpo demo` or `mfpo train`.")]) -> None:
+    """Write report.html into a run folder: table, curves, examples, all in one file.
+
+    Example: mfpo report runs/mfpo
+    """
+    from mfpo.report import write_report
+
+    console.print(f"open {write_report(run)}")
+
+
+@app.command("settings")
+def show_settings(stage: Annotated[str, typer.Argument(help="build, rank, train or pretrain.")]) -> None:
+    """List the settings of a stage, with their defaults.
+
+    Example: mfpo settings train
+    """
+    cls = _settings_class(stage)
+    shown = Table("setting", "default", "what it does")
+    for field in fields(cls):
+        default = "" if field.default is MISSING else "null" if field.default is None else str(field.default)
+        shown.add_row(field.name, default, field.metadata["help"])
+    console.print(shown)
+
+
+@book_app.command("pretrain")
+def picturebook_pretrain(out: Out, config: Config = None, overrides: Overrides = None) -> None:
+    """Make the shipped weights again from a seed; about half an hour on two cores.
+
+    Example: mfpo picturebook pretrain --out runs/picturebook seed=0
+    """
+    from mfpo.picturebook.pretrain import PretrainSettings, pretrain
+
+    pretrain(out, read_settings(PretrainSettings, config, overrides or []))
+    console.print(f"{out} holds the model")
+
+
+@book_app.command("draw")
+def picturebook_draw(
+    out: Out,
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 500,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+    split: Annotated[str, typer.Option(help="heldout or validation.")] = "heldout",
+) -> None:
+    """Draw held-out scenes with their truth and questions, to score a model on.
+
+    Example: mfpo picturebook draw --count 500 --out data/heldout
+    """
+    from mfpo.picturebook.book import draw_book
+
+    draw_book(out, count=count, seed=seed, split=split)
+    console.print(f"{out} holds {count} scenes, annotations.jsonl, captions.jsonl and existence.jsonl")
+
+
+def main() -> None:
+    """Run a command. Its own errors are one line on stderr and exit status 1; -v shows the traceback."""
+    try:
+        app()
+    except MfpoError as error:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+        sys.exit(1)
+
+
+def _picturebook(source: str, seed: int) -> Any:
+    """The source that `picturebook:N` names, or None for any other name."""
+    name, colon, count = source.partition(":")
+    if name != "picturebook" or not colon:
+        return None
+    if not count.isdecimal() or int(count) == 0:
+        raise MfpoError(f"{source}: {count!r} is no number of records; write picturebook:600")
+    from mfpo.picturebook.pairs import PictureBook
+
+    return PictureBook(int(count), seed=seed)
+
+
+def _model(name: str) -> Path:
+    """The folder of a model; `picturebook` is the one in the package."""
+    from mfpo.picturebook.model import WEIGHTS
+
+    return WEIGHTS if name == "picturebook" else Path(name)
+
+
+def _settings_class(stage: str) -> Any:
+    from mfpo.align.curriculum import RankSettings
+    from mfpo.align.trainer import TrainSettings
+    from mfpo.build.pipeline import BuildSettings
+    from mfpo.picturebook.pretrain import PretrainSettings
+
+    classes = {"build": BuildSettings, "rank": RankSettings, "train": TrainSettings, "pretrain": PretrainSettings}
+    if stage not in classes:
+        raise SettingError(f"no stage is named {stage!r}; there are {', '.join(classes)}")
+    return classes[stage]
+
+
+def _show(figures: dict[str, Any], json_file: Path | None) -> None:
+    """Print the figures, without the details of each answer, and write all of them to `json_file`."""
+    from mfpo.folders import write_json
+
+    shown = Table("figure", "value")
+    for name, value in figures.items():
+        if not isinstance(value, list):
+            shown.add_row(name, f"{value:.1f}" if isinstance(value, float) else str(value))
+    console.print(shown)
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json_file, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from mfpo.objects import mentions
+from mfpo.picturebook.pairs import SPLITS, PictureBook, absent_kinds, correct, scene_seeds
+from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
+from mfpo.picturebook.texts import caption
+from mfpo.records import answer_text
+
+# A brown dog on the left, a red car at the top right.
+SCENE = Scene(0, "park", (Thing("dog", "brown", 2, 34, 26, False), Thing("car", "red", 66, 2, 26, False)))
+
+
+@pytest.mark.parametrize(
+    ("sample", "corrected"),
+    [
+        ("There is a brown dog on the left.", "There is a brown dog on the left."),
+        # A wrong colour.
+        ("There is a red dog on the left.", "There is a brown dog on the left."),
+        # The car was not mentioned, so it replaces what is absent, place and capital included.
+        ("A blue kite is in the middle.", "A brown dog is on the left."),
+        (
+            "A brown dog is on the left. Next to it is a pink frisbee.",
+            "A brown dog is on the left. Next to it is a red car.",
+        ),
+        # Nothing is left to mention: the sentence goes.
+        (
+            "A brown dog is on the left. A pink frisbee is beside it. A red car is at the top right.",
+            "A brown dog is on the left. A red car is at the top right.",
+        ),
+        # A reference to an absent object goes with it.
+        (
+            "A brown dog is on the left. A blue bus is at the top. To the right of the bus is a red car.",
+            "A brown dog is on the left. There is a red car at the top right.",
+        ),
+    ],
+)
+def test_correction_is_the_smallest_change_that_is_true(sample, corrected):
+    assert correct(sample, SCENE) == corrected
+
+
+def test_corrected_captions_are_true_and_true_ones_stay():
+    for seed in range(500):
+        scene = make_scene(seed)
+        true = caption(scene, np.random.default_rng(seed))
+        assert correct(true, scene) == true
+        habit = caption(scene, np.random.default_rng(seed), prior=1.0)
+        assert {mention.category for mention in mentions(correct(habit, scene))} == scene.kinds
+
+
+def test_splits_never_meet():
+    seeds = [next(scene_seeds(split, seed)) for split in SPLITS for seed in range(3)]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) > 1_000_000
+
+
+def test_pairs_are_hallucinating_samples_and_their_corrections():
+    source = PictureBook(20, seed=1)
+    records = [source.record(row, number) for number, row in enumerate(source)]
+    assert len(records) == len({record["id"] for record in records}) == 20
+    for record in records:
+        scene = make_scene(int(record["id"].removeprefix("scene-")))
+        rejected, chosen = answer_text(record["rejected"]), answer_text(record["chosen"])
+        assert absent_kinds(rejected, scene)
+        assert not absent_kinds(chosen, scene)
+        masks = draw_scene(scene)[1]
+        assert {named["name"] for named in record["objects"]} == scene.kinds
+        for named in record["objects"]:
+            np.testing.assert_array_equal(rle.decode(named["mask"]).astype(bool), masks[named["name"]])
+
+
+def test_a_seed_gives_the_same_pairs():
+    assert list(PictureBook(5, seed=2)) == list(PictureBook(5, seed=2))
+    assert list(PictureBook(5, seed=2)) != list(PictureBook(5, seed=3))
