@@ -8,6 +8,7 @@ from mfpo.errors import RecordError
 from mfpo.records import (
     EncodedImage,
     Message,
+    NamedMask,
     Origin,
     SourceRecord,
     answer_text,
@@ -47,7 +48,7 @@ class TrlSource:
             question=answer_text(prompt),
             chosen=read_answer(row, "chosen"),
             rejected=read_answer(row, "rejected"),
-            objects=row.get("objects") or [],
+            objects=read_objects(row.get("objects")),
             source=Origin(dataset=self.name, row=number),
         )
         record["prompt"] = prompt
@@ -94,3 +95,9 @@ def read_image(image: Any, folder: Path, name: str) -> EncodedImage:
     if isinstance(image, dict) and image.get("bytes"):
         return check_image(image["bytes"], image.get("path") or name)
     return load_image(folder, image.get("path") if isinstance(image, dict) else image)
+
+
+def read_objects(objects: Any) -> list[NamedMask]:
+    """The masks that `mfpo build` keeps in column `objects`; a foreign column of that name is none of ours."""
+    is_ours = isinstance(objects, list) and all(isinstance(o, dict) and o.keys() == {"name", "mask"} for o in objects)
+    return [NamedMask(name=o["name"], mask=o["mask"]) for o in objects] if is_ours else []

@@ -34,14 +34,14 @@ def open_segmenter(choice: str) -> Segmenter:
 
     Raises MfpoError for any other choice, and for a file that holds no COCO instances.
     """
-    from mfpo.build.regions.coco import CocoInstances
-    from mfpo.build.regions.dataset import dataset_masks
+    from mfpo.build.regions.coco import CocoRegions
+    from mfpo.build.regions.dataset import DatasetRegions
 
     name, _, file = choice.partition("=")
     if name == "coco" and file:
-        return CocoInstances(Path(file))
+        return CocoRegions(Path(file))
     if choice == "dataset":
-        return dataset_masks
+        return DatasetRegions()
     raise MfpoError(f"no regions are named {choice!r}; {CHOICES}")
 
 

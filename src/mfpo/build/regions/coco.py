@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import as_rle, match_regions
+from mfpo.build.regions import as_rle, encode_mask, match_regions
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import RLE, Keyword, Region, SourceRecord
 
 
-class CocoInstances:
+class CocoRegions:
     """A COCO instances file. Raises MfpoError when `file` is missing or is none."""
 
     def __init__(self, file: Path) -> None:
@@ -57,7 +58,11 @@ class CocoInstances:
 def as_mask(segmentation: Any, height: int, width: int) -> RLE:
     """One object's `segmentation` as compressed run lengths: polygons are drawn and united, run lengths compressed."""
     if isinstance(segmentation, list):
-        return as_rle(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+        # Annotations hold some "polygons" of one or two points, which pycocotools takes for boxes or refuses.
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return encode_mask(np.zeros((height, width), dtype=bool))
+        return as_rle(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
     if isinstance(segmentation["counts"], list):
         return as_rle(coco_mask.frPyObjects(segmentation, height, width))
     return RLE(size=segmentation["size"], counts=segmentation["counts"])

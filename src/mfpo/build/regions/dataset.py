@@ -7,15 +7,18 @@ from mfpo.errors import MfpoError
 from mfpo.records import Keyword, Region, SourceRecord
 
 
-def dataset_masks(record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
-    """The regions among the record's `objects`, which belong to its first image.
+class DatasetRegions:
+    """The record's `objects`, which belong to its first image."""
 
-    Raises MfpoError, which ends the run, when the record brings no masks: such a source needs another segmenter.
-    """
-    if not record["objects"]:
-        raise MfpoError(
-            f"row {record['source']['row']} of {record['source']['dataset']} brings no object masks; {CHOICES}"
-        )
-    if image > 0:
-        return []
-    return match_regions(keywords, [(found["name"], found["mask"]) for found in record["objects"]], image)
+    def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
+        """The regions of `keywords` by name.
+
+        Raises MfpoError, which ends the run, when the record brings no masks: such a source needs another segmenter.
+        """
+        if not record["objects"]:
+            raise MfpoError(
+                f"row {record['source']['row']} of {record['source']['dataset']} brings no object masks; {CHOICES}"
+            )
+        if image > 0:
+            return []
+        return match_regions(keywords, [(found["name"], found["mask"]) for found in record["objects"]], image)

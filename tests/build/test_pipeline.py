@@ -1,0 +1,322 @@
+"""`build` from end to end: every row accounted for, and a resumed run equal to an uninterrupted one."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mfpo.build.pipeline import BuildSettings, build, build_record
+from mfpo.build.regions import encode_mask, open_segmenter
+from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.records import (
+    NamedMask,
+    Origin,
+    SourceRecord,
+    decode_image,
+    encode_image,
+    new_record,
+    read_dataset,
+)
+from mfpo.sources import open_source
+
+HEIGHT, WIDTH = 24, 36
+SMALL = BuildSettings(shard_size=4)
+
+
+def dog_mask() -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[4:12, 6:18] = True
+    return mask
+
+
+class Drawn:
+    """A source of `count` rows, each a picture of noise with a dog mask."""
+
+    name = "drawn"
+
+    def __init__(self, count: int = 10, *, images: int = 1, chosen: str = "A dog on a lawn.") -> None:
+        self.rows: list[dict[str, Any]] = [{"id": f"r{i}", "chosen": chosen} for i in range(count)]
+        self.images = images
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def record(self, row: dict[str, Any], number: int) -> SourceRecord:
+        pixels = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        return new_record(
+            id=row["id"],
+            images=[encode_image(Image.fromarray(pixels))] * self.images,
+            question="What is there?",
+            chosen=row["chosen"],
+            rejected="A cat.",
+            objects=[NamedMask(name="dog", mask=encode_mask(dog_mask()))],
+            source=Origin(dataset=self.name, row=number),
+        )
+
+
+def pixels(image: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image["bytes"])))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a build but for the time that it took."""
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    summary = json.loads(files.pop("summary.json"))
+    return files | {"summary": json.dumps(summary | {"seconds": 0}).encode()}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_noise_is_inside_the_region_alone_and_the_original_untouched(tmp_path: Path) -> None:
+    source = Drawn(2)
+    build(source, tmp_path / "out", SMALL, DatasetRegions())
+    for number, row in enumerate(pq.read_table(tmp_path / "out" / "train-00000.parquet").to_pylist()):
+        original = source.record(source.rows[number], number)["images"][0]["bytes"]
+        assert row["images"][0]["bytes"] == original
+        before, after = pixels(row["images"][0]), pixels(row["rejected_images"][0])
+        np.testing.assert_array_equal(after[~dog_mask()], before[~dog_mask()])
+        assert (after[dog_mask()] != before[dog_mask()]).any(axis=1).mean() > 0.9
+        assert row["corruption"] == {
+            "kind": "region", "schedule": "sigmoid", "step": 500, "seed": 0, "fallback": False,
+        }  # fmt: skip
+
+
+def test_without_a_region_the_whole_image_is_noised_and_says_so(tmp_path: Path) -> None:
+    summary = build(Drawn(3, chosen="A tree on a lawn."), tmp_path / "out", SMALL, DatasetRegions())
+    assert (summary["fallback"], summary["area_destroyed"]) == (3, 1.0)
+    row = read_dataset(tmp_path / "out")[0]
+    assert row["regions"] == []
+    assert row["corruption"]["fallback"] is True
+    assert row["corruption"]["kind"] == "region"
+
+
+def test_noise_covers_the_union_of_the_regions() -> None:
+    source = Drawn(1, chosen="A dog next to a cat.")
+    record = source.record(source.rows[0], 0)
+    cat = np.roll(dog_mask(), 16, axis=1)
+    record["objects"].append(NamedMask(name="cat", mask=encode_mask(cat)))
+    built, area = build_record(record, SMALL, DatasetRegions())
+    before, after = (np.asarray(decode_image(built[key][0])) for key in ("images", "rejected_images"))
+    changed = (before != after).any(axis=2)
+    assert {region["keyword"] for region in built["regions"]} == {"dog", "cat"}
+    assert not changed[~(dog_mask() | cat)].any()
+    assert changed[dog_mask()].mean() > 0.9
+    assert changed[cat].mean() > 0.9
+    assert area == pytest.approx((dog_mask() | cat).mean())
+
+
+def test_each_image_of_a_record_is_searched() -> None:
+    def second_only(record: SourceRecord, image: int, keywords: list) -> list:
+        found = DatasetRegions()(record, 0, keywords) if image == 1 else []
+        return [region | {"image": image} for region in found]
+
+    source = Drawn(1, images=2)
+    built, area = build_record(source.record(source.rows[0], 0), SMALL, second_only)
+    changed = [
+        (pixels(before) != pixels(after)).any()
+        for before, after in zip(built["images"], built["rejected_images"], strict=True)
+    ]
+    assert changed == [False, True]
+    assert built["regions"][0]["image"] == 1
+    assert area == pytest.approx(dog_mask().mean() / 2)
+
+
+def test_masks_of_another_size_set_the_row_aside() -> None:
+    source = Drawn(1)
+    record = source.record(source.rows[0], 0)
+    record["objects"] = [NamedMask(name="dog", mask=encode_mask(dog_mask().T))]
+    with pytest.raises(RecordError, match=r"image is 24 x 36, but its masks are \[36, 24\]"):
+        build_record(record, SMALL, DatasetRegions())
+
+
+@pytest.mark.parametrize(("corruption", "area"), [("global", 1.0), ("random20", 0.2), ("crop", 0.9)])
+def test_the_variants_need_no_regions(corruption: str, area: float, tmp_path: Path) -> None:
+    summary = build(Drawn(8), tmp_path / "out", BuildSettings(corruption=corruption))
+    assert summary["fallback"] == 0
+    assert summary["area_destroyed"] == pytest.approx(area, abs=0.1)
+    assert read_dataset(tmp_path / "out")[0]["corruption"]["kind"] == corruption
+
+
+def test_the_noise_depends_on_seed_and_id_but_not_on_shards_or_order(tmp_path: Path) -> None:
+    def rejected(name: str, source: Drawn, settings: BuildSettings) -> dict[str, bytes]:
+        build(source, tmp_path / name, settings, DatasetRegions())
+        rows = read_dataset(tmp_path / name)
+        return {row["id"]: row["rejected_images"][0].tobytes() for row in rows}
+
+    one = rejected("one", Drawn(10), BuildSettings(shard_size=100))
+    assert rejected("many", Drawn(10), BuildSettings(shard_size=3)) == one
+    assert rejected("fewer", Drawn(5), BuildSettings()) == {f"r{i}": one[f"r{i}"] for i in range(5)}
+    other_seed = rejected("seed", Drawn(10), BuildSettings(seed=1))
+    assert all(other_seed[name] != one[name] for name in one)
+    assert len(set(one.values())) == 10
+
+
+def test_a_run_that_stops_goes_on_without_redoing_whole_shards(tmp_path: Path) -> None:
+    def stop_at(limit: int) -> Any:
+        def rows(source: Iterable) -> Iterator:
+            for number, row in enumerate(source):
+                if number == limit:
+                    raise KeyboardInterrupt
+                yield row
+
+        return rows
+
+    broken = Drawn(14)
+    broken.rows[2]["chosen"] = ""
+    broken.rows[9]["id"] = "r1"
+    build(broken, tmp_path / "whole", SMALL, DatasetRegions())
+    with pytest.raises(KeyboardInterrupt):
+        build(broken, tmp_path / "out", SMALL, DatasetRegions(), progress=stop_at(10))
+    assert not (tmp_path / "out").exists()
+    made = []
+    record = broken.record
+    broken.record = lambda row, number: made.append(number) or record(row, number)  # type: ignore[method-assign]
+    build(broken, tmp_path / "out", SMALL, DatasetRegions())
+    assert made == list(range(8, 14))  # rows 0 to 7 lie in two whole shards
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert [row["reason"] for row in lines(tmp_path / "out" / "rejected_rows.jsonl")] == [
+        "column 'chosen' is empty",
+        "id 'r1' is that of an earlier row",
+    ]
+
+
+def test_a_killed_process_goes_on_to_the_same_bytes(reference_data: Path, tmp_path: Path) -> None:
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.regions import open_segmenter
+from mfpo.sources import open_source
+photos = Path({str(reference_data / "photos")!r})
+def progress(rows):
+    for number, row in enumerate(rows):
+        if number == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield row
+build(open_source(photos / "preferences.jsonl", images=photos), Path(sys.argv[1]), BuildSettings(shard_size=2),
+      open_segmenter(f"coco={{photos / 'instances.json'}}"), progress=progress)
+"""
+
+    def run(name: str, kill_at: int) -> int:
+        command = [sys.executable, "-c", script, str(tmp_path / name), str(kill_at)]
+        return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+
+    assert run("whole", -1) == 0
+    assert run("out", 7) == -signal.SIGKILL
+    assert len(list((tmp_path / "out.partial").glob("*.parquet"))) == 3
+    assert run("out", -1) == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_other_settings_do_not_go_on_from_a_stopped_run(tmp_path: Path) -> None:
+    def fail(rows: Iterable) -> Iterator:
+        yield from list(rows)[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(Drawn(10), tmp_path / "out", SMALL, DatasetRegions(), progress=fail)
+    build(Drawn(10), tmp_path / "out", BuildSettings(shard_size=4, seed=1), DatasetRegions())
+    assert {row["seed"] for row in read_dataset(tmp_path / "out")["corruption"]} == {1}
+
+
+def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (20, 20), "red").save(images / "dog.png")
+    (images / "broken.png").write_bytes(b"no picture")
+    (images / "link.png").symlink_to(tmp_path / "secret.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "secret.png")
+    good = {"id": "a", "image": "dog.png", "question": "What?", "chosen": "A dog.", "rejected": "A cat."}
+    changes = [
+        {"id": "missing", "image": "no.png"},
+        {"id": "missing too", "image": "nope.png"},
+        {"id": "unreadable", "image": "broken.png"},
+        {"id": "no chosen", "chosen": None},
+        {"id": "empty", "rejected": " "},
+        {"id": "equal", "chosen": "A cat."},
+        {"id": "dots", "image": "../secret.png"},
+        {"id": "absolute", "image": str(tmp_path / "secret.png")},
+        {"id": "link", "image": "link.png"},
+        {"id": "a"},
+    ]
+    file = tmp_path / "data.jsonl"
+    rows = [
+        json.dumps(good),
+        *(json.dumps(good | change) for change in changes),
+        '{"id": "cut',
+        json.dumps(good | {"id": "b"}),
+    ]
+    file.write_text("\n".join(rows))
+    source = open_source(file, images=images)
+    summary = build(source, tmp_path / "out", BuildSettings(corruption="global", shard_size=3))
+    set_aside = lines(tmp_path / "out" / "rejected_rows.jsonl")
+    assert [row["id"] for row in set_aside] == [*(change["id"] for change in changes), None]
+    assert [row["row"] for row in set_aside] == list(range(1, 12))
+    assert (summary["read"], summary["written"], summary["set_aside"]) == (13, 2, 11)
+    assert summary["reasons"] == {
+        f"image leaves the image folder {images}": 3,
+        f"image is not in {images}": 2,
+        "image cannot be read": 1,
+        "column 'chosen' is missing": 1,
+        "column 'rejected' is empty": 1,
+        "columns 'chosen' and 'rejected' are equal, so they express no preference": 1,
+        "id is that of an earlier row": 1,
+        "line of data.jsonl is not valid JSON": 1,
+    }
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+    assert read_dataset(tmp_path / "out")["id"][:] == ["a", "b"]
+
+
+def test_when_no_row_can_be_used_the_reasons_can_be_read(tmp_path: Path) -> None:
+    source = Drawn(3, chosen="A cat.")
+    with pytest.raises(MfpoError, match=r"none of the 3 rows of drawn became a record: 3 x columns") as caught:
+        build(source, tmp_path / "out", SMALL, DatasetRegions())
+    rejected = Path(str(caught.value).rpartition("see ")[2])
+    assert len(lines(rejected)) == 3
+    assert not (tmp_path / "out").exists()
+    # Once the source is mended, nothing of the failed run is left to go on from.
+    assert build(Drawn(3), tmp_path / "out", SMALL, DatasetRegions())["written"] == 3
+
+
+def test_a_region_build_needs_a_segmenter(tmp_path: Path) -> None:
+    with pytest.raises(MfpoError, match="--regions dataset"):
+        build(Drawn(1), tmp_path / "out", SMALL)
+
+
+@pytest.mark.parametrize("wrong", [{"noise_step": 1000}, {"noise_step": -1}, {"seed": -1}, {"shard_size": 0}])
+def test_impossible_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        BuildSettings(**wrong)
+
+
+def test_sixteen_photos(reference_data: Path, tmp_path: Path) -> None:
+    photos = reference_data / "photos"
+    source = open_source(photos / "preferences.jsonl", images=photos)
+    segmenter = open_segmenter(f"coco={photos / 'instances.json'}")
+    summary = build(source, tmp_path / "out", BuildSettings(), segmenter)
+    assert (summary["written"], summary["set_aside"]) == (16, 0)
+    assert 16 - summary["fallback"] >= 12
+    dataset = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(dataset) == 16
+    for row in dataset:
+        original, rejected = (np.asarray(row[key][0].convert("RGB")) for key in ("images", "rejected_images"))
+        assert row["corruption"]["fallback"] == (row["regions"] == [])
+        if row["regions"]:
+            mask = np.any([coco_mask.decode(region["mask"]) for region in row["regions"]], axis=0)
+            np.testing.assert_array_equal(rejected[~mask], original[~mask])
+            assert (rejected[mask] != original[mask]).any(axis=1).mean() > 0.9

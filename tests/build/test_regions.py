@@ -1,0 +1,162 @@
+"""Regions against masks made by hand, and COCO's three ways to store one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mfpo.build.regions import decode_mask, encode_mask, is_named, match_regions, open_segmenter
+from mfpo.build.regions.coco import CocoRegions
+from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.errors import MfpoError, RecordError
+from mfpo.records import EncodedImage, Keyword, NamedMask, Origin, SourceRecord, new_record
+
+SIZE = (40, 60)
+
+
+def box(rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[rows, columns] = True
+    return mask
+
+
+LEFT, RIGHT = box(slice(5, 25), slice(10, 30)), box(slice(5, 25), slice(40, 50))
+
+
+def keyword(text: str, score: float = 1.0) -> Keyword:
+    return Keyword(text=text, score=score)
+
+
+def record(path: str | None = "000000000042.jpg", objects: tuple[NamedMask, ...] = ()) -> SourceRecord:
+    return new_record(
+        id="r",
+        images=[EncodedImage(bytes=b"", path=path)],
+        question="What is there?",
+        chosen="A dog.",
+        rejected="A cat.",
+        objects=objects,
+        source=Origin(dataset="test", row=7),
+    )
+
+
+def uncompressed(mask: np.ndarray) -> dict:
+    """Run lengths as COCO's crowd annotations store them: column by column, starting with zeros."""
+    flat = mask.flatten(order="F").astype(int)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return {"size": list(SIZE), "counts": counts if flat[0] == 0 else [0, *counts]}
+
+
+def instances(folder: Path, annotations: list[tuple[int, object]], file_name: str = "000000000042.jpg") -> Path:
+    file = folder / "instances.json"
+    content = {
+        "images": [{"id": 42, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]}],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}],
+        "annotations": [
+            {"image_id": 42, "category_id": category, "segmentation": mask} for category, mask in annotations
+        ],
+    }
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_rle_survives_encoding_and_has_text_counts() -> None:
+    encoded = encode_mask(LEFT)
+    assert isinstance(encoded["counts"], str)
+    assert encoded["size"] == list(SIZE)
+    np.testing.assert_array_equal(decode_mask(encoded), LEFT)
+
+
+@pytest.mark.parametrize("way", ["polygon", "uncompressed", "compressed"])
+def test_each_way_to_store_a_mask(way: str, tmp_path: Path) -> None:
+    polygon = [[10, 5, 30, 5, 30, 25, 10, 25]]
+    stored = {"polygon": polygon, "uncompressed": uncompressed(LEFT), "compressed": encode_mask(LEFT)}[way]
+    regions = CocoRegions(instances(tmp_path, [(18, stored)]))(record(), 0, [keyword("small dog", 0.7)])
+    assert [(region["keyword"], region["score"], region["image"]) for region in regions] == [("small dog", 0.7, 0)]
+    np.testing.assert_array_equal(coco_mask.decode(regions[0]["mask"]).astype(bool), LEFT)
+
+
+def test_polygons_without_an_area_are_no_region(tmp_path: Path) -> None:
+    annotations = [(18, []), (18, [[10, 5, 30, 5]])]
+    assert CocoRegions(instances(tmp_path, annotations))(record(), 0, [keyword("dog")]) == []
+
+
+def test_a_keyword_gets_all_instances_of_its_category_and_no_other(tmp_path: Path) -> None:
+    third = box(slice(30, 38), slice(0, 60))
+    file = instances(tmp_path, [(18, encode_mask(LEFT)), (17, encode_mask(third)), (18, encode_mask(RIGHT))])
+    (region,) = CocoRegions(file)(record(), 0, [keyword("puppies"), keyword("tree")])
+    np.testing.assert_array_equal(decode_mask(region["mask"]), LEFT | RIGHT)
+
+
+@pytest.mark.parametrize("path", ["000000000042.png", "COCO_val2014_000000000042.jpg", "42.jpg"])
+def test_the_image_is_found_by_name_or_number(path: str, tmp_path: Path) -> None:
+    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
+    assert len(segment(record(path), 0, [keyword("dog")])) == 1
+
+
+@pytest.mark.parametrize("path", ["43.jpg", "dog.jpg", None])
+def test_an_unknown_image_is_set_aside_and_not_called_empty(path: str | None, tmp_path: Path) -> None:
+    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
+    with pytest.raises(RecordError, match="is not among the images of"):
+        segment(record(path), 0, [keyword("dog")])
+
+
+def test_nearly_the_whole_image_or_nearly_nothing_is_no_region() -> None:
+    cases = {
+        "all": (np.ones((200, 200), dtype=bool), 0),
+        "most": (np.arange(40_000).reshape(200, 200) < 0.8 * 40_000, 1),
+        "few": (np.arange(40_000).reshape(200, 200) < 4, 1),
+        "fewer": (np.arange(40_000).reshape(200, 200) < 3, 0),
+    }
+    for name, (mask, expected) in cases.items():
+        assert len(match_regions([keyword("dog")], [("dog", encode_mask(mask))], 0)) == expected, name
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name", "expected"),
+    [
+        ("the woman", "person", True),
+        ("tall trees", "tree", True),
+        ("tree", "street", False),
+        ("street", "tree", False),
+        ("carpet", "car", False),
+        ("hot dog", "dog", False),
+    ],
+)
+def test_which_phrase_names_which_object(phrase: str, name: str, expected: bool) -> None:
+    assert is_named(phrase, name) is expected
+
+
+def test_dataset_masks_belong_to_the_first_image() -> None:
+    objects = (NamedMask(name="dog", mask=encode_mask(LEFT)), NamedMask(name="tree", mask=encode_mask(RIGHT)))
+    found = DatasetRegions()(record(objects=objects), 0, [keyword("green tree")])
+    assert [region["keyword"] for region in found] == ["green tree"]
+    np.testing.assert_array_equal(decode_mask(found[0]["mask"]), RIGHT)
+    assert DatasetRegions()(record(objects=objects), 1, [keyword("green tree")]) == []
+
+
+def test_a_source_without_masks_says_which_regions_there_are() -> None:
+    with pytest.raises(MfpoError, match=r"row 7 of test brings no object masks.*coco=FILE") as caught:
+        DatasetRegions()(record(), 0, [keyword("dog")])
+    assert not isinstance(caught.value, RecordError)  # it ends the run
+
+
+@pytest.mark.parametrize("choice", ["coco", "coco=", "sam", ""])
+def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
+    with pytest.raises(MfpoError, match=r"--regions dataset .* --regions coco=FILE"):
+        open_segmenter(choice)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not valid JSON"), ("{}", "no COCO instances"), ("[]", "no COCO instances"), (None, "cannot be read")],
+)
+def test_a_file_that_is_no_coco_instances(content: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "instances.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(MfpoError, match=message) as caught:
+        open_segmenter(f"coco={file}")
+    assert "\n" not in str(caught.value)

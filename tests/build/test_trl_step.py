@@ -1,0 +1,39 @@
+"""What `build` writes trains in TRL as it is."""
+
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import DPOConfig, DPOTrainer
+
+from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.regions import open_segmenter
+from mfpo.sources import open_source
+
+
+def test_one_step_of_dpo(reference_data: Path, tiny_llava: Path, tmp_path: Path) -> None:
+    photos = reference_data / "photos"
+    source = open_source(photos / "preferences.jsonl", images=photos)
+    build(source, tmp_path / "data", BuildSettings(), open_segmenter(f"coco={photos / 'instances.json'}"))
+    model = AutoModelForImageTextToText.from_pretrained(tiny_llava)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    trainer = DPOTrainer(
+        model,
+        args=DPOConfig(
+            output_dir=str(tmp_path / "run"),
+            max_steps=1,
+            per_device_train_batch_size=2,
+            learning_rate=1e-3,
+            max_length=None,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+        ),
+        train_dataset=load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache")),
+        processing_class=AutoProcessor.from_pretrained(tiny_llava),
+    )
+    loss = trainer.train().training_loss
+    # Policy and reference are equal before the first step, so DPO's loss is log 2.
+    assert abs(loss - torch.log(torch.tensor(2.0)).item()) < 1e-3
+    assert any(not torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())

@@ -1,0 +1,238 @@
+"""Each public format gives the same record; each broken row says what is wrong with it."""
+
+import io
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mfpo.errors import MfpoError, RecordError
+from mfpo.records import SourceRecord
+from mfpo.sources import open_source
+
+GOOD = {"id": "a", "image": "dog.png", "question": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
+
+
+def png(color: str = "red", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), color).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An image folder, and one picture outside of it."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "dog.png").write_bytes(png())
+    (images / "broken.png").write_bytes(png()[:40])
+    (images / "text.png").write_text("no picture")
+    (tmp_path / "secret.png").write_bytes(png())
+    (images / "link.png").symlink_to(tmp_path / "secret.png")
+    return images
+
+
+def jsonl(folder: Path, *lines: object) -> Path:
+    file = folder.parent / "data.jsonl"
+    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return file
+
+
+def first_error(file: Path, folder: Path, row: int = 0) -> str:
+    source = open_source(file, images=folder)
+    with pytest.raises(RecordError) as caught:
+        source.record(list(source)[row], row)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_jsonl_row(folder: Path) -> None:
+    source = open_source(jsonl(folder, GOOD), images=folder)
+    record = source.record(next(iter(source)), 0)
+    assert record == SourceRecord(
+        id="a",
+        images=[{"bytes": (folder / "dog.png").read_bytes(), "path": "dog.png"}],
+        prompt=[{"role": "user", "content": "What is there?"}],
+        chosen=[{"role": "assistant", "content": "A dog."}],
+        rejected=[{"role": "assistant", "content": "A cat."}],
+        objects=[],
+        source={"dataset": "data.jsonl", "row": 0},
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": "nothing.png"}, "image 'nothing.png' is not in"),
+        ({"image": "broken.png"}, "image 'broken.png' cannot be read"),
+        ({"image": "text.png"}, "image 'text.png' cannot be read"),
+        ({"image": "../secret.png"}, "image '../secret.png' leaves the image folder"),
+        ({"image": "link.png"}, "image 'link.png' leaves the image folder"),
+        ({"image": "/etc/hostname"}, "image '/etc/hostname' leaves the image folder"),
+        ({"image": None}, "column 'image' is missing"),
+        ({"image": ""}, "column 'image' is missing"),
+        ({"chosen": None}, "column 'chosen' is missing"),
+        ({"chosen": "  "}, "column 'chosen' is empty"),
+        ({"rejected": ""}, "column 'rejected' is empty"),
+        ({"chosen": 3}, "column 'chosen' is int, but must be a text"),
+        ({"chosen": "A cat. "}, "columns 'chosen' and 'rejected' are equal"),
+        ({"id": None}, "column 'id' is missing"),
+    ],
+)
+def test_a_row_with_one_fault(change: dict, reason: str, folder: Path) -> None:
+    file = jsonl(folder, GOOD, GOOD | change)
+    assert reason in first_error(file, folder, row=1)
+
+
+def test_a_row_without_the_key_chosen(folder: Path) -> None:
+    file = jsonl(folder, {key: value for key, value in GOOD.items() if key != "chosen"}, GOOD)
+    assert first_error(file, folder) == "column 'chosen' is missing"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"id": "b", "image"', "line 2 of data.jsonl is not valid JSON"),
+        ("[1, 2]", "line 2 of data.jsonl is not a JSON object"),
+        ('{"id": "b", "chosen": "half a pair \\ud800"}', "line 2 of data.jsonl is not valid JSON"),
+    ],
+)
+def test_a_broken_line_is_one_bad_row(line: str, reason: str, folder: Path) -> None:
+    file = jsonl(folder, GOOD, line, GOOD)
+    assert reason in first_error(file, folder, row=1)
+    assert len(list(open_source(file, images=folder))) == 3
+
+
+def test_bytes_that_are_no_utf8_are_one_bad_row(folder: Path) -> None:
+    file = jsonl(folder, GOOD)
+    file.write_bytes(file.read_bytes() + b'{"id": "\xff"}\n')
+    assert "line 2 of data.jsonl is not valid JSON" in first_error(file, folder, row=1)
+
+
+def test_blank_lines_are_no_rows(folder: Path) -> None:
+    assert len(list(open_source(jsonl(folder, GOOD, "", GOOD, ""), images=folder))) == 2
+
+
+@pytest.mark.parametrize("name", ["empty.jsonl", "empty.parquet"])
+def test_a_file_of_0_bytes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(MfpoError, match="the file is empty"):
+        open_source(tmp_path / name)
+
+
+def test_a_missing_file_and_a_missing_image_folder(folder: Path) -> None:
+    with pytest.raises(MfpoError, match="no such file"):
+        open_source(folder / "nothing.jsonl")
+    with pytest.raises(MfpoError, match="--images"):
+        open_source(jsonl(folder, GOOD), images=folder / "nothing")
+    with pytest.raises(MfpoError, match=r"no \.parquet or \.jsonl files"):
+        open_source(folder)
+
+
+def test_unknown_columns_are_named_beside_those_needed(folder: Path) -> None:
+    with pytest.raises(
+        MfpoError, match=r"columns answer, ask, but needed are \(jsonl: id, image.*; trl: images, prompt"
+    ):
+        open_source(jsonl(folder, {"ask": 1, "answer": 2}), images=folder)
+
+
+def test_a_format_by_name_must_fit(folder: Path) -> None:
+    with pytest.raises(MfpoError, match=r"needed are \(trl: images, prompt, chosen, rejected\)"):
+        open_source(jsonl(folder, GOOD), images=folder, format="trl")
+    with pytest.raises(MfpoError, match="no format is named 'csv'"):
+        open_source(jsonl(folder, GOOD), format="csv")
+
+
+def test_only_broken_lines(folder: Path) -> None:
+    with pytest.raises(MfpoError, match="none of its first lines is a JSON object"):
+        open_source(jsonl(folder, "{", "{"), images=folder)
+
+
+def test_a_text_file_called_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("no table, but long enough to look at")
+    with pytest.raises(MfpoError, match="no Parquet file"):
+        open_source(tmp_path / "a.parquet")
+
+
+TEXTS = {"prompt": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
+MESSAGES = {
+    "prompt": [{"role": "user", "content": "What is there?"}],
+    "chosen": [{"role": "assistant", "content": "A dog."}],
+    "rejected": [{"role": "assistant", "content": "A cat."}],
+}
+PARTS = MESSAGES | {
+    "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}]
+}
+PLACEHOLDER = TEXTS | {"prompt": "<image>\nWhat is there?"}
+
+
+@pytest.mark.parametrize("row", [TEXTS, MESSAGES, PARTS, PLACEHOLDER], ids=["texts", "messages", "parts", "<image>"])
+def test_trl_rows_of_each_kind_give_one_record(row: dict, folder: Path) -> None:
+    file = jsonl(folder, row | {"images": ["dog.png"]})
+    source = open_source(file, images=folder)
+    record = source.record(next(iter(source)), 5)
+    assert {key: record[key] for key in MESSAGES} == MESSAGES  # type: ignore[literal-required]
+    assert record["images"] == [{"bytes": (folder / "dog.png").read_bytes(), "path": "dog.png"}]
+    assert record["id"] == "5"
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_trl_parquet_with_embedded_images(as_folder: bool, folder: Path) -> None:
+    features = datasets.Features(
+        {"images": datasets.List(datasets.Image()), "note": datasets.Value("string")}
+        | {name: [{"role": datasets.Value("string"), "content": datasets.Value("string")}] for name in MESSAGES}
+    )
+    image = {"bytes": png(), "path": None}
+    row = MESSAGES | {"images": [image] * 2, "note": "is not read"}
+    file = folder.parent / "table" / "train-00000.parquet"
+    datasets.Dataset.from_list([row, row], features=features).to_parquet(file)
+    source = open_source(file.parent if as_folder else file)
+    rows = list(source)
+    assert len(rows) == 2
+    assert "note" not in rows[0]
+    record = source.record(rows[0], 0)
+    assert [Image.open(io.BytesIO(image["bytes"])).size for image in record["images"]] == [(8, 6)] * 2
+
+
+def test_a_conversation_is_kept_as_prompt(folder: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "Hi."), ("assistant", "Hello."), ("user", "What is there?")]
+    prompt = [{"role": role, "content": content} for role, content in turns]
+    source = open_source(jsonl(folder, MESSAGES | {"prompt": prompt, "images": ["dog.png"]}), images=folder)
+    assert source.record(next(iter(source)), 0)["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"images": []}, "column 'images' is empty"),
+        ({"images": None}, "column 'images' is missing"),
+        ({"images": "dog.png"}, "column 'images' is no list"),
+        ({"images": ["../secret.png"]}, "leaves the image folder"),
+        ({"chosen": None}, "column 'chosen' is missing"),
+        ({"chosen": []}, "column 'chosen' has messages (none)"),
+        ({"chosen": MESSAGES["chosen"] * 2}, "column 'chosen' has messages (assistant, assistant)"),
+        ({"chosen": MESSAGES["prompt"]}, "column 'chosen' has messages (user)"),
+        ({"chosen": MESSAGES["rejected"]}, "are equal"),
+        ({"prompt": [{"role": "user"}]}, "column 'prompt' has a message without content"),
+        ({"prompt": [{"role": "robot", "content": "a"}]}, "column 'prompt' has role 'robot'"),
+        ({"prompt": 3}, "column 'prompt' is int"),
+    ],
+)
+def test_a_trl_row_with_one_fault(change: dict, reason: str, folder: Path) -> None:
+    good = MESSAGES | {"images": ["dog.png"]}
+    assert reason in first_error(jsonl(folder, good, good | change), folder, row=1)
+
+
+def test_an_unreadable_embedded_image(folder: Path) -> None:
+    rows = [MESSAGES | {"images": [{"bytes": b"no picture", "path": None}]}]
+    pq.write_table(pa.Table.from_pylist(rows), folder.parent / "t.parquet")
+    assert "image 'images[0]' cannot be read" in first_error(folder.parent / "t.parquet", folder)
+
+
+def test_a_foreign_objects_column_is_not_taken_for_masks(folder: Path) -> None:
+    source = open_source(jsonl(folder, MESSAGES | {"images": ["dog.png"], "objects": ["dog"]}), images=folder)
+    assert source.record(next(iter(source)), 0)["objects"] == []
