@@ -1,0 +1,187 @@
+"""A preference record as the page shows it: small images, regions in colour, marked answers."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image, ImageChops, ImageColor, ImageFilter
+from pycocotools import mask as coco_mask
+
+from mfpo.records import TEXT_COLUMNS, Record, Region, answer_text, decode_image, read_dataset
+from mfpo.report.palette import PALETTE
+from mfpo.report.texts import Piece, cut, difference_spans, keyword_spans
+
+THUMBNAIL_WIDTH = 320
+SMALL_DRAWING = 128
+NEEDED = (*TEXT_COLUMNS, "rejected_images", "keywords", "regions", "corruption")
+
+
+class RankedRecord(Record, total=False):
+    """A record after `mfpo rank`, or before it without the two columns."""
+
+    entropy: float
+    level: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI; a small drawing is `pixelated`, so that it can be shown larger than it is."""
+
+    uri: str
+    width: int
+    height: int
+    pixelated: bool
+
+
+@dataclass(frozen=True)
+class Views:
+    """One image of a record: the original m, its regions, the rejected m'."""
+
+    original: Picture
+    regions: Picture
+    rejected: Picture
+
+
+@dataclass(frozen=True)
+class ScoredKeyword:
+    """A keyword; `share` is its score as a share of the best one, `mark` the colour of its region, if it has one."""
+
+    text: str
+    score: float
+    share: float
+    mark: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the page shows of a record; `destroyed` is the share of pixels in which m' differs from m."""
+
+    id: str
+    views: list[Views]
+    question: str
+    chosen: list[Piece]
+    rejected: list[Piece]
+    keywords: list[ScoredKeyword]
+    has_region: bool
+    kind: str
+    step: int
+    fallback: bool
+    destroyed: float
+    entropy: float | None
+    level: str | None
+
+
+def read_samples(dataset: datasets.Dataset, limit: int) -> list[Sample]:
+    """The records of a dataset, or `limit` of them at even distances."""
+    # Arrow rows hold images as the bytes that records.py works with; plain rows would hold them decoded.
+    rows = dataset.with_format("arrow")
+    return [sample(rows[index : index + 1].to_pylist()[0]) for index in evenly(len(dataset), limit)]
+
+
+def open_samples(folder: Path) -> datasets.Dataset:
+    """Open a dataset folder that has all that a sample shows; raises MfpoError when it has not."""
+    return read_dataset(folder, needs=NEEDED)
+
+
+def evenly(count: int, limit: int) -> list[int]:
+    """At most `limit` indices below `count` at even distances, so that nobody picks what looks best.
+
+    >>> evenly(10, 4)
+    [0, 2, 5, 7]
+    """
+    if count <= limit:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+def sample(record: RankedRecord) -> Sample:
+    """Make a record ready for the page."""
+    originals = [decode_image(image) for image in record["images"]]
+    rejected_images = [decode_image(image) for image in record["rejected_images"]]
+    marks = {keyword: f"k{number % len(PALETTE)}" for keyword, number in _numbers(record["regions"]).items()}
+    chosen, rejected = answer_text(record["chosen"]), answer_text(record["rejected"])
+    scores = {keyword["text"]: keyword["score"] for keyword in record["keywords"]}
+    best = max(scores.values(), default=0.0) or 1.0
+    in_chosen = keyword_spans(chosen, {keyword: marks.get(keyword, "no-region") for keyword in scores})
+    return Sample(
+        id=record["id"],
+        views=[
+            _views(original, rejected_image, [region for region in record["regions"] if region["image"] == number])
+            for number, (original, rejected_image) in enumerate(zip(originals, rejected_images, strict=True))
+        ],
+        question=answer_text(record["prompt"]),
+        chosen=cut(chosen, in_chosen + difference_spans(chosen, rejected)),
+        rejected=cut(rejected, difference_spans(rejected, chosen)),
+        keywords=[
+            ScoredKeyword(text, score, max(score, 0.0) / best, marks.get(text, "")) for text, score in scores.items()
+        ],
+        has_region=bool(record["regions"]),
+        kind=record["corruption"]["kind"],
+        step=record["corruption"]["step"],
+        fallback=record["corruption"]["fallback"],
+        destroyed=float(np.mean([*map(changed_share, originals, rejected_images)])),
+        entropy=record.get("entropy"),
+        level=record.get("level"),
+    )
+
+
+def draw_regions(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+    """A copy of `image` with each region under a translucent colour and in an outline of it, one colour a keyword.
+
+    Masks are scaled to the image. The outline runs outside the mask, so that it hides nothing of a small object.
+    """
+    drawn = image.convert("RGB").copy()
+    numbers = _numbers(regions)
+    around = ImageFilter.BoxBlur(1 if max(image.size) <= SMALL_DRAWING else 2)
+    for region in regions:
+        colour = ImageColor.getrgb(PALETTE[numbers[region["keyword"]] % len(PALETTE)])
+        mask = Image.fromarray(coco_mask.decode(region["mask"]) * np.uint8(255))
+        mask = mask.resize(image.size, Image.Resampling.NEAREST)
+        widened = mask.filter(around).point([0] + [255] * 255)
+        drawn.paste(colour, mask=mask.point([level * 2 // 5 for level in range(256)]))
+        drawn.paste(colour, mask=ImageChops.subtract(widened, mask))
+    return drawn
+
+
+def changed_share(image: Image.Image, rejected: Image.Image) -> float:
+    """Share of the pixels in which two images of one size differ, from 0 to 1.
+
+    It is measured, not read from the masks, so that it is true for every kind of corruption.
+    """
+    red, green, blue = np.moveaxis(np.asarray(image) != np.asarray(rejected), -1, 0)
+    return float((red | green | blue).mean())
+
+
+def picture(image: Image.Image) -> Picture:
+    """`image` for the page: a small drawing as PNG, pixel by pixel; anything else as a JPEG thumbnail."""
+    buffer = io.BytesIO()
+    is_small = max(image.size) <= SMALL_DRAWING
+    image.save(buffer, **({"format": "PNG"} if is_small else {"format": "JPEG", "quality": 80}))
+    text = base64.b64encode(buffer.getvalue()).decode()
+    kind = "png" if is_small else "jpeg"
+    return Picture(f"data:image/{kind};base64,{text}", *image.size, pixelated=is_small)
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """`image`, made narrower where it is wider than a thumbnail.
+
+    Averaging weakens noise; a vision tower that resizes a photo to 336 pixels sees it weakened in the same way.
+    """
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_WIDTH, 3 * THUMBNAIL_WIDTH), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return small
+
+
+def _views(original: Image.Image, rejected: Image.Image, regions: Sequence[Region]) -> Views:
+    small = thumbnail(original)
+    return Views(picture(small), picture(draw_regions(small, regions)), picture(thumbnail(rejected)))
+
+
+def _numbers(regions: Iterable[Region]) -> dict[str, int]:
+    """Number the keywords that have a region, in the order of the regions."""
+    keywords = dict.fromkeys(region["keyword"] for region in regions)
+    return {keyword: number for number, keyword in enumerate(keywords)}

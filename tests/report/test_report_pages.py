@@ -1,0 +1,230 @@
+"""The two pages as a browser reads them."""
+
+import base64
+import hashlib
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mfpo.errors import MfpoError
+from mfpo.records import Record, encode_image, new_record, write_shard
+from mfpo.report import inspect, write_report
+
+HOSTILE = "<script>alert(1)</script></style>\"'><img src=x onerror=alert(1)>"
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and texts of a page, as they are parsed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.scripts = [], [], [], []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data):
+        (self.scripts if self.cdata_elem == "script" else self.texts).append(data)
+
+    def values(self, wanted):
+        return [value for _, name, value in self.attributes if name == wanted]
+
+    @property
+    def text(self):
+        return "".join(self.texts).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def make_record(number, *, fallback=False, text="A dog runs.", question="What is there?", keyword="dog"):
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    mask = np.zeros((24, 32), dtype=np.uint8, order="F")
+    mask[4:10, 4:20] = 1
+    rejected = np.where(mask[..., None] & (not fallback), 255 - pixels, pixels)
+    rle = coco_mask.encode(mask)
+    rle["counts"] = rle["counts"].decode()
+    region = {"keyword": keyword, "score": 2.0, "mask": rle, "image": 0}
+    source = new_record(
+        id=f"r{number}",
+        images=[encode_image(Image.fromarray(pixels))],
+        question=question,
+        chosen=text,
+        rejected=text + " A cat sleeps.",
+        source={"dataset": "test", "row": number},
+    )
+    return Record(
+        **source,
+        rejected_images=[encode_image(Image.fromarray(rejected))],
+        keywords=[{"text": keyword, "score": 2.0}],
+        regions=[] if fallback else [region],
+        corruption={"kind": "region", "schedule": "sigmoid", "step": 500, "seed": 0, "fallback": fallback},
+    )
+
+
+def write_dataset(folder, records):
+    folder.mkdir(parents=True)
+    write_shard(records, folder / "train-00000.parquet")
+    return folder
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def metrics(stage_names=("easy", "hard")):
+    return [
+        {"stage": stage, "step": step, "loss": 0.7, "loss/text": 0.6, "rewards/chosen": 0.1, "rewards/rejected": -0.1}
+        for step, stage in enumerate(stage_names, start=1)
+    ]
+
+
+def write_demo(run, base="base", text="A dog and a cat.", question="Describe it.", setting="x"):
+    """A demo folder with two models, one held-out image with a dog, and three ranked records."""
+    figures = {"chair_s": 40.0, "chair_i": 10.0, "cover": 90.0, "length": 9.0}
+    models = {base: figures, "mfpo": figures | {"chair_s": 10.0, "cover": 85.0}}
+    run.mkdir()
+    (run / "results.json").write_text(json.dumps({"models": models, "settings": {"seed": setting}, "versions": {}}))
+    write_lines(run / "mfpo" / "metrics.jsonl", metrics())
+    for name in models:
+        if "/" not in name:
+            row = {"question_id": "q0", "image": "000007.png", "prompt": question, "text": text}
+            write_lines(run / "answers" / f"{name}_captions.jsonl", [row])
+    write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "000007", "objects": ["dog"]}])
+    Image.new("RGB", (16, 16), "red").save(run / "heldout" / "000007.png")
+    shard = write_dataset(run / "ranked", [make_record(n, text=text) for n in range(3)]) / "train-00000.parquet"
+    table = pq.read_table(shard).append_column("entropy", pa.array([1.5, 2.5, 3.5]))
+    pq.write_table(table.append_column("level", pa.array(["easy", "medium", "hard"])), shard)
+    return run
+
+
+def test_inspect_shows_each_record_with_its_state(tmp_path):
+    data = write_dataset(tmp_path / "built", [make_record(0), make_record(1, fallback=True)])
+    summary = {"read": 5, "written": 2, "set_aside": 3, "reasons": {"column 'chosen' is missing": 3}, "fallback": 1}
+    (data / "summary.json").write_text(json.dumps(summary))
+    page = inspect(data)
+    assert page == data / "inspect.html"
+    reader = Reader(page)
+    assert reader.values("data-has") == ["region", "fallback"]
+    # 6 x 16 pixels of 24 x 32 are inverted, none is equal to its inverse.
+    assert [float(value) for value in reader.values("data-destroyed")] == [0.125, 0.0]
+    assert reader.tags.count("img") == 6
+    assert all(alt for alt in reader.values("alt"))
+    assert "50.0 %fallback" in reader.text
+    assert "column 'chosen' is missing (3)" in reader.text
+
+
+def test_keyword_is_marked_in_the_chosen_answer_and_the_difference_in_both(tmp_path):
+    page = inspect(write_dataset(tmp_path / "built", [make_record(0)])).read_text()
+    assert 'A <mark class="k0" title="dog">dog</mark> runs.' in page
+    assert 'A dog runs. <mark class="differs">A cat sleeps</mark>.' in page
+
+
+def test_inspect_takes_records_at_even_distances(tmp_path):
+    data = write_dataset(tmp_path / "built", [make_record(number) for number in range(6)])
+    reader = Reader(inspect(data, tmp_path / "page.html", limit=2))
+    assert (tmp_path / "page.html").exists()
+    assert not (data / "inspect.html").exists()
+    assert "2 of 6, taken at even distances" in reader.text
+    assert "r0" in reader.texts
+    assert "r3" in reader.texts
+
+
+def test_only_our_script_is_on_the_page_and_may_run(tmp_path):
+    reader = Reader(inspect(write_dataset(tmp_path / "built", [make_record(0)])))
+    assert reader.tags.count("script") == 1
+    (script,) = reader.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [value for value in reader.values("content") if "default-src" in value]
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_demo_report_has_every_section(tmp_path):
+    page = write_report(write_demo(tmp_path / "demo"))
+    reader = Reader(page)
+    assert page == tmp_path / "demo" / "report.html"
+    assert "mfpo: CHAIRs fell by 75 %, CHAIRi stayed" in reader.text
+    assert "Cover fell from 90.0 to 85.0 %" in reader.text
+    assert ("td", "class", "worse") in reader.attributes
+    assert {"Rewards", "Loss by term", "Held-out images", "Curriculum", "Records", "Settings"} <= set(reader.texts)
+    html = page.read_text()
+    assert html.count('<mark class="present" title="dog: in the image">dog</mark>') == 2
+    assert html.count('<mark class="absent" title="cat: not in the image">cat</mark>') == 2
+    assert "script" not in reader.tags
+    assert all(src.startswith("data:") for src in reader.values("src"))
+
+
+def test_training_report_leaves_out_what_is_not_there(tmp_path):
+    run = tmp_path / "run"
+    write_lines(run / "metrics.jsonl", metrics())
+    (run / "config.yaml").write_text("method: mfpo\nbeta: 0.1\n")
+    (run / "made_by.json").write_text(json.dumps({"versions": {"torch": "9.9"}}))
+    reader = Reader(write_report(run))
+    assert {"Rewards", "Loss by term", "Settings", "Versions", "method", "9.9", "0.700"} <= set(reader.texts)
+    assert not {"Held-out images", "Curriculum", "Records", "Seconds"} & set(reader.texts)
+    assert "table" not in reader.tags
+
+
+def test_texts_of_data_and_models_are_texts(tmp_path):
+    records = [make_record(0, text=f"{HOSTILE} runs.", question=HOSTILE, keyword=HOSTILE)]
+    data = write_dataset(tmp_path / HOSTILE.replace("/", "|"), records)
+    (data / "summary.json").write_text(json.dumps({"read": 1, "reasons": {HOSTILE: 1}}))
+    run = write_demo(tmp_path / "demo", base=HOSTILE, text=HOSTILE, question=HOSTILE, setting=HOSTILE)
+    write_lines(run / "mfpo" / "metrics.jsonl", metrics(stage_names=(HOSTILE, "hard")))
+    for page, scripts, shown in ((inspect(data), 1, 5), (write_report(run), 0, 6)):
+        reader = Reader(page)
+        assert reader.tags.count("script") == scripts
+        assert reader.tags.count("style") == 1
+        assert not [name for _, name, _ in reader.attributes if name.startswith("on")]
+        assert "x" not in reader.values("src")
+        assert reader.text.count(HOSTILE) >= shown
+
+
+def test_same_folder_gives_the_same_pages(tmp_path):
+    data = write_dataset(tmp_path / "built", [make_record(0), make_record(1)])
+    run = write_demo(tmp_path / "demo")
+    assert inspect(data).read_bytes() == inspect(data).read_bytes()
+    assert write_report(run).read_bytes() == write_report(run).read_bytes()
+
+
+def test_regions_are_drawn_on_their_own_image_of_a_record(tmp_path):
+    record = make_record(0)
+    for name in ("images", "rejected_images"):
+        record[name] = record[name] * 2
+    record["regions"][0]["image"] = 1
+    page = inspect(write_dataset(tmp_path / "built", [record]))
+    sources = Reader(page).values("src")
+    assert len(sources) == 6
+    assert sources[0] == sources[1]
+    assert sources[3] != sources[4]
+
+
+def test_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(MfpoError, match=r"neither metrics\.jsonl nor results\.json"):
+        write_report(tmp_path)
+
+
+def test_folder_without_shards_is_an_error(tmp_path):
+    with pytest.raises(MfpoError, match="no Parquet shards"):
+        inspect(tmp_path)
+
+
+def test_broken_metrics_line_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n')
+    with pytest.raises(MfpoError, match=r"metrics\.jsonl, line 2: not valid JSON"):
+        write_report(tmp_path)
+
+
+def test_caption_of_an_image_without_truth_is_an_error(tmp_path):
+    run = write_demo(tmp_path / "demo")
+    write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "7", "objects": ["dog"]}])
+    with pytest.raises(MfpoError, match="no line has the image_id '000007'"):
+        write_report(run)
