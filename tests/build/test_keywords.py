@@ -124,6 +124,20 @@ def test_a_hot_dog_stays_a_hot_dog() -> None:
     assert texts("She eats a hot dog.") == ["hot dog"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("There is a red stop sign.", ["red stop sign"]),
+        ("Next to it is a teddy bear.", ["teddy bear"]),
+        ("A white double sink holds cups.", ["white double sink", "cups"]),
+        ("A man and a dog play with a ball.", ["man", "dog", "ball"]),  # "play" stays a verb
+        ("He has to bear the noise.", ["noise"]),  # and so does "bear"
+    ],
+)
+def test_nouns_that_the_tagger_takes_for_verbs(text: str, expected: list[str]) -> None:
+    assert texts(text) == expected
+
+
 @pytest.mark.parametrize("word", ["image", "scene", "picture", "background", "side", "view", "left", "right"])
 def test_words_for_nothing_visible_never_win(word: str) -> None:
     text = f"The {word} shows the {word} of the {word}, and a dog in the {word}."

@@ -11,6 +11,7 @@ from textblob.en.inflect import singularize
 from textblob.taggers import PatternTagger
 
 from mfpo.errors import SettingError
+from mfpo.objects import category_of
 from mfpo.records import Keyword
 from mfpo.settings import setting
 
@@ -98,10 +99,8 @@ def rank_keywords(
 def candidates(text: str) -> list[Candidate]:
     """The nouns and noun phrases (adjectives, then nouns) of `text` that can name a visible thing, by first mention."""
     tagged = _TAGGER.tag(text)
-    letters = "".join(
-        _LETTER.get(tag, ".") if word[0].isalpha() and word.lower() not in _VAGUE_ADJECTIVES else "."
-        for word, tag in tagged
-    )
+    tags_before = ["", *(tag for _, tag in tagged)]
+    letters = "".join(_letter(word, tag, before) for (word, tag), before in zip(tagged, tags_before, strict=False))
     found: dict[tuple[str, ...], tuple[str, list[int]]] = {}
     for match in _NOUN_PHRASE.finditer(letters):
         words = [word.lower() for word, _ in tagged[match.start() : match.end()]]
@@ -174,6 +173,16 @@ def page_rank(omega: Matrix, damping: float) -> Matrix:
     # A phrase without an edge (all phrases are one topic) gives nothing away.
     shares = omega / np.where(given > 0, given, 1)
     return np.linalg.solve(np.eye(len(omega)) - damping * shares, np.full(len(omega), 1 - damping))
+
+
+def _letter(word: str, tag: str, tag_before: str) -> str:
+    """J for an adjective, N for a noun, S for a plural noun, and a dot for what no phrase consists of."""
+    # The tagger takes each word alone: "a stop sign", "a white sink" and "a teddy bear" have a verb for it.
+    if tag == "VB" and (tag_before in ("DT", "JJ") or (tag_before != "TO" and category_of(word))):
+        return "N"
+    if not word[0].isalpha() or word.lower() in _VAGUE_ADJECTIVES:
+        return "."
+    return _LETTER.get(tag, ".")
 
 
 def _same_thing(one: Candidate, other: Candidate) -> bool:
