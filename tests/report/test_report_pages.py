@@ -173,6 +173,13 @@ def test_training_report_leaves_out_what_is_not_there(tmp_path):
     assert "table" not in reader.tags
 
 
+def test_a_run_folder_that_is_still_being_written_has_its_final_name(tmp_path):
+    write_lines(tmp_path / "run.partial" / "metrics.jsonl", metrics())
+    reader = Reader(write_report(tmp_path / "run.partial"))
+    assert "run · mfpo report" in reader.texts
+    assert "partial" not in reader.text
+
+
 def test_texts_of_data_and_models_are_texts(tmp_path):
     records = [make_record(0, text=f"{HOSTILE} runs.", question=HOSTILE, keyword=HOSTILE)]
     data = write_dataset(tmp_path / HOSTILE.replace("/", "|"), records)

@@ -69,10 +69,12 @@ def write_report(run: Path) -> Path:
     What the folder does not hold is left out.
     Raises MfpoError when it holds neither metrics.jsonl nor results.json, or when one of them cannot be read.
     """
+    # The demo calls this while its folder still has the name that whole_folder gave it.
+    title = run.resolve().name.removesuffix(".partial")
     results = sections.read_json(run / "results.json")
     models = results.get("models", {})
     # The demo has a run folder for each method; a training run is one itself.
-    runs = {run.resolve().name: run} | {name: run / name for name in models}
+    runs = {title: run} | {name: run / name for name in models}
     logs = {name: sections.read_jsonl(log) for name in runs if (log := runs[name] / "metrics.jsonl").exists()}
     if not models and not logs:
         raise MfpoError(f"{run}: neither metrics.jsonl nor results.json there; give a folder of `mfpo train` or `demo`")
@@ -80,8 +82,8 @@ def write_report(run: Path) -> Path:
     dataset = open_samples(run / "ranked") if (run / "ranked").is_dir() else None
     page = Page(
         kind="report",
-        title=f"{run.resolve().name} · mfpo report",
-        headline=scores.headline(models, trained[-1]) if trained else run.resolve().name,
+        title=f"{title} · mfpo report",
+        headline=scores.headline(models, trained[-1]) if trained else title,
         lead={name: "; ".join(scores.changes(models, name)) for name in reversed(trained)},
         tiles=[] if models else sections.training_tiles(logs),
         metrics=scores.measured(models),
