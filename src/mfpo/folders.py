@@ -1,5 +1,6 @@
 """Folders that commands write: whole or not at all, with the configuration and versions that made them."""
 
+import hashlib
 import json
 import os
 import platform
@@ -47,3 +48,14 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, path)
+
+
+def fingerprint(folder: Path, pattern: str) -> str:
+    """A hash of the content of the files in `folder` that match `pattern`; changes when any of them does."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.glob(pattern) if path.is_file()):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

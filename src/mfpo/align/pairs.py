@@ -1,0 +1,78 @@
+"""Records as encoded sequences, the form in which reference, training and probes see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from mfpo.align.logprobs import Encoded, collate, encode, pad_id
+from mfpo.errors import RecordError
+
+# Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
+_CACHE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A record: its row in the dataset and the sequences (m, y_w), (m, y_l) and, if wanted, (m', y_w)."""
+
+    row: int
+    sequences: tuple[Encoded, ...]
+
+
+class Pairs(torch.utils.data.Dataset[Pair]):
+    """A dataset of preference records, encoded when first asked for.
+
+    `ids` are the records' ids, `names` what the sequences of each record are.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, processor: Any, *, rejected_images: bool, max_length: int) -> None:
+        columns = ["id", "images", "prompt", "chosen", "rejected"] + ["rejected_images"] * rejected_images
+        self._dataset = dataset.select_columns(columns)
+        self._processor = processor
+        self._max_length = max_length
+        self._cache: dict[int, Pair] = {}
+        self._free = _CACHE_BYTES
+        self._cut: set[tuple[int, int]] = set()
+        self.ids: list[str] = list(dataset["id"])
+        self.pad_id = pad_id(processor)
+        self.names = ("chosen", "rejected") + ("rejected_image",) * rejected_images
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Pair:
+        """The record at `index`. Raises RecordError with the record's id."""
+        if index in self._cache:
+            return self._cache[index]
+        try:
+            pair = Pair(index, self._encode(self._dataset[index]))
+        except RecordError as error:
+            raise RecordError(f"record {self.ids[index]!r}: {error}") from None
+        self._cut |= {(index, number) for number, sequence in enumerate(pair.sequences[:2]) if sequence.cut}
+        size = sum(value.nbytes for row in pair.sequences for value in row.features.values())
+        if size <= self._free:
+            self._free -= size
+            self._cache[index] = pair
+        return pair
+
+    @property
+    def cut_answers(self) -> int:
+        """How many answers were cut at the maximum length, of the records asked for so far."""
+        return len(self._cut)
+
+    def _encode(self, record: dict[str, Any]) -> tuple[Encoded, ...]:
+        answers = {"images": [record["chosen"], record["rejected"]], "rejected_images": [record["chosen"]]}
+        rows: list[Encoded] = []
+        for column in [name for name in answers if name in record]:
+            images = [image.convert("RGB") for image in record[column]]
+            rows += encode(self._processor, images, record["prompt"], answers[column], max_length=self._max_length)
+        return tuple(rows)
+
+    def collate(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """One batch of all sequences, first every (m, y_w), then every (m, y_l), ...; `rows` are the records."""
+        sequences = [sequence for kind in zip(*(pair.sequences for pair in pairs), strict=True) for sequence in kind]
+        return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(sequences, self.pad_id)}

@@ -1,0 +1,69 @@
+"""The model that is trained: which of its weights move, and in which precision."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import set_seed
+
+from mfpo.align.train_settings import TrainSettings
+from mfpo.errors import MfpoError, SettingError
+from mfpo.models import device
+
+
+def computes_in_bf16(settings: TrainSettings) -> bool:
+    return settings.bf16 and device().type == "cuda"
+
+
+def weights_dtype(settings: TrainSettings) -> torch.dtype:
+    """float32 for weights that move, as a rate of 5e-7 is lost in bfloat16, which a frozen base may have."""
+    return torch.bfloat16 if settings.lora_rank and computes_in_bf16(settings) else torch.float32
+
+
+def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], adapter: Path | None) -> Any:
+    """The policy: `base` with its vision tower frozen, or with LoRA adapters on `targets`, new or saved in `adapter`.
+
+    Dropout is switched off, so that policy and reference differ by their weights alone (as TRL does).
+    """
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    if not settings.lora_rank:
+        if not settings.train_vision_tower:
+            _vision_tower(base).requires_grad_(False)
+        return base
+    if adapter is not None:
+        return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    set_seed(settings.seed)
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
+    return get_peft_model(base, config)
+
+
+def _vision_tower(model: Any) -> Any:
+    tower = model.get_encoder(modality="image")
+    if tower is model:
+        raise MfpoError(f"cannot tell the vision tower of a {type(model).__name__}; set train_vision_tower=true")
+    return tower
+
+
+def lora_targets(model: Any, settings: TrainSettings) -> list[str]:
+    """The names of the modules that get an adapter; none without LoRA.
+
+    Raises SettingError when the setting `lora_targets` matches no linear layer.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    pattern = settings.lora_targets
+    if not settings.lora_rank:
+        return []
+    if pattern is None:
+        decoder = set(model.get_decoder().modules())
+        return [name for name, module in linear.items() if module in decoder]
+    targets = [name for name in linear if re.fullmatch(pattern, name)]
+    if not targets:
+        raise SettingError(f"lora_targets {pattern!r} matches none of the linear layers, such as {list(linear)[-1]!r}")
+    return targets

@@ -1,0 +1,68 @@
+"""The settings of training, each with the source of its default."""
+
+from dataclasses import dataclass, replace
+
+from mfpo.align.objectives import OBJECTIVES
+from mfpo.errors import SettingError
+from mfpo.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What `mfpo train` can be told. Raises SettingError with all that is wrong."""
+
+    method: str = setting("mfpo", "preference objective: dpo, mdpo or mfpo (section 3.2)")
+    beta: float = setting(0.1, "weight of a log-ratio in a reward; not in the paper, usual for RLHF-V data")
+    eta: float = setting(0.0, "reward that the chosen answer must exceed; 0 is the paper's best (Table 5); mfpo only")
+    text_weight: float = setting(1.0, "weight of the text term; 1:1:1 is the paper's best (Table 6)")
+    image_weight: float = setting(1.0, "weight of the image term (Table 6)")
+    margin_weight: float = setting(1.0, "weight of the margin term (Table 6)")
+    curriculum: bool | None = setting(None, "train on easy, then medium, then hard (section 3.3); null: mfpo only")
+    learning_rate: float | None = setting(None, "peak rate; null: 5e-7 for the whole model, 5e-6 for LoRA, as peers")
+    warmup_ratio: float = setting(0.03, "share of a stage's steps in which the rate rises, as RLHF-V; then a cosine")
+    epochs: int = setting(3, "passes over the records of each stage; not in the paper, usual for RLHF-V data")
+    batch_size: int = setting(8, "records in one forward pass")
+    gradient_accumulation: int = setting(1, "forward passes in one step of the optimizer")
+    lora_rank: int = setting(0, "rank of LoRA adapters; 0 trains the whole model, peers use 128")
+    lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
+    lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
+    train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
+    max_length: int = setting(2048, "tokens of prompt, images and answer; an answer's end beyond it is cut")
+    seed: int = setting(0, "seed of the order of records and of new adapters")
+    bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    logging_steps: int = setting(10, "steps that a line of metrics.jsonl averages over")
+    save_steps: int = setting(100, "steps between two checkpoints; a multiple of logging_steps")
+    report_to: str = setting("none", "tracker that transformers reports to as well, such as tensorboard or wandb")
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.method not in OBJECTIVES:
+            faults.append(f"no method is named {self.method!r}; there are {', '.join(sorted(OBJECTIVES))}")
+        elif self.eta and "eta" not in OBJECTIVES[self.method].options:
+            faults.append(f"eta is {self.eta}, but method {self.method} has no eta")
+        for name in ("epochs", "batch_size", "gradient_accumulation", "max_length", "logging_steps", "save_steps"):
+            if getattr(self, name) < 1:
+                faults.append(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.beta <= 0:
+            faults.append(f"beta is {self.beta}, but must be above 0")
+        if not 0 <= self.warmup_ratio < 1:
+            faults.append(f"warmup_ratio is {self.warmup_ratio}, but must be from 0 to below 1")
+        if self.logging_steps > 0 and self.save_steps % self.logging_steps:
+            # Else a resumed run would average its first line of metrics over fewer steps.
+            faults.append(f"save_steps is {self.save_steps}, but must be a multiple of logging_steps")
+        if self.lora_rank < 0:
+            faults.append(f"lora_rank is {self.lora_rank}, but must be 0 or more")
+        if self.lora_rank and self.train_vision_tower:
+            faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
+        if faults:
+            raise SettingError("; ".join(faults))
+
+    def resolved(self) -> "TrainSettings":
+        """The settings with every null replaced by what it stands for, except `lora_targets`."""
+        return replace(
+            self,
+            curriculum=self.method == "mfpo" if self.curriculum is None else self.curriculum,
+            learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
+            lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+        )

@@ -1,0 +1,80 @@
+"""Loading a vision-language model and its processor from a folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging
+
+from mfpo.errors import MfpoError
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' notes, and its bars for reading and writing weights, off the screen; also a decorator."""
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_dtype() -> torch.dtype:
+    """The precision to compute in: bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device().type == "cuda" else torch.float32
+
+
+def check_model(path: Path) -> None:
+    """Raises MfpoError when there is no model, no model that sees images, or none with safetensors."""
+    if (path / "adapter_config.json").is_file():
+        return check_model(_base_of(path))
+    if not (path / "config.json").is_file():
+        raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
+    kind = AutoConfig.from_pretrained(path).model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
+    if not any(path.glob("*.safetensors")):
+        raise MfpoError(f"{path}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
+
+
+@quiet()
+def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
+    """The model in the folder `path`, on the GPU if there is one, in evaluation mode, in `default_dtype` or `dtype`.
+
+    A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`.
+    """
+    check_model(path)
+    if (path / "adapter_config.json").is_file():
+        return PeftModel.from_pretrained(load_model(_base_of(path), dtype=dtype), path).merge_and_unload().eval()
+    # Absolute, as an adapter trained on it will name its base by this path.
+    model = AutoModelForImageTextToText.from_pretrained(
+        path.resolve(), dtype=dtype or default_dtype(), use_safetensors=True
+    )
+    return model.to(device()).eval()
+
+
+def load_processor(path: Path) -> Any:
+    """The processor beside a model. Raises as `check_model`, and when there is no processor that takes images."""
+    check_model(path)
+    names = ("processor_config.json", "preprocessor_config.json")
+    if not any((path / name).is_file() for name in names):
+        raise MfpoError(f"{path}: no processor there ({' or '.join(names)}); save the model's processor beside it")
+    return AutoProcessor.from_pretrained(path)
+
+
+def _base_of(adapter: Path) -> Path:
+    return Path(PeftConfig.from_pretrained(adapter).base_model_name_or_path)

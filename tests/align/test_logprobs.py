@@ -1,0 +1,148 @@
+"""Sequence log-probabilities against the model's own logits, one row at a time and without padding."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mfpo.align.logprobs import Encoded, collate, encode, pad_id, render, sequence_logps, token_logps
+from mfpo.errors import MfpoError, RecordError
+from mfpo.models import load_model, load_processor
+
+PROMPT = [{"role": "user", "content": "What is there?"}]
+
+
+def say(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llava):
+    return load_model(tiny_llava)
+
+
+@pytest.fixture
+def processor(tiny_llava):
+    return load_processor(tiny_llava)
+
+
+@pytest.fixture
+def rows(processor) -> list[Encoded]:
+    two = [{"role": "user", "content": "Compare these."}]
+    return [
+        *encode(processor, [picture(0)], PROMPT, [say("A dog."), say("A dog and an old clock.")], max_length=500),
+        *encode(processor, [picture(1), picture(2)], two, [say("Both are grey.")], max_length=500),
+    ]
+
+
+def slow_logps(model, row: Encoded) -> torch.Tensor:
+    """The answer's log-probabilities of one row by the book: all logits, log_softmax, gather."""
+    logits = model(input_ids=row.input_ids[None], **row.features).logits[0]
+    logps = torch.log_softmax(logits.float(), dim=-1)
+    positions = torch.arange(row.answer_start, len(row.input_ids))
+    return logps[positions - 1, row.input_ids[positions]]
+
+
+def test_padded_batch_is_one_row_at_a_time(model, processor, rows):
+    batch = collate(rows, pad_id(processor))
+    assert len({len(row.input_ids) for row in rows}) == 3, "the rows should need padding"
+    slow = torch.stack([slow_logps(model, row).sum() for row in rows])
+    torch.testing.assert_close(sequence_logps(model, batch), slow, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_one_row_at_a_time(model, processor, rows):
+    weights = model.model.language_model.layers[0].self_attn.q_proj.weight
+    (fast,) = torch.autograd.grad(sequence_logps(model, collate(rows, pad_id(processor))).sum(), weights)
+    (slow,) = torch.autograd.grad(sum(slow_logps(model, row).sum() for row in rows), weights)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+def test_token_logps_are_0_outside_the_answer(model, processor, rows):
+    logps = token_logps(model, collate(rows, pad_id(processor)))
+    for row, values in zip(rows, logps, strict=True):
+        slow = slow_logps(model, row)
+        torch.testing.assert_close(values[values != 0], slow, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tokens_are_those_of_the_whole_conversation(processor):
+    (row,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    whole = processor(
+        text="USER: <image>\nWhat is there? ASSISTANT: A dog.</s>", images=picture(0), return_tensors="pt"
+    )
+    assert row.input_ids.tolist() == whole["input_ids"][0].tolist()
+    assert processor.decode(row.input_ids[row.answer_start :]) == " A dog.</s>"
+    assert (row.input_ids == processor.image_token_id).sum() == 16
+
+
+def test_end_token_is_added_where_the_template_gives_none(processor):
+    processor.chat_template = processor.chat_template.replace("</s>", " ")
+    assert render(processor, PROMPT, [say("A dog.")], images=1)[1] == [" A dog.</s>"]
+
+
+def test_nothing_behind_the_end_token_is_counted(processor):
+    processor.chat_template = processor.chat_template.replace("</s>", "</s>\n")
+    assert render(processor, PROMPT, [say("A dog.")], images=1)[1] == [" A dog.</s>"]
+
+
+def test_max_length_cuts_the_end_of_the_answer_alone(processor):
+    (whole,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    (row,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=len(whole.input_ids) - 3)
+    assert row.cut == 3
+    assert whole.cut == 0
+    assert row.input_ids.tolist() == whole.input_ids[:-3].tolist()
+
+
+def test_prompt_that_leaves_no_room_is_an_error(processor):
+    with pytest.raises(RecordError, match="max_length=20 leaves no answer"):
+        encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=20)
+
+
+def test_template_that_rewrites_the_prompt_is_an_error(processor):
+    processor.chat_template = "{{ messages | length }}" + processor.chat_template
+    with pytest.raises(MfpoError, match="renders a prompt differently"):
+        render(processor, PROMPT, [say("A dog.")], images=1)
+
+
+def test_processor_without_template_is_an_error(processor):
+    processor.chat_template = None
+    with pytest.raises(MfpoError, match="no chat template"):
+        render(processor, PROMPT, [say("A dog.")], images=1)
+
+
+def test_images_stand_in_the_first_user_turn_only(processor):
+    prompt = [*PROMPT, *say("A dog."), {"role": "user", "content": "Sure?"}]
+    text, _ = render(processor, prompt, [say("Yes.")], images=2)
+    assert text == "USER: <image>\n<image>\nWhat is there? ASSISTANT: A dog.</s>USER: Sure? ASSISTANT:"
+
+
+def test_prompt_without_user_turn_is_an_error(processor):
+    with pytest.raises(RecordError, match="no user turn"):
+        render(processor, say("Hello."), [say("Yes.")], images=1)
+
+
+def test_images_of_fewer_tiles_are_padded_with_zeros():
+    rows = [Encoded(torch.arange(4), 2, {"pixel_values": torch.ones(1, tiles, 2)}, 0) for tiles in (3, 1)]
+    pixels = collate(rows, 0)["pixel_values"]
+    assert pixels.shape == (2, 3, 2)
+    assert pixels.sum(dim=(1, 2)).tolist() == [6.0, 2.0]
+
+
+def test_token_types_of_an_answer_are_text(processor):
+    rows = [Encoded(torch.arange(n), 2, {"mm_token_type_ids": torch.ones(n, dtype=torch.long)}, 0) for n in (5, 3)]
+    assert collate(rows, 0)["mm_token_type_ids"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    original = processor.__class__.__call__
+
+    class WithTypes(processor.__class__):
+        def __call__(self, *args, **kwargs):
+            inputs = original(self, *args, **kwargs)
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.image_token_id).long()
+            return inputs
+
+    processor.__class__ = WithTypes
+    (row,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    types = row.features["mm_token_type_ids"]
+    assert types.tolist() == (row.input_ids == processor.image_token_id).long().tolist()

@@ -1,0 +1,104 @@
+"""Objectives against the plain formula, hand numbers, and TRL's own loss."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from mfpo.align.logprobs import sequence_logps
+from mfpo.align.objectives import OBJECTIVES, LogRatios, dpo, mdpo, mfpo, objective, total
+from mfpo.models import load_model, load_processor
+from mfpo.records import read_dataset
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+@pytest.fixture
+def ratios() -> LogRatios:
+    torch.manual_seed(0)
+    return LogRatios(*(5 * torch.randn(3, 20, dtype=torch.float64)))
+
+
+def test_mfpo_is_the_plain_formula(ratios):
+    terms = mfpo(ratios, beta=0.3, eta=0.7)
+    losses = total(terms, text=0.5, image=2.0, margin=3.0)
+    for row in range(20):
+        chosen, rejected, image = (0.3 * float(r[row]) for r in (ratios.chosen, ratios.rejected, ratios.rejected_image))
+        text, image, margin = -log_sigmoid(chosen - rejected), -log_sigmoid(chosen - image), -log_sigmoid(chosen - 0.7)
+        assert terms.text[row].item() == pytest.approx(text, abs=1e-9)
+        assert terms.image[row].item() == pytest.approx(image, abs=1e-9)
+        assert terms.margin[row].item() == pytest.approx(margin, abs=1e-9)
+        assert losses[row].item() == pytest.approx(0.5 * text + 2 * image + 3 * margin, abs=1e-9)
+
+
+def test_equal_models_without_margin_give_log_2_in_each_term():
+    zeros = torch.zeros(4, dtype=torch.float64)
+    terms = mfpo(LogRatios(zeros, zeros, zeros), eta=0.0)
+    for term in (terms.text, terms.image, terms.margin):
+        torch.testing.assert_close(term, torch.full_like(zeros, math.log(2)))
+    torch.testing.assert_close(total(terms), torch.full_like(zeros, 3 * math.log(2)))
+
+
+def test_dpo_has_one_term(ratios):
+    terms = dpo(ratios, beta=0.1)
+    assert terms.image is None
+    assert terms.margin is None
+    torch.testing.assert_close(total(terms, image=9.0, margin=9.0), terms.text)
+    torch.testing.assert_close(terms.text, mfpo(ratios, beta=0.1).text)
+
+
+def test_mdpo_has_the_terms_of_mfpo_with_eta_0(ratios):
+    ours, theirs = mdpo(ratios, beta=0.2), mfpo(ratios, beta=0.2, eta=0.0)
+    torch.testing.assert_close([ours.text, ours.image, ours.margin], [theirs.text, theirs.image, theirs.margin])
+
+
+def test_gradients_are_those_of_finite_differences(ratios):
+    inputs = [r.clone().requires_grad_() for r in (ratios.chosen, ratios.rejected, ratios.rejected_image)]
+    assert torch.autograd.gradcheck(lambda *r: total(mfpo(LogRatios(*r), beta=0.3, eta=0.5)), inputs)
+
+
+def test_image_term_without_rejected_image_is_an_error(ratios):
+    with pytest.raises(ValueError, match="needs the log-ratios"):
+        mfpo(LogRatios(ratios.chosen, ratios.rejected))
+
+
+def test_the_registry_knows_what_each_method_takes():
+    assert {name: (o.needs_rejected_images, set(o.options)) for name, o in OBJECTIVES.items()} == {
+        "dpo": (False, {"beta"}),
+        "mdpo": (True, {"beta"}),
+        "mfpo": (True, {"beta", "eta"}),
+    }
+    with pytest.raises(ValueError, match="two objectives are named 'dpo'"):
+        objective("dpo", needs_rejected_images=False)(dpo)
+
+
+def test_dpo_is_trl_sigmoid_loss(tiny_llava, preference_data, tmp_path):
+    """TRL's trainer on a batch of its own, with a reference that differs from the policy."""
+    trl = pytest.importorskip("trl")
+    model = load_model(tiny_llava)
+    reference = copy.deepcopy(model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weights in model.model.language_model.parameters():
+            weights.add_(0.02 * torch.randn_like(weights))
+    trainer = trl.DPOTrainer(
+        model=model,
+        ref_model=reference,
+        processing_class=load_processor(tiny_llava),
+        train_dataset=read_dataset(preference_data).select_columns(["images", "prompt", "chosen", "rejected"]),
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=8, beta=0.1, use_cpu=True, bf16=False, report_to=[]
+        ),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        theirs = trainer.compute_loss(model, dict(batch))
+        inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
+        inputs["answer_mask"] = batch["completion_mask"].bool()
+        chosen, rejected = (sequence_logps(model, inputs) - sequence_logps(reference, inputs)).chunk(2)
+    ours = total(dpo(LogRatios(chosen, rejected), beta=0.1)).mean()
+    assert abs(ours - math.log(2)) > 0.01, "the policy should differ from the reference"
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)

@@ -1,0 +1,406 @@
+"""Training runs on a random LLaVA: what a run folder holds, equal runs, killed runs, refused runs."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from mfpo.align import trainer as trainer_module
+from mfpo.align.curriculum import RankSettings, rank
+from mfpo.align.logprobs import sequence_logps
+from mfpo.align.objectives import OBJECTIVES
+from mfpo.align.pairs import Pairs
+from mfpo.align.preference_trainer import PreferenceTrainer
+from mfpo.align.train_settings import TrainSettings
+from mfpo.align.trainer import train
+from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.models import load_model, load_processor
+from mfpo.records import read_dataset
+
+FAST = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "logging_steps": 1, "save_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def ranked(tiny_llava, preference_data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("rank") / "ranked"
+    rank(preference_data, tiny_llava, out, RankSettings())
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tiny_llava, ranked, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("train") / "run"
+    train(ranked, tiny_llava, out, TrainSettings(**FAST))
+    return out
+
+
+@pytest.fixture(scope="module")
+def lora_run(tiny_llava, ranked, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("lora") / "run"
+    train(ranked, tiny_llava, out, TrainSettings(**FAST, lora_rank=4))
+    return out
+
+
+def metrics_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for file in sorted((one / "model").glob("*.safetensors")):
+        assert file.read_bytes() == (other / "model" / file.name).read_bytes()
+
+
+def test_run_folder_holds_what_it_should_and_no_checkpoints(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.yaml", "made_by.json", "metrics.jsonl", "model", "reference.parquet", "summary.json"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["method"] == "mfpo"
+    assert config["curriculum"] is True
+    assert json.loads((run / "summary.json").read_text()) == {"records": 14, "cut_answers": 0}
+
+
+def test_stages_go_from_easy_to_hard_with_steps_counted_over_all(run):
+    lines = metrics_of(run)
+    assert [line["stage"] for line in lines] == ["easy"] * 4 + ["medium"] * 4 + ["hard"] * 2
+    assert [line["step"] for line in lines] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("folder", ["run", "lora_run"])
+def test_before_the_first_step_policy_and_reference_are_one(folder, request):
+    first = metrics_of(request.getfixturevalue(folder))[0]
+    assert first["loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
+    for name in ("text", "image", "margin"):
+        assert first[f"loss/{name}"] == pytest.approx(math.log(2), abs=1e-5)
+    for name in ("chosen", "rejected", "image_rejected", "margins", "image_margins"):
+        assert first[f"rewards/{name}"] == pytest.approx(0, abs=1e-5)
+
+
+def test_training_raises_the_margins(run):
+    lines = metrics_of(run)
+    assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"] + 0.05
+    assert lines[-1]["rewards/accuracies"] == 1.0
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.05
+
+
+def test_metrics_average_over_the_logging_window(run, tiny_llava, ranked, tmp_path):
+    settings = TrainSettings(**FAST | {"logging_steps": 3, "save_steps": 3})
+    train(ranked, tiny_llava, tmp_path / "run", settings)
+    easy = [line for line in metrics_of(run) if line["stage"] == "easy"]
+    wide = [line for line in metrics_of(tmp_path / "run") if line["stage"] == "easy"]
+    assert [line["step"] for line in wide] == [3, 4]
+    # Five records in batches of 4 give 4, 1, 4 and 1 in a batch.
+    expected = (4 * easy[0]["loss"] + easy[1]["loss"] + 4 * easy[2]["loss"]) / 9
+    assert wide[0]["loss"] == pytest.approx(expected, abs=1e-6)
+    assert wide[1]["rewards/chosen"] == pytest.approx(easy[3]["rewards/chosen"], abs=1e-6)
+
+
+def test_reference_is_the_untrained_model(run, tiny_llava, ranked):
+    table = pq.read_table(run / "reference.parquet").to_pylist()
+    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), rejected_images=True, max_length=999)
+    model = load_model(tiny_llava)
+    for row in (0, 7, 13):
+        batch = pairs.collate([pairs[row]])
+        batch.pop("rows")
+        with torch.no_grad():
+            chosen, rejected, image = sequence_logps(model, batch).tolist()
+        expected = {"id": pairs.ids[row], "chosen": chosen, "rejected": rejected, "rejected_image": image}
+        assert table[row] == pytest.approx(expected, abs=1e-4)
+
+
+def test_same_seed_gives_identical_metrics_and_weights(run, tiny_llava, ranked, tmp_path):
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+    assert_same_weights(tmp_path / "run", run)
+
+
+def test_another_seed_gives_another_order(run, tiny_llava, ranked, tmp_path):
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, seed=1))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() != (run / "metrics.jsonl").read_text()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing on the way catches it."""
+
+
+# In the first stage before and behind a checkpoint, in a later stage, and behind the last step of all.
+@pytest.mark.parametrize("last_step", [1, 2, 6, 10])
+@pytest.mark.parametrize("folder", ["run", "lora_run"])
+def test_killed_run_ends_like_an_uninterrupted_one(
+    folder, last_step, request, tiny_llava, ranked, tmp_path, monkeypatch
+):
+    whole = request.getfixturevalue(folder)
+    settings = TrainSettings(**FAST | {"save_steps": 2}, lora_rank=4 if folder == "lora_run" else 0)
+    write = trainer_module.StageLog.write
+
+    def write_and_die(log, metrics, step):
+        write(log, metrics, step)
+        if log.first_step + step == last_step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.StageLog, "write", write_and_die)
+        with pytest.raises(Killed):
+            train(ranked, tiny_llava, tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(trainer_module, "reference_logps", lambda *_, **__: pytest.fail("the reference was on disk"))
+    train(ranked, tiny_llava, tmp_path / "run", settings)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert_same_weights(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("folder", ["run", "lora_run"])
+def test_run_killed_between_stages_ends_like_an_uninterrupted_one(
+    folder, stages, request, tiny_llava, ranked, tmp_path, monkeypatch
+):
+    whole = request.getfixturevalue(folder)
+    settings = TrainSettings(**FAST, lora_rank=4 if folder == "lora_run" else 0)
+    run_stage = trainer_module._run_stage
+    started = []
+
+    def run_and_die(*arguments):
+        started.append(arguments)
+        run_stage(*arguments)
+        if len(started) == stages:
+            raise Killed
+
+    monkeypatch.setattr(trainer_module, "_run_stage", run_and_die)
+    with pytest.raises(Killed):
+        train(ranked, tiny_llava, tmp_path / "run", settings)
+    train(ranked, tiny_llava, tmp_path / "run", settings)
+    assert len(started) == 3, "no stage is trained twice"
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert_same_weights(tmp_path / "run", whole)
+
+
+def test_killed_run_is_not_continued_with_other_settings(run, tiny_llava, ranked, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "_run_stage", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+
+
+def test_half_a_line_of_metrics_is_forgotten(tmp_path):
+    log = trainer_module.StageLog(tmp_path / "metrics.jsonl", "hard", 10)
+    log.write({"loss": 1.0}, 1)
+    log.write({"loss": 2.0}, 2)
+    with log.path.open("a") as file:
+        file.write('{"stage": "ha')
+    log.forget_after(1)
+    assert log.path.read_text() == '{"stage": "hard", "step": 11, "loss": 1.0}\n'
+
+
+@pytest.mark.parametrize("folder", ["run", "lora_run"])
+def test_gradient_checkpointing_changes_nothing_but_memory(folder, request, tiny_llava, ranked, tmp_path):
+    rank = 4 if folder == "lora_run" else 0
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, lora_rank=rank, gradient_checkpointing=True))
+    whole = metrics_of(request.getfixturevalue(folder))
+    for one, other in zip(metrics_of(tmp_path / "run"), whole, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def test_two_batches_of_two_are_one_of_four(tiny_llava, preference_data, tmp_path):
+    for name, batch_size, accumulation in (("plain", 4, 1), ("accumulated", 2, 2)):
+        settings = FAST | {"batch_size": batch_size, "gradient_accumulation": accumulation, "method": "dpo"}
+        train(preference_data, tiny_llava, tmp_path / name, TrainSettings(**settings))
+    for one, other in zip(metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "accumulated"), strict=True):
+        # Not the accuracies, which the last bit decides where policy and reference are still the same.
+        for name in ("step", "loss", "rewards/chosen", "rewards/rejected", "logps/chosen", "grad_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4)
+
+
+def test_dpo_trains_in_one_stage_and_never_looks_at_rejected_images(tiny_llava, ranked, tmp_path):
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
+    lines = metrics_of(tmp_path / "run")
+    assert {line["stage"] for line in lines} == {"all"}
+    assert not any("image" in name or name.removeprefix("loss/") == "margin" for name in lines[0])
+    assert pq.read_table(tmp_path / "run" / "reference.parquet").column_names == ["id", "chosen", "rejected"]
+
+
+def test_whole_model_loads_with_plain_transformers_and_kept_its_vision_tower(run, tiny_llava):
+    before = AutoModelForImageTextToText.from_pretrained(tiny_llava).state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(run / "model").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any("vision_tower" in name for name in changed)
+    assert any("multi_modal_projector" in name for name in changed)
+    assert any("language_model" in name for name in changed)
+    AutoProcessor.from_pretrained(run / "model")
+
+
+def test_vision_tower_is_trained_when_asked(tiny_llava, preference_data, tmp_path):
+    settings = TrainSettings(**FAST, curriculum=False, train_vision_tower=True)
+    train(preference_data, tiny_llava, tmp_path / "run", settings)
+    before = load_model(tiny_llava).state_dict()
+    after = load_model(tmp_path / "run" / "model").state_dict()
+    assert any("vision_tower" in name and not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_adapter_loads_with_plain_peft_and_merges_to_the_same(lora_run, tiny_llava, ranked):
+    base = AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, lora_run / "model").eval()
+    merged = load_model(lora_run / "model")
+    adapted = {name for name, _ in plain.named_parameters() if "lora_" in name}
+    assert adapted
+    assert all("language_model" in name for name in adapted)
+    pairs = Pairs(read_dataset(ranked), load_processor(lora_run / "model"), rejected_images=True, max_length=999)
+    batch = pairs.collate([pairs[0], pairs[1]])
+    batch.pop("rows")
+    with torch.no_grad():
+        untrained = sequence_logps(load_model(tiny_llava), batch)
+        torch.testing.assert_close(sequence_logps(merged, batch), sequence_logps(plain, batch), rtol=1e-4, atol=1e-4)
+    assert (sequence_logps(merged, batch) - untrained).abs().max() > 1e-2
+
+
+def test_bfloat16_checkpoint_is_trained_in_float32_on_a_cpu(tiny_llava, preference_data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("a machine with a GPU trains there")
+    load_model(tiny_llava, dtype=torch.bfloat16).save_pretrained(tmp_path / "bf16")
+    load_processor(tiny_llava).save_pretrained(tmp_path / "bf16")
+    train(preference_data, tmp_path / "bf16", tmp_path / "run", TrainSettings(**FAST, method="dpo"))
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["dtype"] == "float32"
+
+
+def loss_of(tiny_llava, data, tmp_path, settings: TrainSettings, reference: torch.Tensor) -> torch.Tensor:
+    """The loss that the trainer gives for records 3 and 5 with a reference of our own."""
+    needs_images = OBJECTIVES[settings.method].needs_rejected_images
+    pairs = Pairs(read_dataset(data), load_processor(tiny_llava), rejected_images=needs_images, max_length=999)
+    trainer = PreferenceTrainer(
+        model=load_model(tiny_llava),
+        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+        pairs=pairs,
+        reference=reference,
+        settings=settings,
+        write=lambda metrics, step: None,
+    )
+    with torch.no_grad():
+        return trainer.compute_loss(trainer.model, pairs.collate([pairs[3], pairs[5]]))
+
+
+def test_loss_is_the_formula_of_the_paper(tiny_llava, preference_data, tmp_path, run):
+    columns = pq.read_table(run / "reference.parquet").to_pylist()
+    torch.manual_seed(0)
+    ratios = torch.randn(14, 3)
+    logps = torch.tensor([[row["chosen"], row["rejected"], row["rejected_image"]] for row in columns])
+    settings = TrainSettings(beta=0.5, eta=0.2, text_weight=1.5, image_weight=0.5, margin_weight=2.0)
+    loss = loss_of(tiny_llava, preference_data, tmp_path, settings, logps - ratios)
+    expected = []
+    for chosen, rejected, image in ratios[[3, 5]].tolist():
+        terms = [0.5 * (chosen - rejected), 0.5 * (chosen - image), 0.5 * chosen - 0.2]
+        expected.append(sum(w * math.log1p(math.exp(-x)) for w, x in zip((1.5, 0.5, 2.0), terms, strict=True)))
+    assert loss.item() == pytest.approx(sum(expected) / 2, abs=1e-4)
+
+
+def test_loss_that_is_not_finite_names_the_records(tiny_llava, preference_data, tmp_path):
+    reference = torch.zeros(14, 2)
+    reference[5, 1] = torch.nan
+    with pytest.raises(MfpoError, match=r"no longer finite at record 'r05', step 0; lower"):
+        loss_of(tiny_llava, preference_data, tmp_path, TrainSettings(method="dpo"), reference)
+
+
+def refused(data: Path, model: Path, tmp_path: Path, **settings) -> str:
+    with pytest.raises(MfpoError) as error:
+        train(data, model, tmp_path / "refused", TrainSettings(**settings))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def without(column: str, data: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for shard in data.glob("*.parquet"):
+        pq.write_table(pq.read_table(shard).drop_columns([column]), folder / shard.name)
+    return folder
+
+
+def test_data_without_rejected_images_is_refused_unless_the_method_needs_none(tiny_llava, ranked, tmp_path):
+    data = without("rejected_images", ranked, tmp_path / "data")
+    assert "rejected_images is missing; run `mfpo build`" in refused(data, tiny_llava, tmp_path)
+    train(data, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
+
+
+def test_curriculum_without_levels_is_refused(tiny_llava, preference_data, tmp_path):
+    assert "level is missing; run `mfpo rank`" in refused(preference_data, tiny_llava, tmp_path)
+
+
+def test_mdpo_on_noised_regions_is_refused(tiny_llava, preference_data, tmp_path):
+    message = refused(preference_data, tiny_llava, tmp_path, method="mdpo")
+    assert "needs crops as rejected images, but these are region" in message
+
+
+def test_folder_without_model_is_refused(tiny_llava, ranked, tmp_path):
+    load_processor(tiny_llava).save_pretrained(tmp_path / "none")
+    assert f"{tmp_path / 'none'}: no model there" in refused(ranked, tmp_path / "none", tmp_path)
+    assert f"{tmp_path / 'absent'}: no model there" in refused(ranked, tmp_path / "absent", tmp_path)
+
+
+def test_model_without_processor_is_refused(tiny_llava, ranked, tmp_path):
+    load_model(tiny_llava).save_pretrained(tmp_path / "bare")
+    assert "no processor there" in refused(ranked, tmp_path / "bare", tmp_path)
+
+
+def test_model_that_sees_no_images_is_refused(tiny_llava, ranked, tmp_path):
+    config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
+    load_processor(tiny_llava).save_pretrained(tmp_path / "text")
+    assert "a 'llama' model takes no images" in refused(ranked, tmp_path / "text", tmp_path)
+
+
+def test_pickled_weights_are_refused(tiny_llava, ranked, tmp_path):
+    model = load_model(tiny_llava)
+    (tmp_path / "pickled").mkdir()
+    model.config.save_pretrained(tmp_path / "pickled")
+    load_processor(tiny_llava).save_pretrained(tmp_path / "pickled")
+    torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    assert "no *.safetensors there" in refused(ranked, tmp_path / "pickled", tmp_path)
+
+
+def test_lora_targets_that_match_nothing_are_refused(tiny_llava, ranked, tmp_path):
+    message = refused(ranked, tiny_llava, tmp_path, lora_rank=2, lora_targets=r".*\.qproj")
+    assert "matches none of the linear layers, such as" in message
+
+
+def test_adapter_on_an_adapter_is_refused(lora_run, ranked, tmp_path):
+    assert "merge it first" in refused(ranked, lora_run / "model", tmp_path, lora_rank=2)
+
+
+def test_existing_run_is_not_overwritten(run, tiny_llava, ranked):
+    with pytest.raises(MfpoError, match="exists already"):
+        train(ranked, tiny_llava, run, TrainSettings(**FAST))
+
+
+def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
+    with pytest.raises(RecordError, match=r"record 'r00': the prompt with its images has \d+ tokens"):
+        train(ranked, tiny_llava, tmp_path / "run", TrainSettings(max_length=20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "mpfo"}, "no method is named 'mpfo'; there are dpo, mdpo, mfpo"),
+        ({"method": "dpo", "eta": 0.5}, "method dpo has no eta"),
+        ({"epochs": 0}, "epochs is 0, but must be at least 1"),
+        ({"beta": 0.0}, "beta is 0.0"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0"),
+        ({"logging_steps": 10, "save_steps": 25}, "save_steps is 25, but must be a multiple of logging_steps"),
+        ({"lora_rank": 8, "train_vision_tower": True}, "name them in lora_targets"),
+        ({"batch_size": 0, "beta": -1.0}, "batch_size is 0, but must be at least 1; beta is -1.0"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(SettingError, match=message):
+        TrainSettings(**settings)
+
+
+def test_null_settings_are_resolved_by_method_and_kind():
+    assert TrainSettings().resolved().learning_rate == 5e-7
+    assert TrainSettings(lora_rank=8).resolved().learning_rate == 5e-6
+    assert TrainSettings(lora_rank=8).resolved().lora_alpha == 16
+    assert TrainSettings(method="dpo").resolved().curriculum is False

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from mfpo.align.logprobs import encode
+from mfpo.models import load_model, load_processor
+from mfpo.probe.dependence import image_dependence
+from mfpo.records import read_dataset
+
+
+def test_image_dependence_is_the_mean_drop_of_the_chosen_answer(tiny_llava, preference_data):
+    model, processor = load_model(tiny_llava), load_processor(tiny_llava)
+    dataset = read_dataset(preference_data)
+    drops = []
+    for record in dataset:
+        logps = []
+        for images in (record["images"], record["rejected_images"]):
+            (row,) = encode(processor, images, record["prompt"], [record["chosen"]], max_length=999)
+            with torch.no_grad():
+                table = model(input_ids=row.input_ids[None], **row.features).logits[0].log_softmax(dim=-1)
+            positions = range(row.answer_start, len(row.input_ids))
+            logps.append(sum(float(table[i - 1, row.input_ids[i]]) for i in positions))
+        drops.append(logps[0] - logps[1])
+    expected = sum(drops) / len(drops)
+    assert abs(expected) > 1e-3, "the images should make a difference"
+    assert image_dependence(model, processor, dataset, batch_size=4) == pytest.approx(expected, abs=1e-4)
+
+
+def test_image_dependence_is_0_when_nothing_was_destroyed(tiny_llava, preference_data):
+    same = read_dataset(preference_data).map(lambda record: {"rejected_images": record["images"]})
+    assert image_dependence(load_model(tiny_llava), load_processor(tiny_llava), same) == 0
