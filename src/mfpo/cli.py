@@ -93,7 +93,7 @@ def build(
     chosen = read_settings(BuildSettings, None, settings or [], **given)
     opened = _picturebook(source, chosen.seed) or open_source(Path(source), format=format, images=images)
     segmenter = open_segmenter(regions) if chosen.corruption == "region" else None
-    made_by = {"command": "build", "source": source, "images": images, "regions": regions}
+    made_by = {"command": "build", "source": source, "images": images, "regions": regions, "state": _state(source)}
     summary = run(opened, out, chosen, segmenter, made_by=made_by, progress=lambda rows: track(rows, "building"))
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["set_aside"]:
@@ -141,7 +141,7 @@ def train(
 
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
-    from mfpo.align.trainer import TrainSettings
+    from mfpo.align.train_settings import TrainSettings
     from mfpo.align.trainer import train as run
 
     run(data, _model(model), out, read_settings(TrainSettings, config, overrides or [], method=method))
@@ -213,6 +213,25 @@ def report(run: Annotated[Path, typer.Argument(help="Folder written by `mfpo dem
     console.print(f"open {write_report(run)}")
 
 
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="Folder written by `mfpo train` with lora_rank above 0.")],
+    out: Out,
+) -> None:
+    """Merge the adapter of a run into its base model.
+
+    Example: mfpo merge runs/mfpo --out models/llava-mfpo
+    """
+    from mfpo.folders import whole_folder
+    from mfpo.models import load_model, load_processor
+
+    model = load_model(run / "model")
+    with whole_folder(out, {"command": "merge", "run": run}) as folder:
+        model.save_pretrained(folder)
+        load_processor(run / "model").save_pretrained(folder)
+    console.print(f"{out} holds the merged model")
+
+
 @app.command("settings")
 def show_settings(stage: Annotated[str, typer.Argument(help="build, rank, train or pretrain.")]) -> None:
     """List the settings of a stage, with their defaults.
@@ -279,16 +298,24 @@ def _picturebook(source: str, seed: int) -> Any:
     return PictureBook(int(count), seed=seed)
 
 
+def _state(source: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of the source's files: a killed build goes on only if they are still the same."""
+    path = Path(source)
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def _model(name: str) -> Path:
     """The folder of a model; `picturebook` is the one in the package."""
+    from mfpo.models import find_model
     from mfpo.picturebook.model import WEIGHTS
 
-    return WEIGHTS if name == "picturebook" else Path(name)
+    return WEIGHTS if name == "picturebook" else find_model(name)
 
 
 def _settings_class(stage: str) -> Any:
     from mfpo.align.curriculum import RankSettings
-    from mfpo.align.trainer import TrainSettings
+    from mfpo.align.train_settings import TrainSettings
     from mfpo.build.pipeline import BuildSettings
     from mfpo.picturebook.pretrain import PretrainSettings
 

@@ -1,11 +1,14 @@
-"""Loading a vision-language model and its processor from a folder."""
+"""Loading a vision-language model and its processor from a folder, or from the hub."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -36,6 +39,24 @@ def device() -> torch.device:
 def default_dtype() -> torch.dtype:
     """The precision to compute in: bfloat16 on a GPU, float32 on a CPU."""
     return torch.bfloat16 if device().type == "cuda" else torch.float32
+
+
+# Everything that a model needs and nothing that could run: no pickles, no code.
+_SAFE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model: `name` itself, or, if there is no such folder, the download of the hub's `owner/name`.
+
+    Raises MfpoError when it is neither.
+    """
+    if Path(name).is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=_SAFE_FILES))
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0]
+        raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({reason})") from None
 
 
 def check_model(path: Path) -> None:

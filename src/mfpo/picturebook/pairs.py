@@ -43,6 +43,9 @@ class PictureBook:
     def __init__(self, count: int, *, seed: int = 0, split: str = "pairs") -> None:
         self.count, self.seed, self.split = count, seed, split
 
+    def __len__(self) -> int:
+        return self.count
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         processor = LlavaProcessor.from_pretrained(WEIGHTS)
         model = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32).eval()

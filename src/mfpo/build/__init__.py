@@ -1,0 +1,1 @@
+"""Paper, section 3.1: rejected images, whose key regions are destroyed."""

@@ -1,0 +1,140 @@
+"""The whole way on the picture book: pairs, ranking, DPO and MFPO from one start, held-out questions, a page."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mfpo.align.curriculum import RankSettings, rank
+from mfpo.align.train_settings import TrainSettings
+from mfpo.align.trainer import train
+from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.existence import existence, labels_of, load_questions
+from mfpo.evaluate.generate import answer
+from mfpo.folders import versions, whole_folder, write_json
+from mfpo.models import load_model, load_processor
+from mfpo.picturebook.book import draw_book
+from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook.pairs import PictureBook
+from mfpo.probe.dependence import image_dependence
+from mfpo.records import read_dataset
+from mfpo.report import write_report
+from mfpo.settings import setting
+
+# The learning rate of each method is its own best of the same six on the validation scenes; see docs/picturebook.md.
+RATES = {"dpo": 1e-5, "mfpo": 3e-5}
+FIGURES = {
+    "chair_s": "CHAIR_s",
+    "chair_i": "CHAIR_i",
+    "cover": "Cover",
+    "length": "length",
+    "existence_accuracy": "existence",
+    "image_dependence": "image dependence",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    seed: int = setting(0, "seed of pairs, held-out scenes and training")
+    pairs: int = setting(600, "preference pairs to train on")
+    scenes: int = setting(500, "held-out scenes to score on")
+    dependence_pairs: int = setting(150, "held-out pairs to measure image dependence on")
+
+
+def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, Any]:
+    """Run everything into `out` and return the content of its `results.json`.
+
+    A killed run goes on with the step that it was in.
+    """
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+    titles = count(1)
+    steps = 2 + len(RATES) + 1 + 1 + len(RATES)
+
+    @contextmanager
+    def step(title: str) -> Iterator[None]:
+        console.print(f"[bold]{next(titles)}/{steps}[/bold] {title}")
+        start = time.monotonic()
+        yield
+        seconds[title] = round(time.monotonic() - start, 1)
+
+    with whole_folder(out, {"command": "demo", "settings": asdict(settings), "rates": RATES}) as folder:
+        with step(f"build {settings.pairs} preference pairs and their rejected images"):
+            build_pairs(folder / "pairs", settings.pairs, settings.seed, "pairs")
+        with step("rank them from easy to hard by the model's entropy"):
+            if not (folder / "ranked").exists():
+                rank(folder / "pairs", WEIGHTS, folder / "ranked", RankSettings())
+        models = {"base": WEIGHTS}
+        for method, rate in RATES.items():
+            with step(f"train {method} at rate {rate}"):
+                models[method] = folder / method / "model"
+                if not (folder / method).exists():
+                    chosen = TrainSettings(method=method, learning_rate=rate, seed=settings.seed)
+                    train(folder / "ranked", WEIGHTS, folder / method, chosen)
+        with step(f"draw {settings.scenes} scenes that nobody trained on"):
+            if not (folder / "heldout").exists():
+                draw_book(folder / "heldout", count=settings.scenes, seed=settings.seed)
+            build_pairs(folder / "heldout_pairs", settings.dependence_pairs, settings.seed, "heldout")
+        results: dict[str, Any] = {"models": {}}
+        for name, model in models.items():
+            with step(f"ask and score {name}"):
+                results["models"][name] = score(
+                    model, name, scenes=folder / "heldout", pairs=folder / "heldout_pairs", answers=folder / "answers"
+                )
+        write_json(folder / "results.json", results | {"settings": asdict(settings), "versions": versions()})
+        write_json(folder / "seconds.json", seconds)
+        write_report(folder)
+    console.print(table(results))
+    console.print(f"{time.monotonic() - started:.0f} s. Open {out / 'report.html'}; figures in {out / 'results.json'}")
+    return results
+
+
+def build_pairs(out: Path, pairs: int, seed: int, split: str) -> None:
+    """Build `pairs` preference records of the picture book, unless `out` holds them already."""
+    if not out.exists():
+        build(
+            PictureBook(pairs, seed=seed, split=split),
+            out,
+            BuildSettings(seed=seed),
+            DatasetRegions(),
+            progress=lambda rows: track(rows, "building"),
+        )
+
+
+def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -> dict[str, float]:
+    """Ask `model` about the book `scenes` and score its answers, which are kept in `answers` under `name`.
+
+    Image dependence is measured on the records in `pairs`.
+    """
+    files = {kind: answers / f"{name}_{kind}.jsonl" for kind in ("captions", "existence")}
+    for kind, file in files.items():
+        if not file.exists():
+            answer(scenes / f"{kind}.jsonl", model, scenes, file, max_new_tokens=128)
+    captions = chair(read_answers(files["captions"]), load_annotations(scenes / "annotations.jsonl"))
+    questions = existence(read_answers(files["existence"]), labels_of(load_questions(scenes / "existence.jsonl")))
+    return {
+        "chair_s": captions.chair_s,
+        "chair_i": captions.chair_i,
+        "cover": captions.recall,
+        "length": captions.length,
+        "existence_accuracy": questions.accuracy,
+        "image_dependence": image_dependence(load_model(model), load_processor(model), read_dataset(pairs)),
+    }
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Model by figure."""
+    shown = Table(*["model", *FIGURES.values()])
+    for name, figures in results["models"].items():
+        shown.add_row(name, *(f"{figures[key]:.1f}" for key in FIGURES))
+    return shown

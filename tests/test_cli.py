@@ -1,0 +1,137 @@
+"""The commands as a user types them: what they say, and what they do with bad input."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mfpo.cli import main
+
+
+def run(monkeypatch, capsys, *arguments):
+    """The exit status, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["mfpo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+        sys.exit(0)
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def mfpo(monkeypatch, capsys):
+    return lambda *arguments: run(monkeypatch, capsys, *arguments)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with one good image, and one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "red").save(folder / "red.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def write_rows(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+GOOD = {"id": "good", "image": "red.png", "question": "What is it?", "chosen": "A red wall.", "rejected": "A dog."}
+
+
+def test_no_argument_says_what_there_is(mfpo):
+    status, out, _ = mfpo()
+    assert status == 0
+    for command in ("demo", "build", "inspect", "rank", "train", "answer", "eval", "report", "picturebook"):
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "build", "inspect", "rank", "train", "answer", "eval chair", "eval existence", "report", "merge",
+     "settings", "picturebook pretrain", "picturebook draw"],
+)  # fmt: skip
+def test_every_command_has_help_with_an_example(mfpo, command):
+    status, out, _ = mfpo(*command.split(), "--help")
+    assert status == 0
+    assert f"mfpo {command}" in re.search(r"Example:(.*)", out, re.DOTALL)[1]
+
+
+def test_bad_rows_are_set_aside_counted_and_named(mfpo, tmp_path, photos):
+    rows = [
+        GOOD,
+        GOOD | {"id": "missing image", "image": "blue.png"},
+        GOOD | {"id": "unreadable image", "image": "broken.png"},
+        {key: value for key, value in GOOD.items() if key != "chosen"} | {"id": "no chosen"},
+        GOOD | {"id": "empty answer", "rejected": "  "},
+        GOOD | {"id": "equal answers", "rejected": "A red wall."},
+        GOOD | {"id": "path out of the folder", "image": "../photos/red.png/../../secret.png"},
+        "{broken",
+    ]
+    source = write_rows(tmp_path / "pairs.jsonl", rows)
+    out = tmp_path / "built"
+    status, printed, _ = mfpo("build", source, "--images", photos, "--corruption", "global", "--out", out)
+    assert status == 0
+    assert "7 of 8 rows set aside" in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["read"], summary["written"], summary["set_aside"]) == (8, 1, 7)
+    reasons = [json.loads(line) for line in (out / "rejected_rows.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in reasons] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["id"] for row in reasons[:6]] == [row["id"] for row in rows[1:7]]
+    for row, words in zip(
+        reasons,
+        ["not in", "cannot be read", "'chosen' is missing", "'rejected' is empty", "equal", "leaves", "JSON"],
+        strict=True,
+    ):
+        assert words in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "{tmp}/none.jsonl", "--out", "{tmp}/out"], "none.jsonl"),
+        (["build", "{tmp}/empty.jsonl", "--out", "{tmp}/out"], "empty"),
+        (["build", "picturebook:many", "--out", "{tmp}/out"], "picturebook:600"),
+        (["build", "picturebook:2", "--out", "{tmp}"], "exists already"),
+        (["build", "picturebook:2", "--out", "{tmp}/out", "--set", "topk=3"], "did you mean 'top_k'"),
+        (["build", "picturebook:2", "--out", "{tmp}/out", "--set", "top_k=0"], "top_k is 0"),
+        (["build", "picturebook:2", "--out", "{tmp}/out", "--regions", "sam"], "no regions are named 'sam'"),
+        (["rank", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out"], "no Parquet shards"),
+        (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "--method", "ppo"], "'ppo'"),
+        (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "beta=low"], "must be a number"),
+        (["answer", "{tmp}/questions.jsonl", "--model", "{tmp}", "--images", "{tmp}", "--out", "{tmp}/a"], "no model"),
+        (["eval", "chair", "{tmp}/none.jsonl", "--annotations", "{tmp}/none.json"], "none.json"),
+        (["report", "{tmp}"], "neither"),
+        (["settings", "cooking"], "build, rank, train"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(mfpo, tmp_path, photos, arguments, words):
+    (tmp_path / "empty.jsonl").write_text("")
+    (photos / "red.png").rename(tmp_path / "red.png")
+    write_rows(tmp_path / "questions.jsonl", [{"question_id": 1, "image": "red.png", "text": "What is it?"}])
+    status, _, err = mfpo(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert status == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_question_about_a_missing_image_is_refused_before_the_model_is_loaded(mfpo, tmp_path):
+    questions = write_rows(tmp_path / "q.jsonl", [{"question_id": 1, "image": "blue.png", "text": "What is it?"}])
+    status, _, err = mfpo("answer", questions, "--model", "none", "--images", tmp_path, "--out", tmp_path / "a.jsonl")
+    assert status == 1
+    assert "line 1" in err
+    assert "blue.png" in err
+
+
+def test_verbose_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "mfpo.cli", "-v", "report", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
