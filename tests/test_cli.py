@@ -16,7 +16,6 @@ def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["mfpo", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()
-        sys.exit(0)
     captured = capsys.readouterr()
     return stopped.value.code or 0, captured.out, captured.err
 

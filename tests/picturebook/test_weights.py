@@ -1,0 +1,79 @@
+"""The shipped model: what it is, that it sees, and that it hallucinates for the reason it was made to."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+
+from mfpo.demo import build_pairs, score
+from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.picturebook.book import draw_book
+from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook.pairs import PictureBook
+from mfpo.picturebook.scenes import PARTNERS, draw_scene, make_scene
+
+
+def test_it_is_a_plain_llava_of_a_few_megabytes():
+    model = AutoModelForImageTextToText.from_pretrained(WEIGHTS)
+    assert type(model) is LlavaForConditionalGeneration
+    assert 2e6 <= sum(parameter.numel() for parameter in model.parameters()) <= 4e6
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*")) <= 8e6
+    assert not [path for path in WEIGHTS.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".py")]
+
+
+def test_plain_transformers_describes_a_scene():
+    processor = AutoProcessor.from_pretrained(WEIGHTS)
+    model = AutoModelForImageTextToText.from_pretrained(WEIGHTS, dtype=torch.float32)
+    scene = make_scene(200_000_001)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this picture?"}]}
+    prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
+    inputs = processor(text=prompt, images=[draw_scene(scene)[0]], return_tensors="pt")
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=100)
+    text = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert scene.theme in text
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """The figures of README.md on fewer scenes, the first 150 of the 500."""
+    folder = tmp_path_factory.mktemp("scored")
+    draw_book(folder / "scenes", count=150)
+    build_pairs(folder / "pairs", 20, 0, "heldout")
+    return folder, score(WEIGHTS, "base", scenes=folder / "scenes", pairs=folder / "pairs", answers=folder)
+
+
+def test_it_hallucinates_as_much_as_real_models_and_sees(scored):
+    _, figures = scored
+    assert 40 <= figures["chair_s"] <= 60
+    assert 12 <= figures["chair_i"] <= 25
+    assert figures["cover"] >= 60
+    assert figures["existence_accuracy"] >= 75
+    assert figures["image_dependence"] > 0
+
+
+def test_its_mistakes_are_absent_partners(scored):
+    folder, _ = scored
+    result = chair(read_answers(folder / "base_captions.jsonl"), load_annotations(folder / "scenes/annotations.jsonl"))
+    mistakes = [(mention.category, detail) for detail in result.details for mention in detail.hallucinated]
+    partners = [name for name, detail in mistakes if name in {PARTNERS.get(kind) for kind in detail.truth}]
+    assert len(partners) / len(mistakes) > 0.75
+
+
+def test_the_tokenizer_gives_every_text_back():
+    tokenizer = AutoProcessor.from_pretrained(WEIGHTS).tokenizer
+    for text in ("A red car is at the bottom left.", "Ein Hund, größer als 3 Katzen: 狗!", "tabs\tand\n\nlines"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_weights_say_how_they_were_made():
+    log = json.loads((WEIGHTS / "pretraining.json").read_text())
+    assert log["tower"][-1]["foreground_accuracy"] > 0.95
+    assert json.loads((WEIGHTS / "made_by.json").read_text())["settings"]["seed"] == 0
+
+
+def test_few_samples_are_needed_for_a_pair():
+    """About every second scene gives a pair, or the demo would take too long."""
+    rows = list(PictureBook(64))
+    assert rows[-1]["scene"] - rows[0]["scene"] < 4 * len(rows)

@@ -1,0 +1,129 @@
+"""Every command and every Python example of the README and the docs, run on a few scenes of the picture book."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mfpo.build.regions import encode_mask
+from mfpo.cli import main
+from mfpo.picturebook.book import draw_book
+from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook.pairs import PictureBook
+from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
+from mfpo.records import answer_text
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# A real model takes a GPU and a download; the commands are the same with the one in the package. Less of everything.
+SMALLER = {
+    "llava-hf/llava-1.5-7b-hf": str(WEIGHTS),
+    "picturebook:600": "picturebook:4",
+    "--count 500": "--count 4",
+    "lora_rank=128": "lora_rank=4 epochs=1",
+}
+# Each has a test of its own, with a smaller setting: make, the demo and the pretraining take minutes.
+ELSEWHERE = ("make", "mfpo demo", "mfpo picturebook pretrain", "python benchmarks/")
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page):
+    lines = [line.partition(" #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def run(line, monkeypatch):
+    for large, small in SMALLER.items():
+        line = line.replace(large, small)
+    arguments = shlex.split(line)
+    if "--out" in arguments:
+        out = Path(arguments[arguments.index("--out") + 1])
+        shutil.rmtree(out, ignore_errors=True)
+        out.unlink(missing_ok=True)
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code, f"`{line}` failed"
+
+
+def coco_instances(scenes):
+    """COCO's instances JSON for scenes by file name."""
+    names = sorted({kind for scene in scenes.values() for kind in scene.kinds})
+    images = [
+        {"id": number, "file_name": name, "height": SIDE, "width": SIDE} for number, name in enumerate(scenes, start=1)
+    ]
+    annotations = [
+        {"image_id": image["id"], "category_id": names.index(kind), "segmentation": encode_mask(mask)}
+        for image in images
+        for kind, mask in draw_scene(scenes[image["file_name"]])[1].items()
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """The files that the docs call pairs.jsonl, photos, instances.json, questions.jsonl and pope.jsonl."""
+    folder = tmp_path_factory.mktemp("docs")
+    draw_book(folder / "photos", count=4)
+    shutil.move(folder / "photos" / "captions.jsonl", folder / "questions.jsonl")
+    shutil.move(folder / "photos" / "existence.jsonl", folder / "pope.jsonl")
+    source = PictureBook(4)
+    records = {f"scene-{row['scene']}.png": source.record(row, number) for number, row in enumerate(source)}
+    with (folder / "pairs.jsonl").open("w") as file:
+        for name, record in records.items():
+            (folder / "photos" / name).write_bytes(record["images"][0]["bytes"])
+            texts = {key: answer_text(record[key]) for key in ("chosen", "rejected")}
+            texts["question"] = answer_text(record["prompt"])
+            file.write(json.dumps({"id": record["id"], "image": name} | texts) + "\n")
+    seeds = {path.name: int(path.stem.removeprefix("scene-")) for path in (folder / "photos").glob("*.png")}
+    instances = coco_instances({name: make_scene(seed) for name, seed in seeds.items()})
+    (folder / "instances.json").write_text(json.dumps(instances))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workspace(inputs):
+    """The inputs, and what the README's own commands make of them."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(inputs)
+        for line in commands(ROOT / "README.md"):
+            if not line.startswith(ELSEWHERE):
+                run(line, monkeypatch)
+        shutil.copy(inputs / "data" / "built" / "train-00000.parquet", inputs / "trl.parquet")
+    return inputs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_examples_of_a_page_run(page, workspace, tmp_path, monkeypatch):
+    copy = tmp_path / "work"
+    shutil.copytree(workspace, copy)
+    monkeypatch.chdir(copy)
+    if page.name != "README.md":  # its commands have made the workspace
+        for line in commands(page):
+            if not line.startswith(ELSEWHERE):
+                run(line, monkeypatch)
+    for block in blocks(page, "python"):
+        for large, small in SMALLER.items():
+            block = block.replace(large, small)
+        exec(compile(block, str(page), "exec"), {})
+
+
+def test_there_are_commands_to_run():
+    assert len(commands(ROOT / "README.md")) >= 6
+    assert sum(len(commands(page)) for page in PAGES) >= 20
+
+
+def test_every_command_line_of_the_docs_is_in_a_block_that_is_run():
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            if line.strip().startswith("mfpo ") and not line.startswith("mfpo"):
+                pytest.fail(f"{page.name}: put `{line.strip()}` into a ```sh block")
