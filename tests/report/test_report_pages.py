@@ -97,7 +97,7 @@ def write_demo(run, base="base", text="A dog and a cat.", question="Describe it.
         if "/" not in name:
             row = {"question_id": "q0", "image": "000007.png", "prompt": question, "text": text}
             write_lines(run / "answers" / f"{name}_captions.jsonl", [row])
-    write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "000007", "objects": ["dog"]}])
+    write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "000007.png", "objects": ["dog"]}])
     Image.new("RGB", (16, 16), "red").save(run / "heldout" / "000007.png")
     shard = write_dataset(run / "ranked", [make_record(n, text=text) for n in range(3)]) / "train-00000.parquet"
     table = pq.read_table(shard).append_column("entropy", pa.array([1.5, 2.5, 3.5]))
@@ -233,5 +233,5 @@ def test_broken_metrics_line_is_named(tmp_path):
 def test_caption_of_an_image_without_truth_is_an_error(tmp_path):
     run = write_demo(tmp_path / "demo")
     write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "7", "objects": ["dog"]}])
-    with pytest.raises(MfpoError, match="no line has the image_id '000007'"):
+    with pytest.raises(MfpoError, match="no line has the image_id '000007.png'"):
         write_report(run)

@@ -137,12 +137,11 @@ def examples(run: Path, models: Sequence[str]) -> list[Example]:
     for key in (questions[index] for index in evenly(len(questions), EXAMPLES)):
         rows = {name: given[key] for name, given in answers.items()}
         image = next(iter(rows.values()))["image"]
-        stem = Path(image).stem
-        if stem not in objects:
-            raise MfpoError(f"{annotations}: no line has the image_id {stem!r}, which the captions are about")
+        if image not in objects:
+            raise MfpoError(f"{annotations}: no line has the image_id {image!r}, which the captions are about")
         small = thumbnail(decode_image(load_image(run / "heldout", image)))
-        captions = {name: cut(row["text"], object_spans(row["text"], objects[stem])) for name, row in rows.items()}
-        made.append(Example(picture(small), stem, next(iter(rows.values()))["prompt"], captions))
+        captions = {name: cut(row["text"], object_spans(row["text"], objects[image])) for name, row in rows.items()}
+        made.append(Example(picture(small), image, next(iter(rows.values()))["prompt"], captions))
     return made
 
 
