@@ -134,3 +134,13 @@ def test_verbose_shows_the_traceback(tmp_path):
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert "Traceback" in finished.stderr
+
+
+def test_sixteen_photos_go_through_build_and_onto_a_page(mfpo, reference_data, tmp_path):
+    photos = reference_data / "photos"
+    regions = f"coco={photos / 'instances.json'}"
+    built = ["build", photos / "preferences.jsonl", "--images", photos, "--regions", regions, "--out", tmp_path / "out"]
+    assert mfpo(*built)[0] == 0
+    assert mfpo("inspect", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "inspect.html").read_text()
+    assert all(f"photo-{number:03d}" in page for number in range(16))

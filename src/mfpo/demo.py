@@ -31,7 +31,7 @@ from mfpo.records import read_dataset
 from mfpo.report import write_report
 from mfpo.settings import setting
 
-# The learning rate of each method is its own best of the same six on the validation scenes; see docs/picturebook.md.
+# Each method's own best of the same six rates on validation scenes (benchmarks/rates.py, docs/picturebook.md).
 RATES = {"dpo": 1e-5, "mfpo": 3e-5}
 FIGURES = {
     "chair_s": "CHAIR_s",

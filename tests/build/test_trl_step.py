@@ -8,14 +8,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
 from mfpo.build.pipeline import BuildSettings, build
-from mfpo.build.regions import open_segmenter
-from mfpo.sources import open_source
+from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.picturebook.pairs import PictureBook
 
 
-def test_one_step_of_dpo(reference_data: Path, tiny_llava: Path, tmp_path: Path) -> None:
-    photos = reference_data / "photos"
-    source = open_source(photos / "preferences.jsonl", images=photos)
-    build(source, tmp_path / "data", BuildSettings(), open_segmenter(f"coco={photos / 'instances.json'}"))
+def test_one_step_of_dpo(tiny_llava: Path, tmp_path: Path) -> None:
+    build(PictureBook(4), tmp_path / "data", BuildSettings(), DatasetRegions())
     model = AutoModelForImageTextToText.from_pretrained(tiny_llava)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     trainer = DPOTrainer(

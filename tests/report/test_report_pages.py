@@ -233,5 +233,5 @@ def test_broken_metrics_line_is_named(tmp_path):
 def test_caption_of_an_image_without_truth_is_an_error(tmp_path):
     run = write_demo(tmp_path / "demo")
     write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "7", "objects": ["dog"]}])
-    with pytest.raises(MfpoError, match="no line has the image_id '000007.png'"):
+    with pytest.raises(MfpoError, match=r"no line has the image_id '000007\.png'"):
         write_report(run)
