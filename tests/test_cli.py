@@ -144,3 +144,14 @@ def test_sixteen_photos_go_through_build_and_onto_a_page(mfpo, reference_data, t
     assert mfpo("inspect", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "inspect.html").read_text()
     assert all(f"photo-{number:03d}" in page for number in range(16))
+
+
+def test_ctrl_c_says_that_the_command_can_go_on(mfpo, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mfpo.picturebook.book.draw_scene", interrupted)
+    status, _, err = mfpo("picturebook", "draw", "--count", "2", "--out", tmp_path / "out")
+    assert status == 130
+    assert "goes on" in err
+    assert not (tmp_path / "out").exists()

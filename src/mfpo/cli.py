@@ -276,14 +276,22 @@ def picturebook_draw(
 
 
 def main() -> None:
-    """Run a command. Its own errors are one line on stderr and exit status 1; -v shows the traceback."""
+    """Run a command. A user's mistake is one line on stderr and exit status 1; -v shows the traceback."""
     try:
         app()
     except MfpoError as error:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+        _complain(f"error: {error}")
         sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            _complain("stopped; the same command goes on from here")
+        raise
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
 
 
 def _picturebook(source: str, seed: int) -> Any:
