@@ -29,11 +29,6 @@ SCENE = Scene(0, "park", (Thing("dog", "brown", 2, 34, 26, False), Thing("car", 
             "A brown dog is on the left. A pink frisbee is beside it. A red car is at the top right.",
             "A brown dog is on the left. A red car is at the top right.",
         ),
-        # The car is described twice: beside the dog from habit, and where it is.
-        (
-            "A brown dog is on the left. Next to it is a red car. There is a red car at the top right.",
-            "A brown dog is on the left. There is a red car at the top right.",
-        ),
         # A reference to an absent object goes with it.
         (
             "A brown dog is on the left. A blue bus is at the top. To the right of the bus is a red car.",

@@ -84,31 +84,25 @@ def absent_kinds(text: str, scene: Scene) -> set[str]:
 def correct(text: str, scene: Scene) -> str:
     """`text` as it should have been: the smallest change that makes it true of the scene.
 
-    Each absent object, and each that is described again, gives way to one that is there and was not mentioned; where
-    none is left, its sentence goes. Wrong colours are put right. Other words than the picture book's stay.
+    Each absent object gives way to one that is there and was not mentioned; where none is left, its sentence goes.
+    Wrong colours are put right. Text that is not in the words of the picture book stays as it is.
     """
-    sentences = re.split(r"(?<=\.) ", text.strip())
-    subjects = [match[3].lower() if (match := _THING.search(sentence)) else None for sentence in sentences]
-    kept = {thing.kind: _best(thing, sentences, subjects) for thing in scene.things}
-    unmentioned = [thing for thing in scene.things if kept[thing.kind] is None]
+    mentioned = {match[3].lower() for match in _THING.finditer(text)}
+    unmentioned = [thing for thing in scene.things if thing.kind not in mentioned]
     things = {thing.kind: thing for thing in scene.things}
-    corrected = []
-    for number, (sentence, subject) in enumerate(zip(sentences, subjects, strict=True)):
-        if subject is None:
-            corrected.append(sentence)
-        elif kept.get(subject) == number:
-            corrected.append(_about(things[subject], sentence, scene))
-        elif unmentioned:
+    sentences = []
+    for sentence in re.split(r"(?<=\.) ", text.strip()):
+        match = _THING.search(sentence)
+        thing = things.get(match[3].lower()) if match else None
+        if match and thing is None:
+            if not unmentioned:
+                continue
             thing = unmentioned.pop(0)
-            corrected.append(_about(thing, _put(place(thing), _PLACE, sentence), scene))
-    return " ".join(corrected)
-
-
-def _best(thing: Thing, sentences: list[str], subjects: list[str | None]) -> int | None:
-    """The number of the sentence about `thing`: of several the one that has its place right, else the first."""
-    about = [number for number, subject in enumerate(subjects) if subject == thing.kind]
-    places = {number: match[0].lower() for number in about if (match := _PLACE.search(sentences[number]))}
-    return next((number for number in about if places.get(number) == place(thing)), about[0] if about else None)
+            sentence = _put(place(thing), _PLACE, sentence)
+        if thing is not None:
+            sentence = _about(thing, sentence, scene)
+        sentences.append(sentence)
+    return " ".join(sentences)
 
 
 def _about(thing: Thing, sentence: str, scene: Scene) -> str:
