@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mfpo.cli import main
+from mfpo.cli import ROWS_SET_ASIDE, main
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -75,7 +75,7 @@ def test_bad_rows_are_set_aside_counted_and_named(mfpo, tmp_path, photos):
     source = write_rows(tmp_path / "pairs.jsonl", rows)
     out = tmp_path / "built"
     status, printed, _ = mfpo("build", source, "--images", photos, "--corruption", "global", "--out", out)
-    assert status == 0
+    assert status == ROWS_SET_ASIDE
     assert "7 of 8 rows set aside" in printed
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["read"], summary["written"], summary["set_aside"]) == (8, 1, 7)
@@ -129,6 +129,58 @@ def test_a_question_about_a_missing_image_is_refused_before_the_model_is_loaded(
     assert "blue.png" in err
 
 
+QUESTION = {"question_id": 1, "image": "red.png", "text": "What is it?"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([QUESTION, QUESTION], "second time"),
+        ([QUESTION | {"text": None}], "none of them empty"),
+        ([QUESTION | {"question_id": None}], "none of them empty"),
+    ],
+)
+def test_questions_are_checked(mfpo, tmp_path, photos, rows, words):
+    questions = write_rows(tmp_path / "q.jsonl", rows)
+    status, _, err = mfpo("answer", questions, "--model", "none", "--images", photos, "--out", tmp_path / "a.jsonl")
+    assert status == 1
+    assert words in err
+
+
+def test_answers_of_a_killed_run_are_kept_only_for_the_same_questions(mfpo, tmp_path, photos, monkeypatch):
+    questions = [QUESTION | {"question_id": number} for number in range(3)]
+    asked = []
+
+    def fake(model, processor, rows, images, *, max_new_tokens):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.extend(row["question_id"] for row in rows)
+        return ["A wall.\u2028Red." for _ in rows]
+
+    monkeypatch.setattr("mfpo.evaluate.generate.generate", fake)
+    out = tmp_path / "a.jsonl"
+
+    def ask(rows):
+        write_rows(tmp_path / "q.jsonl", rows)
+        ends = ("--model", "picturebook", "--images", photos, "--out", out, "--batch-size", "1")
+        return mfpo("answer", tmp_path / "q.jsonl", *ends)[0]
+
+    assert ask(questions) == 130
+    assert asked == ["0", "1"]
+    asked.append("killed")
+    assert ask(questions) == 0
+    assert asked == ["0", "1", "killed", "2"]
+    assert [json.loads(line)["question_id"] for line in out.read_text().split("\n")[:-1]] == ["0", "1", "2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "photos", "q.jsonl"]
+
+    out.unlink()
+    asked.clear()
+    assert ask(questions) == 130
+    asked.append("killed")
+    assert ask([QUESTION | {"question_id": 0, "text": "Why?"}]) == 0
+    assert asked == ["0", "1", "killed", "0"]
+
+
 def test_verbose_shows_the_traceback(tmp_path):
     command = [sys.executable, "-m", "mfpo.cli", "-v", "report", str(tmp_path)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -153,5 +205,5 @@ def test_ctrl_c_says_that_the_command_can_go_on(mfpo, tmp_path, monkeypatch):
     monkeypatch.setattr("mfpo.picturebook.book.draw_scene", interrupted)
     status, _, err = mfpo("picturebook", "draw", "--count", "2", "--out", tmp_path / "out")
     assert status == 130
-    assert "goes on" in err
+    assert "go on where they were" in err
     assert not (tmp_path / "out").exists()

@@ -122,8 +122,10 @@ def test_there_are_commands_to_run():
     assert sum(len(commands(page)) for page in PAGES) >= 20
 
 
-def test_every_command_line_of_the_docs_is_in_a_block_that_is_run():
+def test_every_block_of_the_docs_is_one_that_is_run():
     for page in PAGES:
-        for line in page.read_text().splitlines():
-            if line.strip().startswith("mfpo ") and not line.startswith("mfpo"):
-                pytest.fail(f"{page.name}: put `{line.strip()}` into a ```sh block")
+        fences = [line for line in page.read_text().splitlines() if line.startswith("```")]
+        assert set(fences) <= {"```", "```sh", "```python"}, page
+        assert fences.count("```") == len(fences) / 2, page
+        indented = [line for line in page.read_text().splitlines() if line.startswith("    mfpo ")]
+        assert not indented, f"{page.name}: put `{indented[0]}` into a block"

@@ -25,6 +25,12 @@ def imported_parts(path):
     """The parts of mfpo that a file imports, wherever in the file."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    names += [
+        f"mfpo.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "mfpo"
+        for alias in node.names
+    ]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     return {name.split(".")[1] for name in names if name.startswith("mfpo.")}
 

@@ -32,11 +32,16 @@ app.add_typer(book_app, name="picturebook")
 
 console = Console()
 
+# The exit status of a command that wrote its output, but not of every row.
+ROWS_SET_ASIDE = 3
+
 Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `mfpo rank`.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
 Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the hub, or `picturebook`.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, see below.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings STAGE` lists them.")
+]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; KEY=VALUE goes before it.")]
 
 
@@ -93,7 +98,9 @@ def build(
     chosen = read_settings(BuildSettings, None, settings or [], **given)
     opened = _picturebook(source, chosen.seed) or open_source(Path(source), format=format, images=images)
     segmenter = open_segmenter(regions) if chosen.corruption == "region" else None
-    made_by = {"command": "build", "source": source, "images": images, "regions": regions, "state": _state(source)}
+    state = _state(source) + _state(regions.removeprefix("coco="))
+    made_by: dict[str, Any] = {"command": "build", "source": source, "state": state}
+    made_by |= {"format": format, "images": images, "regions": regions}
     summary = run(opened, out, chosen, segmenter, made_by=made_by, progress=lambda rows: track(rows, "building"))
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["set_aside"]:
@@ -101,6 +108,7 @@ def build(
         for reason, count in summary["reasons"].items():
             console.print(f"  {count} x {reason}", markup=False)
         console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
+        raise typer.Exit(ROWS_SET_ASIDE)
 
 
 @app.command()
@@ -154,8 +162,8 @@ def answer(
     model: Model,
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
-    batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Questions at a time.", min=1)] = 32,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the longest answer.", min=1)] = 512,
 ) -> None:
     """Ask a model questions about images, greedily.
 
@@ -222,10 +230,15 @@ def merge(
 
     Example: mfpo merge runs/mfpo --out models/llava-mfpo
     """
+    import torch
+
     from mfpo.folders import whole_folder
     from mfpo.models import load_model, load_processor
 
-    model = load_model(run / "model")
+    if not (run / "model" / "adapter_config.json").exists():
+        raise MfpoError(f"{run / 'model'}: no adapter there to merge; lora_rank=0 trains the model itself")
+    # In float32, since small steps of an adapter are lost in bfloat16.
+    model = load_model(run / "model", dtype=torch.float32)
     with whole_folder(out, {"command": "merge", "run": run}) as folder:
         model.save_pretrained(folder)
         load_processor(run / "model").save_pretrained(folder)
@@ -261,7 +274,7 @@ def picturebook_pretrain(out: Out, config: Config = None, overrides: Overrides =
 @book_app.command("draw")
 def picturebook_draw(
     out: Out,
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 500,
+    count: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 500,
     seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
     split: Annotated[str, typer.Option(help="heldout or validation.")] = "heldout",
 ) -> None:
@@ -286,7 +299,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            _complain("stopped; the same command goes on from here")
+            _complain("stopped; give the same command again: build, train, answer and demo go on where they were")
         raise
 
 
@@ -309,7 +322,7 @@ def _picturebook(source: str, seed: int) -> Any:
 def _state(source: str) -> list[tuple[str, int, int]]:
     """Name, size and time of the source's files: a killed build goes on only if they are still the same."""
     path = Path(source)
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path] * path.exists()
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

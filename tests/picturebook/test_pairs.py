@@ -1,9 +1,13 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from pycocotools import mask as rle
 
+from mfpo.errors import SettingError
 from mfpo.objects import mentions
 from mfpo.picturebook.pairs import SPLITS, PictureBook, absent_kinds, correct, scene_seeds
+from mfpo.picturebook.pretrain import PretrainSettings
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.texts import caption
 from mfpo.records import answer_text
@@ -50,9 +54,16 @@ def test_corrected_captions_are_true_and_true_ones_stay():
 
 
 def test_splits_never_meet():
-    seeds = [next(scene_seeds(split, seed)) for split in SPLITS for seed in range(3)]
-    assert len(set(seeds)) == len(seeds)
-    assert min(seeds) > 1_000_000
+    ranges = [scene_seeds(split, seed) for split in SPLITS for seed in (0, 1, 99)]
+    firsts = sorted(next(seeds) for seeds in ranges)
+    assert min(second - first for first, second in pairwise(firsts)) >= 1_000_000
+    assert firsts[0] > PretrainSettings().scenes
+
+
+@pytest.mark.parametrize(("split", "seed"), [("pairs", 100), ("heldout", -1), ("test", 0)])
+def test_seeds_of_which_splits_would_meet_are_refused(split, seed):
+    with pytest.raises(SettingError, match="must be"):
+        scene_seeds(split, seed)
 
 
 def test_pairs_are_hallucinating_samples_and_their_corrections():

@@ -17,7 +17,9 @@ _IMAGE_KEYS = ("image_id", "image")
 _TEXT_KEYS = ("text", "response", "caption")
 
 # "COCO_val2014_000000310196.jpg", "val2017/000000310196.jpg" and 310196 are one image.
-_COCO_IMAGE = re.compile(r"(?:.*/)?(?:COCO_[a-z]+\d{4}_)?0*(\d+)(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE)
+_COCO_IMAGE = re.compile(
+    r"(?:(?:.*/)?COCO_[a-z]+\d{4}_|(?:.*/)?(?:train|val|test)\d{4}/)?0*(\d+)(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ def read_json(path: Path) -> Any:
 def image_key(image: str) -> str:
     """The name under which images are compared: COCO's number without leading zeros, other names as they are.
 
-    >>> image_key("COCO_val2014_000000310196.jpg"), image_key("310196"), image_key("scene_007.png")
-    ('310196', '310196', 'scene_007.png')
+    >>> image_key("COCO_val2014_000000310196.jpg"), image_key("val2017/000000310196.jpg"), image_key("310196")
+    ('310196', '310196', '310196')
+    >>> image_key("kitchen/1.jpg"), image_key("scene_007.png")
+    ('kitchen/1.jpg', 'scene_007.png')
     """
     match = _COCO_IMAGE.fullmatch(image)
     return match.group(1) if match else image

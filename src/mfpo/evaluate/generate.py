@@ -10,7 +10,8 @@ import torch
 from rich.progress import track
 
 from mfpo.errors import MfpoError, RecordError
-from mfpo.evaluate.answers import read_rows
+from mfpo.evaluate.answers import read_id, read_rows
+from mfpo.folders import fingerprint, write_json
 from mfpo.models import load_model, load_processor
 from mfpo.records import decode_image, load_image
 
@@ -27,17 +28,19 @@ def answer(
     """Answer each question of a JSONL file (`question_id`, `image`, `text`) greedily; return how many there were.
 
     `out` gets a line an answer, with `question_id, image, prompt, text, model, decode`. A killed run goes on where it
-    stopped. Raises MfpoError when a question lacks a key or its image cannot be read, before anything is generated.
+    stopped, if questions, model and settings are the same. Raises MfpoError when a question lacks a key, an id comes
+    twice, or an image cannot be read, before anything is generated.
     """
-    rows = [_checked(row, where, images) for where, row in read_rows(questions)]
+    rows = _read_questions(questions, images)
     if out.exists():
         raise MfpoError(f"{out} exists already; give another --out or remove it")
-    partial = out.with_name(out.name + ".partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = _finished(partial)
-    left = [row for row in rows if str(row["question_id"]) not in done]
     model, processor = load_model(model_path), load_processor(model_path)
     decode = {"strategy": "greedy", "max_new_tokens": max_new_tokens}
+    partial = out.with_name(out.name + ".partial")
+    note = out.with_name(out.name + ".made_by.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = _finished(partial, note, {"questions": rows, "model": fingerprint(model_path, "*"), "decode": decode})
+    left = [row for row in rows if row["question_id"] not in done]
     with partial.open("a", encoding="utf-8") as file:
         starts = range(0, len(left), batch_size)
         for start in track(starts, f"answering {len(left)} questions", disable=not left):
@@ -49,6 +52,7 @@ def answer(
                 file.write(json.dumps(kept, ensure_ascii=False) + "\n")
             file.flush()
     os.replace(partial, out)
+    note.unlink()
     return len(rows)
 
 
@@ -58,33 +62,50 @@ def generate(
 ) -> list[str]:
     """The greedy answers to one batch of questions, left-padded to one length."""
     chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["text"]}]}] for row in rows]
+    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
+    bos = processor.tokenizer.bos_token
     batch = processor(
-        text=processor.apply_chat_template(chats, add_generation_prompt=True),
+        text=prompts,
         images=[[decode_image(load_image(images, row["image"]))] for row in rows],
         return_tensors="pt",
         padding=True,
         padding_side="left",
+        add_special_tokens=not (bos and prompts[0].startswith(bos)),  # some templates write it, others leave it to us
     ).to(model.device, model.dtype)
-    output = model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+    # A model's own generation settings may penalise repetitions; greedy means the likeliest token.
+    output = model.generate(
+        **batch, do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=max_new_tokens
+    )
     texts = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
-def _checked(row: dict[str, Any], where: str, images: Path) -> dict[str, Any]:
-    for key in ("question_id", "image", "text"):
-        if key not in row:
-            raise MfpoError(f"{where}: has no {key!r}; a question is question_id, image, text")
-    try:
-        load_image(images, row["image"])
-    except RecordError as error:
-        raise MfpoError(f"{where}: {error}") from None
-    return row
+def _read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
+    """The questions of a file, checked, with their ids as texts."""
+    questions: dict[str, dict[str, Any]] = {}
+    for where, row in read_rows(path):
+        question_id = read_id(row, ("question_id",), where)
+        if question_id is None or not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
+        if question_id in questions:
+            raise MfpoError(f"{where}: question_id {question_id} comes a second time; give each question its own")
+        try:
+            load_image(images, row.get("image"))
+        except RecordError as error:
+            raise MfpoError(f"{where}: {error}") from None
+        questions[question_id] = {"question_id": question_id, "image": row["image"], "text": row["text"]}
+    return list(questions.values())
 
 
-def _finished(partial: Path) -> set[str]:
-    """The questions that a killed run answered; its last line, if broken off, is removed."""
-    if not partial.exists():
+def _finished(partial: Path, note: Path, made_by: dict[str, Any]) -> set[str]:
+    """The questions that a killed run of the same kind answered; a line that was broken off is removed."""
+    if not partial.exists() or not note.exists() or json.loads(note.read_text(encoding="utf-8")) != made_by:
+        partial.unlink(missing_ok=True)
+        write_json(note, made_by)
         return set()
-    lines = [line for line in partial.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    partial.write_text("".join(lines), encoding="utf-8")
-    return {str(json.loads(line)["question_id"]) for line in lines}
+    # Not splitlines(), which also cuts where a model wrote one of Unicode's other line ends.
+    lines = partial.read_text(encoding="utf-8").split("\n")[:-1]
+    whole = partial.with_name(partial.name + ".whole")
+    whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    whole.replace(partial)
+    return {json.loads(line)["question_id"] for line in lines}

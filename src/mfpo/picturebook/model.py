@@ -1,4 +1,4 @@
-"""The tiny LLaVA of the picture book: a CLIP-style tower, a two-layer projector and a Llama, 2.6 M parameters."""
+"""The tiny LLaVA of the picture book: a CLIP-style tower, a two-layer projector and a Llama, 2.8 M parameters."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -9,6 +9,7 @@ import torch
 from pycocotools import mask as rle
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 
+from mfpo.errors import SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook.drawings import KINDS, RGB
 from mfpo.picturebook.model import WEIGHTS
@@ -24,11 +25,19 @@ _PLACE = re.compile(r"\b((?:at|on) the (?:top|bottom|left|right)(?: left| right)
 # Scenes of the different uses never meet: pretraining draws from 0 on.
 SPLITS = {"pairs": 100_000_000, "heldout": 200_000_000, "validation": 300_000_000}
 _SCENES_A_SEED = 1_000_000
+_SEEDS = 100
 _BATCH = 64
 
 
 def scene_seeds(split: str, seed: int) -> Iterator[int]:
-    """The seeds of the scenes of one use: `pairs` to train on, `heldout` to report, `validation` to choose by."""
+    """The seeds of the scenes of one use: `pairs` to train on, `heldout` to report, `validation` to choose by.
+
+    Raises SettingError for an unknown use, and for a seed beyond which the uses would share scenes.
+    """
+    if split not in SPLITS:
+        raise SettingError(f"split is {split!r}, but must be one of {', '.join(SPLITS)}")
+    if not 0 <= seed < _SEEDS:
+        raise SettingError(f"the picture book's seed is {seed}, but must be from 0 to {_SEEDS - 1}")
     start = SPLITS[split] + seed * _SCENES_A_SEED
     return iter(range(start, start + _SCENES_A_SEED))
 
@@ -42,6 +51,7 @@ class PictureBook:
     name = "picturebook"
 
     def __init__(self, count: int, *, seed: int = 0, split: str = "pairs") -> None:
+        scene_seeds(split, seed)  # an error now, not when the first row is asked for
         self.count, self.seed, self.split = count, seed, split
 
     def __len__(self) -> int:
@@ -82,10 +92,11 @@ def absent_kinds(text: str, scene: Scene) -> set[str]:
 
 
 def correct(text: str, scene: Scene) -> str:
-    """`text` as it should have been: the smallest change that makes it true of the scene.
+    """`text` without what is not in the scene, by the smallest change.
 
     Each absent object gives way to one that is there and was not mentioned; where none is left, its sentence goes.
-    Wrong colours are put right. Text that is not in the words of the picture book stays as it is.
+    Wrong colours are put right; wrong places stay, as they are in both answers. Text that is not in the words of the
+    picture book stays as it is.
     """
     mentioned = {match[3].lower() for match in _THING.finditer(text)}
     unmentioned = [thing for thing in scene.things if thing.kind not in mentioned]

@@ -158,7 +158,7 @@ def facts(run: Path, results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     config = run / "config.yaml"
     found = {
         "Settings": results.get("settings") or (yaml.safe_load(config.read_text()) if config.exists() else {}),
-        "Seconds": results.get("seconds"),
+        "Seconds": read_json(run / "seconds.json"),
         "Versions": results.get("versions") or read_json(run / "made_by.json").get("versions"),
     }
     return {title: _flat(values) for title, values in found.items() if values}

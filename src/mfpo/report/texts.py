@@ -50,14 +50,13 @@ def keyword_spans(text: str, marks: Mapping[str, str]) -> list[Span]:
     >>> keyword_spans("A car on a carpet.", {"car": "k0"})
     [Span(start=2, end=5, mark='k0', title='car')]
     """
-    by_words = {tuple(keyword.lower().split()): keyword for keyword in marks if keyword.strip()}
-    longest_first = sorted(by_words, key=lambda words: (-len(" ".join(words)), words))
+    longest_first = sorted((keyword for keyword in marks if keyword.strip()), key=lambda word: (-len(word), word))
     if not longest_first:
         return []
-    alternatives = "|".join(r"\s+".join(map(re.escape, words)) for words in longest_first)
+    alternatives = "|".join("(" + r"\s+".join(map(re.escape, keyword.split())) + ")" for keyword in longest_first)
     spans = []
     for match in re.finditer(rf"(?<!\w)(?:{alternatives})(?!\w)", text, re.IGNORECASE):
-        keyword = by_words[tuple(match.group().lower().split())]
+        keyword = longest_first[(match.lastindex or 1) - 1]
         spans.append(Span(*match.span(), marks[keyword], keyword))
     return spans
 
