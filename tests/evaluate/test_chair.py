@@ -169,3 +169,13 @@ def test_annotations_of_another_form(tmp_path, name, content, fault):
     (tmp_path / name).write_text(content)
     with pytest.raises(MfpoError, match=fault):
         load_annotations(tmp_path / name)
+
+
+def test_coco_instances_are_found_by_file_name_and_by_id(tmp_path):
+    images = [{"id": 1, "file_name": "7.jpg"}, {"id": 7, "file_name": "park/a.jpg"}, {"id": 9}]
+    annotations = [{"image_id": 1, "category_id": 1}, {"image_id": 7, "category_id": 2}]
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    # "7" is the first image's file name, so it does not name the second image by its id.
+    assert load_annotations(path) == {"7": {"dog"}, "1": {"dog"}, "park/a.jpg": {"cat"}, "9": set()}

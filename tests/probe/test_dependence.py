@@ -27,4 +27,6 @@ def test_image_dependence_is_the_mean_drop_of_the_chosen_answer(tiny_llava, pref
 
 def test_image_dependence_is_0_when_nothing_was_destroyed(tiny_llava, preference_data):
     same = read_dataset(preference_data).map(lambda record: {"rejected_images": record["images"]})
-    assert image_dependence(load_model(tiny_llava), load_processor(tiny_llava), same) == 0
+    dependence = image_dependence(load_model(tiny_llava), load_processor(tiny_llava), same)
+    # Not exactly 0: the two halves of a batch may be summed in another order.
+    assert dependence == pytest.approx(0, abs=1e-4)

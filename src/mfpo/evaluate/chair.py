@@ -122,14 +122,21 @@ def _from_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _from_instances(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The objects of each image, by its file name, and by its id where no other image's file is named like it."""
     data = read_json(path)
     try:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
-        images = [(str(image["id"]), list[str]()) for image in data["images"]]
-        objects = [(str(entry["image_id"]), [names[entry["category_id"]]]) for entry in data["annotations"]]
-    except (KeyError, TypeError) as error:
+        files = {image["id"]: str(image.get("file_name", image["id"])) for image in data["images"]}
+        objects: dict[Any, list[str]] = {image_id: [] for image_id in files}
+        for entry in data["annotations"]:
+            objects[entry["image_id"]].append(names[entry["category_id"]])
+    except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
             f"{path}: is no COCO instances file ({error}); give one with images, categories and annotations, "
             "or a .jsonl file with image_id and objects"
         ) from None
-    yield from images + objects
+    taken = {image_key(name) for name in files.values()}
+    for image_id, found in objects.items():
+        yield files[image_id], found
+        if image_key(str(image_id)) not in taken:
+            yield str(image_id), found
