@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,16 +23,22 @@ def whole_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     """Give a folder beside `out` to write in, and rename it to `out` at the end.
 
     `made_by` holds the command and its settings. What a killed run left behind is given again, so that the caller can
-    go on, if it was made by the same settings and versions; otherwise it is removed.
-    Raises MfpoError when `out` exists already.
+    go on, if it was made by the same settings and versions; otherwise it is removed, which stderr is told.
+    Raises MfpoError when `out` exists already, or somebody else's folder is where this one has to be.
     """
     if out.exists():
         raise MfpoError(f"{out} exists already; give another --out or remove it")
     folder = out.with_name(out.name + ".partial")
     provenance = json.loads(json.dumps(made_by | {"versions": versions()}, default=str))
     note = folder / "made_by.json"
-    if folder.exists() and (not note.exists() or json.loads(note.read_text()) != provenance):
-        shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()) and not note.exists():
+        raise MfpoError(f"{folder} is in the way and was not made by mfpo; remove it or give another --out")
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        changed = [key for key in provenance | before if before.get(key) != provenance.get(key)]
+        if changed:
+            print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)
+            shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(note, provenance)
     yield folder
@@ -46,7 +53,7 @@ def versions() -> dict[str, str]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON; the file appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
@@ -50,22 +51,26 @@ def find_model(name: str) -> Path:
 
     Raises MfpoError when it is neither.
     """
-    if Path(name).is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if Path(name).is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Path(name)
     try:
         return Path(snapshot_download(name, allow_patterns=_SAFE_FILES))
     except (OSError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0]
-        raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({reason})") from None
+        raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({_first_line(error)})") from None
 
 
 def check_model(path: Path) -> None:
-    """Raises MfpoError when there is no model, no model that sees images, or none with safetensors."""
+    """Raises MfpoError when there is no model, no model that sees images, or one that is not in safetensors."""
     if (path / "adapter_config.json").is_file():
+        if not (path / "adapter_model.safetensors").is_file():
+            raise MfpoError(f"{path}: no adapter_model.safetensors there; nothing else is loaded")
         return check_model(_base_of(path))
     if not (path / "config.json").is_file():
         raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
-    kind = AutoConfig.from_pretrained(path).model_type
+    try:
+        kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+    except (OSError, ValueError, KeyError) as error:
+        raise MfpoError(f"{path}: its config.json is none of transformers' ({_first_line(error)})") from None
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
     if not any(path.glob("*.safetensors")):
@@ -76,15 +81,26 @@ def check_model(path: Path) -> None:
 def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
     """The model in the folder `path`, on the GPU if there is one, in evaluation mode, in `default_dtype` or `dtype`.
 
-    A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`.
+    A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`, and when
+    weights are missing, broken, or of another shape than the configuration says.
     """
     check_model(path)
     if (path / "adapter_config.json").is_file():
         return PeftModel.from_pretrained(load_model(_base_of(path), dtype=dtype), path).merge_and_unload().eval()
-    # Absolute, as an adapter trained on it will name its base by this path.
-    model = AutoModelForImageTextToText.from_pretrained(
-        path.resolve(), dtype=dtype or default_dtype(), use_safetensors=True
-    )
+    try:
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            path.resolve(),  # absolute, as an adapter trained on it will name its base by this path
+            dtype=dtype or default_dtype(),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise MfpoError(f"{path}: its weights cannot be loaded ({_first_line(error)})") from None
+    # transformers fills such weights with random numbers.
+    missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
+    if missing:
+        raise MfpoError(f"{path}: {len(missing)} weights are missing or of another shape, such as {missing[0]}")
     return model.to(device()).eval()
 
 
@@ -94,8 +110,22 @@ def load_processor(path: Path) -> Any:
     names = ("processor_config.json", "preprocessor_config.json")
     if not any((path / name).is_file() for name in names):
         raise MfpoError(f"{path}: no processor there ({' or '.join(names)}); save the model's processor beside it")
-    return AutoProcessor.from_pretrained(path)
+    try:
+        return AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise MfpoError(f"{path}: its processor cannot be loaded ({_first_line(error)})") from None
 
 
 def _base_of(adapter: Path) -> Path:
-    return Path(PeftConfig.from_pretrained(adapter).base_model_name_or_path)
+    """The folder of the model that an adapter belongs to, downloaded if it is a name on the hub."""
+    try:
+        base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    except (ValueError, TypeError) as error:
+        raise MfpoError(f"{adapter}: its adapter_config.json is none of peft's ({_first_line(error)})") from None
+    if not base or Path(base).resolve() == adapter.resolve():
+        raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
+    return find_model(base)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

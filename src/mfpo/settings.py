@@ -26,10 +26,10 @@ def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given
     values: dict[str, Any] = {}
     if file is not None:
         try:
-            loaded = yaml.safe_load(file.read_text()) or {}
+            loaded = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise SettingError(f"{file}: cannot be read ({error.strerror}); give an existing YAML file") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(loaded, Mapping):
             raise SettingError(f"{file}: must hold `key: value` lines")
@@ -38,9 +38,18 @@ def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given
         key, equals, text = override.partition("=")
         if not equals:
             raise SettingError(f"{override!r} is no setting; write key=value")
-        values[key] = yaml.safe_load(text)
+        values[key] = _read_value(text)
     values |= {key: value for key, value in given.items() if value is not None}
     return from_mapping(cls, values)
+
+
+def _read_value(text: str) -> Any:
+    """A value as YAML reads it; what is no YAML (`*q_proj`), or would be a list, is a text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, list | dict) else value
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -50,7 +59,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     accepted = {}
     for key, value in values.items():
         if key not in types:
-            near = difflib.get_close_matches(key, types, n=1)
+            near = difflib.get_close_matches(str(key), types, n=1)
             faults.append(f"no setting is named {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
             continue
         try:

@@ -1,5 +1,6 @@
 """The settings of training, each with the source of its default."""
 
+import math
 from dataclasses import dataclass, replace
 
 from mfpo.align.objectives import OBJECTIVES
@@ -44,8 +45,17 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "gradient_accumulation", "max_length", "logging_steps", "save_steps"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.beta <= 0:
+        if not 0 < self.beta < math.inf:
             faults.append(f"beta is {self.beta}, but must be above 0")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            faults.append(f"learning_rate is {self.learning_rate}, but must be above 0")
+        for name in ("text_weight", "image_weight", "margin_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                faults.append(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        if not math.isfinite(self.eta):
+            faults.append(f"eta is {self.eta}, but must be a number")
+        if self.seed < 0:
+            faults.append(f"seed is {self.seed}, but must be 0 or more")
         if not 0 <= self.warmup_ratio < 1:
             faults.append(f"warmup_ratio is {self.warmup_ratio}, but must be from 0 to below 1")
         if self.logging_steps > 0 and self.save_steps % self.logging_steps:

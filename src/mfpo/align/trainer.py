@@ -5,6 +5,7 @@ A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.pa
 
 import json
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
     model and settings do not fit each other, and at a step whose loss is not finite.
     """
     settings = settings.resolved()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MfpoError("training in several processes is not there yet; start `mfpo train` without a launcher")
     if settings.lora_rank and (model / "adapter_config.json").exists():
         raise MfpoError(f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge`")
     dataset = open_data(data, settings)
@@ -51,10 +54,12 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
         pairs = Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length)
         levels = column(dataset, "level") if settings.curriculum else None
         plan = [("all", list(range(len(pairs))))] if levels is None else stages(levels)
-        policy = run_stages(model, pairs, plan, settings, folder)
-        policy.save_pretrained(folder / "model")
-        processor.save_pretrained(folder / "model")
-        shutil.rmtree(folder / "stages")
+        if not (folder / "model").exists():
+            policy = run_stages(model, pairs, plan, settings, folder)
+            policy.save_pretrained(folder / "model.partial")
+            processor.save_pretrained(folder / "model.partial")
+            (folder / "model.partial").rename(folder / "model")
+        shutil.rmtree(folder / "stages", ignore_errors=True)
 
 
 def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
@@ -66,7 +71,8 @@ def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
         needs.append("level")
     dataset = read_dataset(data, needs=needs)
     if settings.method == "mdpo":
-        kinds = {corruption["kind"] for corruption in column(dataset, "corruption")}
+        corruptions = column(dataset, "corruption") if "corruption" in dataset.column_names else [{"kind": "unknown"}]
+        kinds = {corruption["kind"] for corruption in corruptions}
         if kinds != {"crop"}:
             raise MfpoError(
                 f"{data}: method mdpo needs crops as rejected images, but these are {', '.join(sorted(kinds))}; "
@@ -149,6 +155,7 @@ def _run_stage(
         settings=settings,
         write=log.write,
     )
+    trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else the Trainer would split batches over all GPUs it sees
     checkpoint = _last_checkpoint(checkpoints)
     log.forget_after(int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,0 +1,79 @@
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from mfpo.errors import MfpoError
+from mfpo.models import find_model, load_model, load_processor
+
+
+@pytest.fixture
+def model(tiny_llava, tmp_path):
+    """A copy of a good model, to be broken."""
+    return shutil.copytree(tiny_llava, tmp_path / "model")
+
+
+def test_missing_weights_are_not_filled_with_random_ones(model):
+    weights = load_file(model / "model.safetensors")
+    del weights[next(name for name in weights if name.endswith("o_proj.weight"))]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MfpoError, match=r"1 weights are missing .*o_proj\.weight"):
+        load_model(model)
+
+
+def test_a_file_of_weights_that_was_broken_off(model):
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(MfpoError, match="weights cannot be loaded"):
+        load_model(model)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"model_type": "nobody knows"}'])
+def test_a_configuration_that_is_none(model, content):
+    (model / "config.json").write_text(content)
+    with pytest.raises(MfpoError, match=r"config\.json is none of transformers'"):
+        load_model(model)
+
+
+def test_code_of_a_model_is_never_run(model):
+    (model / "evil.py").write_text("raise SystemExit('evil')\nclass Evil: pass\n")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoProcessor": "evil.Evil"}}
+    (model / "config.json").write_text(json.dumps(config))
+    for load in (load_model, load_processor):
+        with pytest.raises(MfpoError):
+            load(model)
+
+
+def write_adapter(folder, base):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
+    return folder
+
+
+def test_a_pickled_adapter_is_refused(tiny_llava, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", str(tiny_llava))
+    (adapter / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(MfpoError, match=r"no adapter_model\.safetensors"):
+        load_model(adapter)
+
+
+@pytest.mark.parametrize("base", [None, "adapter"])
+def test_an_adapter_without_a_base_or_on_itself(tmp_path, monkeypatch, base):
+    monkeypatch.chdir(tmp_path)
+    adapter = write_adapter(tmp_path / "adapter", base)
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(MfpoError, match="names no base model"):
+        load_model(adapter)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../up", "a/-b", "/tmp/none"])
+def test_what_is_no_name_on_the_hub_is_a_folder(name):
+    assert str(find_model(name)) == name
+
+
+def test_a_hub_name_that_cannot_be_had(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MfpoError, match="no-one/nothing: no such folder, and not to be had from the hub"):
+        find_model("no-one/nothing")
