@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -318,3 +319,16 @@ def test_sixteen_photos(reference_data: Path, tmp_path: Path) -> None:
             mask = np.any([coco_mask.decode(region["mask"]) for region in row["regions"]], axis=0)
             np.testing.assert_array_equal(rejected[~mask], original[~mask])
             assert (rejected[mask] != original[mask]).any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"id": ["a", None]}, "row 1: column id is empty"),
+        ({"id": ["a", "b"], "images": [[1], [1]], "rejected_images": [[1], []]}, "row 1: column rejected_images"),
+    ],
+)
+def test_a_dataset_with_holes_is_refused(columns: dict[str, list], message: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "train-00000.parquet")
+    with pytest.raises(MfpoError, match=message):
+        read_dataset(tmp_path, ("id",))

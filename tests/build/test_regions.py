@@ -29,7 +29,7 @@ def keyword(text: str, score: float = 1.0) -> Keyword:
     return Keyword(text=text, score=score)
 
 
-def record(path: str | None = "000000000042.jpg", objects: tuple[NamedMask, ...] = ()) -> SourceRecord:
+def record(path: str | None = "000000000042.jpg", objects: tuple[NamedMask, ...] | None = None) -> SourceRecord:
     return new_record(
         id="r",
         images=[EncodedImage(bytes=b"", path=path)],
@@ -103,6 +103,14 @@ def test_an_unknown_image_is_set_aside_and_not_called_empty(path: str | None, tm
         segment(record(path), 0, [keyword("dog")])
 
 
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "instances.json"
+    images = [{"id": 1, "file_name": "train/7.jpg"}, {"id": 2, "file_name": "val/7.jpg"}]
+    file.write_text(json.dumps({"images": images, "categories": [], "annotations": []}), encoding="utf-8")
+    with pytest.raises(MfpoError, match="two images have one file name"):
+        CocoRegions(file)
+
+
 def test_nearly_the_whole_image_or_nearly_nothing_is_no_region() -> None:
     cases = {
         "all": (np.ones((200, 200), dtype=bool), 0),
@@ -143,6 +151,24 @@ def test_a_source_without_masks_says_which_regions_there_are() -> None:
     assert not isinstance(caught.value, RecordError)  # it ends the run
 
 
+def test_a_picture_without_objects_has_no_regions() -> None:
+    assert DatasetRegions()(record(objects=()), 0, [keyword("dog")]) == []
+
+
+@pytest.mark.parametrize("segmentation", [None, [1, 2, 3], {"size": [40, 60]}, {"size": [40, 60], "counts": None}])
+def test_a_broken_annotation_sets_its_row_aside(segmentation: object, tmp_path: Path) -> None:
+    segment = CocoRegions(instances(tmp_path, [(18, segmentation)]))
+    with pytest.raises(RecordError, match=r"annotations of image 42 in .* are broken"):
+        segment(record(), 0, [keyword("dog")])
+
+
+@pytest.mark.parametrize("path", ["my-holiday-42.jpg", "42-42.jpg", "COCO_42.jpg"])
+def test_a_name_that_only_ends_in_the_number_is_another_image(path: str, tmp_path: Path) -> None:
+    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
+    with pytest.raises(RecordError, match="is not among the images of"):
+        segment(record(path), 0, [keyword("dog")])
+
+
 @pytest.mark.parametrize("choice", ["coco", "coco=", "sam", ""])
 def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
     with pytest.raises(MfpoError, match=r"--regions dataset .* --regions coco=FILE"):
@@ -160,3 +186,9 @@ def test_a_file_that_is_no_coco_instances(content: str | None, message: str, tmp
     with pytest.raises(MfpoError, match=message) as caught:
         open_segmenter(f"coco={file}")
     assert "\n" not in str(caught.value)
+
+
+def test_masks_of_different_sizes_are_no_silent_fallback() -> None:
+    masks = [encode_mask(np.ones(shape, dtype=bool)) for shape in ((20, 20), (10, 20))]
+    with pytest.raises(RecordError, match="different sizes"):
+        match_regions([Keyword(text="dog", score=1.0)], [("dog", mask) for mask in masks], 0)

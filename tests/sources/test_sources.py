@@ -13,6 +13,7 @@ from PIL import Image
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import SourceRecord
 from mfpo.sources import open_source
+from mfpo.sources.trl import read_image, read_messages, read_objects
 
 GOOD = {"id": "a", "image": "dog.png", "question": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
 
@@ -59,7 +60,7 @@ def test_a_jsonl_row(folder: Path) -> None:
         prompt=[{"role": "user", "content": "What is there?"}],
         chosen=[{"role": "assistant", "content": "A dog."}],
         rejected=[{"role": "assistant", "content": "A cat."}],
-        objects=[],
+        objects=None,
         source={"dataset": "data.jsonl", "row": 0},
     )
 
@@ -235,4 +236,25 @@ def test_an_unreadable_embedded_image(folder: Path) -> None:
 
 def test_a_foreign_objects_column_is_not_taken_for_masks(folder: Path) -> None:
     source = open_source(jsonl(folder, MESSAGES | {"images": ["dog.png"], "objects": ["dog"]}), images=folder)
-    assert source.record(next(iter(source)), 0)["objects"] == []
+    assert source.record(next(iter(source)), 0)["objects"] is None
+
+
+def test_a_deeply_nested_line_sets_its_row_aside(folder: Path) -> None:
+    assert "line 2 of data.jsonl is not valid JSON" in first_error(jsonl(folder, GOOD, "[" * 100_000), folder, 1)
+
+
+def test_bytes_and_texts_of_a_wrong_type_set_their_row_aside(folder: Path) -> None:
+    with pytest.raises(RecordError, match="bytes as text"):
+        read_image({"bytes": "aGVs"}, folder, "images[0]")
+    with pytest.raises(RecordError, match="whose text is no text"):
+        read_messages({"chosen": [{"role": "user", "content": [{"text": 5}]}]}, "chosen", role="user")
+
+
+@pytest.mark.parametrize(
+    "change", [{"mask": None}, {"name": None}, {"mask": {"size": [1, 1]}}, {"mask": {"size": None, "counts": "1"}}]
+)
+def test_a_broken_object_sets_its_row_aside(change: dict) -> None:
+    whole = {"name": "dog", "mask": {"size": [1, 1], "counts": "1"}}
+    assert read_objects([whole]) == [whole]
+    with pytest.raises(RecordError, match=r"objects\[1\] needs a name and a mask"):
+        read_objects([whole, whole | change])

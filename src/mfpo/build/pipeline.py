@@ -64,7 +64,8 @@ def build(
     """Write the records of `source` with rejected images to the folder `out`; docs/build.md names its files.
 
     A row that cannot be a record goes to `rejected_rows.jsonl` with its reason. A killed run goes on where it stopped
-    when it is started again with the same settings and `made_by`, and ends with the same shards.
+    when it is started again with the same settings and `made_by`, and ends with the same shards. Of the source only the
+    name is compared, so `made_by` must hold what else decides its rows, as size and time of each of its files.
     Raises MfpoError when `out` exists, when the corruption needs a segmenter and has none, or when no row can be used.
     """
     if settings.corruption == "region" and segmenter is None:
@@ -76,7 +77,7 @@ def build(
             note = folder / f"train-{number:05d}.json"
             if not note.exists():
                 write_json(note, _build_shard(rows, note.with_suffix(".parquet"), source, settings, segmenter, seen))
-            seen.update(json.loads(note.read_text())["ids"])
+            seen.update(json.loads(note.read_text(encoding="utf-8"))["ids"])
         return merge_notes(folder, source.name, started)
 
 

@@ -46,7 +46,7 @@ class Note(TypedDict):
 def merge_notes(folder: Path, name: str, started: float) -> Summary:
     """Merge the shards' notes into `rejected_rows.jsonl` and `summary.json`, and delete them."""
     paths = sorted(folder.glob("train-*.json"))
-    notes: list[Note] = [json.loads(path.read_text()) for path in paths]
+    notes: list[Note] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     set_aside = [row for note in notes for row in note["set_aside"]]
     written = sum(len(note["ids"]) for note in notes)
     reasons = dict(Counter(reason_kind(row["reason"]) for row in set_aside).most_common())

@@ -78,6 +78,6 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(line)
         # Half a surrogate pair is valid JSON, but no text that a file could hold.
         json.dumps(row, ensure_ascii=False).encode()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {_UNREADABLE: f"{where} is not valid JSON ({error})"}
     return row if isinstance(row, dict) else {_UNREADABLE: f"{where} is not a JSON object"}

@@ -84,7 +84,10 @@ def read_answer(row: dict[str, Any], column: str) -> str:
 
 def _text(content: Any, column: str) -> str:
     if isinstance(content, list):
-        content = " ".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        texts = [part.get("text") or "" for part in content if isinstance(part, dict)]
+        if not all(isinstance(text, str) for text in texts):
+            raise RecordError(f"column {column!r} has a part whose text is no text")
+        content = " ".join(texts)
     if not isinstance(content, str):
         raise RecordError(f"column {column!r} has a message without content")
     return content.replace("<image>", "").strip()
@@ -93,11 +96,27 @@ def _text(content: Any, column: str) -> str:
 def read_image(image: Any, folder: Path, name: str) -> EncodedImage:
     """An image of a row: embedded as {"bytes", "path"}, or a path below `folder`."""
     if isinstance(image, dict) and image.get("bytes"):
-        return check_image(image["bytes"], image.get("path") or name)
+        if not isinstance(image["bytes"], bytes):
+            raise RecordError(f"image {name!r} holds its bytes as text, which JSON cannot carry; give a path")
+        return check_image(image["bytes"], str(image.get("path") or name))
     return load_image(folder, image.get("path") if isinstance(image, dict) else image)
 
 
-def read_objects(objects: Any) -> list[NamedMask]:
-    """The masks that `mfpo build` keeps in column `objects`; a foreign column of that name is none of ours."""
+def read_objects(objects: Any) -> list[NamedMask] | None:
+    """The masks that `mfpo build` keeps in column `objects`; None for a foreign column of that name.
+
+    Raises RecordError for an object without a name or a whole mask.
+    """
     is_ours = isinstance(objects, list) and all(isinstance(o, dict) and o.keys() == {"name", "mask"} for o in objects)
-    return [NamedMask(name=o["name"], mask=o["mask"]) for o in objects] if is_ours else []
+    if not is_ours:
+        return None
+    for number, found in enumerate(objects):
+        mask = found["mask"]
+        is_whole = isinstance(mask, dict) and isinstance(mask.get("counts"), str) and _is_size(mask.get("size"))
+        if not is_whole or not isinstance(found["name"], str):
+            raise RecordError(f"objects[{number}] needs a name and a mask with size [height, width] and counts")
+    return [NamedMask(name=found["name"], mask=found["mask"]) for found in objects]
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)

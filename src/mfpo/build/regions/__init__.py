@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, RecordError
 from mfpo.objects import category_of
 from mfpo.records import RLE, Keyword, Region, SourceRecord
 
@@ -53,6 +53,9 @@ def match_regions(keywords: Sequence[Keyword], objects: Iterable[tuple[str, RLE]
         masks = [mask for name, mask in named if is_named(keyword["text"], name)]
         if not masks:
             continue
+        sizes = {tuple(mask["size"]) for mask in masks}
+        if len(sizes) > 1:
+            raise RecordError(f"the masks of {keyword['text']!r} are of different sizes: {sorted(sizes)}")
         union = coco_mask.merge(masks)
         share = coco_mask.area(union) / (union["size"][0] * union["size"][1])
         if SMALLEST <= share <= LARGEST:

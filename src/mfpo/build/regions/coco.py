@@ -30,26 +30,31 @@ class CocoRegions:
                 self._objects[annotation["image_id"]].append(named)
         except OSError as error:
             raise MfpoError(f"{file}: cannot be read ({error.strerror}); give COCO instances as JSON") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MfpoError(f"{file}: not valid JSON ({error}); give COCO instances as JSON") from None
         except (KeyError, TypeError) as error:
             raise MfpoError(f"{file}: no COCO instances, {error} is wrong or missing; see cocodataset.org") from None
+        if len(self._ids) < len(self._images):
+            raise MfpoError(f"{file}: two images have one file name; give each its own, as images are found by it")
         self._file = file
 
     def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
         """The regions of `keywords` by category. Raises RecordError when the file does not know the image."""
         known = self._find(record["images"][image]["path"] or "")
-        objects = [
-            (name, as_mask(segmentation, known["height"], known["width"]))
-            for name, segmentation in self._objects[known["id"]]
-        ]
+        try:
+            objects = [
+                (name, as_mask(segmentation, known["height"], known["width"]))
+                for name, segmentation in self._objects[known["id"]]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"the annotations of image {known['id']} in {self._file} are broken ({error})") from None
         return match_regions(keywords, objects, image)
 
     def _find(self, file_name: str) -> dict[str, Any]:
-        """The entry of an image: by its name without ending, else by the number it ends with ("COCO_val2014_0042")."""
+        """The entry of an image: by its name without ending, else by COCO's number in it ("COCO_val2014_0042")."""
         stem = Path(file_name).stem
-        number = re.search(r"\d+$", stem)
-        image_id = self._ids.get(stem, int(number.group()) if number else None)
+        number = re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?(\d+)", stem, re.IGNORECASE)
+        image_id = self._ids.get(stem, int(number[1]) if number else None)
         if image_id not in self._images:
             raise RecordError(f"image {file_name!r} is not among the images of {self._file}")
         return self._images[image_id]
@@ -65,4 +70,6 @@ def as_mask(segmentation: Any, height: int, width: int) -> RLE:
         return as_rle(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
     if isinstance(segmentation["counts"], list):
         return as_rle(coco_mask.frPyObjects(segmentation, height, width))
+    if not isinstance(segmentation["counts"], str):
+        raise TypeError("run lengths are neither a list nor a text")
     return RLE(size=segmentation["size"], counts=segmentation["counts"])

@@ -13,9 +13,9 @@ class DatasetRegions:
     def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
         """The regions of `keywords` by name.
 
-        Raises MfpoError, which ends the run, when the record brings no masks: such a source needs another segmenter.
+        Raises MfpoError, which ends the run, when the source brings no masks: such a source needs another segmenter.
         """
-        if not record["objects"]:
+        if record["objects"] is None:
             raise MfpoError(
                 f"row {record['source']['row']} of {record['source']['dataset']} brings no object masks; {CHOICES}"
             )
