@@ -30,7 +30,7 @@ book_app = typer.Typer(help="The picture book: drawn scenes and the tiny LLaVA t
 app.add_typer(eval_app, name="eval")
 app.add_typer(book_app, name="picturebook")
 
-console = Console()
+console = Console(markup=False, emoji=False, highlight=False)  # a folder may be called v1[/x]
 
 # The exit status of a command that wrote its output, but not of every row.
 ROWS_SET_ASIDE = 3
@@ -87,6 +87,8 @@ def build(
 ) -> None:
     """Build image preferences (paper, 3.1): find what the chosen answer names in the image and destroy just that.
 
+    Exit status 3 says that rows were set aside; the others are written.
+
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos
     """
     from mfpo.build.pipeline import BuildSettings
@@ -104,9 +106,9 @@ def build(
     summary = run(opened, out, chosen, segmenter, made_by=made_by, progress=lambda rows: track(rows, "building"))
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["set_aside"]:
-        console.print(f"[yellow]{summary['set_aside']} of {summary['read']} rows set aside[/yellow]:")
+        console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
         for reason, count in summary["reasons"].items():
-            console.print(f"  {count} x {reason}", markup=False)
+            console.print(f"  {count} x {reason}")
         console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
         raise typer.Exit(ROWS_SET_ASIDE)
 
@@ -299,12 +301,12 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            _complain("stopped; give the same command again: build, train, answer and demo go on where they were")
+            _complain("stopped; the same command goes on after its last shard, checkpoint or batch of answers")
         raise
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(message)
 
 
 def _picturebook(source: str, seed: int) -> Any:
@@ -323,7 +325,7 @@ def _state(source: str) -> list[tuple[str, int, int]]:
     """Name, size and time of the source's files: a killed build goes on only if they are still the same."""
     path = Path(source)
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path] * path.exists()
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _model(name: str) -> Path:

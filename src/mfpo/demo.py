@@ -63,7 +63,7 @@ def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, An
 
     @contextmanager
     def step(title: str) -> Iterator[None]:
-        console.print(f"[bold]{next(titles)}/{steps}[/bold] {title}")
+        console.print(f"{next(titles)}/{steps} {title}", style="bold")
         start = time.monotonic()
         yield
         seconds[title] = round(time.monotonic() - start, 1)

@@ -260,6 +260,14 @@ def test_adapter_loads_with_plain_peft_and_merges_to_the_same(lora_run, tiny_lla
     assert (sequence_logps(merged, batch) - untrained).abs().max() > 1e-2
 
 
+def test_a_stage_of_one_step_trains(tiny_llava, preference_data, tmp_path):
+    """The Trainer rounds a warm-up up to a step, whose rate is 0."""
+    settings = TrainSettings(method="dpo", epochs=1, batch_size=64, learning_rate=1e-3)
+    train(preference_data, tiny_llava, tmp_path / "run", settings)
+    before, after = load_model(tiny_llava).state_dict(), load_model(tmp_path / "run" / "model").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_bfloat16_checkpoint_is_trained_in_float32_on_a_cpu(tiny_llava, preference_data, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("a machine with a GPU trains there")

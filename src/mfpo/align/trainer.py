@@ -148,7 +148,7 @@ def _run_stage(
     checkpoints = end.with_name(end.name + ".checkpoints")
     trainer = PreferenceTrainer(
         model=policy,
-        args=_arguments(settings, checkpoints),
+        args=_arguments(settings, checkpoints, steps=_steps(len(rows), settings)),
         train_dataset=Subset(pairs, rows),
         pairs=pairs,
         reference=reference,
@@ -157,6 +157,8 @@ def _run_stage(
     )
     trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else the Trainer would split batches over all GPUs it sees
     checkpoint = _last_checkpoint(checkpoints)
+    if checkpoint:
+        Console(stderr=True).print(f"going on from step {checkpoint.name.split('-')[-1]} of the stage")
     log.forget_after(int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     partial = end.with_name(end.name + ".partial")
@@ -171,14 +173,16 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.split("-")[-1]), default=None)
 
 
-def _arguments(settings: TrainSettings, checkpoints: Path) -> TrainingArguments:
+def _arguments(settings: TrainSettings, checkpoints: Path, *, steps: int) -> TrainingArguments:
+    # The Trainer rounds up, and its first warm-up step has rate 0: a stage of a few steps would not train at all.
+    warmup = settings.warmup_ratio * steps
     return TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_ratio,  # below 1, it is a share of the steps
+        warmup_steps=math.ceil(warmup) if warmup >= 1 else 0,
         num_train_epochs=settings.epochs,
         seed=settings.seed,
         bf16=computes_in_bf16(settings),

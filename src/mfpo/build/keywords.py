@@ -1,5 +1,6 @@
 """Paper 3.1: the keywords of an answer, ranked in a multipartite graph of its noun phrases."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class KeywordSettings:
         if not 0 <= self.damping < 1:
             raise SettingError(f"damping is {self.damping}, but must be from 0 to below 1")
         for name in ("phi", "gamma", "alpha", "decay"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}, but must be 0 or more")
 
 

@@ -93,7 +93,8 @@ def _read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
             load_image(images, row.get("image"))
         except RecordError as error:
             raise MfpoError(f"{where}: {error}") from None
-        questions[question_id] = {"question_id": question_id, "image": row["image"], "text": row["text"]}
+        text = row["text"].replace("<image>", "").strip()  # LLaVA's files write it; the chat template does so again
+        questions[question_id] = {"question_id": question_id, "image": row["image"], "text": text}
     return list(questions.values())
 
 

@@ -17,7 +17,10 @@ Mask = NDArray[np.bool_]
 # A region of nearly the whole image would be global noise under another name; one of a few pixels destroys nothing.
 LARGEST, SMALLEST = 0.8, 1e-4
 
-CHOICES = "give --regions dataset (masks that the source brings) or --regions coco=FILE (COCO instances JSON)"
+CHOICES = (
+    "give --regions coco=FILE (COCO instances JSON) or dataset (masks that the source brings), "
+    "or --corruption global, random20 or crop, which need none"
+)
 
 
 class Segmenter(Protocol):
