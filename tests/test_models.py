@@ -59,6 +59,13 @@ def test_a_pickled_adapter_is_refused(tiny_llava, tmp_path):
         load_model(adapter)
 
 
+def test_an_adapter_that_was_broken_off(tiny_llava, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", str(tiny_llava))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(MfpoError, match="its adapter cannot be loaded"):
+        load_model(adapter)
+
+
 @pytest.mark.parametrize("base", [None, "adapter"])
 def test_an_adapter_without_a_base_or_on_itself(tmp_path, monkeypatch, base):
     monkeypatch.chdir(tmp_path)

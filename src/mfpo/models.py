@@ -86,7 +86,11 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
     """
     check_model(path)
     if (path / "adapter_config.json").is_file():
-        return PeftModel.from_pretrained(load_model(_base_of(path), dtype=dtype), path).merge_and_unload().eval()
+        base = load_model(_base_of(path), dtype=dtype)
+        try:
+            return PeftModel.from_pretrained(base, path).merge_and_unload().eval()
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise MfpoError(f"{path}: its adapter cannot be loaded ({_first_line(error)})") from None
     try:
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             path.resolve(),  # absolute, as an adapter trained on it will name its base by this path

@@ -343,6 +343,16 @@ def test_mdpo_on_noised_regions_is_refused(tiny_llava, preference_data, tmp_path
     assert "needs crops as rejected images, but these are region" in message
 
 
+def test_mdpo_on_data_without_a_corruption_is_refused(tiny_llava, preference_data, tmp_path):
+    data = without("corruption", preference_data, tmp_path / "data")
+    assert "but these are unknown" in refused(data, tiny_llava, tmp_path, method="mdpo")
+
+
+def test_several_processes_are_refused(tiny_llava, ranked, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "without a launcher" in refused(ranked, tiny_llava, tmp_path)
+
+
 def test_folder_without_model_is_refused(tiny_llava, ranked, tmp_path):
     load_processor(tiny_llava).save_pretrained(tmp_path / "none")
     assert f"{tmp_path / 'none'}: no model there" in refused(ranked, tmp_path / "none", tmp_path)
@@ -397,6 +407,12 @@ def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
         ({"epochs": 0}, "epochs is 0, but must be at least 1"),
         ({"beta": 0.0}, "beta is 0.0"),
         ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"beta": math.nan}, "beta is nan"),
+        ({"eta": math.nan}, "eta is nan"),
+        ({"image_weight": -1.0}, "image_weight is -1.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lora_targets": ".*"}, "lora_rank is 0"),
         ({"logging_steps": 10, "save_steps": 25}, "save_steps is 25, but must be a multiple of logging_steps"),
         ({"lora_rank": 8, "train_vision_tower": True}, "name them in lora_targets"),
         ({"batch_size": 0, "beta": -1.0}, "batch_size is 0, but must be at least 1; beta is -1.0"),

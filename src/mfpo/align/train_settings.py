@@ -63,6 +63,8 @@ class TrainSettings:
             faults.append(f"save_steps is {self.save_steps}, but must be a multiple of logging_steps")
         if self.lora_rank < 0:
             faults.append(f"lora_rank is {self.lora_rank}, but must be 0 or more")
+        if self.lora_targets is not None and not self.lora_rank:
+            faults.append("lora_targets names what gets an adapter, but lora_rank is 0; set lora_rank too")
         if self.lora_rank and self.train_vision_tower:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
         if faults:

@@ -49,7 +49,7 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
     made_by = {"command": "train", "data": str(data), "model": str(model), "settings": asdict(settings)}
     made_by |= {"data_files": fingerprint(data, "*.parquet"), "model_files": fingerprint(model, "*")}
     with whole_folder(out, made_by) as folder:
-        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(settings), sort_keys=False))
+        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")
         needs_images = OBJECTIVES[settings.method].needs_rejected_images
         pairs = Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length)
         levels = column(dataset, "level") if settings.curriculum else None
@@ -128,16 +128,16 @@ class StageLog:
     first_step: int
 
     def write(self, metrics: dict[str, float], step: int) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self.stage, "step": self.first_step + step, **metrics}) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Remove what a killed run wrote after its checkpoint at `step` of this stage."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= self.first_step + step]
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept))
+        partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(self.path)
 
 
