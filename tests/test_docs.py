@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mfpo.build.regions import encode_mask
 from mfpo.cli import main
+from mfpo.masks import encode_mask
 from mfpo.picturebook.book import draw_book
 from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook

@@ -66,12 +66,16 @@ def test_an_adapter_that_was_broken_off(tiny_llava, tmp_path):
         load_model(adapter)
 
 
-@pytest.mark.parametrize("base", [None, "adapter"])
-def test_an_adapter_without_a_base_or_on_itself(tmp_path, monkeypatch, base):
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [(None, "names no base model"), ("adapter", "is an adapter too"), ("other", "is an adapter too")],
+)
+def test_an_adapter_without_a_base_on_itself_or_in_a_circle(tmp_path, monkeypatch, base, words):
     monkeypatch.chdir(tmp_path)
-    adapter = write_adapter(tmp_path / "adapter", base)
-    (adapter / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(MfpoError, match="names no base model"):
+    adapter, other = write_adapter(tmp_path / "adapter", base), write_adapter(tmp_path / "other", "adapter")
+    for folder in (adapter, other):
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(MfpoError, match=words):
         load_model(adapter)
 
 

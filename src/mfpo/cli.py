@@ -51,7 +51,6 @@ def _root(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and tracebacks.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
-    context.obj = {"verbose": verbose}
     if context.invoked_subcommand is None:
         console.print(context.get_help())
 
@@ -301,7 +300,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            _complain("stopped; the same command goes on after its last shard, checkpoint or batch of answers")
+            _complain("stopped; the same command finds its whole shards, checkpoints and answers again")
         raise
 
 

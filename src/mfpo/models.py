@@ -1,7 +1,7 @@
 """Loading a vision-language model and its processor from a folder, or from the hub."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftConfig, PeftModel
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -120,15 +121,35 @@ def load_processor(path: Path) -> Any:
         raise MfpoError(f"{path}: its processor cannot be loaded ({_first_line(error)})") from None
 
 
+def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:
+    """A batch to generate from: one question and one image a row, in the model's template, padded on the left."""
+    chats = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
+    ]
+    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
+    bos = processor.tokenizer.bos_token
+    return processor(
+        text=prompts,
+        images=[[image] for image in images],
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=not (bos and prompts[0].startswith(bos)),  # some templates write it, others leave it to us
+    )
+
+
 def _base_of(adapter: Path) -> Path:
     """The folder of the model that an adapter belongs to, downloaded if it is a name on the hub."""
     try:
         base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
     except (ValueError, TypeError) as error:
         raise MfpoError(f"{adapter}: its adapter_config.json is none of peft's ({_first_line(error)})") from None
-    if not base or Path(base).resolve() == adapter.resolve():
+    if not base:
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
-    return find_model(base)
+    folder = find_model(base)
+    if (folder / "adapter_config.json").is_file():
+        raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
+    return folder
 
 
 def _first_line(error: Exception) -> str:

@@ -340,12 +340,12 @@ def test_curriculum_without_levels_is_refused(tiny_llava, preference_data, tmp_p
 
 def test_mdpo_on_noised_regions_is_refused(tiny_llava, preference_data, tmp_path):
     message = refused(preference_data, tiny_llava, tmp_path, method="mdpo")
-    assert "needs crops as rejected images, but these are region" in message
+    assert "needs rejected images of kind crop, but these are region" in message
 
 
 def test_mdpo_on_data_without_a_corruption_is_refused(tiny_llava, preference_data, tmp_path):
     data = without("corruption", preference_data, tmp_path / "data")
-    assert "but these are unknown" in refused(data, tiny_llava, tmp_path, method="mdpo")
+    assert "column corruption is missing" in refused(data, tiny_llava, tmp_path, method="mdpo")
 
 
 def test_several_processes_are_refused(tiny_llava, ranked, tmp_path, monkeypatch):

@@ -19,9 +19,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mfpo.build.pipeline import BuildSettings, build, build_record
-from mfpo.build.regions import encode_mask, open_segmenter
+from mfpo.build.regions import open_segmenter
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.masks import encode_mask
 from mfpo.records import (
     NamedMask,
     Origin,

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import decode_mask, encode_mask, is_named, match_regions, open_segmenter
+from mfpo.build.regions import is_named, match_regions, open_segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.errors import MfpoError, RecordError
+from mfpo.masks import decode_mask, encode_mask
 from mfpo.records import EncodedImage, Keyword, NamedMask, Origin, SourceRecord, new_record
 
 SIZE = (40, 60)

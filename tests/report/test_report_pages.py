@@ -235,3 +235,12 @@ def test_caption_of_an_image_without_truth_is_an_error(tmp_path):
     write_lines(run / "heldout" / "annotations.jsonl", [{"image_id": "7", "objects": ["dog"]}])
     with pytest.raises(MfpoError, match=r"no line has the image_id '000007\.png'"):
         write_report(run)
+
+
+def test_other_line_ends_of_unicode_end_no_line(tmp_path):
+    run = write_demo(tmp_path / "demo")
+    for file in (run / "answers").glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        texts = [json.dumps(row | {"text": "A dog.\u2028A cat.\x85"}, ensure_ascii=False) for row in rows]
+        file.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    assert "\u2028A" in write_report(run).read_text(encoding="utf-8")

@@ -31,24 +31,32 @@ class Terms:
 
 @dataclass(frozen=True)
 class Objective:
-    """A registered method; `options` are the keyword arguments of `terms`, which are settings of the same name."""
+    """A registered method; `options` are the keyword arguments of `terms`, which are settings of the same name.
+
+    `corruption` is the one kind of rejected image that makes the method what it is, `is_staged` says that it trains
+    from easy to hard by default.
+    """
 
     terms: Callable[..., Terms]
-    needs_rejected_images: bool
     options: frozenset[str]
+    needs_rejected_images: bool
+    corruption: str | None
+    is_staged: bool
 
 
 OBJECTIVES: dict[str, Objective] = {}
 
 
-def objective(name: str, *, needs_rejected_images: bool) -> Callable[[Callable[..., Terms]], Callable[..., Terms]]:
+def objective(
+    name: str, *, needs_rejected_images: bool, corruption: str | None = None, is_staged: bool = False
+) -> Callable[[Callable[..., Terms]], Callable[..., Terms]]:
     """Register a function as `mfpo train --method NAME`."""
 
     def add(function: Callable[..., Terms]) -> Callable[..., Terms]:
         if name in OBJECTIVES:
             raise ValueError(f"two objectives are named {name!r}")
         options = frozenset(inspect.signature(function).parameters) - {"ratios"}
-        OBJECTIVES[name] = Objective(function, needs_rejected_images, options)
+        OBJECTIVES[name] = Objective(function, options, needs_rejected_images, corruption, is_staged)
         return function
 
     return add
@@ -60,7 +68,7 @@ def dpo(ratios: LogRatios, *, beta: float = 0.1) -> Terms:
     return Terms(text=-F.logsigmoid(beta * (ratios.chosen - ratios.rejected)))
 
 
-@objective("mfpo", needs_rejected_images=True)
+@objective("mfpo", needs_rejected_images=True, is_staged=True)
 def mfpo(ratios: LogRatios, *, beta: float = 0.1, eta: float = 0.0) -> Terms:
     """Modality-fair preference loss (Jiang et al., IJCAI 2025, section 3.2): three terms per row, each (batch,).
 
@@ -76,7 +84,7 @@ def mfpo(ratios: LogRatios, *, beta: float = 0.1, eta: float = 0.0) -> Terms:
     )
 
 
-@objective("mdpo", needs_rejected_images=True)
+@objective("mdpo", needs_rejected_images=True, corruption="crop")
 def mdpo(ratios: LogRatios, *, beta: float = 0.1) -> Terms:
     """Conditional preference optimization (mDPO, Wang et al. 2024): MFPO's terms with eta (there: delta) 0.
 

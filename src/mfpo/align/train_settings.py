@@ -74,7 +74,7 @@ class TrainSettings:
         """The settings with every null replaced by what it stands for, except `lora_targets`."""
         return replace(
             self,
-            curriculum=self.method == "mfpo" if self.curriculum is None else self.curriculum,
+            curriculum=OBJECTIVES[self.method].is_staged if self.curriculum is None else self.curriculum,
             learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
             lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
         )

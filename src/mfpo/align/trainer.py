@@ -64,19 +64,16 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
 
 def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
     """The dataset, with the columns that the method needs. Raises MfpoError when it is not made for the method."""
-    needs = list(TEXT_COLUMNS)
-    if OBJECTIVES[settings.method].needs_rejected_images:
-        needs.append("rejected_images")
-    if settings.curriculum:
-        needs.append("level")
-    dataset = read_dataset(data, needs=needs)
-    if settings.method == "mdpo":
-        corruptions = column(dataset, "corruption") if "corruption" in dataset.column_names else [{"kind": "unknown"}]
-        kinds = {corruption["kind"] for corruption in corruptions}
-        if kinds != {"crop"}:
+    method = OBJECTIVES[settings.method]
+    needs = ["rejected_images"] * method.needs_rejected_images
+    needs += ["corruption"] * (method.corruption is not None) + ["level"] * bool(settings.curriculum)
+    dataset = read_dataset(data, needs=[*TEXT_COLUMNS, *needs])
+    if method.corruption:
+        kinds = {corruption["kind"] for corruption in column(dataset, "corruption")}
+        if kinds != {method.corruption}:
             raise MfpoError(
-                f"{data}: method mdpo needs crops as rejected images, but these are {', '.join(sorted(kinds))}; "
-                "run `mfpo build` with `--corruption crop`"
+                f"{data}: method {settings.method} needs rejected images of kind {method.corruption}, but these are "
+                f"{', '.join(sorted(kinds))}; run `mfpo build` with `--corruption {method.corruption}`"
             )
     return dataset
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mfpo.masks import Mask
+
 Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 Schedule = Literal["sigmoid", "linear", "cosine"]
 Kind = Literal["region", "global", "random20", "crop"]
 

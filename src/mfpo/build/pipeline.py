@@ -14,10 +14,11 @@ from PIL import Image
 
 from mfpo.build.keywords import KeywordSettings, rank_keywords
 from mfpo.build.noise import STEPS, Kind, Schedule, corrupt
-from mfpo.build.regions import CHOICES, Mask, Segmenter, decode_mask
+from mfpo.build.regions import CHOICES, Segmenter
 from mfpo.build.shards import Note, SetAside, Summary, merge_notes
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.folders import whole_folder, write_json
+from mfpo.masks import Mask, decode_mask
 from mfpo.records import (
     Corruption,
     Record,

@@ -12,7 +12,7 @@ from rich.progress import track
 from mfpo.errors import MfpoError, RecordError
 from mfpo.evaluate.answers import read_id, read_rows
 from mfpo.folders import fingerprint, write_json
-from mfpo.models import load_model, load_processor
+from mfpo.models import encode_questions, load_model, load_processor
 from mfpo.records import decode_image, load_image
 
 
@@ -60,18 +60,9 @@ def answer(
 def generate(
     model: Any, processor: Any, rows: Sequence[dict[str, Any]], images: Path, *, max_new_tokens: int
 ) -> list[str]:
-    """The greedy answers to one batch of questions, left-padded to one length."""
-    chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["text"]}]}] for row in rows]
-    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
-    bos = processor.tokenizer.bos_token
-    batch = processor(
-        text=prompts,
-        images=[[decode_image(load_image(images, row["image"]))] for row in rows],
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-        add_special_tokens=not (bos and prompts[0].startswith(bos)),  # some templates write it, others leave it to us
-    ).to(model.device, model.dtype)
+    """The greedy answers to one batch of questions."""
+    opened = [decode_image(load_image(images, row["image"])) for row in rows]
+    batch = encode_questions(processor, [row["text"] for row in rows], opened).to(model.device, model.dtype)
     # A model's own generation settings may penalise repetitions; greedy means the likeliest token.
     output = model.generate(
         **batch, do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=max_new_tokens

@@ -4,13 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as rle
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 
 from mfpo.errors import SettingError
-from mfpo.models import load_model, load_processor
+from mfpo.masks import encode_mask
+from mfpo.models import encode_questions, load_model, load_processor
 from mfpo.picturebook.drawings import KINDS, RGB
 from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
@@ -81,7 +80,7 @@ class PictureBook:
             question=row["question"],
             chosen=correct(row["sample"], scene),
             rejected=row["sample"],
-            objects=[_named_mask(name, mask) for name, mask in masks.items()],
+            objects=[NamedMask(name=name, mask=encode_mask(mask)) for name, mask in masks.items()],
             source=Origin(dataset=self.name, row=number),
         )
 
@@ -131,22 +130,13 @@ def _put(text: str, pattern: re.Pattern[str], sentence: str) -> str:
     return pattern.sub(lambda found: capital if found[0][0].isupper() else text, sentence, count=1)
 
 
-def _named_mask(name: str, mask: np.ndarray) -> NamedMask:
-    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return NamedMask(name=name, mask={"size": list(mask.shape), "counts": encoded["counts"].decode()})
-
-
 @torch.inference_mode()
 def _sample(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: list[Scene], questions: list[str]
 ) -> list[str]:
-    """One answer a scene, sampled at temperature 1. All prompts of a call are padded on the left."""
-    chats = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
-    ]
-    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
+    """One answer a scene, sampled at temperature 1."""
     images = [draw_scene(scene)[0] for scene in scenes]
-    batch = processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
+    batch = encode_questions(processor, questions, images)
     output = model.generate(**batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=128)
     texts = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

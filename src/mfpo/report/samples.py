@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 from PIL import Image, ImageChops, ImageColor, ImageFilter
-from pycocotools import mask as coco_mask
 
+from mfpo.masks import decode_mask
 from mfpo.records import TEXT_COLUMNS, Record, Region, answer_text, decode_image, read_dataset
 from mfpo.report.palette import PALETTE
 from mfpo.report.texts import Piece, cut, difference_spans, keyword_spans
@@ -139,7 +139,7 @@ def draw_regions(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
     around = ImageFilter.BoxBlur(1 if max(image.size) <= SMALL_DRAWING else 2)
     for region in regions:
         colour = ImageColor.getrgb(PALETTE[numbers[region["keyword"]] % len(PALETTE)])
-        mask = Image.fromarray(coco_mask.decode(region["mask"]) * np.uint8(255))
+        mask = Image.fromarray(decode_mask(region["mask"]) * np.uint8(255))
         mask = mask.resize(image.size, Image.Resampling.NEAREST)
         widened = mask.filter(around).point([0] + [255] * 255)
         drawn.paste(colour, mask=mask.point([level * 2 // 5 for level in range(256)]))

@@ -156,8 +156,9 @@ def histogram(dataset: datasets.Dataset) -> Markup | None:
 def facts(run: Path, results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Settings, seconds and versions, each by name: from results.json, or else from what a training run keeps."""
     config = run / "config.yaml"
+    configured = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
     found = {
-        "Settings": results.get("settings") or (yaml.safe_load(config.read_text()) if config.exists() else {}),
+        "Settings": results.get("settings") or configured,
         "Seconds": read_json(run / "seconds.json"),
         "Versions": results.get("versions") or read_json(run / "made_by.json").get("versions"),
     }
@@ -181,7 +182,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise MfpoError(f"{path}: not valid JSON ({error}); make it again") from None
 
@@ -189,9 +190,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects in a JSONL file, one a line."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    # Not splitlines(), which also cuts where a model wrote one of Unicode's other line ends.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
-            rows.append(json.loads(line))
+            rows += [json.loads(line)] if line else []
         except ValueError as error:
             raise MfpoError(f"{path}, line {number}: not valid JSON ({error}); make it again") from None
     return rows

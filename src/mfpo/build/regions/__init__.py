@@ -4,15 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mfpo.errors import MfpoError, RecordError
+from mfpo.masks import as_rle
 from mfpo.objects import category_of
 from mfpo.records import RLE, Keyword, Region, SourceRecord
-
-Mask = NDArray[np.bool_]
 
 # A region of nearly the whole image would be global noise under another name; one of a few pixels destroys nothing.
 LARGEST, SMALLEST = 0.8, 1e-4
@@ -77,18 +74,3 @@ def is_named(keyword: str, name: str) -> bool:
         return wanted == given
     # The plural's s is all that can differ: other endings would need a dictionary.
     return f" {keyword}".lower().removesuffix("s").endswith(f" {name}".lower().removesuffix("s"))
-
-
-def encode_mask(mask: Mask) -> RLE:
-    """`mask`, (height, width), as a COCO run-length mask."""
-    return as_rle(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
-
-
-def decode_mask(mask: RLE) -> Mask:
-    """A COCO run-length mask as (height, width)."""
-    return coco_mask.decode(mask).astype(bool)
-
-
-def as_rle(encoded: dict) -> RLE:
-    """What pycocotools returns, with `counts` as text, so that it can be stored."""
-    return RLE(size=[int(side) for side in encoded["size"]], counts=encoded["counts"].decode("ascii"))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import as_rle, encode_mask, match_regions
+from mfpo.build.regions import match_regions
 from mfpo.errors import MfpoError, RecordError
+from mfpo.masks import as_rle, encode_mask
 from mfpo.records import RLE, Keyword, Region, SourceRecord
 
 
