@@ -70,12 +70,15 @@ class PictureBook:
                     found += 1
                     yield {"scene": scene.seed, "question": question, "sample": sample}
 
+    def id(self, row: dict[str, Any], number: int) -> str:
+        return f"scene-{row['scene']}"
+
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
         """Draw the scene and correct the sample."""
         scene = make_scene(row["scene"])
         image, masks = draw_scene(scene)
         return new_record(
-            id=f"scene-{scene.seed}",
+            id=self.id(row, number),
             images=[encode_image(image)],
             question=row["question"],
             chosen=correct(row["sample"], scene),

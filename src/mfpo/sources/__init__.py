@@ -16,6 +16,10 @@ class Source(Protocol):
         """The raw rows in order, cheap to read; a row that cannot be read is one that `record` refuses."""
         ...
 
+    def id(self, row: dict[str, Any], number: int) -> str:
+        """The id that the row's record would have, without reading its images; never raises."""
+        ...
+
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
         """Row number `number`, from 0, as a record. Raises RecordError when it cannot be one."""
         ...

@@ -1,35 +1,62 @@
 """Paper 3.1: where in an image a keyword's object is. One file a segmenter, all behind one protocol."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import as_rle
 from mfpo.objects import category_of
 from mfpo.records import RLE, Keyword, Region, SourceRecord
-
-# A region of nearly the whole image would be global noise under another name; one of a few pixels destroys nothing.
-LARGEST, SMALLEST = 0.8, 1e-4
+from mfpo.settings import setting
 
 CHOICES = (
     "give --regions coco=FILE (COCO instances JSON) or dataset (masks that the source brings), "
-    "or --corruption global, random20 or crop, which need none"
+    "or --corruption global, random20, crop, blur or black, which need none"
 )
 
 
-class Segmenter(Protocol):
-    def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
-        """The regions of those keywords that are seen in the record's image number `image`, best keyword first.
+@dataclass(frozen=True, kw_only=True)
+class RegionSettings:
+    """What counts as a region."""
 
-        Raises RecordError when this image cannot be searched, MfpoError when none can.
+    # Less than a patch hardly reaches the vision tower; nearly all would be global noise under another name.
+    smallest_region: float = setting(1 / 576, "share of the image below which a mask is no region; a patch of LLaVA's")
+    largest_region: float = setting(0.8, "share of the image above which a mask is no region")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smallest_region <= self.largest_region <= 1:
+            raise SettingError(
+                f"smallest_region {self.smallest_region} and largest_region {self.largest_region} must be shares of "
+                "the image, the smaller one first"
+            )
+
+
+@dataclass(frozen=True)
+class Search:
+    """Image number `number` (from 0) of a record, its `pixels` (height, width, 3), and what is looked for in it."""
+
+    record: SourceRecord
+    number: int
+    pixels: NDArray[np.uint8]
+    keywords: Sequence[Keyword]
+
+
+class Segmenter(Protocol):
+    def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
+        """For each search the regions of the keywords that are seen, best keyword first, or why it is impossible.
+
+        `Region.score` says how sure the segmenter is, from 0 to 1. Raises MfpoError when no image can be searched.
         """
         ...
 
 
-def open_segmenter(choice: str) -> Segmenter:
+def open_segmenter(choice: str, settings: RegionSettings = RegionSettings()) -> Segmenter:
     """The segmenter that `--regions CHOICE` names: `dataset` or `coco=FILE`.
 
     Raises MfpoError for any other choice, and for a file that holds no COCO instances.
@@ -37,29 +64,39 @@ def open_segmenter(choice: str) -> Segmenter:
     from mfpo.build.regions.coco import CocoRegions
     from mfpo.build.regions.dataset import DatasetRegions
 
-    name, _, file = choice.partition("=")
-    if name == "coco" and file:
-        return CocoRegions(Path(file))
+    name, _, where = choice.partition("=")
+    if name == "coco" and where:
+        return CocoRegions(Path(where), settings)
     if choice == "dataset":
-        return DatasetRegions()
+        return DatasetRegions(settings)
     raise MfpoError(f"no regions are named {choice!r}; {CHOICES}")
 
 
-def match_regions(keywords: Sequence[Keyword], objects: Iterable[tuple[str, RLE]], image: int) -> list[Region]:
-    """Give each keyword the union of the masks that it names; `objects` are the (name, mask) of one image."""
+def is_region(mask: RLE, settings: RegionSettings) -> bool:
+    """Whether `mask` covers neither too little nor too much of its image."""
+    share = coco_mask.area(mask) / (mask["size"][0] * mask["size"][1])
+    return bool(settings.smallest_region <= share <= settings.largest_region)
+
+
+def match_regions(
+    search: Search, objects: Iterable[tuple[str, RLE]], settings: RegionSettings = RegionSettings()
+) -> list[Region]:
+    """Give each keyword the union of the masks that it names; `objects` are the (name, mask) of the search's image.
+
+    Raises RecordError when masks are of different sizes.
+    """
     named = list(objects)
     regions = []
-    for keyword in keywords:
+    for keyword in search.keywords:
         masks = [mask for name, mask in named if is_named(keyword["text"], name)]
         if not masks:
             continue
         sizes = {tuple(mask["size"]) for mask in masks}
         if len(sizes) > 1:
             raise RecordError(f"the masks of {keyword['text']!r} are of different sizes: {sorted(sizes)}")
-        union = coco_mask.merge(masks)
-        share = coco_mask.area(union) / (union["size"][0] * union["size"][1])
-        if SMALLEST <= share <= LARGEST:
-            regions.append(Region(keyword=keyword["text"], score=keyword["score"], mask=as_rle(union), image=image))
+        union = as_rle(coco_mask.merge(masks))
+        if is_region(union, settings):
+            regions.append(Region(keyword=keyword["text"], score=1.0, mask=union, image=search.number))
     return regions
 
 

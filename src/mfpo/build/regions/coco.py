@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import match_regions
+from mfpo.build.regions import RegionSettings, Search, match_regions
 from mfpo.errors import MfpoError, RecordError
 from mfpo.masks import as_rle, encode_mask
-from mfpo.records import RLE, Keyword, Region, SourceRecord
+from mfpo.records import RLE, Region
 
 
 class CocoRegions:
     """A COCO instances file. Raises MfpoError when `file` is missing or is none."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, settings: RegionSettings = RegionSettings()) -> None:
         try:
             content = json.loads(file.read_bytes())
             names = {category["id"]: category["name"] for category in content["categories"]}
@@ -38,18 +38,29 @@ class CocoRegions:
         if len(self._ids) < len(self._images):
             raise MfpoError(f"{file}: two images have one file name; give each its own, as images are found by it")
         self._file = file
+        self._settings = settings
 
-    def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
-        """The regions of `keywords` by category. Raises RecordError when the file does not know the image."""
-        known = self._find(record["images"][image]["path"] or "")
+    def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
+        """The regions of the keywords by category; a RecordError for an image that the file does not know."""
+        return [self._search(search) for search in searches]
+
+    def objects(self, file_name: str) -> list[tuple[str, RLE]]:
+        """The (category, mask) of each instance in an image. Raises RecordError when the file does not know it."""
+        known = self._find(file_name)
         try:
-            objects = [
+            return [
                 (name, as_mask(segmentation, known["height"], known["width"]))
                 for name, segmentation in self._objects[known["id"]]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(f"the annotations of image {known['id']} in {self._file} are broken ({error})") from None
-        return match_regions(keywords, objects, image)
+
+    def _search(self, search: Search) -> list[Region] | RecordError:
+        image = search.record["images"][search.number]
+        try:
+            return match_regions(search, self.objects(image["path"] or ""), self._settings)
+        except RecordError as error:
+            return error
 
     def _find(self, file_name: str) -> dict[str, Any]:
         """The entry of an image: by its name without ending, else by COCO's number in it ("COCO_val2014_0042")."""

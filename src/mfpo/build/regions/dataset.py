@@ -2,23 +2,31 @@
 
 from collections.abc import Sequence
 
-from mfpo.build.regions import CHOICES, match_regions
-from mfpo.errors import MfpoError
-from mfpo.records import Keyword, Region, SourceRecord
+from mfpo.build.regions import CHOICES, RegionSettings, Search, match_regions
+from mfpo.errors import MfpoError, RecordError
+from mfpo.records import Region
 
 
 class DatasetRegions:
     """The record's `objects`, which belong to its first image."""
 
-    def __call__(self, record: SourceRecord, image: int, keywords: Sequence[Keyword]) -> list[Region]:
-        """The regions of `keywords` by name.
+    def __init__(self, settings: RegionSettings = RegionSettings()) -> None:
+        self._settings = settings
+
+    def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
+        """The regions of the keywords by name.
 
         Raises MfpoError, which ends the run, when the source brings no masks: such a source needs another segmenter.
         """
-        if record["objects"] is None:
-            raise MfpoError(
-                f"row {record['source']['row']} of {record['source']['dataset']} brings no object masks; {CHOICES}"
-            )
-        if image > 0:
+        return [self._search(search) for search in searches]
+
+    def _search(self, search: Search) -> list[Region] | RecordError:
+        source, objects = search.record["source"], search.record["objects"]
+        if objects is None:
+            raise MfpoError(f"row {source['row']} of {source['dataset']} brings no object masks; {CHOICES}")
+        if search.number > 0:
             return []
-        return match_regions(keywords, [(found["name"], found["mask"]) for found in record["objects"]], image)
+        try:
+            return match_regions(search, [(found["name"], found["mask"]) for found in objects], self._settings)
+        except RecordError as error:
+            return error
