@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import is_named, match_regions, open_segmenter
+from mfpo.build.regions import RegionSettings, Search, Segmenter, is_named, match_regions, open_segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import decode_mask, encode_mask
-from mfpo.records import EncodedImage, Keyword, NamedMask, Origin, SourceRecord, new_record
+from mfpo.records import EncodedImage, Keyword, NamedMask, Origin, Region, SourceRecord, new_record
 
 SIZE = (40, 60)
 
@@ -26,10 +26,6 @@ def box(rows: slice, columns: slice) -> np.ndarray:
 LEFT, RIGHT = box(slice(5, 25), slice(10, 30)), box(slice(5, 25), slice(40, 50))
 
 
-def keyword(text: str, score: float = 1.0) -> Keyword:
-    return Keyword(text=text, score=score)
-
-
 def record(path: str | None = "000000000042.jpg", objects: tuple[NamedMask, ...] | None = None) -> SourceRecord:
     return new_record(
         id="r",
@@ -40,6 +36,20 @@ def record(path: str | None = "000000000042.jpg", objects: tuple[NamedMask, ...]
         objects=objects,
         source=Origin(dataset="test", row=7),
     )
+
+
+def search_for(*texts: str, of: SourceRecord | None = None, number: int = 0) -> Search:
+    """The search for keywords in an image of a record, whose pixels these segmenters do not look at."""
+    pixels = np.zeros((*SIZE, 3), dtype=np.uint8)
+    return Search(of or record(), number, pixels, [Keyword(text=text, score=1.0) for text in texts])
+
+
+def regions_of(segment: Segmenter, search: Search) -> list[Region]:
+    """The regions of one search; a RecordError in its place is raised."""
+    (result,) = segment([search])
+    if isinstance(result, RecordError):
+        raise result
+    return result
 
 
 def uncompressed(mask: np.ndarray) -> dict:
@@ -74,34 +84,34 @@ def test_rle_survives_encoding_and_has_text_counts() -> None:
 def test_each_way_to_store_a_mask(way: str, tmp_path: Path) -> None:
     polygon = [[10, 5, 30, 5, 30, 25, 10, 25]]
     stored = {"polygon": polygon, "uncompressed": uncompressed(LEFT), "compressed": encode_mask(LEFT)}[way]
-    regions = CocoRegions(instances(tmp_path, [(18, stored)]))(record(), 0, [keyword("small dog", 0.7)])
-    assert [(region["keyword"], region["score"], region["image"]) for region in regions] == [("small dog", 0.7, 0)]
+    regions = regions_of(CocoRegions(instances(tmp_path, [(18, stored)])), search_for("small dog"))
+    assert [(region["keyword"], region["score"], region["image"]) for region in regions] == [("small dog", 1.0, 0)]
     np.testing.assert_array_equal(coco_mask.decode(regions[0]["mask"]).astype(bool), LEFT)
 
 
 def test_polygons_without_an_area_are_no_region(tmp_path: Path) -> None:
     annotations = [(18, []), (18, [[10, 5, 30, 5]])]
-    assert CocoRegions(instances(tmp_path, annotations))(record(), 0, [keyword("dog")]) == []
+    assert regions_of(CocoRegions(instances(tmp_path, annotations)), search_for("dog")) == []
 
 
 def test_a_keyword_gets_all_instances_of_its_category_and_no_other(tmp_path: Path) -> None:
     third = box(slice(30, 38), slice(0, 60))
     file = instances(tmp_path, [(18, encode_mask(LEFT)), (17, encode_mask(third)), (18, encode_mask(RIGHT))])
-    (region,) = CocoRegions(file)(record(), 0, [keyword("puppies"), keyword("tree")])
+    (region,) = regions_of(CocoRegions(file), search_for("puppies", "tree"))
     np.testing.assert_array_equal(decode_mask(region["mask"]), LEFT | RIGHT)
 
 
 @pytest.mark.parametrize("path", ["000000000042.png", "COCO_val2014_000000000042.jpg", "42.jpg"])
 def test_the_image_is_found_by_name_or_number(path: str, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
-    assert len(segment(record(path), 0, [keyword("dog")])) == 1
+    assert len(regions_of(segment, search_for("dog", of=record(path)))) == 1
 
 
 @pytest.mark.parametrize("path", ["43.jpg", "dog.jpg", None])
 def test_an_unknown_image_is_set_aside_and_not_called_empty(path: str | None, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
     with pytest.raises(RecordError, match="is not among the images of"):
-        segment(record(path), 0, [keyword("dog")])
+        regions_of(segment, search_for("dog", of=record(path)))
 
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -112,15 +122,47 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
         CocoRegions(file)
 
 
-def test_nearly_the_whole_image_or_nearly_nothing_is_no_region() -> None:
-    cases = {
-        "all": (np.ones((200, 200), dtype=bool), 0),
-        "most": (np.arange(40_000).reshape(200, 200) < 0.8 * 40_000, 1),
-        "few": (np.arange(40_000).reshape(200, 200) < 4, 1),
-        "fewer": (np.arange(40_000).reshape(200, 200) < 3, 0),
-    }
-    for name, (mask, expected) in cases.items():
-        assert len(match_regions([keyword("dog")], [("dog", encode_mask(mask))], 0)) == expected, name
+@pytest.mark.parametrize(
+    ("pixels", "is_region"), [(0, False), (69, False), (70, True), (32_000, True), (32_001, False), (40_000, False)]
+)
+def test_less_than_a_patch_or_nearly_the_whole_image_is_no_region(pixels: int, is_region: bool) -> None:
+    mask = np.arange(40_000).reshape(200, 200) < pixels  # a patch of LLaVA's is 1/576 of the image: 69.4 pixels
+    assert len(match_regions(search_for("dog"), [("dog", encode_mask(mask))])) == is_region
+
+
+def test_how_large_a_region_is_can_be_set() -> None:
+    mask = encode_mask(np.arange(40_000).reshape(200, 200) < 4_000)
+    for smallest, largest, expected in [(0.1, 0.1, 1), (0.11, 0.8, 0), (0.0, 0.09, 0)]:
+        settings = RegionSettings(smallest_region=smallest, largest_region=largest)
+        assert len(match_regions(search_for("dog"), [("dog", mask)], settings)) == expected, settings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"smallest_region": 0.9}, "smallest_region 0.9"),
+        ({"largest_region": 1.1}, "largest_region 1.1"),
+        ({"box_threshold": 1.5}, "box_threshold is 1.5"),
+        ({"text_threshold": -0.1}, "text_threshold is -0.1"),
+        ({"mask_threshold": float("nan")}, "mask_threshold is nan"),
+        ({"region_batch": 0}, "region_batch is 0"),
+    ],
+)
+def test_settings_that_cannot_be(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        RegionSettings(**wrong)
+
+
+def test_a_batch_is_searched_in_order_and_an_impossible_search_has_its_reason_in_place(tmp_path: Path) -> None:
+    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT)), (17, encode_mask(RIGHT))]))
+    searches = [search_for("cat"), search_for("dog", of=record("7.jpg")), search_for("dog", "cat"), search_for()]
+    cat, unknown, both, nothing = segment(searches)
+    assert [region["keyword"] for region in cat] == ["cat"]
+    assert isinstance(unknown, RecordError)
+    assert "'7.jpg' is not among the images of" in str(unknown)
+    assert [region["keyword"] for region in both] == ["dog", "cat"]
+    assert nothing == []
+    assert segment([]) == []
 
 
 @pytest.mark.parametrize(
@@ -140,39 +182,40 @@ def test_which_phrase_names_which_object(phrase: str, name: str, expected: bool)
 
 def test_dataset_masks_belong_to_the_first_image() -> None:
     objects = (NamedMask(name="dog", mask=encode_mask(LEFT)), NamedMask(name="tree", mask=encode_mask(RIGHT)))
-    found = DatasetRegions()(record(objects=objects), 0, [keyword("green tree")])
+    found = regions_of(DatasetRegions(), search_for("green tree", of=record(objects=objects)))
     assert [region["keyword"] for region in found] == ["green tree"]
     np.testing.assert_array_equal(decode_mask(found[0]["mask"]), RIGHT)
-    assert DatasetRegions()(record(objects=objects), 1, [keyword("green tree")]) == []
+    assert regions_of(DatasetRegions(), search_for("green tree", of=record(objects=objects), number=1)) == []
 
 
 def test_a_source_without_masks_says_which_regions_there_are() -> None:
     with pytest.raises(MfpoError, match=r"row 7 of test brings no object masks.*coco=FILE") as caught:
-        DatasetRegions()(record(), 0, [keyword("dog")])
+        DatasetRegions()([search_for("dog")])
     assert not isinstance(caught.value, RecordError)  # it ends the run
 
 
 def test_a_picture_without_objects_has_no_regions() -> None:
-    assert DatasetRegions()(record(objects=()), 0, [keyword("dog")]) == []
+    assert regions_of(DatasetRegions(), search_for("dog", of=record(objects=()))) == []
 
 
 @pytest.mark.parametrize("segmentation", [None, [1, 2, 3], {"size": [40, 60]}, {"size": [40, 60], "counts": None}])
 def test_a_broken_annotation_sets_its_row_aside(segmentation: object, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, segmentation)]))
     with pytest.raises(RecordError, match=r"annotations of image 42 in .* are broken"):
-        segment(record(), 0, [keyword("dog")])
+        regions_of(segment, search_for("dog"))
 
 
 @pytest.mark.parametrize("path", ["my-holiday-42.jpg", "42-42.jpg", "COCO_42.jpg"])
 def test_a_name_that_only_ends_in_the_number_is_another_image(path: str, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
     with pytest.raises(RecordError, match="is not among the images of"):
-        segment(record(path), 0, [keyword("dog")])
+        regions_of(segment, search_for("dog", of=record(path)))
 
 
-@pytest.mark.parametrize("choice", ["coco", "coco=", "sam", ""])
+@pytest.mark.parametrize("choice", ["coco", "coco=", "sam", "", "lisa", "lisa=", "sam3=", "clipseg=", "dataset=x"])
 def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
-    with pytest.raises(MfpoError, match=r"--regions dataset .* --regions coco=FILE"):
+    known = r"dataset .* coco=FILE .* grounded-sam=DETECTOR,SAM, sam3, sam3=MODEL, clipseg, clipseg=MODEL or lisa=MODEL"
+    with pytest.raises(MfpoError, match=known):
         open_segmenter(choice)
 
 
@@ -192,4 +235,4 @@ def test_a_file_that_is_no_coco_instances(content: str | None, message: str, tmp
 def test_masks_of_different_sizes_are_no_silent_fallback() -> None:
     masks = [encode_mask(np.ones(shape, dtype=bool)) for shape in ((20, 20), (10, 20))]
     with pytest.raises(RecordError, match="different sizes"):
-        match_regions([Keyword(text="dog", score=1.0)], [("dog", mask) for mask in masks], 0)
+        match_regions(search_for("dog"), [("dog", mask) for mask in masks])

@@ -16,18 +16,25 @@ from mfpo.records import RLE, Keyword, Region, SourceRecord
 from mfpo.settings import setting
 
 CHOICES = (
-    "give --regions coco=FILE (COCO instances JSON) or dataset (masks that the source brings), "
+    "give --regions dataset (masks that the source brings), coco=FILE (COCO instances JSON), grounded-sam, "
+    "grounded-sam=DETECTOR,SAM, sam3, sam3=MODEL, clipseg, clipseg=MODEL or lisa=MODEL (folders or names on the hub), "
     "or --corruption global, random20, crop, blur or black, which need none"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings:
-    """What counts as a region."""
+    """What counts as a region, and how sure a model must be of it."""
 
     # Less than a patch hardly reaches the vision tower; nearly all would be global noise under another name.
     smallest_region: float = setting(1 / 576, "share of the image below which a mask is no region; a patch of LLaVA's")
     largest_region: float = setting(0.8, "share of the image above which a mask is no region")
+    box_threshold: float | None = setting(
+        None, "score above which a box counts; without it 0.3 for Grounding DINO, 0.1 for OWLv2, 0.5 for SAM 3"
+    )
+    text_threshold: float = setting(0.25, "score above which a box of Grounding DINO's belongs to a keyword")
+    mask_threshold: float = setting(0.5, "probability above which a pixel belongs to a mask of a model's")
+    region_batch: int = setting(8, "images, or pairs of an image and a keyword, that a segmenter's model takes at once")
 
     def __post_init__(self) -> None:
         if not 0 <= self.smallest_region <= self.largest_region <= 1:
@@ -35,6 +42,12 @@ class RegionSettings:
                 f"smallest_region {self.smallest_region} and largest_region {self.largest_region} must be shares of "
                 "the image, the smaller one first"
             )
+        for name in ("box_threshold", "text_threshold", "mask_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise SettingError(f"{name} is {value}, but must be from 0 to 1")
+        if self.region_batch < 1:
+            raise SettingError(f"region_batch is {self.region_batch}, but must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -57,18 +70,37 @@ class Segmenter(Protocol):
 
 
 def open_segmenter(choice: str, settings: RegionSettings = RegionSettings()) -> Segmenter:
-    """The segmenter that `--regions CHOICE` names: `dataset` or `coco=FILE`.
+    """The segmenter that `--regions CHOICE` names; docs/regions.md lists them.
 
-    Raises MfpoError for any other choice, and for a file that holds no COCO instances.
+    Raises MfpoError for any other choice, for a file that holds no COCO instances, and for a model that is missing,
+    of another kind, or not in safetensors.
     """
-    from mfpo.build.regions.coco import CocoRegions
-    from mfpo.build.regions.dataset import DatasetRegions
-
-    name, _, where = choice.partition("=")
-    if name == "coco" and where:
-        return CocoRegions(Path(where), settings)
+    name, equals, where = choice.partition("=")
     if choice == "dataset":
+        from mfpo.build.regions.dataset import DatasetRegions
+
         return DatasetRegions(settings)
+    if name == "coco" and where:
+        from mfpo.build.regions.coco import CocoRegions
+
+        return CocoRegions(Path(where), settings)
+    if bool(equals) == bool(where):
+        if name == "grounded-sam":
+            from mfpo.build.regions.grounded_sam import DEFAULT, GroundedSam
+
+            return GroundedSam(where or DEFAULT, settings)
+        if name == "sam3":
+            from mfpo.build.regions.sam3 import DEFAULT, Sam3Regions
+
+            return Sam3Regions(where or DEFAULT, settings)
+        if name == "clipseg":
+            from mfpo.build.regions.clipseg import DEFAULT, ClipSeg
+
+            return ClipSeg(where or DEFAULT, settings)
+        if name == "lisa" and where:
+            from mfpo.build.regions.lisa import LisaRegions
+
+            return LisaRegions(where, settings)
     raise MfpoError(f"no regions are named {choice!r}; {CHOICES}")
 
 

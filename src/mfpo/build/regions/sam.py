@@ -1,0 +1,66 @@
+"""Masks from boxes by SAM (Kirillov et al., ICCV 2023) or SAM 2 (Ravi et al. 2024)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from transformers import Sam2Model, SamImageProcessorPil, SamModel, ViTImageProcessorPil
+
+from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions.vision import encode_images, load_image_processor, load_vision_model, resize_masks, size_of
+
+# So many pixels of masks are held at once, 0.25 GB; or one mask, if it has more.
+_MASK_PIXELS = 2**26
+
+
+class Embedded(NamedTuple):
+    """An image as the vision tower saw it, and its `inside`: (height, width) of the image in the model's square."""
+
+    search: Search
+    features: Any
+    inside: tuple[int, int]
+
+
+class Sam:
+    """SAM or SAM 2 in the folder, or of the hub's, `name`. Raises MfpoError when it cannot be loaded."""
+
+    def __init__(self, name: str, settings: RegionSettings = RegionSettings()) -> None:
+        # The published checkpoints of SAM 2 are those of the video model, which holds the image model.
+        self._model, folder = load_vision_model(name, {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model})
+        self._is_padded = isinstance(self._model, SamModel)
+        # SAM 2 squeezes an image into its square, as ViT's processor does (its own needs torchvision).
+        kind = SamImageProcessorPil if self._is_padded else ViTImageProcessorPil
+        self._processor = load_image_processor(kind, folder)
+        self._threshold = settings.mask_threshold
+
+    def embed(self, searches: Sequence[Search]) -> list[Embedded]:
+        """The images of `searches`, each seen once however many boxes it has."""
+        encoded = encode_images(self._processor, searches)
+        features = self._model.get_image_embeddings(encoded.pixel_values)
+        if self._is_padded:
+            insides = encoded.reshaped_input_sizes.tolist()
+            return [Embedded(search, features[[i]], tuple(insides[i])) for i, search in enumerate(searches)]
+        square = tuple(encoded.pixel_values.shape[-2:])
+        return [Embedded(search, [level[[i]] for level in features], square) for i, search in enumerate(searches)]
+
+    def union(self, image: Embedded, corners: Tensor) -> Tensor:
+        """The union of the masks of the boxes `corners`, (n, 4) in pixels: (height, width), of booleans."""
+        height, width = size_of(image.search)
+        scale = corners.new_tensor([image.inside[1] / width, image.inside[0] / height] * 2)
+        union = torch.zeros(height, width, dtype=torch.bool, device=corners.device)
+        for some in corners.split(max(1, _MASK_PIXELS // (height * width))):
+            output = self._model(
+                image_embeddings=image.features, input_boxes=(some * scale)[None], multimask_output=False
+            )
+            union |= (self._resize(output.pred_masks[0, :, 0], image) > self._threshold).any(dim=0)
+        return union
+
+    def _resize(self, logits: Tensor, image: Embedded) -> Tensor:
+        """The probabilities at the size of the image, (n, height, width), of masks of the model's square."""
+        if self._is_padded:
+            square = self._processor.pad_size
+            padded = interpolate(logits[None].float(), (square["height"], square["width"]), mode="bilinear")[0]
+            logits = padded[:, : image.inside[0], : image.inside[1]]
+        return resize_masks(logits, image.search).sigmoid()

@@ -1,0 +1,68 @@
+"""Regions by SAM 3 (Carion et al. 2025): all instances of what a short phrase names, with a mask and a score each."""
+
+from collections.abc import Sequence
+
+from transformers import Sam3Model, ViTImageProcessorPil
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions.vision import (
+    Found,
+    batches,
+    encode_images,
+    load_image_processor,
+    load_tokenizer,
+    load_vision_model,
+    resize_masks,
+    search_images,
+)
+from mfpo.errors import RecordError
+from mfpo.models import device
+from mfpo.records import Region
+
+DEFAULT = "facebook/sam3"
+
+
+class Sam3Regions:
+    """SAM 3 in the folder, or of the hub's, `name`. Raises MfpoError when it cannot be loaded."""
+
+    def __init__(self, name: str, settings: RegionSettings = RegionSettings()) -> None:
+        # The published checkpoint is that of the video model, which holds the image model.
+        self._model, folder = load_vision_model(name, {"sam3": Sam3Model, "sam3_video": Sam3Model})
+        # Sam3ImageProcessor wants torchvision; it resizes to a square and normalises, as ViT's does.
+        self._processor = load_image_processor(ViTImageProcessorPil, folder)
+        self._tokenizer = load_tokenizer(folder)
+        self._box_threshold = 0.5 if settings.box_threshold is None else settings.box_threshold
+        self._settings = settings
+
+    def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
+        """The regions of the keywords, each the union of its instances; the score is the best instance's."""
+        return search_images(searches, self._settings, self._find)
+
+    def _find(self, searches: Sequence[Search]) -> list[list[Found]]:
+        images = self._model.get_vision_features(encode_images(self._processor, searches).pixel_values)
+        pairs = [(number, keyword["text"]) for number, s in enumerate(searches) for keyword in s.keywords]
+        found: list[list[Found]] = [[] for _ in searches]
+        for some in batches(pairs, self._settings.region_batch):
+            numbers, texts = zip(*some, strict=True)
+            # 32 tokens is what SAM 3 is trained with.
+            prompts = self._tokenizer(
+                list(texts), padding="max_length", truncation=True, max_length=32, return_tensors="pt"
+            )
+            output = self._model(vision_embeds=_rows(images, list(numbers)), **prompts.to(device()))
+            # An instance counts as sure as it is, times how sure the model is that there is any.
+            scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
+            for number, masks, score in zip(numbers, output.pred_masks, scores, strict=True):
+                kept = score > self._box_threshold
+                probability = resize_masks(masks[kept].float().sigmoid(), searches[number])
+                mask = (probability > self._settings.mask_threshold).any(dim=0)
+                found[number].append((mask, float(score[kept].max()) if kept.any() else 0.0))
+        return found
+
+
+def _rows(images: Sam3VisionEncoderOutput, numbers: list[int]) -> Sam3VisionEncoderOutput:
+    """The features of the images `numbers`, so that each image is seen once however many keywords it has."""
+    return Sam3VisionEncoderOutput(
+        fpn_hidden_states=tuple(level[numbers] for level in images.fpn_hidden_states),
+        fpn_position_encoding=tuple(level[numbers] for level in images.fpn_position_encoding),
+    )

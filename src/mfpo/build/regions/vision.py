@@ -1,0 +1,147 @@
+"""What all segmenters of transformers' share: loading, precision, batches, and regions out of masks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from mfpo.build.regions import RegionSettings, Search, is_region
+from mfpo.errors import MfpoError, RecordError
+from mfpo.masks import encode_mask
+from mfpo.models import default_dtype, device, find_model, quiet
+from mfpo.records import Region
+
+T = TypeVar("T")
+Found = tuple[Tensor, float]
+"""A keyword's mask, (height, width) of booleans at the size of the image, and its score."""
+
+# Models resize such images to a strip of a few pixels, or of none.
+_NARROWEST = 20
+
+
+@quiet()
+def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
+    """The model in the folder, or of the hub's, `name`, on the GPU if there is one, in evaluation mode; and its folder.
+
+    `kinds` gives the class of transformers' for each model_type that will do.
+    Raises MfpoError when it is missing, of another kind, not in safetensors, or lacks weights.
+    """
+    folder = find_model(name)
+    if not (folder / "config.json").is_file():
+        raise MfpoError(f"{name}: no model there (no config.json); give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        raise MfpoError(f"{name}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
+    try:
+        kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+        if kind not in kinds:
+            raise MfpoError(f"{name}: a {kind!r} model, but needed is {' or '.join(kinds)}")
+        # float32 also where it computes in bfloat16: see `inference`.
+        model, loaded = kinds[kind].from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MfpoError(f"{name}: cannot be loaded ({reason})") from None
+    # transformers fills such weights with random numbers.
+    missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
+    if missing:
+        raise MfpoError(f"{name}: {len(missing)} weights are missing or of another shape, such as {missing[0]}")
+    return model.to(device()).eval(), folder
+
+
+def load_image_processor(cls: Any, folder: Path) -> Any:
+    """The image processor beside a model. Raises MfpoError when there is none."""
+    return _load_part(cls, folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer beside a model; a phrase that is too long keeps its end, where an English phrase has its head.
+
+    Raises MfpoError when there is none.
+    """
+    tokenizer = _load_part(AutoTokenizer, folder, trust_remote_code=False)
+    tokenizer.truncation_side = "left"
+    return tokenizer
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Without gradients, and in bfloat16 on a GPU.
+
+    By autocast, which leaves coordinates in float32: bfloat16 would place a box on a raster of 1/256 of the image.
+    """
+    with (
+        torch.inference_mode(),
+        torch.autocast(device().type, torch.bfloat16, enabled=default_dtype() == torch.bfloat16),
+    ):
+        yield
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in order, `size` at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def encode_images(processor: Any, searches: Sequence[Search]) -> Any:
+    """The images of `searches` as the model takes them, (n, 3, height, width) in `pixel_values`."""
+    return processor([Image.fromarray(search.pixels) for search in searches], return_tensors="pt").to(device())
+
+
+def size_of(search: Search) -> tuple[int, int]:
+    """Height and width of a search's image."""
+    height, width = search.pixels.shape[:2]
+    return height, width
+
+
+def resize_masks(masks: Tensor, search: Search) -> Tensor:
+    """`masks`, (n, height, width), at the size of the search's image."""
+    return torch.nn.functional.interpolate(masks[None].float(), size_of(search), mode="bilinear")[0]
+
+
+def search_images(
+    searches: Sequence[Search],
+    settings: RegionSettings,
+    find: Callable[[Sequence[Search]], list[list[Found]]],
+) -> list[list[Region] | RecordError]:
+    """What a segmenter returns, where `find` gives each keyword's mask and score in at most `region_batch` images."""
+    results: dict[int, list[Region] | RecordError] = {}
+    for number, search in enumerate(searches):
+        height, width = size_of(search)
+        if max(height, width) > _NARROWEST * min(height, width):
+            reason = f"image {search.number} is {width} x {height}, too narrow to look for keywords in"
+            results[number] = RecordError(reason)
+        elif not search.keywords:
+            results[number] = []
+    # By size, as some models take only images of one shape at once.
+    left = sorted(set(range(len(searches))) - set(results), key=lambda number: (size_of(searches[number]), number))
+    for numbers in batches(left, settings.region_batch):
+        batch = [searches[number] for number in numbers]
+        with inference():
+            found = find(batch)
+        for number, search, masks in zip(numbers, batch, found, strict=True):
+            results[number] = _to_regions(search, masks, settings)
+    return [results[number] for number in range(len(searches))]
+
+
+def _to_regions(search: Search, found: Sequence[Found], settings: RegionSettings) -> list[Region]:
+    regions = []
+    for keyword, (mask, score) in zip(search.keywords, found, strict=True):
+        rle = encode_mask(mask.cpu().numpy())
+        if mask.any() and is_region(rle, settings):
+            regions.append(Region(keyword=keyword["text"], score=score, mask=rle, image=search.number))
+    return regions
+
+
+@quiet()
+def _load_part(cls: Any, folder: Path, **options: Any) -> Any:
+    try:
+        return cls.from_pretrained(folder, **options)
+    except (OSError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MfpoError(f"{folder}: its {cls.__name__} cannot be loaded ({reason}); save it beside the model") from None
