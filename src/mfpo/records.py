@@ -6,10 +6,11 @@ A record is a row of a Hugging Face dataset with the column names that TRL and m
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import datasets
 import numpy as np
@@ -127,6 +128,13 @@ FEATURES = datasets.Features(
 
 # Raster formats that PIL decodes itself: others, as EPS, run a program.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# What every trainer can open goes into the dataset untouched.
+_KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
+# How the chunks of a PNG begin that may say how it is turned; they may come after the pixels.
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Pixels a side of a WebP.
+_WEBP_LIMIT = 16383
 # Arrow cannot read back a group of rows beyond 2 GB.
 _ROW_GROUP_BYTES = 256 << 20
 
@@ -146,15 +154,19 @@ def new_record(
 ) -> SourceRecord:
     """Make a record from one question and two answers.
 
-    Raises RecordError that names the column when a text is missing, no string or blank, when chosen equals rejected,
-    or when there is no image.
+    Raises RecordError that names the column when a text is missing, no string, blank or not to be written to a file,
+    when chosen equals rejected, or when there is no image.
     """
+    if not is_text(str(id)):
+        raise RecordError("column 'id' holds half a surrogate pair, which no file can")
     texts = {"question": question, "chosen": chosen, "rejected": rejected}
     for column, text in texts.items():
         if text is None:
             raise RecordError(f"column {column!r} is missing")
         if not isinstance(text, str):
             raise RecordError(f"column {column!r} is {type(text).__name__}, but must be a text")
+        if not is_text(text):
+            raise RecordError(f"column {column!r} holds half a surrogate pair, which no file can")
         if not text.replace("<image>", "").strip():
             raise RecordError(f"column {column!r} is empty")
     # LLaVA's data writes the image into the text; a chat template puts it in again.
@@ -174,16 +186,21 @@ def new_record(
     )
 
 
+def is_text(value: object) -> bool:
+    """Whether it is a string that a file can hold; half a surrogate pair, which JSON can spell, is none."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
 def answer_text(messages: Sequence[Message]) -> str:
     """The text of an answer, or of a prompt with one turn."""
     return " ".join(message["content"] for message in messages)
 
 
-def load_image(folder: Path, name: object) -> EncodedImage:
-    """Read the image `name` below `folder`.
+def load_image(folder: Path, name: object, root: Path | None = None) -> EncodedImage:
+    """Read the image `name` below `folder`, as `check_image` does.
 
-    A file in RGB without rotation is kept byte for byte; anything else is turned upright, made RGB, stored as PNG.
-    Raises RecordError when the path leaves the folder, is missing, or holds no readable image.
+    Raises RecordError when the path, or the file that it links to, is not below `root` (`folder` by default), is
+    missing, or is no image.
     """
     if name is None or name == "":
         raise RecordError("column 'image' is missing")
@@ -191,7 +208,7 @@ def load_image(folder: Path, name: object) -> EncodedImage:
         raise RecordError(f"column 'image' is {type(name).__name__}, but must be a path")
     try:
         path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
+        if not path.is_relative_to((root or folder).resolve()):
             raise RecordError(f"image {name!r} leaves the image folder {folder}")
         if not path.is_file():
             raise RecordError(f"image {name!r} is not in {folder}")
@@ -202,36 +219,72 @@ def load_image(folder: Path, name: object) -> EncodedImage:
 
 
 def check_image(data: bytes, name: str) -> EncodedImage:
-    """`data` as an image of a record: decoded once to be sure, re-encoded only where it must be."""
+    """`data` as an image of a record.
+
+    An upright RGB JPEG, PNG or WebP is kept byte for byte, and only its header is read: whether it is whole shows when
+    `decode_image` decodes it. Anything else becomes an upright RGB PNG: of an animation the first frame, what is
+    transparent on white, 16 bits scaled to 8. Raises RecordError when it is no image, or larger than PIL's limit for
+    decompression bombs.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # PIL's own words hold an address in memory, another in every run.
-        reason = "it is no image file" if isinstance(error, UnidentifiedImageError) else error
-        raise RecordError(f"image {name!r} cannot be read ({reason})") from None
-    is_rotated = image.getexif().get(0x0112, 1) != 1
-    if image.mode == "RGB" and image.format in ("JPEG", "PNG") and not is_rotated:
-        return EncodedImage(bytes=data, path=os.path.basename(name))
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits, which PIL would clip to white
-        upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).astype(np.uint8))
+            if _is_plain(image, data):
+                return EncodedImage(bytes=data, path=os.path.basename(name))
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # what a broken file raises in PIL is open-ended
+        raise _unreadable(name, error) from None
     # The name stays recognisable: COCO annotations are found by it.
-    return EncodedImage(bytes=encode_image(upright.convert("RGB"))["bytes"], path=f"{Path(name).stem}.png")
+    return EncodedImage(bytes=encode_image(upright)["bytes"], path=f"{Path(name).stem}.png")
 
 
-def encode_image(image: Image.Image) -> EncodedImage:
-    """`image` as PNG: lossless, so that training sees just the pixels that were made."""
+def _is_plain(image: Image.Image, data: bytes) -> bool:
+    """Whether every program shows the file as it is: RGB, opaque, one frame, upright."""
+    if image.format not in _KEPT_FORMATS or image.mode != "RGB" or image.has_transparency_data:
+        return False
+    if getattr(image, "n_frames", 1) > 1:
+        return False
+    # PIL decodes a whole PNG to look for these.
+    if image.format == "PNG" and not any(chunk in data for chunk in _PNG_ORIENTATION):
+        return True
+    return image.getexif().get(0x0112, 1) not in range(2, 9)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which PIL would clip to white
+        return Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layers = Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+        return Image.alpha_composite(*layers).convert("RGB")
+    return image.convert("RGB")
+
+
+def _unreadable(name: str, error: Exception) -> RecordError:
+    # PIL's own words hold an address in memory, another in every run.
+    reason = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+    return RecordError(f"image {name[:80]!r} cannot be read ({' '.join(reason.split())})")
+
+
+def encode_image(image: Image.Image, format: Literal["png", "webp"] = "png") -> EncodedImage:
+    """`image` without loss, so that training sees just the pixels that were made.
+
+    WebP is smaller and quicker to make; a side longer than its 16,383 pixels makes it PNG all the same.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
+    if format == "webp" and max(image.size) <= _WEBP_LIMIT:
+        image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
+    else:
+        image.save(buffer, "PNG", compress_level=1)
     return EncodedImage(bytes=buffer.getvalue(), path=None)
 
 
 def decode_image(image: EncodedImage) -> Image.Image:
-    """The RGB pixels of an encoded image."""
-    return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+    """The RGB pixels of an encoded image. Raises RecordError when they are cut off or broken."""
+    try:
+        return Image.open(io.BytesIO(image["bytes"]), formats=_FORMATS).convert("RGB")
+    except Exception as error:  # what a broken file raises in PIL is open-ended
+        raise _unreadable(image.get("path") or "without a name", error) from None
 
 
 def write_shard(records: Sequence[Record], path: Path) -> None:

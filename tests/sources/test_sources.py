@@ -13,7 +13,7 @@ from PIL import Image
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import SourceRecord
 from mfpo.sources import open_source
-from mfpo.sources.trl import read_image, read_messages, read_objects
+from mfpo.sources.rows import read_image, read_messages, read_objects
 
 GOOD = {"id": "a", "image": "dog.png", "question": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     images = tmp_path / "images"
     images.mkdir()
     (images / "dog.png").write_bytes(png())
-    (images / "broken.png").write_bytes(png()[:40])
+    (images / "broken.gif").write_bytes(b"GIF89a")
     (images / "text.png").write_text("no picture")
     (tmp_path / "secret.png").write_bytes(png())
     (images / "link.png").symlink_to(tmp_path / "secret.png")
@@ -69,7 +69,7 @@ def test_a_jsonl_row(folder: Path) -> None:
     ("change", "reason"),
     [
         ({"image": "nothing.png"}, "image 'nothing.png' is not in"),
-        ({"image": "broken.png"}, "image 'broken.png' cannot be read"),
+        ({"image": "broken.gif"}, "image 'broken.gif' cannot be read"),
         ({"image": "text.png"}, "image 'text.png' cannot be read"),
         ({"image": "../secret.png"}, "image '../secret.png' leaves the image folder"),
         ({"image": "link.png"}, "image 'link.png' leaves the image folder"),
@@ -82,6 +82,9 @@ def test_a_jsonl_row(folder: Path) -> None:
         ({"chosen": 3}, "column 'chosen' is int, but must be a text"),
         ({"chosen": "A cat. "}, "columns 'chosen' and 'rejected' are equal"),
         ({"id": None}, "column 'id' is missing"),
+        ({"id": {"a": 1}}, "column 'id' is dict, but must be a text or a number"),
+        ({"image": []}, "column 'image' is empty"),
+        ({"question": "<image>"}, "column 'question' is empty"),
     ],
 )
 def test_a_row_with_one_fault(change: dict, reason: str, folder: Path) -> None:
@@ -130,13 +133,13 @@ def test_a_missing_file_and_a_missing_image_folder(folder: Path) -> None:
         open_source(folder / "nothing.jsonl")
     with pytest.raises(MfpoError, match="--images"):
         open_source(jsonl(folder, GOOD), images=folder / "nothing")
-    with pytest.raises(MfpoError, match=r"no \.parquet or \.jsonl files"):
+    with pytest.raises(MfpoError, match=r"no \.parquet or \.jsonl files and no \.json array"):
         open_source(folder)
 
 
 def test_unknown_columns_are_named_beside_those_needed(folder: Path) -> None:
     with pytest.raises(
-        MfpoError, match=r"columns answer, ask, but needed are \(jsonl: id, image.*; trl: images, prompt"
+        MfpoError, match=r"columns answer, ask, but needed are \(rlhf-v: .*; trl: images, prompt.*; jsonl: id, image"
     ):
         open_source(jsonl(folder, {"ask": 1, "answer": 2}), images=folder)
 
@@ -144,12 +147,12 @@ def test_unknown_columns_are_named_beside_those_needed(folder: Path) -> None:
 def test_a_format_by_name_must_fit(folder: Path) -> None:
     with pytest.raises(MfpoError, match=r"needed are \(trl: images, prompt, chosen, rejected\)"):
         open_source(jsonl(folder, GOOD), images=folder, format="trl")
-    with pytest.raises(MfpoError, match="no format is named 'csv'"):
+    with pytest.raises(MfpoError, match=r"no format is named 'csv'; give --format rlhf-v, .*, trl or jsonl"):
         open_source(jsonl(folder, GOOD), format="csv")
 
 
 def test_only_broken_lines(folder: Path) -> None:
-    with pytest.raises(MfpoError, match="none of its first lines is a JSON object"):
+    with pytest.raises(MfpoError, match="none of its first rows is a JSON object"):
         open_source(jsonl(folder, "{", "{"), images=folder)
 
 
@@ -211,7 +214,7 @@ def test_a_conversation_is_kept_as_prompt(folder: Path) -> None:
     [
         ({"images": []}, "column 'images' is empty"),
         ({"images": None}, "column 'images' is missing"),
-        ({"images": "dog.png"}, "column 'images' is no list"),
+        ({"images": 3}, "column 'image' is int, but must be a path"),
         ({"images": ["../secret.png"]}, "leaves the image folder"),
         ({"chosen": None}, "column 'chosen' is missing"),
         ({"chosen": []}, "column 'chosen' has messages (none)"),
@@ -221,6 +224,10 @@ def test_a_conversation_is_kept_as_prompt(folder: Path) -> None:
         ({"prompt": [{"role": "user"}]}, "column 'prompt' has a message without content"),
         ({"prompt": [{"role": "robot", "content": "a"}]}, "column 'prompt' has role 'robot'"),
         ({"prompt": 3}, "column 'prompt' is int"),
+        ({"prompt": []}, "column 'prompt' is empty"),
+        ({"prompt": ["What?"]}, "column 'prompt' has a message that is str"),
+        ({"prompt": MESSAGES["prompt"] + MESSAGES["chosen"]}, "'prompt' must end with a message of the user"),
+        ({"chosen": ""}, "column 'chosen' is empty"),
     ],
 )
 def test_a_trl_row_with_one_fault(change: dict, reason: str, folder: Path) -> None:
@@ -244,7 +251,7 @@ def test_a_deeply_nested_line_sets_its_row_aside(folder: Path) -> None:
 
 
 def test_bytes_and_texts_of_a_wrong_type_set_their_row_aside(folder: Path) -> None:
-    with pytest.raises(RecordError, match="bytes as text"):
+    with pytest.raises(RecordError, match="bytes as str"):
         read_image({"bytes": "aGVs"}, folder, "images[0]")
     with pytest.raises(RecordError, match="whose text is no text"):
         read_messages({"chosen": [{"role": "user", "content": [{"text": 5}]}]}, "chosen", role="user")

@@ -6,6 +6,17 @@ from typing import Any, Protocol
 
 from mfpo.errors import MfpoError
 from mfpo.records import SourceRecord
+from mfpo.sources.files import columns_of, data_files, download_dataset, is_hub_name
+from mfpo.sources.jsonl import JsonlSource
+from mfpo.sources.llama_factory import LlamaFactorySource
+from mfpo.sources.llava_rlhf import LlavaRlhfSource
+from mfpo.sources.ms_swift import MsSwiftSource
+from mfpo.sources.rlaif_v import RlaifVSource
+from mfpo.sources.rlhf_v import RlhfVSource
+from mfpo.sources.rows import either
+from mfpo.sources.table import TableSource
+from mfpo.sources.trl import TrlSource
+from mfpo.sources.vlfeedback import VLFeedbackSource
 
 
 class Source(Protocol):
@@ -25,33 +36,50 @@ class Source(Protocol):
         ...
 
 
-FORMATS = ("jsonl", "trl")
+# A file may have the columns of several; the first that fits is taken, so one dataset's own columns come before those
+# that anybody's file may have.
+_KINDS: tuple[type[TableSource], ...] = (
+    RlhfVSource,
+    RlaifVSource,
+    VLFeedbackSource,
+    LlavaRlhfSource,
+    MsSwiftSource,
+    LlamaFactorySource,
+    TrlSource,
+    JsonlSource,
+)
+FORMATS = tuple(kind.format for kind in _KINDS)
 
 
-def open_source(path: Path, *, format: str | None = None, images: Path | None = None) -> Source:
-    """The preference data at `path`: a JSONL file, a Parquet file, or a folder of either.
+def open_source(path: str | Path, *, format: str | None = None, images: Path | None = None) -> Source:
+    """The preference data at `path`: a Parquet, JSONL or JSON file, a folder of either, or a dataset `owner/name`.
 
     `format` is one of FORMATS, or found out from the columns. `images` is the folder that image paths are relative to;
     without it, that of the file.
-    Raises MfpoError when the file is missing or empty, or when its columns are those of no format.
+    Raises MfpoError when the file is missing or empty, when its columns are those of no format, or when it is of a
+    format that brings no images and `images` is not given.
     """
-    from mfpo.sources.files import columns_of, data_files
-    from mfpo.sources.jsonl import JsonlSource
-    from mfpo.sources.trl import TrlSource
-
     if format not in (None, *FORMATS):
-        raise MfpoError(f"no format is named {format!r}; give --format {' or '.join(FORMATS)}")
-    files = data_files(path)
+        raise MfpoError(f"no format is named {format!r}; give --format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    is_download = is_hub_name(str(path))
+    place = download_dataset(str(path)) if is_download else Path(path)
+    files = data_files(place)
     folder = images or files[0].parent
     if not folder.is_dir():
         raise MfpoError(f"{folder}: no such folder; give the image folder with --images")
-    found = columns_of(files[0])
-    for kind in (JsonlSource, TrlSource):
-        if format in (None, kind.format) and found >= set(kind.columns):
-            return kind(path, files, folder)
-    needed = "; ".join(
-        f"{kind.format}: {', '.join(kind.columns)}"
-        for kind in (JsonlSource, TrlSource)
-        if format in (None, kind.format)
-    )
-    raise MfpoError(f"{files[0]}: columns {', '.join(sorted(found)) or 'none'}, but needed are ({needed})")
+    kind = _find_kind(files[0], format)
+    if kind.needs_folder and images is None:
+        raise MfpoError(f"{path}: {kind.format} comes without its images; give their folder with --images")
+    # In the hub's cache a file is a link out of snapshots/REVISION into the dataset's blobs.
+    root = place.parents[1] if is_download and images is None else folder
+    return kind(str(path) if is_download else place.name, files, folder, root)
+
+
+def _find_kind(file: Path, format: str | None) -> type[TableSource]:
+    kinds = [kind for kind in _KINDS if format in (None, kind.format)]
+    found = columns_of(file)
+    for kind in kinds:
+        if all(found.intersection(either(column)) for column in kind.columns):
+            return kind
+    needed = "; ".join(f"{kind.format}: {', '.join(kind.columns)}" for kind in kinds)
+    raise MfpoError(f"{file}: columns {', '.join(sorted(found)) or 'none'}, but needed are ({needed})")

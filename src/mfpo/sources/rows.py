@@ -1,0 +1,131 @@
+"""What the formats share: the messages, the answers, the images and the masks of a row."""
+
+from pathlib import Path
+from typing import Any
+
+from mfpo.errors import RecordError
+from mfpo.records import EncodedImage, Message, NamedMask, answer_text, check_image, is_text, load_image
+
+# The roles by the names that TRL, ms-swift and ShareGPT have for them; LLaVA-RLHF writes llava.
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "llava": "assistant",
+}
+
+
+def either(column: str) -> list[str]:
+    """The names that `a or b` stands for: of two columns, one will do."""
+    return column.split(" or ")
+
+
+def pick(row: dict[str, Any], column: str) -> tuple[str, Any]:
+    """The name and the value of a column; of `a or b` the first that is there."""
+    for name in either(column):
+        if row.get(name) is not None:
+            return name, row[name]
+    raise RecordError(f"column {' or '.join(map(repr, either(column)))} is missing")
+
+
+def read_messages(row: dict[str, Any], column: str, *, role: str) -> list[Message]:
+    """A column as messages; a plain text is one message of `role`, and the parts of a content are joined.
+
+    Image placeholders are dropped: the images have their own column, and a chat template puts them in again.
+    """
+    column, value = pick(row, column)
+    if isinstance(value, str):
+        value = {"role": role, "content": value}
+    messages = [value] if isinstance(value, dict) else value
+    if not isinstance(messages, list):
+        raise RecordError(f"column {column!r} is {type(value).__name__}, but must be a text or a list of messages")
+    return [_message(message, column) for message in messages]
+
+
+def _message(message: Any, column: str) -> Message:
+    if not isinstance(message, dict):
+        raise RecordError(f"column {column!r} has a message that is {type(message).__name__}")
+    role = message.get("role") or message.get("from")
+    if not isinstance(role, str) or role not in ROLES:
+        raise RecordError(f"column {column!r} has role {repr(role)[:40]}, but known are {', '.join(ROLES)}")
+    content = message.get("value") if message.get("content") is None else message["content"]
+    return Message(role=ROLES[role], content=_text(content, column))
+
+
+def _text(content: Any, column: str) -> str:
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("text") or "", str) for part in content):
+            raise RecordError(f"column {column!r} has a part whose text is no text")
+        content = " ".join(part.get("text") or "" for part in content)
+    if not isinstance(content, str):
+        raise RecordError(f"column {column!r} has a message without content")
+    return content.replace("<image>", "").strip()
+
+
+def read_prompt(row: dict[str, Any], column: str) -> list[Message]:
+    """The messages before the answer, which end with the user's."""
+    return check_prompt(read_messages(row, column, role="user"), column)
+
+
+def check_prompt(prompt: list[Message], column: str) -> list[Message]:
+    if not answer_text(prompt).strip():
+        raise RecordError(f"column {column!r} is empty")
+    if prompt[-1]["role"] != "user":
+        raise RecordError(f"column {column!r} must end with a message of the user before the answer")
+    return prompt
+
+
+def read_answer(row: dict[str, Any], column: str) -> str:
+    """The one answer in a column."""
+    messages = read_messages(row, column, role="assistant")
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in messages) or "none"
+        raise RecordError(f"column {column!r} has messages ({roles}), but must be one message of the assistant")
+    if not messages[0]["content"]:
+        raise RecordError(f"column {column!r} is empty")
+    return messages[0]["content"]
+
+
+def read_images(row: dict[str, Any], column: str, folder: Path, root: Path) -> list[EncodedImage]:
+    """The images of a row, one or a list. Raises as `read_image`."""
+    column, value = pick(row, column)
+    if not isinstance(value, list):
+        return [read_image(value, folder, str(row.get("image_path") or column), root)]
+    if not value:
+        raise RecordError(f"column {column!r} is empty")
+    return [read_image(image, folder, f"{column}[{number}]", root) for number, image in enumerate(value)]
+
+
+def read_image(image: Any, folder: Path, name: str, root: Path | None = None) -> EncodedImage:
+    """An image of a row: embedded as {"bytes", "path"}, by `name` if it has no path; or a path below `folder`."""
+    if not isinstance(image, dict) or not image.get("bytes"):
+        return load_image(folder, image.get("path") if isinstance(image, dict) else image, root)
+    if not isinstance(image["bytes"], bytes):
+        kind = type(image["bytes"]).__name__
+        raise RecordError(f"image {name[:80]!r} holds its bytes as {kind}, as JSON must; give a path")
+    path = image.get("path") or name
+    if not is_text(path):
+        raise RecordError(f"image {name[:80]!r} has a path that is no text")
+    return check_image(image["bytes"], path)
+
+
+def read_objects(objects: Any) -> list[NamedMask] | None:
+    """The masks that `mfpo build` keeps in column `objects`; None for a foreign column of that name.
+
+    Raises RecordError for an object without a name or a whole mask.
+    """
+    is_ours = isinstance(objects, list) and all(isinstance(o, dict) and o.keys() == {"name", "mask"} for o in objects)
+    if not is_ours:
+        return None
+    for number, found in enumerate(objects):
+        mask = found["mask"]
+        is_whole = isinstance(mask, dict) and is_text(mask.get("counts")) and _is_size(mask.get("size"))
+        if not is_whole or not is_text(found["name"]):
+            raise RecordError(f"objects[{number}] needs a name and a mask with size [height, width] and counts")
+    return [NamedMask(name=found["name"], mask=found["mask"]) for found in objects]
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 2**31 for side in size)
