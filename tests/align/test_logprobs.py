@@ -34,22 +34,25 @@ def processor(tiny_llava):
 def rows(processor) -> list[Encoded]:
     two = [{"role": "user", "content": "Compare these."}]
     return [
-        *encode(processor, [picture(0)], PROMPT, [say("A dog."), say("A dog and an old clock.")], max_length=500),
-        *encode(processor, [picture(1), picture(2)], two, [say("Both are grey.")], max_length=500),
+        *encode(
+            processor, [picture(0)], PROMPT, [say("A dog."), say("A dog and an old clock.")], max_length=500
+        ).split(),
+        encode(processor, [picture(1), picture(2)], two, [say("Both are grey.")], max_length=500),
     ]
 
 
 def slow_logps(model, row: Encoded) -> torch.Tensor:
     """The answer's log-probabilities of one row by the book: all logits, log_softmax, gather."""
-    logits = model(input_ids=row.input_ids[None], **row.features).logits[0]
+    ids = torch.cat([row.prompt_ids, *row.answers])
+    logits = model(input_ids=ids[None], **row.features).logits[0]
     logps = torch.log_softmax(logits.float(), dim=-1)
-    positions = torch.arange(row.answer_start, len(row.input_ids))
-    return logps[positions - 1, row.input_ids[positions]]
+    positions = torch.arange(len(row.prompt_ids), len(ids))
+    return logps[positions - 1, ids[positions]]
 
 
 def test_padded_batch_is_one_row_at_a_time(model, processor, rows):
     batch = collate(rows, pad_id(processor))
-    assert len({len(row.input_ids) for row in rows}) == 3, "the rows should need padding"
+    assert len({len(row.prompt_ids) + len(row.answers[0]) for row in rows}) == 3, "the rows should need padding"
     slow = torch.stack([slow_logps(model, row).sum() for row in rows])
     torch.testing.assert_close(sequence_logps(model, batch), slow, rtol=1e-5, atol=1e-5)
 
@@ -69,13 +72,13 @@ def test_token_logps_are_0_outside_the_answer(model, processor, rows):
 
 
 def test_the_tokens_are_those_of_the_whole_conversation(processor):
-    (row,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    row = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
     whole = processor(
         text="USER: <image>\nWhat is there? ASSISTANT: A dog.</s>", images=picture(0), return_tensors="pt"
     )
-    assert row.input_ids.tolist() == whole["input_ids"][0].tolist()
-    assert processor.decode(row.input_ids[row.answer_start :]) == " A dog.</s>"
-    assert (row.input_ids == processor.image_token_id).sum() == 16
+    assert torch.cat([row.prompt_ids, *row.answers]).tolist() == whole["input_ids"][0].tolist()
+    assert processor.decode(row.answers[0]) == " A dog.</s>"
+    assert (row.prompt_ids == processor.image_token_id).sum() == 16
 
 
 def test_end_token_is_added_where_the_template_gives_none(processor):
@@ -89,11 +92,14 @@ def test_nothing_behind_the_end_token_is_counted(processor):
 
 
 def test_max_length_cuts_the_end_of_the_answer_alone(processor):
-    (whole,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
-    (row,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=len(whole.input_ids) - 3)
-    assert row.cut == 3
-    assert whole.cut == 0
-    assert row.input_ids.tolist() == whole.input_ids[:-3].tolist()
+    answers = [say("A dog."), say("A cat and a dog.")]
+    whole = encode(processor, [picture(0)], PROMPT, answers, max_length=500)
+    row = encode(processor, [picture(0)], PROMPT, answers, max_length=len(whole.prompt_ids) + len(whole.answers[0]) - 3)
+    assert row.cut == (3, 3 + len(whole.answers[1]) - len(whole.answers[0]))
+    assert whole.cut == (0, 0)
+    assert row.prompt_ids.tolist() == whole.prompt_ids.tolist()
+    assert row.answers[0].tolist() == whole.answers[0][:-3].tolist()
+    assert row.answers[1].tolist() == whole.answers[1][: len(row.answers[0])].tolist()
 
 
 def test_prompt_that_leaves_no_room_is_an_error(processor):
@@ -125,15 +131,20 @@ def test_prompt_without_user_turn_is_an_error(processor):
 
 
 def test_images_of_fewer_tiles_are_padded_with_zeros():
-    rows = [Encoded(torch.arange(4), 2, {"pixel_values": torch.ones(1, tiles, 2)}, 0) for tiles in (3, 1)]
+    answers = (torch.arange(2),)
+    rows = [Encoded(torch.arange(2), answers, {"pixel_values": torch.ones(1, tiles, 2)}, (0,)) for tiles in (3, 1)]
     pixels = collate(rows, 0)["pixel_values"]
     assert pixels.shape == (2, 3, 2)
     assert pixels.sum(dim=(1, 2)).tolist() == [6.0, 2.0]
 
 
 def test_token_types_of_an_answer_are_text(processor):
-    rows = [Encoded(torch.arange(n), 2, {"mm_token_type_ids": torch.ones(n, dtype=torch.long)}, 0) for n in (5, 3)]
-    assert collate(rows, 0)["mm_token_type_ids"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    answers = (torch.arange(2),)
+    rows = [
+        Encoded(torch.arange(n), answers, {"mm_token_type_ids": torch.ones(1, n, dtype=torch.long)}, (0,))
+        for n in (5, 3)
+    ]
+    assert collate(rows, 0)["mm_token_type_ids"].tolist() == [[1] * 5 + [0] * 2, [1] * 3 + [0] * 4]
     original = processor.__class__.__call__
 
     class WithTypes(processor.__class__):
@@ -143,6 +154,7 @@ def test_token_types_of_an_answer_are_text(processor):
             return inputs
 
     processor.__class__ = WithTypes
-    (row,) = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
-    types = row.features["mm_token_type_ids"]
-    assert types.tolist() == (row.input_ids == processor.image_token_id).long().tolist()
+    row = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    types = collate([row], 0)["mm_token_type_ids"][0]
+    ids = torch.cat([row.prompt_ids, *row.answers])
+    assert types.tolist() == (ids == processor.image_token_id).long().tolist()

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mfpo.align.logprobs import sequence_logps
+from mfpo.align.logprobs import Encoded, collate, sequence_logps
 from mfpo.align.objectives import OBJECTIVES, LogRatios, dpo, mdpo, mfpo, objective, total
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
@@ -96,8 +96,12 @@ def test_dpo_is_trl_sigmoid_loss(tiny_llava, preference_data, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         theirs = trainer.compute_loss(model, dict(batch))
-        inputs = {name: value for name, value in batch.items() if name != "completion_mask"}
-        inputs["answer_mask"] = batch["completion_mask"].bool()
+        columns = zip(*(batch[name] for name in ("input_ids", "attention_mask", "completion_mask", "pixel_values")))
+        rows = [
+            Encoded(ids[mask > answer], (ids[answer == 1],), {"pixel_values": pixels[None]}, cut=(0,))
+            for ids, mask, answer, pixels in columns
+        ]
+        inputs = collate(rows, pad_id=0)
         chosen, rejected = (sequence_logps(model, inputs) - sequence_logps(reference, inputs)).chunk(2)
     ours = total(dpo(LogRatios(chosen, rejected), beta=0.1)).mean()
     assert abs(ours - math.log(2)) > 0.01, "the policy should differ from the reference"

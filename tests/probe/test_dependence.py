@@ -14,11 +14,12 @@ def test_image_dependence_is_the_mean_drop_of_the_chosen_answer(tiny_llava, pref
     for record in dataset:
         logps = []
         for images in (record["images"], record["rejected_images"]):
-            (row,) = encode(processor, images, record["prompt"], [record["chosen"]], max_length=999)
+            row = encode(processor, images, record["prompt"], [record["chosen"]], max_length=999)
+            ids = torch.cat([row.prompt_ids, *row.answers])
             with torch.no_grad():
-                table = model(input_ids=row.input_ids[None], **row.features).logits[0].log_softmax(dim=-1)
-            positions = range(row.answer_start, len(row.input_ids))
-            logps.append(sum(float(table[i - 1, row.input_ids[i]]) for i in positions))
+                table = model(input_ids=ids[None], **row.features).logits[0].log_softmax(dim=-1)
+            positions = range(len(row.prompt_ids), len(ids))
+            logps.append(sum(float(table[i - 1, ids[i]]) for i in positions))
         drops.append(logps[0] - logps[1])
     expected = sum(drops) / len(drops)
     assert abs(expected) > 1e-3, "the images should make a difference"

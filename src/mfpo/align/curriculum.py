@@ -98,8 +98,8 @@ def _entropies(model: Any, pairs: Pairs, batch_size: int) -> tuple[list[float], 
     entropies: list[float] = []
     cut = 0
     for start in track(range(0, len(pairs), batch_size), "entropy", console=Console(stderr=True)):
-        rows = [pairs[row].sequences[0] for row in range(start, min(start + batch_size, len(pairs)))]
-        cut += sum(row.cut > 0 for row in rows)
+        rows = [pairs[row].prompts[0].split()[0] for row in range(start, min(start + batch_size, len(pairs)))]
+        cut += sum(row.cut != (0,) for row in rows)
         with torch.inference_mode():
             entropies += token_entropy(token_logps(model, collate(rows, pairs.pad_id))).tolist()
     broken = [id for id, entropy in zip(pairs.ids, entropies, strict=True) if not math.isfinite(entropy)]

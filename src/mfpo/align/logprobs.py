@@ -14,25 +14,28 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mfpo.align.prefix import LAYOUT, TOKEN_TYPES, shared_logps, shares_prefix
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import Message
-
-# What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
-_TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt with its images and one answer: `input_ids` (length,), the answer from `answer_start` on.
+    """A prompt with its images, and one or more answers to it: `prompt_ids` (length,), each of `answers` (tokens,).
 
-    `features` holds what else the processor made (pixel values, image sizes, ...), as the model takes it for one row;
-    `cut` counts the answer's tokens beyond the maximum length.
+    `features` holds what else the processor made of the prompt (pixel values, image sizes, ...), as the model takes it
+    for one row; `cut` counts the tokens of each answer beyond the maximum length.
     """
 
-    input_ids: Tensor
-    answer_start: int
+    prompt_ids: Tensor
+    answers: tuple[Tensor, ...]
     features: dict[str, Tensor]
-    cut: int
+    cut: tuple[int, ...]
+
+    def split(self) -> list["Encoded"]:
+        """The prompt once for each answer."""
+        parts = zip(self.answers, self.cut, strict=True)
+        return [Encoded(self.prompt_ids, (answer,), self.features, (cut,)) for answer, cut in parts]
 
 
 def encode(
@@ -42,10 +45,11 @@ def encode(
     answers: Sequence[Sequence[Message]],
     *,
     max_length: int,
-) -> list[Encoded]:
-    """Encode one prompt with each of `answers`; the images are processed once and shared.
+) -> Encoded:
+    """Encode one prompt with its images and `answers`.
 
-    Only an answer's end is ever cut. Raises RecordError when `max_length` leaves no room for an answer.
+    Prompt and answer together have at most `max_length` tokens; only an answer's end is ever cut. Raises RecordError
+    when that leaves no room for an answer.
     """
     prompt_text, answer_texts = render(processor, prompt, answers, images=len(images))
     bos = processor.tokenizer.bos_token
@@ -58,16 +62,9 @@ def encode(
         raise RecordError(
             f"the prompt with its images has {len(prompt_ids)} tokens, so max_length={max_length} leaves no answer"
         )
-    rows = []
-    for text in answer_texts:
-        ids = _answer_ids(processor.tokenizer, prompt_text, text)
-        kept = ids[:room]
-        features = {
-            name: F.pad(value[0], (0, len(kept))) if name in _TOKEN_TYPES else value for name, value in inputs.items()
-        }
-        input_ids = torch.cat([prompt_ids, torch.tensor(kept)])
-        rows.append(Encoded(input_ids, len(prompt_ids), features, cut=len(ids) - len(kept)))
-    return rows
+    ids = [_answer_ids(processor.tokenizer, prompt_text, text) for text in answer_texts]
+    kept = tuple(torch.tensor(answer[:room]) for answer in ids)
+    return Encoded(prompt_ids, kept, dict(inputs), cut=tuple(max(len(answer) - room, 0) for answer in ids))
 
 
 def render(
@@ -117,22 +114,53 @@ def _answer_ids(tokenizer: Any, prompt_text: str, answer_text: str) -> list[int]
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """One batch, padded on the right: `input_ids`, `attention_mask`, `answer_mask`, each (rows, length), and features.
+    """One batch for `token_logps`: a row is [prompt | answer | answer ...], padded on the right.
 
+    `input_ids`, `position_ids`, `documents` and `answer_numbers` are (rows, length). Each answer's positions go on
+    from the prompt's; a document is a row's number, -1 in the padding; the prompt has answer number 0.
+    `answer_ids`, `answer_mask` and `predictors` are (sequences, tokens), the sequences row by row; a predictor is the
+    place, in the flattened rows, of the token that predicts an answer's token: the one before it or the prompt's last.
     Features of images are concatenated along their first dimension, as processors do for a batch.
     """
-    lengths = torch.tensor([len(row.input_ids) for row in rows])
-    starts = torch.tensor([row.answer_start for row in rows])
-    position = torch.arange(int(lengths.max()))
-    batch = {
-        "input_ids": pad_sequence([row.input_ids for row in rows], batch_first=True, padding_value=pad_id),
-        "attention_mask": (position < lengths[:, None]).long(),
-        "answer_mask": (position >= starts[:, None]) & (position < lengths[:, None]),
-    }
+    batch = _layout(rows, pad_id)
+    length = batch["input_ids"].shape[1]
     for name in rows[0].features:
         values = [row.features[name] for row in rows]
-        batch[name] = pad_sequence(values, batch_first=True) if name in _TOKEN_TYPES else _concatenate(values)
+        if name in TOKEN_TYPES:
+            batch[name] = torch.cat([F.pad(value, (0, length - value.shape[1])) for value in values])
+        else:
+            batch[name] = _concatenate(values)
     return batch
+
+
+def _layout(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """The part of a batch that is the same for all models."""
+    length = max(len(row.prompt_ids) + sum(map(len, row.answers)) for row in rows)
+    ids, positions, documents, numbers, predictors = [], [], [], [], []
+    for number, row in enumerate(rows):
+        prompt = len(row.prompt_ids)
+        lengths = torch.tensor([prompt, *map(len, row.answers)])
+        starts = lengths.cumsum(0)[:-1]
+        ids.append(torch.cat([row.prompt_ids, *row.answers]))
+        positions.append(torch.cat([torch.arange(prompt), *(prompt + torch.arange(len(a)) for a in row.answers)]))
+        documents.append(torch.full((len(ids[-1]),), number))
+        numbers.append(torch.arange(len(lengths)).repeat_interleave(lengths))
+        for start, answer in zip(starts.tolist(), row.answers, strict=True):
+            predictor = start - 1 + torch.arange(len(answer))
+            predictor[0] = prompt - 1
+            predictors.append(number * length + predictor)
+    answers = [answer for row in rows for answer in row.answers]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        "position_ids": pad_sequence(positions, batch_first=True),
+        "documents": pad_sequence(documents, batch_first=True, padding_value=-1),
+        "answer_numbers": pad_sequence(numbers, batch_first=True),
+        "answer_ids": pad_sequence(answers, batch_first=True, padding_value=pad_id),
+        "answer_mask": pad_sequence(
+            [torch.ones_like(answer, dtype=torch.bool) for answer in answers], batch_first=True
+        ),
+        "predictors": pad_sequence(predictors, batch_first=True),
+    }
 
 
 def _concatenate(values: Sequence[Tensor]) -> Tensor:
@@ -152,18 +180,33 @@ def pad_id(processor: Any) -> int:
 
 
 def token_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """log p of each answer token in float32, (rows, positions from the first answer on); 0 at all other positions."""
-    inputs = {name: value.to(model.device) for name, value in batch.items()}
-    mask = inputs.pop("answer_mask")
-    first = int(mask.int().argmax(dim=1).min())
+    """log p of each answer token in float32, (sequences, tokens) as the batch's `answer_mask`; 0 outside the mask.
+
+    A model that `shares_prefix` takes any batch, others one answer a row.
+    """
+    return shared_logps(model, batch) if shares_prefix(model) else plain_logps(model, batch)
+
+
+def plain_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """`token_logps` with one answer a row, nothing but the model's own forward pass."""
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    ids, answer_mask, columns = (
+        batch["input_ids"],
+        batch["answer_mask"],
+        batch["predictors"] % batch["input_ids"].shape[1],
+    )
+    assert len(ids) == len(answer_mask), "the plain path takes one answer a row"
+    first = int(columns[:, 0].min())
+    features = {name: value for name, value in batch.items() if name not in LAYOUT}
     # The logits over the vocabulary are the largest tensor by far: only those that predict an answer are made.
-    kept = mask.shape[1] - first + 1
-    logits = model(**inputs, logits_to_keep=kept, use_cache=False).logits[:, :-1].float()
-    targets = inputs["input_ids"][:, first:]
-    logps = logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
-    return logps.masked_fill(~mask[:, first:], 0.0)
+    kept = ids.shape[1] - first
+    attention_mask = (batch["documents"] >= 0).long()
+    outputs = model(input_ids=ids, attention_mask=attention_mask, **features, logits_to_keep=kept, use_cache=False)
+    logits = outputs.logits[:, :-1].float()
+    logps = logits.gather(-1, ids[:, first + 1 :, None]).squeeze(-1) - logits.logsumexp(-1)
+    return logps.gather(1, (columns - first).clamp(min=0)).masked_fill(~answer_mask, 0.0)
 
 
 def sequence_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """log p(y | t, m) of each row: the sum over the answer's tokens, end token included, (rows,)."""
+    """log p(y | t, m) of each sequence: the sum over the answer's tokens, end token included, (sequences,)."""
     return token_logps(model, batch).sum(dim=-1)

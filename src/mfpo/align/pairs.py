@@ -17,10 +17,10 @@ _CACHE_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Pair:
-    """A record: its row in the dataset and the sequences (m, y_w), (m, y_l) and, if wanted, (m', y_w)."""
+    """A record: its row in the dataset, and its prompts: (m, t) with y_w and y_l and, if wanted, (m', t) with y_w."""
 
     row: int
-    sequences: tuple[Encoded, ...]
+    prompts: tuple[Encoded, ...]
 
 
 class Pairs(torch.utils.data.Dataset[Pair]):
@@ -52,8 +52,8 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             pair = Pair(index, self._encode(self._dataset[index]))
         except RecordError as error:
             raise RecordError(f"record {self.ids[index]!r}: {error}") from None
-        self._cut |= {(index, number) for number, sequence in enumerate(pair.sequences[:2]) if sequence.cut}
-        size = sum(value.nbytes for row in pair.sequences for value in row.features.values())
+        self._cut |= {(index, number) for number, cut in enumerate(pair.prompts[0].cut) if cut}
+        size = sum(value.nbytes for prompt in pair.prompts for value in prompt.features.values())
         if size <= self._free:
             self._free -= size
             self._cache[index] = pair
@@ -66,13 +66,19 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
     def _encode(self, record: dict[str, Any]) -> tuple[Encoded, ...]:
         answers = {"images": [record["chosen"], record["rejected"]], "rejected_images": [record["chosen"]]}
-        rows: list[Encoded] = []
+        prompts = []
         for column in [name for name in answers if name in record]:
             images = [image.convert("RGB") for image in record[column]]
-            rows += encode(self._processor, images, record["prompt"], answers[column], max_length=self._max_length)
-        return tuple(rows)
+            prompts.append(
+                encode(self._processor, images, record["prompt"], answers[column], max_length=self._max_length)
+            )
+        return tuple(prompts)
 
-    def collate(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """One batch of all sequences, first every (m, y_w), then every (m, y_l), ...; `rows` are the records."""
-        sequences = [sequence for kind in zip(*(pair.sequences for pair in pairs), strict=True) for sequence in kind]
-        return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(sequences, self.pad_id)}
+    def collate(self, pairs: Sequence[Pair], *, shared: bool = False) -> dict[str, Tensor]:
+        """One batch of all sequences, record by record in the order of `names`; `rows` are the records.
+
+        `shared` lays all answers to a prompt behind it in one row, for models that share the prefix.
+        """
+        prompts = [prompt for pair in pairs for prompt in pair.prompts]
+        rows = prompts if shared else [row for prompt in prompts for row in prompt.split()]
+        return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(rows, self.pad_id)}

@@ -1,6 +1,7 @@
 """`transformers.Trainer` with a preference objective in place of its loss, and the metrics of preference training."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from mfpo.align.logprobs import sequence_logps
 from mfpo.align.objectives import OBJECTIVES, LogRatios, Terms, total
 from mfpo.align.pairs import Pairs
+from mfpo.align.prefix import shares_prefix
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
 
@@ -27,9 +29,10 @@ class PreferenceTrainer(Trainer):
         reference: Tensor,
         settings: TrainSettings,
         write: Callable[[dict[str, float], int], None],
+        model: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_collator=pairs.collate, **kwargs)
+        super().__init__(model, data_collator=partial(pairs.collate, shared=shares_prefix(model)), **kwargs)
         # The loss is a mean over the batch; the Trainer has to divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self.pairs = pairs
@@ -46,7 +49,7 @@ class PreferenceTrainer(Trainer):
     ) -> Tensor:
         """The mean loss of a batch. Raises MfpoError with the records' ids when it is not finite."""
         rows = inputs.pop("rows")
-        logps = sequence_logps(model, inputs).view(len(self.pairs.names), -1)
+        logps = sequence_logps(model, inputs).view(-1, len(self.pairs.names)).T
         ratios = LogRatios(*(logps - self.reference[rows.cpu()].T.to(logps.device)))
         s = self.settings
         method = OBJECTIVES[s.method]

@@ -5,6 +5,7 @@ a second model in memory.
 """
 
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from mfpo.align.logprobs import sequence_logps
 from mfpo.align.pairs import Pairs
+from mfpo.align.prefix import shares_prefix
 
 
 def reference_logps(model: Any, pairs: Pairs, *, batch_size: int, autocast: AbstractContextManager[Any]) -> Tensor:
@@ -25,12 +27,12 @@ def reference_logps(model: Any, pairs: Pairs, *, batch_size: int, autocast: Abst
 
     `autocast` is the precision context of the training, so that the first log-ratios are 0.
     """
-    batches = DataLoader(pairs, batch_size=batch_size, collate_fn=pairs.collate)
+    batches = DataLoader(pairs, batch_size=batch_size, collate_fn=partial(pairs.collate, shared=shares_prefix(model)))
     logps = []
     with torch.inference_mode(), autocast:
         for batch in track(batches, "reference", console=Console(stderr=True)):
             batch.pop("rows")
-            logps.append(sequence_logps(model, batch).view(len(pairs.names), -1).T.cpu())
+            logps.append(sequence_logps(model, batch).view(-1, len(pairs.names)).cpu())
     return torch.cat(logps)
 
 

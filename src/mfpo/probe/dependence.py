@@ -19,9 +19,9 @@ def image_dependence(
     pairs = Pairs(dataset, processor, rejected_images=True, max_length=max_length)
     drops = []
     for start in range(0, len(pairs), batch_size):
-        records = [pairs[row].sequences for row in range(start, min(start + batch_size, len(pairs)))]
-        rows = [chosen for chosen, _, _ in records] + [rejected_image for _, _, rejected_image in records]
+        records = [pairs[row].prompts for row in range(start, min(start + batch_size, len(pairs)))]
+        rows = [prompt.split()[0] for prompts in records for prompt in prompts]
         with torch.inference_mode():
-            original, destroyed = sequence_logps(model, collate(rows, pairs.pad_id)).view(2, -1)
+            original, destroyed = sequence_logps(model, collate(rows, pairs.pad_id)).view(-1, 2).T
         drops.append(original - destroyed)
     return torch.cat(drops).mean().item()

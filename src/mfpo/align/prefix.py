@@ -1,0 +1,170 @@
+"""Several answers to one prompt in one pass: the prompt with its images runs once, not once an answer.
+
+A row is [prompt | answer | answer ...]. Every answer's positions go on from the prompt's, and no answer sees another
+one, so that each gets the log-probabilities that it gets behind the prompt alone. The language model's head, which is
+as wide as the vocabulary, runs on nothing but the states that predict an answer.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.utils.checkpoint import checkpoint
+
+# What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+
+# What a batch of `logprobs.collate` holds beside the features of the prompt, which go to the model as they are.
+_BY_TOKEN = ("input_ids", "position_ids", "documents", "answer_numbers")
+LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "predictors")
+
+# Model families whose attention is causal in every layer, over images too, and whose forward pass hands a mask and
+# positions made by us down to the language model. Gemma 3 does not share: its image tokens see each other both ways.
+_FAMILIES = ("idefics3", "llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+
+# The language models in them; others may mix tokens by more than attention (as recurrent layers do) or scale logits.
+_DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
+
+# Logits over the vocabulary that exist at once: 128 MiB in float32.
+_LOGITS = 1 << 25
+
+# (row, head, query, key) -> whether the query sees the key; tensors that broadcast.
+MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def shares_prefix(model: Any) -> bool:
+    """Whether `shared_logps` is exact for the model; if not, the log says why, once for each reason."""
+    config = extract_model_from_parallel(model).config
+    text = config.get_text_config()
+    if config.model_type not in _FAMILIES:
+        reason = f"a {config.model_type!r} model is not known to allow it"
+    elif text.model_type not in _DECODERS:
+        reason = f"its language model, {text.model_type!r}, is not known to allow it"
+    elif getattr(text, "sliding_window", None) is not None:
+        reason = "its language model has a sliding window"
+    elif text._attn_implementation not in ("sdpa", "flex_attention"):
+        reason = f"attention {text._attn_implementation!r} takes no such mask; load the model with 'sdpa'"
+    else:
+        return True
+    _log(f"prompts run once for each answer, which is slower: {reason}")
+    return False
+
+
+@cache
+def _log(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
+
+
+def shared_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """log p of each answer token in float32, (sequences, tokens), of a batch made by `logprobs.collate`."""
+    bare = extract_model_from_parallel(model)
+    batch = {name: value.to(bare.device) for name, value in batch.items()}
+    batch["position_ids"] = positions(bare, batch)
+    if bare.config.get_text_config()._attn_implementation == "flex_attention":
+        batch = pack(batch)
+        return logps_under_mask(model, batch, block_mask(batch))
+    return logps_under_mask(model, batch, dense_mask(batch))
+
+
+def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The batch's positions as the model counts them, (rows, length), or (3, rows, length) for multimodal rope.
+
+    Multimodal rope gives an image's tokens time, height and width, so that a text behind it starts earlier.
+    """
+    text_positions = batch["position_ids"]
+    rope_index = next((part.get_rope_index for part in model.modules() if hasattr(part, "get_rope_index")), None)
+    if rope_index is None or "mm_token_type_ids" not in batch:
+        return text_positions
+    is_prompt = (batch["answer_numbers"] == 0) & (batch["documents"] >= 0)
+    in_prompt, offset = rope_index(
+        input_ids=batch["input_ids"],
+        mm_token_type_ids=batch["mm_token_type_ids"],
+        image_grid_thw=batch["image_grid_thw"],
+        attention_mask=is_prompt,
+    )
+    return torch.where(is_prompt, in_prompt, text_positions + offset)
+
+
+def pack(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with all its rows one behind the other in a single row, without padding."""
+    is_token = batch["documents"] >= 0
+    by_token = {*_BY_TOKEN, *TOKEN_TYPES} & batch.keys()
+    packed = {name: batch[name][..., is_token].unsqueeze(-2) for name in by_token}
+    return batch | packed | {"predictors": (is_token.flatten().cumsum(0) - 1)[batch["predictors"]]}
+
+
+def mask_rule(batch: dict[str, Tensor]) -> MaskRule:
+    """A token sees itself and what is before it in its document: the prompt, and its own answer."""
+    documents, answers = batch["documents"], batch["answer_numbers"]
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        is_before = (key <= query) & (documents[row, key] == documents[row, query])
+        return is_before & ((answers[row, key] == 0) | (answers[row, key] == answers[row, query]))
+
+    return sees
+
+
+def dense_mask(batch: dict[str, Tensor]) -> Tensor:
+    """The rule as a mask, (rows, 1, length, length); padding sees padding, as a row of a softmax cannot be empty."""
+    rows, length = batch["documents"].shape
+    place = torch.arange(length, device=batch["documents"].device)
+    row = torch.arange(rows, device=place.device)[:, None, None, None]
+    return mask_rule(batch)(row, torch.zeros_like(row), place[:, None], place)
+
+
+def block_mask(batch: dict[str, Tensor]) -> BlockMask:
+    """The rule for FlexAttention, which skips what no token sees."""
+    rows, length = batch["documents"].shape
+    device = batch["documents"].device
+    # Compiled, the rule is evaluated block by block; else it would be written out for all pairs of tokens.
+    return create_block_mask(
+        mask_rule(batch), rows, None, length, length, device=device, _compile=device.type == "cuda"
+    )
+
+
+def logps_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tensor | BlockMask) -> Tensor:
+    """log p of each answer token, (sequences, tokens), from one forward pass; 0 outside the answers."""
+    answer_mask = batch["answer_mask"]
+    predictors, ids = batch["predictors"][answer_mask], batch["answer_ids"][answer_mask]
+    features = {name: value for name, value in batch.items() if name not in LAYOUT}
+    with _head_gives_logps(extract_model_from_parallel(model), predictors, ids):
+        outputs = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=attention_mask,
+            **features,
+            use_cache=False,
+        )
+    return torch.zeros_like(answer_mask, dtype=torch.float32).masked_scatter(answer_mask, outputs.logits)
+
+
+@contextmanager
+def _head_gives_logps(model: Any, predictors: Tensor, ids: Tensor) -> Iterator[None]:
+    """Within, the model's `logits` are log p of the tokens `ids`, predicted by the states at `predictors`: (tokens,).
+
+    So the whole step stays one call of the model, which is what DDP, FSDP, DeepSpeed and autocast are built around.
+    """
+    head: nn.Module = model.get_output_embeddings()
+    forward = head.forward
+    chunk = max(1, _LOGITS // model.config.get_text_config().vocab_size)
+
+    def logps(states: Tensor, ids: Tensor) -> Tensor:
+        return -F.cross_entropy(forward(states).float(), ids, reduction="none")
+
+    def in_chunks(states: Tensor) -> Tensor:
+        chunks = zip(states.flatten(0, 1)[predictors].split(chunk), ids.split(chunk), strict=True)
+        # Recomputed in the backward pass, so that training keeps no logits either.
+        return torch.cat([checkpoint(logps, *part, use_reentrant=False) for part in chunks])
+
+    head.forward = in_chunks
+    try:
+        yield
+    finally:
+        head.forward = forward
