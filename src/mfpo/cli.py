@@ -77,7 +77,7 @@ def build(
     format: Annotated[str | None, typer.Option(help="jsonl or trl; found out from the columns otherwise.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
     regions: Annotated[str, typer.Option(help="`dataset` (masks that the source brings) or `coco=FILE`.")] = "dataset",
-    corruption: Annotated[str | None, typer.Option(help="region, global, random20 or crop.")] = None,
+    corruption: Annotated[str | None, typer.Option(help="region, global, random or crop.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keywords a record.")] = None,
     noise_step: Annotated[int | None, typer.Option(help="Diffusion step of the noise, 0 to 999.")] = None,
     schedule: Annotated[str | None, typer.Option(help="sigmoid, linear or cosine.")] = None,

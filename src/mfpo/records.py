@@ -294,7 +294,8 @@ def write_shard(records: Sequence[Record], path: Path) -> None:
     table = pa.table(columns, schema=FEATURES.arrow_schema)
     partial = path.with_suffix(".partial")
     rows = min(100, max(1, _ROW_GROUP_BYTES * len(records) // max(table.nbytes, 1)))
-    pq.write_table(table, partial, row_group_size=rows)
+    # Nearly all of it is images, which are compressed already.
+    pq.write_table(table, partial, row_group_size=rows, compression="none")
     partial.replace(path)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mfpo.build.pipeline import BuildSettings, build, build_record
-from mfpo.build.regions import open_segmenter
+from mfpo.build.regions import Search, open_segmenter
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import encode_mask
@@ -56,6 +57,9 @@ class Drawn:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.rows)
 
+    def id(self, row: dict[str, Any], number: int) -> str:
+        return str(row["id"])
+
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
         pixels = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         return new_record(
@@ -77,7 +81,7 @@ def content(folder: Path) -> dict[str, bytes]:
     """All files of a build but for the time that it took."""
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     summary = json.loads(files.pop("summary.json"))
-    return files | {"summary": json.dumps(summary | {"seconds": 0}).encode()}
+    return files | {"summary": json.dumps(summary | {"seconds": 0, "stage_seconds": {}}).encode()}
 
 
 def lines(path: Path) -> list[dict]:
@@ -123,9 +127,12 @@ def test_noise_covers_the_union_of_the_regions() -> None:
 
 
 def test_each_image_of_a_record_is_searched() -> None:
-    def second_only(record: SourceRecord, image: int, keywords: list) -> list:
-        found = DatasetRegions()(record, 0, keywords) if image == 1 else []
-        return [region | {"image": image} for region in found]
+    def second_only(searches: list[Search]) -> list:
+        found = DatasetRegions()([replace(search, number=0) for search in searches])
+        return [
+            [region | {"image": search.number} for region in regions] if search.number == 1 else []
+            for search, regions in zip(searches, found, strict=True)
+        ]
 
     source = Drawn(1, images=2)
     built, area = build_record(source.record(source.rows[0], 0), SMALL, second_only)
@@ -146,7 +153,7 @@ def test_masks_of_another_size_set_the_row_aside() -> None:
         build_record(record, SMALL, DatasetRegions())
 
 
-@pytest.mark.parametrize(("corruption", "area"), [("global", 1.0), ("random20", 0.2), ("crop", 0.9)])
+@pytest.mark.parametrize(("corruption", "area"), [("global", 1.0), ("random", 0.2), ("crop", 0.9)])
 def test_the_variants_need_no_regions(corruption: str, area: float, tmp_path: Path) -> None:
     summary = build(Drawn(8), tmp_path / "out", BuildSettings(corruption=corruption))
     assert summary["fallback"] == 0
@@ -189,7 +196,7 @@ def test_a_run_that_stops_goes_on_without_redoing_whole_shards(tmp_path: Path) -
     record = broken.record
     broken.record = lambda row, number: made.append(number) or record(row, number)  # type: ignore[method-assign]
     build(broken, tmp_path / "out", SMALL, DatasetRegions())
-    assert made == list(range(8, 14))  # rows 0 to 7 lie in two whole shards
+    assert sorted(made) == [8, 10, 11, 12, 13]  # rows 0 to 7 lie in two whole shards, row 9 repeats an id
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert [row["reason"] for row in lines(tmp_path / "out" / "rejected_rows.jsonl")] == [
         "column 'chosen' is empty",

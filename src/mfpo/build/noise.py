@@ -5,16 +5,20 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from mfpo.masks import Mask
 
 Pixels = NDArray[np.uint8]
 Schedule = Literal["sigmoid", "linear", "cosine"]
-Kind = Literal["region", "global", "random20", "crop"]
+Kind = Literal["region", "global", "random", "crop", "blur", "black"]
 
 STEPS = 1000
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# What is done to the regions; the other kinds need none.
+REGION_KINDS: tuple[Kind, ...] = ("region", "blur", "black")
+# Standard deviation of the blur as a share of the longer side: no object of COCO's small size survives it.
+_BLUR = 0.05
 
 
 def betas(schedule: Schedule) -> NDArray[np.float64]:
@@ -49,12 +53,21 @@ def add_noise(pixels: Pixels, mask: Mask, *, step: int, schedule: Schedule, rng:
     pixels: (height, width, 3) of 0..255, computed in [-1, 1], clipped and rounded. mask: (height, width).
     """
     kept = alpha_bar(step, schedule)
-    inside = pixels[mask].astype(np.float32) / 127.5 - 1
-    noise = rng.standard_normal(inside.shape, dtype=np.float32)
-    noised = np.sqrt(kept, dtype=np.float32) * inside + np.sqrt(1 - kept, dtype=np.float32) * noise
-    rejected = pixels.copy()
-    rejected[mask] = np.rint((np.clip(noised, -1, 1) + 1) * 127.5).astype(np.uint8)
-    return rejected
+    inside = np.flatnonzero(mask)
+    rejected = pixels.reshape(-1, 3).copy()
+    # In place and by index, which for a photo takes half the time of plain arithmetic on pixels[mask].
+    noised = rejected.take(inside, axis=0).astype(np.float32)
+    noised /= 127.5
+    noised -= 1
+    noised *= np.sqrt(kept, dtype=np.float32)
+    noise = rng.standard_normal(noised.shape, dtype=np.float32)
+    noise *= np.sqrt(1 - kept, dtype=np.float32)
+    noised += noise
+    np.clip(noised, -1, 1, out=noised)
+    noised += 1
+    noised *= 127.5
+    rejected[inside] = np.rint(noised, out=noised)
+    return rejected.reshape(pixels.shape)
 
 
 def corrupt(
@@ -62,19 +75,42 @@ def corrupt(
 ) -> tuple[Pixels, float]:
     """The rejected image and the share of the original that it destroys.
 
-    `region` (the paper's) noises the mask `regions`, (height, width); `global` the whole image; `random20` a random
-    rectangle of 20 % of the image (Table 8). `crop` is mDPO's: 1 to 20 % of the image, cut out and enlarged.
+    `region` (the paper's) noises the mask `regions`, (height, width); `blur` and `black` blur it or paint it black.
+    `global` noises the whole image; `random` a random rectangle of 20 % of the image (Table 8). `crop` is mDPO's: 1 to
+    20 % of the image, cut out and enlarged.
     """
     if kind == "crop":
         box = random_box(*regions.shape, share=rng.uniform(0.01, 0.2), rng=rng)
         cut = Image.fromarray(pixels[box])
         enlarged = cut.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BILINEAR)
         return np.asarray(enlarged), 1 - cut.width * cut.height / regions.size
-    if kind != "region":
-        regions = np.full(regions.shape, kind == "global")
-    if kind == "random20":
+    if kind == "blur":
+        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(_BLUR * max(regions.shape)))
+        return np.where(regions[..., None], np.asarray(blurred), pixels), _share(regions)
+    if kind == "black":
+        return np.where(regions[..., None], np.uint8(0), pixels), _share(regions)
+    if kind == "global":
+        regions = np.ones_like(regions)
+    if kind == "random":
+        regions = np.zeros_like(regions)
         regions[random_box(*regions.shape, share=0.2, rng=rng)] = True
-    return add_noise(pixels, regions, step=step, schedule=schedule, rng=rng), float(regions.mean())
+    return add_noise(pixels, regions, step=step, schedule=schedule, rng=rng), _share(regions)
+
+
+def _share(mask: Mask) -> float:
+    return np.count_nonzero(mask) / mask.size  # ten times as fast as mean()
+
+
+def dilate(mask: Mask, pixels: int) -> Mask:
+    """`mask`, (height, width), grown by `pixels` to each side, corners included."""
+    for axis in (0, 1) if pixels else ():
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (pixels + 1, pixels)
+        count = np.cumsum(np.pad(mask, padding), axis=axis, dtype=np.int32)
+        size = mask.shape[axis]
+        ends, starts = (np.take(count, range(first, first + size), axis=axis) for first in (2 * pixels + 1, 0))
+        mask = ends > starts
+    return mask
 
 
 def random_box(height: int, width: int, *, share: float, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -1,56 +1,62 @@
-"""Paper 3.1, from end to end: each record gets a rejected image whose key regions are noised."""
+"""Paper 3.1 for a whole dataset: rows in shards through the stages, every one of them accounted for."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from PIL import Image
-
-from mfpo.build.keywords import KeywordSettings, rank_keywords
-from mfpo.build.noise import STEPS, Kind, Schedule, corrupt
 from mfpo.build.regions import CHOICES, Segmenter
-from mfpo.build.shards import Note, SetAside, Summary, merge_notes
+from mfpo.build.shards import Note, SetAside, Summary, merge_notes, note_path, sum_seconds
+from mfpo.build.stages import BuildSettings, Draft, build_record, draft_record, find_regions, finish_record
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.folders import whole_folder, write_json
-from mfpo.masks import Mask, decode_mask
-from mfpo.records import (
-    Corruption,
-    Record,
-    Region,
-    SourceRecord,
-    answer_text,
-    decode_image,
-    encode_image,
-    write_shard,
-)
-from mfpo.settings import setting
+from mfpo.records import Record, Region, write_shard
 from mfpo.sources import Source
 
-Row = tuple[int, dict[str, Any]]
+__all__ = ["BuildSettings", "Engine", "Threads", "build", "build_record"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# As many images as a segmenter needs to fill a GPU, and as few as fit in memory decoded.
+SEARCHED_TOGETHER = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildSettings(KeywordSettings):
-    corruption: Kind = setting("region", "how the rejected image is made: region (paper), global, random20 or crop")
-    schedule: Schedule = setting("sigmoid", "noise schedule: sigmoid (VCD's), linear (DDPM's) or cosine")
-    noise_step: int = setting(500, "diffusion step of the noise; 500 of 1000 is the paper's best (Figure 8)")
-    seed: int = setting(0, "seed of the noise; each record draws from the seed and its own id")
-    shard_size: int = setting(256, "source rows a shard; a killed run goes on after its last whole shard")
+@dataclass
+class Work:
+    """A row on its way through the stages: what is known so far, or the fault that sets it aside."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.noise_step < STEPS:
-            raise SettingError(f"noise_step is {self.noise_step}, but must be from 0 to {STEPS - 1}")
-        if self.seed < 0:
-            raise SettingError(f"seed is {self.seed}, but must be 0 or more")
-        if self.shard_size < 1:
-            raise SettingError(f"shard_size is {self.shard_size}, but must be 1 or more")
+    number: int
+    row: dict[str, Any]
+    is_repeated: bool
+    draft: Draft | None = None
+    regions: list[Region] = field(default_factory=list)
+    record: Record | None = None
+    area: float = 0.0
+    fault: str | None = None
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of the source whose records go into the file `path`."""
+
+    path: Path
+    rows: list[Work]
+
+
+class Engine(Protocol):
+    def __call__(
+        self, shards: Iterator[Shard], source: Source, settings: BuildSettings, segmenter: Segmenter | None
+    ) -> Iterator[tuple[Path, Note]]:
+        """Write the file of each shard, and give its path with the note that it leaves."""
+        ...
 
 
 def build(
@@ -59,6 +65,7 @@ def build(
     settings: BuildSettings,
     segmenter: Segmenter | None = None,
     *,
+    engine: Engine | None = None,
     made_by: Mapping[str, Any] | None = None,
     progress: Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]] = iter,
 ) -> Summary:
@@ -67,113 +74,142 @@ def build(
     A row that cannot be a record goes to `rejected_rows.jsonl` with its reason. A killed run goes on where it stopped
     when it is started again with the same settings and `made_by`, and ends with the same shards. Of the source only the
     name is compared, so `made_by` must hold what else decides its rows, as size and time of each of its files.
+    `engine` is `Threads(1)` if not given, or `RayData`; it changes nothing but the time.
     Raises MfpoError when `out` exists, when the corruption needs a segmenter and has none, or when no row can be used.
     """
-    if settings.corruption == "region" and segmenter is None:
-        raise MfpoError(f"corruption region needs regions; {CHOICES}")
+    if settings.needs_regions and segmenter is None:
+        raise MfpoError(f"corruption {settings.corruption} needs regions; {CHOICES}")
     started = time.monotonic()
     with whole_folder(out, {"source": source.name, **(made_by or {}), "settings": asdict(settings)}) as folder:
-        seen: set[str] = set()
-        for number, rows in enumerate(_chunks(enumerate(progress(source)), settings.shard_size)):
-            note = folder / f"train-{number:05d}.json"
-            if not note.exists():
-                write_json(note, _build_shard(rows, note.with_suffix(".parquet"), source, settings, segmenter, seen))
-            seen.update(json.loads(note.read_text(encoding="utf-8"))["ids"])
+        rows = _number(source, progress(source))
+        shards = (
+            Shard(folder / f"train-{number:05d}.parquet", chunk)
+            for number, chunk in enumerate(chunks(rows, settings.shard_size))
+        )
+        unfinished = (shard for shard in shards if not note_path(shard.path).exists())
+        for path, note in (engine or Threads(1))(unfinished, source, settings, segmenter):
+            write_json(note_path(path), note)
         return merge_notes(folder, source.name, started)
 
 
-def build_record(record: SourceRecord, settings: BuildSettings, segmenter: Segmenter | None) -> tuple[Record, float]:
-    """The record with its rejected images, and the mean share of their area that is destroyed.
+class Threads:
+    """The engine of one machine: `workers` threads read, destroy and encode; the calling one searches regions.
 
-    The noise depends on the seed and the record's id alone. Raises RecordError when a mask does not fit its image.
+    Decoding, noise and encoding leave Python's lock, so that threads are enough and the segmenter is in memory once.
     """
-    keywords = rank_keywords(answer_text(record["chosen"]), settings)
-    pixels = [np.asarray(decode_image(image)) for image in record["images"]]
-    regions: list[Region] = []
-    if segmenter is not None:
-        regions = [region for image in range(len(pixels)) for region in segmenter(record, image, keywords)]
-    fallback = settings.corruption == "region" and not regions
-    # The paper's own fallback: where no keyword finds a region, the whole image.
-    kind: Kind = "global" if fallback else settings.corruption
-    rng = _generator(settings.seed, record["id"])
-    rejected_images, areas = [], []
-    for number, image in enumerate(pixels):
-        mask = _union(regions, number, image.shape)
-        rejected, area = corrupt(image, mask, kind=kind, step=settings.noise_step, schedule=settings.schedule, rng=rng)
-        rejected_images.append(encode_image(Image.fromarray(rejected)))
-        areas.append(area)
-    built = Record(
-        **record,
-        rejected_images=rejected_images,
-        keywords=keywords,
-        regions=regions,
-        corruption=Corruption(
-            kind=settings.corruption,
-            schedule=settings.schedule,
-            step=settings.noise_step,
-            seed=settings.seed,
-            fallback=fallback,
-        ),
-    )
-    return built, float(np.mean(areas))
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise SettingError(f"workers is {workers}, but must be 1 or more")
+        self.workers = workers
+
+    def __call__(
+        self, shards: Iterator[Shard], source: Source, settings: BuildSettings, segmenter: Segmenter | None
+    ) -> Iterator[tuple[Path, Note]]:
+        with ThreadPoolExecutor(self.workers) as pool:
+            for shard in shards:
+                drafts = _ahead(pool, partial(draft, source=source, settings=settings), shard.rows, 2 * self.workers)
+                searched = (work for some in chunks(drafts, SEARCHED_TOGETHER) for work in search(some, segmenter))
+                finished = _ahead(pool, partial(finish, settings=settings), searched, 2 * self.workers)
+                yield shard.path, write(shard.path, finished)
 
 
-def _build_shard(
-    rows: Iterable[Row],
-    path: Path,
-    source: Source,
-    settings: BuildSettings,
-    segmenter: Segmenter | None,
-    seen: set[str],
-) -> Note:
-    """Write the records of `rows` to `path`, if there are any; `seen` are the ids of the shards before."""
-    records: dict[str, Record] = {}
-    set_aside: list[SetAside] = []
-    area = 0.0
-    for number, row in rows:
-        try:
-            record = source.record(row, number)
-            if record["id"] in seen or record["id"] in records:
-                raise RecordError(f"id {record['id']!r} is that of an earlier row")
-            records[record["id"]], share = build_record(record, settings, segmenter)
-        except RecordError as error:
-            name = row.get("id")
-            set_aside.append(SetAside(row=number, id=None if name is None else str(name), reason=str(error)))
+def draft(work: Work, source: Source, settings: BuildSettings) -> Work:
+    """Read the record of a row, and rank its keywords."""
+    with _stage(work, "read"):
+        if work.is_repeated:
+            raise RecordError(f"id {source.id(work.row, work.number)!r} is that of an earlier row")
+        record = source.record(work.row, work.number)
+    if work.fault is None:
+        with _stage(work, "keywords"):
+            work.draft = draft_record(record, settings)
+        with _stage(work, "read"):
+            work.draft.pixels  # noqa: B018 - decoded here, so that a broken image is found before it is searched
+    return work
+
+
+def search(works: Sequence[Work], segmenter: Segmenter | None) -> Sequence[Work]:
+    """Find the regions of those rows that had no fault so far."""
+    drafts = {number: work.draft for number, work in enumerate(works) if work.draft and work.fault is None}
+    if segmenter is None or not drafts:
+        return works
+    started = time.perf_counter()
+    found = find_regions(list(drafts.values()), segmenter)
+    for number, regions in zip(drafts, found, strict=True):
+        if isinstance(regions, RecordError):
+            works[number].fault = str(regions)
         else:
-            area += share
+            works[number].regions = regions
+        works[number].seconds["regions"] += (time.perf_counter() - started) / len(drafts)
+    return works
+
+
+def finish(work: Work, settings: BuildSettings) -> Work:
+    """Make the rejected images of a row that had no fault so far."""
+    if work.draft and work.fault is None:
+        with _stage(work, "noise"):
+            work.record, work.area = finish_record(work.draft, work.regions, settings)
+    work.draft = None  # its pixels are not needed any more
+    return work
+
+
+def write(path: Path, works: Iterable[Work]) -> Note:
+    """Write the records of a shard to `path`, if there are any."""
+    done = list(works)
+    records = [work.record for work in done if work.record is not None]
+    started = time.perf_counter()
     if records:
-        write_shard(list(records.values()), path)
+        write_shard(records, path)
+    seconds = sum_seconds([*(work.seconds for work in done), {"write": time.perf_counter() - started}])
     return Note(
-        read=len(records) + len(set_aside),
-        ids=list(records),
-        set_aside=set_aside,
-        fallback=sum(record["corruption"]["fallback"] for record in records.values()),
-        keywords=sum(len(record["keywords"]) for record in records.values()),
-        area=area,
+        read=len(done),
+        written=len(records),
+        set_aside=[_set_aside(work) for work in done if work.fault is not None],
+        fallback=sum(record["corruption"]["fallback"] for record in records),
+        keywords=sum(len(record["keywords"]) for record in records),
+        area=sum(work.area for work in done),
+        seconds=seconds,
     )
 
 
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    iterator = iter(rows)
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`items` in lists of `size`, the last one shorter."""
+    iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
-    """A generator for one record, so that neither order nor sharding changes its noise."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+def _number(source: Source, rows: Iterable[dict[str, Any]]) -> Iterator[Work]:
+    seen: set[str] = set()
+    for number, row in enumerate(rows):
+        id = source.id(row, number)
+        yield Work(number, row, is_repeated=id in seen)
+        seen.add(id)
 
 
-def _union(regions: Iterable[Region], image: int, shape: tuple[int, ...]) -> Mask:
-    """The union of the regions of image number `image`, (height, width). Raises RecordError when sizes differ."""
-    union = np.zeros(shape[:2], dtype=bool)
-    for region in regions:
-        if region["image"] != image:
-            continue
-        if list(region["mask"]["size"]) != list(union.shape):
-            raise RecordError(
-                f"image is {union.shape[0]} x {union.shape[1]}, but its masks are {region['mask']['size']}"
-            )
-        union |= decode_mask(region["mask"])
-    return union
+def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """`function(item)` for each item in order, with up to `count` of them done ahead in the pool."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def _stage(work: Work, name: str) -> Iterator[None]:
+    """Time a stage of a row, and set the row aside when it raises RecordError."""
+    started = time.perf_counter()
+    try:
+        yield
+    except RecordError as error:
+        work.fault = str(error)
+    finally:
+        work.seconds[name] += time.perf_counter() - started
+
+
+def _set_aside(work: Work) -> SetAside:
+    id = work.row.get("id")
+    return SetAside(row=work.number, id=None if id is None else str(id), reason=str(work.fault))

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -20,7 +21,10 @@ class SetAside(TypedDict):
 
 
 class Summary(TypedDict):
-    """`summary.json`. `area_destroyed` is the mean share of an image; `seconds` counts the last run only."""
+    """`summary.json`. `area_destroyed` is the mean share of an image.
+
+    `seconds` is how long the last run took; `stage_seconds` is the time of each stage, over all shards and workers.
+    """
 
     read: int
     written: int
@@ -30,17 +34,24 @@ class Summary(TypedDict):
     keywords_per_record: float
     area_destroyed: float
     seconds: float
+    stage_seconds: dict[str, float]
 
 
 class Note(TypedDict):
     """What a finished shard leaves for the summary and for a resumed run."""
 
     read: int
-    ids: list[str]
+    written: int
     set_aside: list[SetAside]
     fallback: int
     keywords: int
     area: float
+    seconds: dict[str, float]
+
+
+def note_path(shard: Path) -> Path:
+    """Where the note of a shard lies; a shard that has one is whole."""
+    return shard.with_suffix(".json")
 
 
 def merge_notes(folder: Path, name: str, started: float) -> Summary:
@@ -48,7 +59,8 @@ def merge_notes(folder: Path, name: str, started: float) -> Summary:
     paths = sorted(folder.glob("train-*.json"))
     notes: list[Note] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     set_aside = [row for note in notes for row in note["set_aside"]]
-    written = sum(len(note["ids"]) for note in notes)
+    written = sum(note["written"] for note in notes)
+    stage_seconds = sum_seconds(note["seconds"] for note in notes)
     reasons = dict(Counter(reason_kind(row["reason"]) for row in set_aside).most_common())
     summary = Summary(
         read=sum(note["read"] for note in notes),
@@ -59,6 +71,7 @@ def merge_notes(folder: Path, name: str, started: float) -> Summary:
         keywords_per_record=sum(note["keywords"] for note in notes) / max(written, 1),
         area_destroyed=sum(note["area"] for note in notes) / max(written, 1),
         seconds=round(time.monotonic() - started, 1),
+        stage_seconds={stage: round(seconds, 1) for stage, seconds in stage_seconds.items()},
     )
     rejected = folder / "rejected_rows.jsonl"
     rejected.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside), encoding="utf-8")
@@ -69,6 +82,15 @@ def merge_notes(folder: Path, name: str, started: float) -> Summary:
         counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are none"
         raise MfpoError(f"none of the {summary['read']} rows of {name} became a record: {counts}; see {rejected}")
     return summary
+
+
+def sum_seconds(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The seconds of each stage over all `parts`."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for stage, seconds in part.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
 
 
 def reason_kind(reason: str) -> str:

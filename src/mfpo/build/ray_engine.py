@@ -1,0 +1,78 @@
+"""The engine of a cluster: the same stages as operators of Ray Data, the segmenter as a pool of actors."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mfpo.build.pipeline import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
+from mfpo.build.regions import Segmenter
+from mfpo.build.shards import Note
+from mfpo.build.stages import BuildSettings
+from mfpo.errors import MfpoError, SettingError
+from mfpo.sources import Source
+
+# Shards in flight: enough to keep a cluster busy, few enough for its object store.
+_WINDOW = 64
+
+
+class RayData:
+    """An engine for `build` on a Ray cluster whose machines share the output folder and the source's images.
+
+    `workers` actors search for regions, each with a GPU if the cluster has any; Ray spreads the rest over its cores.
+    Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine. Raises MfpoError without Ray.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise SettingError(f"workers is {workers}, but must be 1 or more")
+        try:
+            import ray
+        except ImportError:
+            raise MfpoError("engine ray needs Ray; pip install 'mfpo[ray]'") from None
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on every window, and on rows it has to pickle
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        self.workers = workers
+
+    def __call__(
+        self, shards: Iterator[Shard], source: Source, settings: BuildSettings, segmenter: Segmenter | None
+    ) -> Iterator[tuple[Path, Note]]:
+        import ray
+
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        for window in chunks(shards, _WINDOW):
+            data = ray.data.from_items([{"shard": shard} for shard in window], override_num_blocks=len(window))
+            data = data.map(_draft, fn_args=(source, settings))
+            actors = ray.data.ActorPoolStrategy(size=self.workers)
+            data = data.map(_Search, fn_constructor_args=(segmenter,), compute=actors, num_gpus=gpus)
+            data = data.map(_write, fn_args=(settings,))
+            try:
+                for row in data.iter_rows():
+                    yield row["path"], row["note"]
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, MfpoError):
+                    raise error.cause from None
+                raise
+
+
+def _draft(row: dict[str, Any], source: Source, settings: BuildSettings) -> dict[str, Any]:
+    works = [draft(work, source, settings) for work in row["shard"].rows]
+    return {"path": row["shard"].path, "works": works}
+
+
+class _Search:
+    def __init__(self, segmenter: Segmenter | None) -> None:
+        self._segmenter = segmenter
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        works: list[Work] = []
+        for some in chunks(row["works"], SEARCHED_TOGETHER):
+            works += search(some, self._segmenter)
+        return {"path": row["path"], "works": works}
+
+
+def _write(row: dict[str, Any], settings: BuildSettings) -> dict[str, Any]:
+    note = write(row["path"], (finish(work, settings) for work in row["works"]))
+    return {"path": row["path"], "note": note}
