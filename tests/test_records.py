@@ -1,9 +1,11 @@
 import io
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import check_image, decode_image, load_image, new_record, read_dataset
@@ -27,6 +29,33 @@ def test_the_reason_is_the_same_in_every_run():
         check_image(b"no image", "a.png")
 
 
+@pytest.mark.parametrize("change", [{"id": "\ud800"}, {"question": "What \ud800?"}, {"chosen": "\udc80"}])
+def test_texts_that_no_file_can_hold(change):
+    row = {"id": "a", "question": "What?", "chosen": "A dog.", "rejected": "A cat."} | change
+    with pytest.raises(RecordError, match=f"column '{next(iter(change))}' holds half a surrogate pair"):
+        new_record(images=[{"bytes": b"", "path": None}], source={"dataset": "d", "row": 0}, **row)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "link.png", "inside/../../secret.png", "linked/secret.png"])
+def test_paths_that_leave_the_folder(tmp_path, name):
+    folder = tmp_path / "images"
+    (folder / "inside").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(encoded(Image.new("RGB", (4, 4))))
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "linked").symlink_to(tmp_path)
+    for path in (name, str(tmp_path / "secret.png")):
+        with pytest.raises(RecordError, match="leaves the image folder"):
+            load_image(folder, path)
+    assert load_image(folder, name, root=tmp_path)["path"].endswith(".png")
+
+
+def test_links_and_absolute_paths_that_stay_inside(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (4, 4))))
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    for name in ("b.png", str(tmp_path / "a.png"), "./x/../a.png"):
+        assert load_image(tmp_path, name)["path"] == Path(name).name
+
+
 def test_image_marks_in_texts_are_dropped():
     image = {"bytes": b"", "path": None}
     texts = {"question": "<image>\nWhat?", "chosen": "A dog <image>.", "rejected": "A cat."}
@@ -36,29 +65,118 @@ def test_image_marks_in_texts_are_dropped():
         new_record(id=1, images=[image], source={"dataset": "d", "row": 0}, **texts | {"chosen": "<image>"})
 
 
-def test_a_good_file_is_kept_byte_for_byte():
-    data = encoded(Image.new("RGB", (4, 4), "red"), "JPEG")
-    assert check_image(data, "dir/a.jpg") == {"bytes": data, "path": "a.jpg"}
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_plain_file_is_kept_byte_for_byte_and_not_decoded(kind, monkeypatch):
+    data = encoded(Image.new("RGB", (4, 4), "red"), kind)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert check_image(data, "dir/a.x") == {"bytes": data, "path": "a.x"}
 
 
-def test_a_rotated_photo_is_turned_upright():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_that_was_cut_off_is_found_when_it_is_decoded(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    with pytest.raises(RecordError, match=r"^image 'a\.x' cannot be read \("):
+        decode_image(check_image(data[: len(data) // 2], "a.x"))
+
+
+def test_a_cut_off_file_that_must_be_converted_is_found_at_once():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise))
+    with pytest.raises(RecordError, match=r"image 'a\.png' cannot be read"):
+        check_image(data[: len(data) // 2], "a.png")
+
+
+def turned(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(Image.new("RGB", (6, 3), "red"), "JPEG", exif=exif)
-    assert decode_image(check_image(data, "a.jpg")).size == (3, 6)
+    exif[0x0112] = orientation
+    return exif
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_rotated_photo_is_turned_upright(kind):
+    image = Image.new("RGB", (16, 8), "red")
+    image.paste("blue", (0, 0, 8, 8))
+    options = {} if kind == "PNG" else {"quality": 100}
+    kept = check_image(encoded(image, kind, exif=turned(6), **options), "a.jpg")
+    pixels = np.asarray(decode_image(kept))
+    assert pixels.shape == (16, 8, 3)
+    assert pixels[2, 4, 2] > 200 > 50 > pixels[13, 4, 2]  # what was on the left is at the top
+    assert kept["path"] == "a.png"
+
+
+def test_a_png_whose_orientation_comes_after_its_pixels():
+    data = encoded(Image.new("RGB", (6, 3), "red"), exif=turned(6))
+    start = data.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(data[start : start + 4], "big")
+    chunk, rest = data[start : start + length], data[:start] + data[start + length :]
+    end = rest.index(b"IEND") - 4
+    assert decode_image(check_image(rest[:end] + chunk + rest[end:], "a.png")).size == (3, 6)
+
+
+@pytest.mark.parametrize("orientation", [1, 0, 9])
+def test_an_upright_photo_with_exif_is_kept(orientation):
+    data = encoded(Image.new("RGB", (6, 3), "red"), "JPEG", exif=turned(orientation))
+    assert check_image(data, "a.jpg")["bytes"] == data
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame(kind):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    kept = check_image(data, "a.x")
+    assert Image.open(io.BytesIO(kept["bytes"])).format == "PNG"
+    assert np.abs(np.asarray(decode_image(kept)).astype(int) - (255, 0, 0)).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "F"])
 def test_other_modes_become_rgb(mode):
-    kind = "TIFF" if mode == "CMYK" else "PNG"
+    kind = "TIFF" if mode in ("CMYK", "F") else "PNG"
     image = decode_image(check_image(encoded(Image.new(mode, (4, 4)), kind), "a"))
     assert (image.mode, image.size) == ("RGB", (4, 4))
+
+
+def test_a_cmyk_jpeg_has_its_colours():
+    data = encoded(Image.new("RGB", (8, 8), "red").convert("CMYK"), "JPEG", quality=100)
+    assert np.abs(np.asarray(decode_image(check_image(data, "a.jpg"))).astype(int) - (255, 0, 0)).max() <= 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_is_transparent_is_white(kind):
+    image = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
+    image.putpixel((1, 0), (200, 0, 0, 0))
+    data = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    pixels = np.asarray(decode_image(check_image(data, "a")))
+    assert pixels.tolist() == [[[200, 0, 0], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_one_colour_that_stands_for_transparent_is_white(mode):
+    image = Image.new("RGB", (2, 1), "white").convert(mode)
+    image.putpixel((1, 0), 0 if mode != "RGB" else (0, 0, 0))
+    data = encoded(image, transparency=(0, 0, 0) if mode == "RGB" else 0)
+    assert np.asarray(decode_image(check_image(data, "a"))).min() == 255
 
 
 def test_16_bits_are_scaled_and_not_clipped():
     values = np.array([[0, 1000, 30_000, 65_535]], dtype=np.uint16)
     pixels = np.asarray(decode_image(check_image(encoded(Image.fromarray(values)), "a.png")))
     np.testing.assert_array_equal(pixels[0, :, 0], values[0] >> 8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 3)])
+def test_sizes_that_are_odd_but_no_fault(size):
+    data = encoded(Image.new("RGB", size, "red"))
+    assert decode_image(check_image(data, "a.png")).size == size
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_decompression_bomb_is_refused_by_its_header(side):
+    data = bytearray(encoded(Image.new("RGB", (1, 1))))
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(RecordError, match=r"image 'a\.png' cannot be read \(.*decompression bomb"):
+        check_image(bytes(data), "a.png")
 
 
 def test_formats_that_run_a_program_are_refused():

@@ -1,0 +1,178 @@
+"""Rows from Parquet, JSONL and JSON files, from folders and from the hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from PIL import Image
+
+from mfpo.errors import MfpoError, RecordError
+from mfpo.records import encode_image
+from mfpo.sources import files, open_source
+
+RED = encode_image(Image.new("RGB", (4, 4), "red"))["bytes"]
+GOOD = {"id": "a", "image": "red.png", "question": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "red.png").write_bytes(RED)
+    return tmp_path
+
+
+def write(file: Path, *rows: object) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def table(file: Path, *rows: dict[str, Any], **options: Any) -> Path:
+    pq.write_table(pa.Table.from_pylist(list(rows)), file, **options)
+    return file
+
+
+def ids(path: str | Path) -> list[str]:
+    source = open_source(path)
+    return [source.record(row, number)["id"] for number, row in enumerate(source)]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n  "])
+def test_a_json_array(start: str, folder: Path) -> None:
+    (folder / "a.json").write_text(start + json.dumps([GOOD, GOOD | {"id": "b"}], indent=1), encoding="utf-8")
+    assert ids(folder / "a.json") == ["a", "b"]
+
+
+def test_jsonl_that_is_called_json(folder: Path) -> None:
+    assert ids(write(folder / "a.json", GOOD, GOOD | {"id": "b"})) == ["a", "b"]
+
+
+def test_a_fault_in_a_json_array_is_one_bad_row(folder: Path) -> None:
+    (folder / "a.json").write_text(json.dumps([GOOD, 7, GOOD | {"chosen": "\ud800"}, GOOD]))
+    source = open_source(folder / "a.json")
+    rows = list(source)
+    assert [source.id(row, number) for number, row in enumerate(rows)] == ["a", "1", "2", "a"]
+    with pytest.raises(RecordError, match=r"item 1 of a\.json is not a JSON object"):
+        source.record(rows[1], 1)
+    with pytest.raises(RecordError, match=r"item 2 of a\.json is not valid JSON"):
+        source.record(rows[2], 2)
+
+
+@pytest.mark.parametrize("text", ["[", '[{"id": 1}', "[" * 100_000])
+def test_a_broken_json_array(text: str, folder: Path) -> None:
+    (folder / "a.json").write_text(text)
+    with pytest.raises(MfpoError, match=r"a\.json: not valid JSON"):
+        open_source(folder / "a.json")
+
+
+def test_a_folder_gives_parquet_before_jsonl_before_json_arrays(folder: Path) -> None:
+    (folder / "c.json").write_text(json.dumps([GOOD | {"id": "json"}]))
+    (folder / "dataset_info.json").write_text('{"description": "no rows"}')
+    assert ids(folder) == ["json"]
+    write(folder / "b.jsonl", GOOD | {"id": "jsonl"})
+    assert ids(folder) == ["jsonl"]
+    table(folder / "a1.parquet", GOOD | {"id": "parquet 1"})
+    table(folder / "a0.parquet", GOOD | {"id": "parquet 0"})
+    assert ids(folder) == ["parquet 0", "parquet 1"]
+
+
+def test_a_parquet_file_that_breaks_off_inside(folder: Path) -> None:
+    rows = [GOOD | {"id": f"{number:05}" * 50} for number in range(200)]
+    file = table(folder / "a.parquet", *rows, row_group_size=96, compression="none", use_dictionary=False)
+    data = bytearray(file.read_bytes())
+    second = data.index(b"00096" * 50)
+    data[second - 60 : second] = b"\xff" * 60  # the header of a page of the second group
+    file.write_bytes(data)
+    with pytest.raises(MfpoError, match=r"a\.parquet: broken after 96 rows \("):
+        list(open_source(file))
+
+
+def test_a_parquet_text_that_is_no_utf8_is_one_bad_row(folder: Path) -> None:
+    columns = {name: pa.array([value.encode(), b"\xff", value.encode()]) for name, value in GOOD.items()}
+    texts = pa.table({name: column.view(pa.string()) for name, column in columns.items()})
+    pq.write_table(texts, folder / "a.parquet")
+    source = open_source(folder / "a.parquet")
+    rows = list(source)
+    assert [source.id(row, number) for number, row in enumerate(rows)] == ["a", "1", "a"]
+    with pytest.raises(RecordError, match=r"row 1 of a\.parquet cannot be read \('utf-8' codec"):
+        source.record(rows[1], 1)
+
+
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dataset `owner/pairs` in the hub's cache, as huggingface_hub lays it out: each file a link to its blob."""
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / "5f3a"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, (name, data) in enumerate({"pairs.jsonl": json.dumps(GOOD).encode(), "red.png": RED}.items()):
+        (blobs / str(number)).write_bytes(data)
+        (snapshot / name).symlink_to(blobs / str(number))
+
+    def download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        assert (name, repo_type) == ("owner/pairs", "dataset")
+        assert {"*.parquet", "*.json", "*.jsonl", "*.jpg", "*.png", "*.JPG"} <= set(allow_patterns)
+        assert not any(pattern.endswith((".py", "*")) for pattern in allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr(files, "snapshot_download", download)
+    return snapshot
+
+
+def test_a_dataset_of_the_hub_with_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(tmp_path / "datasets--owner--pairs", monkeypatch)
+    source = open_source("owner/pairs")
+    (row,) = source
+    record = source.record(row, 0)
+    assert record["images"] == [{"bytes": RED, "path": "red.png"}]
+    assert record["source"] == {"dataset": "owner/pairs", "row": 0}
+
+
+def test_links_out_of_the_datasets_cache_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = hub(tmp_path / "datasets--owner--pairs", monkeypatch)
+    (tmp_path / "secret.png").write_bytes(RED)
+    (snapshot / "red.png").unlink()
+    (snapshot / "red.png").symlink_to(tmp_path / "secret.png")
+    source = open_source("owner/pairs")
+    with pytest.raises(RecordError, match=r"image 'red\.png' leaves the image folder"):
+        source.record(next(iter(source)), 0)
+
+
+def test_what_is_on_this_disk_is_not_asked_of_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(folder / "cache", monkeypatch)
+    (folder / "owner" / "pairs").mkdir(parents=True)
+    (folder / "owner" / "pairs" / "red.png").write_bytes(RED)
+    write(folder / "owner" / "pairs" / "a.jsonl", GOOD | {"id": "local"})
+    monkeypatch.chdir(folder)
+    assert ids("owner/pairs") == ["local"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RepositoryNotFoundError(
+            "404\nnot found", response=httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+        ),
+        LocalEntryNotFoundError("no network\nand nothing in the cache"),
+    ],
+)
+def test_a_name_that_the_hub_does_not_give(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(files, "snapshot_download", download)
+    with pytest.raises(
+        MfpoError, match=r"^owner/nothing: no such file or folder, and not to be had from the hub \([^\n]+$"
+    ):
+        open_source("owner/nothing")
+
+
+@pytest.mark.parametrize("name", ["data/pairs.jsonl", "data/pairs.parquet", "pairs", "a/b/c", "../pairs"])
+def test_a_missing_file_is_not_taken_for_a_name_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "snapshot_download", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MfpoError, match="no such file"):
+        open_source(name)
