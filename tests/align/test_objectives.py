@@ -96,10 +96,10 @@ def test_dpo_is_trl_sigmoid_loss(tiny_llava, preference_data, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         theirs = trainer.compute_loss(model, dict(batch))
-        columns = zip(*(batch[name] for name in ("input_ids", "attention_mask", "completion_mask", "pixel_values")))
+        names = ("input_ids", "attention_mask", "completion_mask", "pixel_values")
         rows = [
             Encoded(ids[mask > answer], (ids[answer == 1],), {"pixel_values": pixels[None]}, cut=(0,))
-            for ids, mask, answer, pixels in columns
+            for ids, mask, answer, pixels in zip(*(batch[name] for name in names), strict=True)
         ]
         inputs = collate(rows, pad_id=0)
         chosen, rejected = (sequence_logps(model, inputs) - sequence_logps(reference, inputs)).chunk(2)

@@ -8,7 +8,7 @@ as wide as the vocabulary, runs on nothing but the states that predict an answer
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -130,41 +130,43 @@ def block_mask(batch: dict[str, Tensor]) -> BlockMask:
 
 
 def logps_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tensor | BlockMask) -> Tensor:
-    """log p of each answer token, (sequences, tokens), from one forward pass; 0 outside the answers."""
+    """log p of each answer token, (sequences, tokens), from one forward pass; 0 outside the answers.
+
+    All is done within the one call of the model, which is what DDP, FSDP, DeepSpeed and autocast are built around.
+    """
+    bare = extract_model_from_parallel(model)
+    head, tower = bare.get_output_embeddings(), bare.get_encoder(modality="image")
     answer_mask = batch["answer_mask"]
-    predictors, ids = batch["predictors"][answer_mask], batch["answer_ids"][answer_mask]
-    features = {name: value for name, value in batch.items() if name not in LAYOUT}
-    with _head_gives_logps(extract_model_from_parallel(model), predictors, ids):
-        outputs = model(
-            input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            attention_mask=attention_mask,
-            **features,
-            use_cache=False,
-        )
-    return torch.zeros_like(answer_mask, dtype=torch.float32).masked_scatter(answer_mask, outputs.logits)
+    places, ids = batch["predictors"][answer_mask], batch["answer_ids"][answer_mask]
+    chunk = max(1, _LOGITS // bare.config.get_text_config().vocab_size)
+    score = partial(_logps, head.forward, places, ids, chunk)
+    # With LoRA and checkpointing, transformers makes all embeddings require gradients, those of a frozen tower too.
+    is_frozen = not any(weight.requires_grad for weight in tower.parameters())
+    encode = torch.no_grad()(tower.forward) if is_frozen else tower.forward
+    inputs = {name: value for name, value in batch.items() if name not in LAYOUT}
+    inputs |= {name: batch[name] for name in ("input_ids", "position_ids")}
+    with _forward(head, score), _forward(tower, encode):
+        logps = model(**inputs, attention_mask=attention_mask, use_cache=False).logits
+    return torch.zeros_like(answer_mask, dtype=torch.float32).masked_scatter(answer_mask, logps)
+
+
+def _logps(project: Callable[[Tensor], Tensor], places: Tensor, ids: Tensor, chunk: int, states: Tensor) -> Tensor:
+    """log p of the tokens `ids`, (tokens,), which the states at `places` of the flattened rows predict."""
+
+    def logps(states: Tensor, ids: Tensor) -> Tensor:
+        return -F.cross_entropy(project(states).float(), ids, reduction="none")
+
+    chunks = zip(states.flatten(0, 1)[places].split(chunk), ids.split(chunk), strict=True)
+    # Recomputed in the backward pass, so that training keeps no logits either.
+    return torch.cat([checkpoint(logps, *part, use_reentrant=False) for part in chunks])
 
 
 @contextmanager
-def _head_gives_logps(model: Any, predictors: Tensor, ids: Tensor) -> Iterator[None]:
-    """Within, the model's `logits` are log p of the tokens `ids`, predicted by the states at `predictors`: (tokens,).
-
-    So the whole step stays one call of the model, which is what DDP, FSDP, DeepSpeed and autocast are built around.
-    """
-    head: nn.Module = model.get_output_embeddings()
-    forward = head.forward
-    chunk = max(1, _LOGITS // model.config.get_text_config().vocab_size)
-
-    def logps(states: Tensor, ids: Tensor) -> Tensor:
-        return -F.cross_entropy(forward(states).float(), ids, reduction="none")
-
-    def in_chunks(states: Tensor) -> Tensor:
-        chunks = zip(states.flatten(0, 1)[predictors].split(chunk), ids.split(chunk), strict=True)
-        # Recomputed in the backward pass, so that training keeps no logits either.
-        return torch.cat([checkpoint(logps, *part, use_reentrant=False) for part in chunks])
-
-    head.forward = in_chunks
+def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let `module` compute something else for a while."""
+    original = module.forward
+    module.forward = forward
     try:
         yield
     finally:
-        head.forward = forward
+        module.forward = original
