@@ -143,7 +143,8 @@ def _array_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _open_parquet(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file)
+        # Read page by page: a published file may be one group of rows, gigabytes of images.
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
         raise MfpoError(f"{file}: no Parquet file ({_first_line(error)})") from None
 
