@@ -18,7 +18,7 @@ from mfpo.settings import setting
 CHOICES = (
     "give --regions dataset (masks that the source brings), coco=FILE (COCO instances JSON), grounded-sam, "
     "grounded-sam=DETECTOR,SAM, sam3, sam3=MODEL, clipseg, clipseg=MODEL or lisa=MODEL (folders or names on the hub), "
-    "or --corruption global, random20, crop, blur or black, which need none"
+    "or --corruption global, random, crop, blur or black, which need none"
 )
 
 

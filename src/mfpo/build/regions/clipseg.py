@@ -9,6 +9,7 @@ from mfpo.build.regions.vision import (
     Found,
     batches,
     encode_images,
+    encode_texts,
     load_image_processor,
     load_tokenizer,
     load_vision_model,
@@ -16,7 +17,6 @@ from mfpo.build.regions.vision import (
     search_images,
 )
 from mfpo.errors import RecordError
-from mfpo.models import device
 from mfpo.records import Region
 
 DEFAULT = "CIDAS/clipseg-rd64-refined"
@@ -41,7 +41,7 @@ class ClipSeg:
         found: list[list[Found]] = [[] for _ in searches]
         for some in batches(pairs, self._settings.region_batch):
             numbers, texts = zip(*some, strict=True)
-            prompts = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(device())
+            prompts = encode_texts(self._tokenizer, texts, self._model)
             logits = self._model(**prompts, pixel_values=pixels[list(numbers)]).logits
             for number, masks in zip(numbers, logits[:, None], strict=True):
                 probability = resize_masks(masks, searches[number])[0].sigmoid()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
@@ -18,6 +19,7 @@ from mfpo.build.regions import RegionSettings, Search
 from mfpo.build.regions.vision import (
     batches,
     encode_images,
+    encode_texts,
     load_image_processor,
     load_tokenizer,
     load_vision_model,
@@ -108,17 +110,14 @@ class Owlv2:
     def __call__(self, searches: Sequence[Search]) -> list[list[Boxes]]:
         """For each search the boxes of each keyword."""
         most = max(len(search.keywords) for search in searches)
-        longest = self._model.config.text_config.max_position_embeddings
-        queries = torch.zeros(len(searches), most, longest, dtype=torch.long)  # a query that starts with 0 is none
-        for row, search in zip(queries, searches, strict=True):
+        queries = []
+        for search in searches:
             # The prompt of the published examples.
             texts = [f"a photo of a {keyword['text']}" for keyword in search.keywords]
-            row[: len(texts)] = self._tokenizer(
-                texts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
-            ).input_ids
-        queries = queries.flatten(0, 1).to(device())
+            ids = encode_texts(self._tokenizer, texts, self._model).input_ids
+            queries.append(pad(ids, (0, 0, 0, most - len(ids))))  # a query that starts with 0 is none
         pixels = encode_images(self._processor, searches).pixel_values
-        output = self._model(input_ids=queries, pixel_values=pixels)
+        output = self._model(input_ids=torch.cat(queries), pixel_values=pixels)
         found = []
         for search, logits, boxes in zip(searches, output.logits, output.pred_boxes, strict=True):
             height, width = size_of(search)

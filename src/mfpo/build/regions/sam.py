@@ -9,10 +9,10 @@ from torch.nn.functional import interpolate
 from transformers import Sam2Model, SamImageProcessorPil, SamModel, ViTImageProcessorPil
 
 from mfpo.build.regions import RegionSettings, Search
-from mfpo.build.regions.vision import encode_images, load_image_processor, load_vision_model, resize_masks, size_of
+from mfpo.build.regions.vision import encode_images, load_image_processor, load_vision_model, size_of, unite
 
-# So many pixels of masks are held at once, 0.25 GB; or one mask, if it has more.
-_MASK_PIXELS = 2**26
+# So many boxes are decoded at once: a detector may give hundreds.
+_BOXES = 32
 
 
 class Embedded(NamedTuple):
@@ -33,7 +33,8 @@ class Sam:
         # SAM 2 squeezes an image into its square, as ViT's processor does (its own needs torchvision).
         kind = SamImageProcessorPil if self._is_padded else ViTImageProcessorPil
         self._processor = load_image_processor(kind, folder)
-        self._threshold = settings.mask_threshold
+        # As a logit: SAM's masks are resized as logits, and 0 is a probability of 0.5.
+        self._threshold = float(torch.logit(torch.tensor(settings.mask_threshold)))
 
     def embed(self, searches: Sequence[Search]) -> list[Embedded]:
         """The images of `searches`, each seen once however many boxes it has."""
@@ -50,17 +51,15 @@ class Sam:
         height, width = size_of(image.search)
         scale = corners.new_tensor([image.inside[1] / width, image.inside[0] / height] * 2)
         union = torch.zeros(height, width, dtype=torch.bool, device=corners.device)
-        for some in corners.split(max(1, _MASK_PIXELS // (height * width))):
-            output = self._model(
-                image_embeddings=image.features, input_boxes=(some * scale)[None], multimask_output=False
-            )
-            union |= (self._resize(output.pred_masks[0, :, 0], image) > self._threshold).any(dim=0)
+        for some in (corners * scale).split(_BOXES):
+            output = self._model(image_embeddings=image.features, input_boxes=some[None], multimask_output=False)
+            union |= unite(self._inside(output.pred_masks[0, :, 0].float(), image), image.search, self._threshold)
         return union
 
-    def _resize(self, logits: Tensor, image: Embedded) -> Tensor:
-        """The probabilities at the size of the image, (n, height, width), of masks of the model's square."""
-        if self._is_padded:
-            square = self._processor.pad_size
-            padded = interpolate(logits[None].float(), (square["height"], square["width"]), mode="bilinear")[0]
-            logits = padded[:, : image.inside[0], : image.inside[1]]
-        return resize_masks(logits, image.search).sigmoid()
+    def _inside(self, logits: Tensor, image: Embedded) -> Tensor:
+        """Masks of the model's square, (n, h, w), without what pads the image."""
+        if not self._is_padded:
+            return logits
+        square = self._processor.pad_size
+        padded = interpolate(logits[None], (square["height"], square["width"]), mode="bilinear")[0]
+        return padded[:, : image.inside[0], : image.inside[1]]

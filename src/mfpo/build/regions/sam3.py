@@ -10,14 +10,14 @@ from mfpo.build.regions.vision import (
     Found,
     batches,
     encode_images,
+    encode_texts,
     load_image_processor,
     load_tokenizer,
     load_vision_model,
-    resize_masks,
     search_images,
+    unite,
 )
 from mfpo.errors import RecordError
-from mfpo.models import device
 from mfpo.records import Region
 
 DEFAULT = "facebook/sam3"
@@ -45,17 +45,13 @@ class Sam3Regions:
         found: list[list[Found]] = [[] for _ in searches]
         for some in batches(pairs, self._settings.region_batch):
             numbers, texts = zip(*some, strict=True)
-            # 32 tokens is what SAM 3 is trained with.
-            prompts = self._tokenizer(
-                list(texts), padding="max_length", truncation=True, max_length=32, return_tensors="pt"
-            )
-            output = self._model(vision_embeds=_rows(images, list(numbers)), **prompts.to(device()))
+            prompts = encode_texts(self._tokenizer, texts, self._model)
+            output = self._model(vision_embeds=_rows(images, list(numbers)), **prompts)
             # An instance counts as sure as it is, times how sure the model is that there is any.
             scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
             for number, masks, score in zip(numbers, output.pred_masks, scores, strict=True):
                 kept = score > self._box_threshold
-                probability = resize_masks(masks[kept].float().sigmoid(), searches[number])
-                mask = (probability > self._settings.mask_threshold).any(dim=0)
+                mask = unite(masks[kept].float().sigmoid(), searches[number], self._settings.mask_threshold)
                 found[number].append((mask, float(score[kept].max()) if kept.any() else 0.0))
         return found
 

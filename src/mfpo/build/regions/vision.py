@@ -23,6 +23,8 @@ Found = tuple[Tensor, float]
 
 # Models resize such images to a strip of a few pixels, or of none.
 _NARROWEST = 20
+# So many pixels of masks are resized at once, 0.25 GB; or one mask, if it has more.
+_MASK_PIXELS = 2**26
 
 
 @quiet()
@@ -43,7 +45,11 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
             raise MfpoError(f"{name}: a {kind!r} model, but needed is {' or '.join(kinds)}")
         # float32 also where it computes in bfloat16: see `inference`.
         model, loaded = kinds[kind].from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -93,6 +99,14 @@ def encode_images(processor: Any, searches: Sequence[Search]) -> Any:
     return processor([Image.fromarray(search.pixels) for search in searches], return_tensors="pt").to(device())
 
 
+def encode_texts(tokenizer: Any, texts: Sequence[str], model: Any) -> Any:
+    """`texts` as the text tower of `model` takes them, all of its full length, so that a batch changes nothing."""
+    longest = model.config.text_config.max_position_embeddings
+    return tokenizer(list(texts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt").to(
+        device()
+    )
+
+
 def size_of(search: Search) -> tuple[int, int]:
     """Height and width of a search's image."""
     height, width = search.pixels.shape[:2]
@@ -102,6 +116,16 @@ def size_of(search: Search) -> tuple[int, int]:
 def resize_masks(masks: Tensor, search: Search) -> Tensor:
     """`masks`, (n, height, width), at the size of the search's image."""
     return torch.nn.functional.interpolate(masks[None].float(), size_of(search), mode="bilinear")[0]
+
+
+def unite(masks: Tensor, search: Search, threshold: float) -> Tensor:
+    """The pixels of the search's image, (height, width), that lie above `threshold` in one of `masks`, (n, h, w)."""
+    height, width = size_of(search)
+    union = torch.zeros(height, width, dtype=torch.bool, device=masks.device)
+    for some in masks.split(max(1, _MASK_PIXELS // (height * width))):
+        if len(some):
+            union |= (resize_masks(some, search) > threshold).any(dim=0)
+    return union
 
 
 def search_images(
