@@ -258,7 +258,16 @@ def test_bytes_and_texts_of_a_wrong_type_set_their_row_aside(folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"mask": None}, {"name": None}, {"mask": {"size": [1, 1]}}, {"mask": {"size": None, "counts": "1"}}]
+    "change",
+    [
+        {"mask": None},
+        {"name": None},
+        {"name": "\ud800"},
+        {"mask": {"size": [1, 1]}},
+        {"mask": {"size": None, "counts": "1"}},
+        {"mask": {"size": [1, 2**40], "counts": "1"}},
+        {"mask": {"size": [1, 0], "counts": "1"}},
+    ],
 )
 def test_a_broken_object_sets_its_row_aside(change: dict) -> None:
     whole = {"name": "dog", "mask": {"size": [1, 1], "counts": "1"}}
