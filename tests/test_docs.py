@@ -79,11 +79,11 @@ def inputs(tmp_path_factory):
     source = PictureBook(4)
     records = {f"scene-{row['scene']}.png": source.record(row, number) for number, row in enumerate(source)}
     with (folder / "pairs.jsonl").open("w") as file:
-        for name, record in records.items():
+        for number, (name, record) in enumerate(records.items()):
             (folder / "photos" / name).write_bytes(record["images"][0]["bytes"])
             texts = {key: answer_text(record[key]) for key in ("chosen", "rejected")}
             texts["question"] = answer_text(record["prompt"])
-            file.write(json.dumps({"id": record["id"], "image": name} | texts) + "\n")
+            file.write(json.dumps({"id": f"photo-{number}", "image": name} | texts) + "\n")
     seeds = {path.name: int(path.stem.removeprefix("scene-")) for path in (folder / "photos").glob("*.png")}
     instances = coco_instances({name: make_scene(seed) for name, seed in seeds.items()})
     (folder / "instances.json").write_text(json.dumps(instances))

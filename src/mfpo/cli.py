@@ -72,17 +72,29 @@ def demo(
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="JSONL or Parquet file, folder of Parquet files, or `picturebook:N`.")],
-    out: Out,
-    format: Annotated[str | None, typer.Option(help="jsonl or trl; found out from the columns otherwise.")] = None,
+    source: Annotated[
+        str, typer.Argument(help="Parquet, JSONL or JSON file, folder of them, name on the hub, or `picturebook:N`.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
+    format: Annotated[str | None, typer.Option(help="As in docs/sources.md; found out otherwise.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
-    regions: Annotated[str, typer.Option(help="`dataset` (masks that the source brings) or `coco=FILE`.")] = "dataset",
-    corruption: Annotated[str | None, typer.Option(help="region, global, random or crop.")] = None,
+    regions: Annotated[
+        str, typer.Option(help="dataset, coco=FILE, grounded-sam, sam3, clipseg or lisa=MODEL; docs/regions.md.")
+    ] = "dataset",
+    corruption: Annotated[str | None, typer.Option(help="region, global, random, crop, blur or black.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keywords a record.")] = None,
     noise_step: Annotated[int | None, typer.Option(help="Diffusion step of the noise, 0 to 999.")] = None,
     schedule: Annotated[str | None, typer.Option(help="sigmoid, linear or cosine.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise (and of the picture book's scenes).")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    workers: Annotated[int, typer.Option(help="Threads, or actors that search regions with --engine ray.")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray (a cluster that RAY_ADDRESS names).")] = "local",
+    check_regions: Annotated[
+        Path | None, typer.Option(help="COCO instances to judge the regions by; builds nothing.")
+    ] = None,
+    preview: Annotated[
+        str | None, typer.Option(help="Id of a record to show at rising noise, in --out FILE.png; builds nothing.")
+    ] = None,
 ) -> None:
     """Build image preferences (paper, 3.1): find what the chosen answer names in the image and destroy just that.
 
@@ -97,12 +109,30 @@ def build(
 
     given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
     chosen = read_settings(BuildSettings, None, settings or [], **given)
-    opened = _picturebook(source, chosen.seed) or open_source(Path(source), format=format, images=images)
-    segmenter = open_segmenter(regions) if chosen.corruption == "region" else None
-    state = _state(source) + _state(regions.removeprefix("coco="))
-    made_by: dict[str, Any] = {"command": "build", "source": source, "state": state}
-    made_by |= {"format": format, "images": images, "regions": regions}
-    summary = run(opened, out, chosen, segmenter, made_by=made_by, progress=lambda rows: track(rows, "building"))
+    opened = _picturebook(source, chosen.seed) or open_source(source, format=format, images=images)
+    segmenter = open_segmenter(regions, chosen) if chosen.needs_regions or check_regions else None
+    if check_regions:
+        _show_mapping(opened, segmenter, check_regions, chosen)
+        return
+    if out is None:
+        raise SettingError("--out is missing; give the folder to write")
+    if preview is not None:
+        from mfpo.build.preview import preview as draw
+
+        draw(opened, preview, chosen, segmenter).save(out)
+        console.print(f"open {out}")
+        return
+    made_by: dict[str, Any] = {"command": "build", "source": source, "format": format, "images": images}
+    made_by |= {"regions": regions, "state": _state(source) + _state(regions.removeprefix("coco="))}
+    summary = run(
+        opened,
+        out,
+        chosen,
+        segmenter,
+        engine=_engine(engine, workers),
+        made_by=made_by,
+        progress=lambda rows: track(rows, "building"),
+    )
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["set_aside"]:
         console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
@@ -318,6 +348,40 @@ def _picturebook(source: str, seed: int) -> Any:
     from mfpo.picturebook.pairs import PictureBook
 
     return PictureBook(int(count), seed=seed)
+
+
+def _engine(name: str, workers: int) -> Any:
+    """The engine of `mfpo build` that is called `name`."""
+    if name == "local":
+        from mfpo.build.pipeline import Threads
+
+        return Threads(workers)
+    if name == "ray":
+        from mfpo.build.ray_engine import RayData
+
+        return RayData(workers)
+    raise SettingError(f"no engine is named {name!r}; give --engine local or ray")
+
+
+def _show_mapping(source: Any, segmenter: Any, annotations: Path, settings: Any) -> None:
+    """Print the mapping accuracy of a segmenter."""
+    from mfpo.build.mapping import check_regions
+    from mfpo.build.regions.coco import CocoRegions
+
+    progress = lambda rows: track(rows, "searching", console=Console(stderr=True))  # noqa: E731
+    report = check_regions(source, segmenter, CocoRegions(annotations), settings, progress=progress)
+    shown = Table("keywords of a COCO class in the image", str(report.keywords))
+    for name, count in (
+        ("mapping accuracy: IoU 0.5 with an instance of the class", report.one),
+        ("IoU 0.5 with all its instances together", report.united),
+        ("no region found", report.no_region),
+    ):
+        shown.add_row(name, f"{count} ({100 * count / report.keywords:.1f} %)" if report.keywords else "none")
+    console.print(shown)
+    if report.set_aside:
+        for row in report.set_aside:
+            console.print(f"row {row['row']} set aside: {row['reason']}", style="yellow")
+        raise typer.Exit(ROWS_SET_ASIDE)
 
 
 def _state(source: str) -> list[tuple[str, int, int]]:

@@ -2,11 +2,11 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mfpo.build.pipeline import BuildSettings, build, build_record
+from mfpo.build.noise import add_noise
+from mfpo.build.pipeline import BuildSettings, Threads, build
 from mfpo.build.regions import Search, open_segmenter
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.stages import build_record, generator
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import encode_mask
 from mfpo.records import (
@@ -75,13 +77,6 @@ class Drawn:
 
 def pixels(image: dict) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image["bytes"])))
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a build but for the time that it took."""
-    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    summary = json.loads(files.pop("summary.json"))
-    return files | {"summary": json.dumps(summary | {"seconds": 0, "stage_seconds": {}}).encode()}
 
 
 def lines(path: Path) -> list[dict]:
@@ -175,7 +170,7 @@ def test_the_noise_depends_on_seed_and_id_but_not_on_shards_or_order(tmp_path: P
     assert len(set(one.values())) == 10
 
 
-def test_a_run_that_stops_goes_on_without_redoing_whole_shards(tmp_path: Path) -> None:
+def test_a_run_that_stops_goes_on_without_redoing_whole_shards(content: Callable, tmp_path: Path) -> None:
     def stop_at(limit: int) -> Any:
         def rows(source: Iterable) -> Iterator:
             for number, row in enumerate(source):
@@ -204,30 +199,105 @@ def test_a_run_that_stops_goes_on_without_redoing_whole_shards(tmp_path: Path) -
     ]
 
 
-def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_process_killed_five_times_ends_with_the_same_bytes(
+    write_pairs: Callable, content: Callable, tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "pairs.parquet", 600)
     script = """
-import os, signal, sys
+import sys
 from pathlib import Path
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import BuildSettings, Threads, build
 from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.picturebook.pairs import PictureBook
-def progress(rows):
-    for number, row in enumerate(rows):
-        if number == int(sys.argv[2]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield row
-build(PictureBook(10), Path(sys.argv[1]), BuildSettings(shard_size=2), DatasetRegions(), progress=progress)
+from mfpo.build.stages import build_record, generator
+from mfpo.sources import open_source
+source = open_source(Path(sys.argv[1]))
+build(source, Path(sys.argv[2]), BuildSettings(shard_size=8), DatasetRegions(), engine=Threads(2))
 """
+    command = [sys.executable, "-c", script, str(tmp_path / "pairs.parquet")]
 
-    def run(name: str, kill_at: int) -> int:
-        command = [sys.executable, "-c", script, str(tmp_path / name), str(kill_at)]
-        return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+    def notes() -> dict[Path, int]:
+        """The finished shards, and when they were written."""
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial").glob("train-*.json")}
 
-    assert run("whole", -1) == 0
-    assert run("out", 7) == -signal.SIGKILL
-    assert len(list((tmp_path / "out.partial").glob("*.parquet"))) == 3
-    assert run("out", -1) == 0
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    random = np.random.default_rng(0)
+    for stop in np.sort(random.integers(1, 60, 5)):
+        before = notes()
+        process = subprocess.Popen([*command, str(tmp_path / "out")])
+        while process.poll() is None and len(notes()) < max(stop, len(before) + 1):
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.02))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert notes().items() >= before.items(), "a finished shard was done again"
+    assert 5 <= len(notes()) < 75
+    subprocess.run([*command, str(tmp_path / "out")], check=True)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_workers_change_nothing(write_pairs: Callable, content: Callable, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.parquet")
+    source = open_source(tmp_path / "pairs.parquet")
+    build(source, tmp_path / "one", SMALL, DatasetRegions())
+    build(source, tmp_path / "five", SMALL, DatasetRegions(), engine=Threads(5))
+    assert content(tmp_path / "five") == content(tmp_path / "one")
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "build.py"
+
+    def peak(records: int) -> int:
+        command = [sys.executable, benchmark, "--peak-rss-of", str(records)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert peak(20_000) < 1.15 * peak(2_000)
+
+
+@pytest.mark.parametrize("corruption", ["blur", "black"])
+def test_regions_can_be_blurred_or_painted_black(corruption: str) -> None:
+    source = Drawn(1)
+    settings = BuildSettings(corruption=corruption)
+    built, area = build_record(source.record(source.rows[0], 0), settings, DatasetRegions())
+    before, after = pixels(built["images"][0]), pixels(built["rejected_images"][0])
+    assert area == pytest.approx(dog_mask().mean())
+    np.testing.assert_array_equal(after[~dog_mask()], before[~dog_mask()])
+    if corruption == "black":
+        assert not after[dog_mask()].any()
+    else:
+        assert 0 < after[dog_mask()].std() < 0.5 * before[dog_mask()].std()
+
+
+def test_regions_grow_by_mask_dilate() -> None:
+    source = Drawn(1)
+    record = source.record(source.rows[0], 0)
+    built, area = build_record(record, BuildSettings(corruption="black", mask_dilate=3), DatasetRegions())
+    grown = np.zeros_like(dog_mask())
+    grown[1:15, 3:21] = True
+    np.testing.assert_array_equal(pixels(built["rejected_images"][0])[grown], 0)
+    assert area == pytest.approx(grown.mean())
+
+
+@pytest.mark.parametrize("image_format", ["webp", "png"])
+def test_rejected_images_are_stored_without_loss(image_format: str) -> None:
+    source = Drawn(1)
+    settings = BuildSettings(image_format=image_format)
+    built, _ = build_record(source.record(source.rows[0], 0), settings, DatasetRegions())
+    stored = Image.open(io.BytesIO(built["rejected_images"][0]["bytes"]))
+    assert stored.format == image_format.upper()
+    before = pixels(built["images"][0])
+    expected = add_noise(before, dog_mask(), step=500, schedule="sigmoid", rng=generator(0, "r0"))
+    np.testing.assert_array_equal(np.asarray(stored), expected)
+
+
+def test_a_record_whose_image_breaks_off_does_not_spoil_the_others(write_pairs: Callable, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.parquet")
+    summary = build(open_source(tmp_path / "pairs.parquet"), tmp_path / "out", BuildSettings(), DatasetRegions())
+    assert (summary["read"], summary["written"]) == (14, 11)
+    assert [row["row"] for row in lines(tmp_path / "out" / "rejected_rows.jsonl")] == [2, 6, 9]
+    assert summary["reasons"] == {
+        "column 'chosen' is empty": 1, "image cannot be read": 1, "id is that of an earlier row": 1,
+    }  # fmt: skip
+    assert set(summary["stage_seconds"]) == {"read", "keywords", "regions", "noise", "write"}
 
 
 def test_other_settings_do_not_go_on_from_a_stopped_run(tmp_path: Path) -> None:

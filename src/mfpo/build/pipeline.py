@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,13 +13,12 @@ from typing import Any, Protocol, TypeVar
 
 from mfpo.build.regions import CHOICES, Segmenter
 from mfpo.build.shards import Note, SetAside, Summary, merge_notes, note_path, sum_seconds
-from mfpo.build.stages import BuildSettings, Draft, build_record, draft_record, find_regions, finish_record
+from mfpo.build.stages import BuildSettings, Draft, draft_record, find_regions, finish_record
+from mfpo.build.words import resolve_tagger
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.folders import whole_folder, write_json
 from mfpo.records import Record, Region, write_shard
 from mfpo.sources import Source
-
-__all__ = ["BuildSettings", "Engine", "Threads", "build", "build_record"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,6 +78,8 @@ def build(
     """
     if settings.needs_regions and segmenter is None:
         raise MfpoError(f"corruption {settings.corruption} needs regions; {CHOICES}")
+    # What "auto" stands for depends on the machine, so the provenance has to name it.
+    settings = replace(settings, tagger=resolve_tagger(settings.tagger))
     started = time.monotonic()
     with whole_folder(out, {"source": source.name, **(made_by or {}), "settings": asdict(settings)}) as folder:
         rows = _number(source, progress(source))

@@ -48,13 +48,10 @@ class RayData:
             actors = ray.data.ActorPoolStrategy(size=self.workers)
             data = data.map(_Search, fn_constructor_args=(segmenter,), compute=actors, num_gpus=gpus)
             data = data.map(_write, fn_args=(settings,))
-            try:
-                for row in data.iter_rows():
-                    yield row["path"], row["note"]
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, MfpoError):
-                    raise error.cause from None
-                raise
+            for row in data.iter_rows():
+                if row["error"]:
+                    raise MfpoError(row["error"])
+                yield row["path"], row["note"]
 
 
 def _draft(row: dict[str, Any], source: Source, settings: BuildSettings) -> dict[str, Any]:
@@ -68,11 +65,16 @@ class _Search:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         works: list[Work] = []
-        for some in chunks(row["works"], SEARCHED_TOGETHER):
-            works += search(some, self._segmenter)
-        return {"path": row["path"], "works": works}
+        try:
+            for some in chunks(row["works"], SEARCHED_TOGETHER):
+                works += search(some, self._segmenter)
+        except MfpoError as error:  # as a value, since Ray gives back only the traceback of what is raised
+            return row | {"error": str(error)}
+        return row | {"works": works, "error": None}
 
 
 def _write(row: dict[str, Any], settings: BuildSettings) -> dict[str, Any]:
+    if row["error"]:
+        return row
     note = write(row["path"], (finish(work, settings) for work in row["works"]))
-    return {"path": row["path"], "note": note}
+    return {"path": row["path"], "note": note, "error": None}
