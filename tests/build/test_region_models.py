@@ -192,6 +192,12 @@ def sam3(folder: Path) -> str:
     return save(Sam3Model(config), folder, processor, clip_tokenizer("<|endoftext|>"))
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a GPU would compute in bfloat16, which no tolerance here allows for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 MAKERS: list[Callable[[Path], str]] = [clipseg, sam, sam2, grounding_dino, owlv2, sam3]
 
 
@@ -537,6 +543,7 @@ def test_weights_that_are_missing_are_not_made_up(models: dict[str, str], tmp_pa
     [
         ("model.safetensors", r"no \*\.safetensors there"),
         ("preprocessor_config.json", "its ViTImageProcessorPil cannot be loaded"),
+        ("tokenizer.json", "no tokenizer there"),
         ("config.json", "no model there"),
     ],
 )
@@ -544,6 +551,18 @@ def test_a_folder_that_lacks_a_file(without: str, message: str, models: dict[str
     copy = copy_of(models["clipseg"], tmp_path, without)
     (copy / "pytorch_model.bin").write_bytes(b"a pickle")  # would be loaded if pickles were
     with pytest.raises(MfpoError, match=message) as caught:
+        open_segmenter(f"clipseg={copy}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"model_type": "clipseg", "size": "many", "projection_dim": "many"}']
+)
+def test_a_broken_file_is_one_line(file: str, content: str, models: dict[str, str], tmp_path: Path) -> None:
+    copy = copy_of(models["clipseg"], tmp_path)
+    (copy / file).write_text(content)
+    with pytest.raises(MfpoError, match="cannot be loaded") as caught:
         open_segmenter(f"clipseg={copy}")
     assert "\n" not in str(caught.value)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -21,6 +22,17 @@ T = TypeVar("T")
 Found = tuple[Tensor, float]
 """A keyword's mask, (height, width) of booleans at the size of the image, and its score."""
 
+# What transformers raises for a file that is missing or broken, depending on how.
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 # Models resize such images to a strip of a few pixels, or of none.
 _NARROWEST = 20
 # So many pixels of masks are resized at once, 0.25 GB; or one mask, if it has more.
@@ -51,9 +63,8 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MfpoError(f"{name}: cannot be loaded ({reason})") from None
+    except _BROKEN as error:
+        raise MfpoError(f"{name}: cannot be loaded ({_first_line(error)})") from None
     # transformers fills such weights with random numbers.
     missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
     if missing:
@@ -71,6 +82,9 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises MfpoError when there is none.
     """
+    # Without one transformers makes an empty one, to which all words are the same.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise MfpoError(f"{folder}: no tokenizer there (tokenizer.json or vocab.*); save it beside the model")
     tokenizer = _load_part(AutoTokenizer, folder, trust_remote_code=False)
     tokenizer.truncation_side = "left"
     return tokenizer
@@ -166,6 +180,10 @@ def _to_regions(search: Search, found: Sequence[Found], settings: RegionSettings
 def _load_part(cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(folder, **options)
-    except (OSError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except _BROKEN as error:
+        reason = _first_line(error)
         raise MfpoError(f"{folder}: its {cls.__name__} cannot be loaded ({reason}); save it beside the model") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
