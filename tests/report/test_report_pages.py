@@ -121,10 +121,17 @@ def test_inspect_shows_each_record_with_its_state(tmp_path):
     assert "column 'chosen' is missing (3)" in reader.text
 
 
-def test_keyword_is_marked_in_the_chosen_answer_and_the_difference_in_both(tmp_path):
+def test_keyword_is_marked_in_both_answers_and_so_is_the_difference(tmp_path):
     page = inspect(write_dataset(tmp_path / "built", [make_record(0)])).read_text()
-    assert 'A <mark class="k0" title="dog">dog</mark> runs.' in page
-    assert 'A dog runs. <mark class="differs">A cat sleeps</mark>.' in page
+    assert '<p dir="auto">A <mark class="k0" title="dog">dog</mark> runs.</p>' in page
+    assert 'A <mark class="k0" title="dog">dog</mark> runs. <mark class="differs">A cat sleeps</mark>.' in page
+
+
+def test_keyword_that_differs_has_both_marks(tmp_path):
+    record = make_record(0)
+    record["rejected"] = [{"role": "assistant", "content": "A dog sees a dog."}]
+    page = inspect(write_dataset(tmp_path / "built", [record])).read_text()
+    assert '<mark class="differs">sees a </mark><mark class="k0 differs" title="dog">dog</mark>.' in page
 
 
 def test_inspect_takes_records_at_even_distances(tmp_path):
@@ -212,6 +219,7 @@ def test_regions_are_drawn_on_their_own_image_of_a_record(tmp_path):
     assert len(sources) == 6
     assert sources[0] == sources[1]
     assert sources[3] != sources[4]
+    assert "original, 1 of 2 mno region found" in Reader(page).text.replace("\n", "").replace("  ", "")
 
 
 def test_folder_without_a_run_is_an_error(tmp_path):

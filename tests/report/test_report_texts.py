@@ -63,6 +63,19 @@ def test_capitals_and_stops_are_no_difference():
     assert difference_spans("There, a Dog!", "there a dog") == []
 
 
+def test_chinese_words_need_no_spaces_around():
+    chosen, rejected = "一只棕色的狗在草地上。", "一只棕色的猫在草地上。"
+    assert marked(chosen, keyword_spans(chosen, {"狗": "k0"})) == ["狗"]
+    assert marked(chosen, difference_spans(chosen, rejected)) == ["狗"]
+    assert marked("dog在跑", keyword_spans("dog在跑", {"dog": "k0"})) == ["dog"]
+
+
+def test_words_beyond_the_first_1000_are_not_compared():
+    alike = " ".join(f"w{number}" for number in range(998))
+    assert marked(f"{alike} red bus", difference_spans(f"{alike} red bus", f"{alike} bus")) == ["red"]
+    assert difference_spans(f"{alike} a b red", f"{alike} a b") == []
+
+
 def test_objects_are_marked_as_in_the_image_or_not():
     text = "Two puppies share a hot dog on a couch."
     assert [(text[s.start : s.end], s.mark) for s in object_spans(text, ["dog", "couch"])] == [

@@ -106,7 +106,7 @@ def sample(record: RankedRecord) -> Sample:
     chosen, rejected = answer_text(record["chosen"]), answer_text(record["rejected"])
     scores = {keyword["text"]: keyword["score"] for keyword in record["keywords"]}
     best = max(scores.values(), default=0.0) or 1.0
-    in_chosen = keyword_spans(chosen, {keyword: marks.get(keyword, "no-region") for keyword in scores})
+    shown = {keyword: marks.get(keyword, "no-region") for keyword in scores}
     return Sample(
         id=record["id"],
         views=[
@@ -114,8 +114,8 @@ def sample(record: RankedRecord) -> Sample:
             for number, (original, rejected_image) in enumerate(zip(originals, rejected_images, strict=True))
         ],
         question=answer_text(record["prompt"]),
-        chosen=cut(chosen, in_chosen + difference_spans(chosen, rejected)),
-        rejected=cut(rejected, difference_spans(rejected, chosen)),
+        chosen=cut(chosen, keyword_spans(chosen, shown) + difference_spans(chosen, rejected)),
+        rejected=cut(rejected, keyword_spans(rejected, shown) + difference_spans(rejected, chosen)),
         keywords=[
             ScoredKeyword(text, score, max(score, 0.0) / best, marks.get(text, "")) for text, score in scores.items()
         ],

@@ -4,9 +4,16 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from mfpo.objects import mentions
+
+# Chinese and Japanese have no spaces: there, each character is a word.
+_HAN = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_LETTER = rf"[^\W{_HAN}]"
+_WORD = rf"[{_HAN}]|{_LETTER}+(?:['’-]{_LETTER}+)*"
+# Words of an answer that are compared with the other's: the time grows with the cube of their number.
+_COMPARED = 1000
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,19 @@ def keyword_spans(text: str, marks: Mapping[str, str]) -> list[Span]:
         return []
     alternatives = "|".join("(" + r"\s+".join(map(re.escape, keyword.split())) + ")" for keyword in longest_first)
     spans = []
-    for match in re.finditer(rf"(?<!\w)(?:{alternatives})(?!\w)", text, re.IGNORECASE):
+    for match in re.finditer(rf"(?<!{_LETTER})(?:{alternatives})(?!{_LETTER})", text, re.IGNORECASE):
         keyword = longest_first[(match.lastindex or 1) - 1]
         spans.append(Span(*match.span(), marks[keyword], keyword))
     return spans
 
 
 def difference_spans(text: str, other: str) -> list[Span]:
-    """The runs of words of `text` that `other` does not have in the same order; capitals do not count."""
-    words = list(re.finditer(r"\w+(?:['’-]\w+)*", text))
-    others = re.findall(r"\w+(?:['’-]\w+)*", other.lower())
-    matcher = difflib.SequenceMatcher(None, [word.group().lower() for word in words], others, autojunk=False)
+    """The runs of words of `text` that `other` does not have in the same order; capitals do not count.
+
+    The first 1,000 words of each are compared.
+    """
+    words, others = (list(islice(re.finditer(_WORD, answer), _COMPARED)) for answer in (text, other))
+    matcher = difflib.SequenceMatcher(None, *([word.group().lower() for word in found] for found in (words, others)))
     return [
         Span(words[first].start(), words[last - 1].end(), "differs")
         for kind, first, last, _, _ in matcher.get_opcodes()
