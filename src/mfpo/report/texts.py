@@ -73,8 +73,11 @@ def difference_spans(text: str, other: str) -> list[Span]:
 
     The first 1,000 words of each are compared.
     """
-    words, others = (list(islice(re.finditer(_WORD, answer), _COMPARED)) for answer in (text, other))
-    matcher = difflib.SequenceMatcher(None, *([word.group().lower() for word in found] for found in (words, others)))
+    words = list(islice(re.finditer(_WORD, text), _COMPARED))
+    others = islice(re.finditer(_WORD, other), _COMPARED)
+    matcher = difflib.SequenceMatcher(
+        None, [word.group().lower() for word in words], [word.group().lower() for word in others]
+    )
     return [
         Span(words[first].start(), words[last - 1].end(), "differs")
         for kind, first, last, _, _ in matcher.get_opcodes()
