@@ -110,6 +110,7 @@ def build(
     given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
     chosen = read_settings(BuildSettings, None, settings or [], **given)
     opened = _picturebook(source, chosen.seed) or open_source(source, format=format, images=images)
+    # Opened here even where a cluster's actors open their own, so that a mistake is found before the first row.
     segmenter = open_segmenter(regions, chosen) if chosen.needs_regions or check_regions else None
     if check_regions:
         _show_mapping(opened, segmenter, check_regions, chosen)
@@ -122,14 +123,19 @@ def build(
         draw(opened, preview, chosen, segmenter).save(out)
         console.print(f"open {out}")
         return
+    run_by = _engine(engine, workers)
+    if engine == "ray" and segmenter is not None:
+        from mfpo.build.ray_engine import OpenedByActor
+
+        segmenter = OpenedByActor(regions, chosen)
     made_by: dict[str, Any] = {"command": "build", "source": source, "format": format, "images": images}
-    made_by |= {"regions": regions, "state": _state(source) + _state(regions.removeprefix("coco="))}
+    made_by |= {"regions": regions, "state": _state(source) + _state_of_regions(regions)}
     summary = run(
         opened,
         out,
         chosen,
         segmenter,
-        engine=_engine(engine, workers),
+        engine=run_by,
         made_by=made_by,
         progress=lambda rows: track(rows, "building"),
     )
@@ -386,9 +392,16 @@ def _show_mapping(source: Any, segmenter: Any, annotations: Path, settings: Any)
 
 def _state(source: str) -> list[tuple[str, int, int]]:
     """Name, size and time of the source's files: a killed build goes on only if they are still the same."""
-    path = Path(source)
+    from mfpo.sources.files import download_dataset, is_hub_name
+
+    path = download_dataset(source) if is_hub_name(source) else Path(source)
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path] * path.exists()
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _state_of_regions(choice: str) -> list[tuple[str, int, int]]:
+    """The state of the files that `--regions NAME=FILE,FOLDER` names."""
+    return [state for name in choice.partition("=")[2].split(",") if Path(name).exists() for state in _state(name)]
 
 
 def _model(name: str) -> Path:

@@ -32,6 +32,7 @@ class Work:
     """A row on its way through the stages: what is known so far, or the fault that sets it aside."""
 
     number: int
+    id: str
     row: dict[str, Any]
     is_repeated: bool
     draft: Draft | None = None
@@ -119,7 +120,7 @@ def draft(work: Work, source: Source, settings: BuildSettings) -> Work:
     """Read the record of a row, and rank its keywords."""
     with _stage(work, "read"):
         if work.is_repeated:
-            raise RecordError(f"id {source.id(work.row, work.number)!r} is that of an earlier row")
+            raise RecordError(f"id {work.id!r} is that of an earlier row")
         record = source.record(work.row, work.number)
     if work.fault is None:
         with _stage(work, "keywords"):
@@ -165,7 +166,7 @@ def write(path: Path, works: Iterable[Work]) -> Note:
     return Note(
         read=len(done),
         written=len(records),
-        set_aside=[_set_aside(work) for work in done if work.fault is not None],
+        set_aside=[SetAside(row=work.number, id=work.id, reason=work.fault) for work in done if work.fault],
         fallback=sum(record["corruption"]["fallback"] for record in records),
         keywords=sum(len(record["keywords"]) for record in records),
         area=sum(work.area for work in done),
@@ -184,7 +185,7 @@ def _number(source: Source, rows: Iterable[dict[str, Any]]) -> Iterator[Work]:
     seen: set[str] = set()
     for number, row in enumerate(rows):
         id = source.id(row, number)
-        yield Work(number, row, is_repeated=id in seen)
+        yield Work(number, id, row, is_repeated=id in seen)
         seen.add(id)
 
 
@@ -209,8 +210,3 @@ def _stage(work: Work, name: str) -> Iterator[None]:
         work.fault = str(error)
     finally:
         work.seconds[name] += time.perf_counter() - started
-
-
-def _set_aside(work: Work) -> SetAside:
-    id = work.row.get("id")
-    return SetAside(row=work.number, id=None if id is None else str(id), reason=str(work.fault))

@@ -1,15 +1,17 @@
 """The engine of a cluster: the same stages as operators of Ray Data, the segmenter as a pool of actors."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mfpo.build.pipeline import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
-from mfpo.build.regions import Segmenter
+from mfpo.build.regions import RegionSettings, Search, Segmenter, open_segmenter
 from mfpo.build.shards import Note
 from mfpo.build.stages import BuildSettings
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.records import Region
 from mfpo.sources import Source
 
 # Shards in flight: enough to keep a cluster busy, few enough for its object store.
@@ -52,6 +54,18 @@ class RayData:
                 if row["error"]:
                     raise MfpoError(row["error"])
                 yield row["path"], row["note"]
+
+
+class OpenedByActor:
+    """The segmenter that `--regions CHOICE` names, opened by each actor for itself, on its own GPU."""
+
+    def __init__(self, choice: str, settings: RegionSettings) -> None:
+        self._open = partial(open_segmenter, choice, settings)
+        self._segmenter: Segmenter | None = None
+
+    def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
+        self._segmenter = self._segmenter or self._open()
+        return self._segmenter(searches)
 
 
 def _draft(row: dict[str, Any], source: Source, settings: BuildSettings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class SetAside(TypedDict):
     """A row that could not become a record: a line of `rejected_rows.jsonl`."""
 
     row: int
-    id: str | None
+    id: str
     reason: str
 
 

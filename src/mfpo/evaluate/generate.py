@@ -81,7 +81,7 @@ def _read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
         if question_id in questions:
             raise MfpoError(f"{where}: question_id {question_id} comes a second time; give each question its own")
         try:
-            load_image(images, row.get("image"))
+            decode_image(load_image(images, row.get("image")))
         except RecordError as error:
             raise MfpoError(f"{where}: {error}") from None
         text = row["text"].replace("<image>", "").strip()  # LLaVA's files write it; the chat template does so again
