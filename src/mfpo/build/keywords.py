@@ -1,41 +1,20 @@
 """Paper 3.1: the keywords of an answer, ranked in a multipartite graph of its noun phrases."""
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import accumulate, chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from textblob.en.inflect import singularize
-from textblob.taggers import PatternTagger
 
+from mfpo.build.vectors import Matrix, open_vectors
+from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger, resolve_tagger
 from mfpo.errors import SettingError
-from mfpo.objects import category_of
 from mfpo.records import Keyword
 from mfpo.settings import setting
 
-Matrix = NDArray[np.float64]
-
-_TAGGER = PatternTagger()
-# One letter a word, so that a noun phrase is a match of the pattern and its span is the word positions.
-_LETTER = {"JJ": "J", "JJR": "J", "JJS": "J", "NN": "N", "NNP": "N", "NNS": "S", "NNPS": "S"}
-_NOUN_PHRASE = re.compile("J*[NS]+")
-# A phrase with such a head names nothing that a region could show.
-_INVISIBLE = """
-image picture photo photograph photography scene view viewpoint perspective background foreground surrounding
-setting environment atmosphere mood nature composition arrangement contrast focus detail total side left right top
-bottom middle center centre front back corner edge end part portion section area spot point level location position
-direction angle distance proximity space group couple pair row number variety mix range series set sort kind type
-lot way time day hour moment today event session activity action preparation purpose use work rest interest
-condition sense presence appearance color colour style size shape scale feature element addition example item object
-thing other one someone something anyone anything everyone everything yes no answer question re
-"""
-_INVISIBLE_NOUNS = frozenset(_INVISIBLE.split())
-# Such adjectives describe the sentence, not the thing.
-_VAGUE = "other few various several many more most same different such visible additional next likely"
-_VAGUE_ADJECTIVES = frozenset(_VAGUE.split())
 # Boudin 2018 joins two clusters when their candidates share at least 26 % of their stems on average.
 _TOPIC_OVERLAP = 0.26
 
@@ -44,73 +23,53 @@ _TOPIC_OVERLAP = 0.26
 class KeywordSettings:
     """The graph's free parameters. The paper gives none of their values.
 
-    `phi` and `decay` are set so that most captions get a keyword that is seen in the image (figures: docs/build.md).
+    `phi`, `decay` and `secondary` are set so that the best keyword is mostly an object that is seen in the image
+    (figures: docs/keywords.md).
     """
 
     top_k: int = setting(3, "how many keywords of an answer are looked for in the image (K)")
-    phi: float = setting(0.5, "how fast the bond of two phrases falls with their distance in words (phi)")
-    gamma: float = setting(0.1, "weight of semantic similarity against closeness; counts only with vectors (gamma)")
+    tagger: str = setting("textblob", "finds the nouns: textblob, a spaCy pipeline's name, or auto for the best there")
+    phi: float = setting(0.25, "how fast the bond of two phrases falls with their distance in words (phi)")
+    vectors: str | None = setting(None, "meanings for gamma: model=MODEL, sentence=SENTENCE_TRANSFORMER, or null")
+    gamma: float = setting(0.1, "weight of similar meaning against closeness; no effect without vectors (gamma)")
     alpha: float = setting(1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)")
     decay: float = setting(0.05, "how fast phrases lose weight, per word before their first mention (lambda)")
+    secondary: float = setting(0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; 1 in the paper")
     damping: float = setting(0.85, "share of a score that comes from the neighbours in the graph (a)")
 
     def __post_init__(self) -> None:
+        resolve_tagger(self.tagger)
         if self.top_k < 1:
             raise SettingError(f"top_k is {self.top_k}, but must be 1 or more")
         if not 0 <= self.damping < 1:
             raise SettingError(f"damping is {self.damping}, but must be from 0 to below 1")
-        for name in ("phi", "gamma", "alpha", "decay"):
+        for name in ("phi", "gamma", "alpha", "decay", "secondary"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}, but must be 0 or more")
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A thing that the text names: `text` as first written, its `nouns` in singular, the word `positions` from 0."""
-
-    text: str
-    nouns: tuple[str, ...]
-    positions: tuple[int, ...]
-
-
-def rank_keywords(
-    text: str, settings: KeywordSettings, vectors: Callable[[Sequence[str]], Matrix] | None = None
-) -> list[Keyword]:
+def rank_keywords(text: str, settings: KeywordSettings) -> list[Keyword]:
     """The `settings.top_k` best keywords of `text`, best first; fewer where it names fewer things, none if it has none.
 
-    `vectors` gives a row for each phrase, (n, d), whose cosines are the semantic weights sigma; without it sigma is 0.
     Of two phrases for one thing ("dining table", "table") the better one stands for both.
 
     >>> best = rank_keywords("A black cat sits on a mat. The cat eyes a mouse.", KeywordSettings(top_k=2))
     >>> [keyword["text"] for keyword in best]
     ['black cat', 'mat']
     """
-    phrases = candidates(text)
+    phrases = candidates(text, open_tagger(settings.tagger))
     if not phrases:
         return []
-    vectors_of_phrases = vectors([phrase.text for phrase in phrases]) if vectors else None
-    scores = page_rank(edge_weights(phrases, settings, vectors_of_phrases), settings.damping)
+    vectors = open_vectors(settings.vectors)
+    omega = edge_weights(phrases, settings, vectors([phrase.text for phrase in phrases]) if vectors else None)
+    scores = page_rank(omega, settings.damping)
     best: list[int] = []
-    for index in np.argsort(-scores, kind="stable"):
+    for index in np.argsort(-scores, kind="stable").tolist():
         if not any(_same_thing(phrases[index], phrases[other]) for other in best):
-            best.append(int(index))
-    return [Keyword(text=phrases[i].text, score=float(scores[i])) for i in best[: settings.top_k]]
-
-
-def candidates(text: str) -> list[Candidate]:
-    """The nouns and noun phrases (adjectives, then nouns) of `text` that can name a visible thing, by first mention."""
-    tagged = _TAGGER.tag(text)
-    tags_before = ["", *(tag for _, tag in tagged)]
-    letters = "".join(_letter(word, tag, before) for (word, tag), before in zip(tagged, tags_before, strict=False))
-    found: dict[tuple[str, ...], tuple[str, list[int]]] = {}
-    for match in _NOUN_PHRASE.finditer(letters):
-        words = [word.lower() for word, _ in tagged[match.start() : match.end()]]
-        adjectives = match.group().count("J")
-        kinds = match.group()[adjectives:]
-        nouns = tuple(_singular(w) if k == "S" else w for w, k in zip(words[adjectives:], kinds, strict=True))
-        if nouns[-1] not in _INVISIBLE_NOUNS:
-            found.setdefault(nouns, (" ".join(words), []))[1].append(match.start())
-    return [Candidate(text, nouns, tuple(positions)) for nouns, (text, positions) in found.items()]
+            best.append(index)
+            if len(best) == settings.top_k:
+                break
+    return [Keyword(text=phrases[i].text, score=float(scores[i])) for i in best]
 
 
 def edge_weights(phrases: Sequence[Candidate], settings: KeywordSettings, vectors: Matrix | None = None) -> Matrix:
@@ -129,13 +88,15 @@ def edge_weights(phrases: Sequence[Candidate], settings: KeywordSettings, vector
         # The first phrase of a topic inherits from its mates (Boudin 2018), which no edge could carry to it.
         tau[first] += settings.alpha * np.exp(1 / (3 + first_positions[first])) * mu[mates].sum(axis=0)
     kappa = np.exp(-settings.decay * first_positions)
+    # Not in the paper: a street or a shirt is seldom what an answer is about, though mentioned first.
+    kappa *= [settings.secondary if phrase.nouns[-1] in SECONDARY else 1.0 for phrase in phrases]
     return tau * kappa[:, None]
 
 
 def closeness(positions: Sequence[Sequence[int]], phi: float) -> Matrix:
     """theta, (n, n): the sum of 1 / (1 + distance^phi) over all pairs of mentions of two phrases."""
-    mentions = np.concatenate([np.asarray(p, dtype=np.float64) for p in positions])
-    starts = np.cumsum([0, *map(len, positions[:-1])])
+    mentions = np.array(list(chain.from_iterable(positions)), dtype=np.float64)
+    starts = list(accumulate(map(len, positions[:-1]), initial=0))
     pairs = 1 / (1 + np.abs(mentions[:, None] - mentions) ** phi)
     return np.add.reduceat(np.add.reduceat(pairs, starts, axis=0), starts, axis=1)
 
@@ -145,24 +106,29 @@ def topics_of(phrases: Sequence[Candidate]) -> NDArray[np.int64]:
 
     Boudin clusters by all stems. Here the adjectives stay out: "black cat" and "black helmet" are two things.
     """
-    columns = {noun: number for number, noun in enumerate(dict.fromkeys(n for p in phrases for n in p.nouns))}
-    has_noun = np.zeros((len(phrases), len(columns)))
-    for row, phrase in enumerate(phrases):
-        has_noun[row, [columns[noun] for noun in phrase.nouns]] = 1
-    shared = has_noun @ has_noun.T
-    sizes = has_noun.sum(axis=1)
-    overlap = shared / (sizes[:, None] + sizes - shared)
-    np.fill_diagonal(overlap, 0)
     topics = np.arange(len(phrases))
-    members = np.ones(len(phrases))
-    while overlap.max() >= _TOPIC_OVERLAP:
-        kept, gone = sorted(divmod(int(overlap.argmax()), len(phrases)))
+    times = Counter(chain.from_iterable(phrase.nouns for phrase in phrases))
+    # Most phrases share no noun with any other, and stay alone.
+    related = [i for i, phrase in enumerate(phrases) if any(times[noun] > 1 for noun in phrase.nouns)]
+    overlap = _overlaps([set(phrases[i].nouns) for i in related])
+    members = np.ones(len(related))
+    while overlap.size and overlap.max() >= _TOPIC_OVERLAP:
+        kept, gone = sorted(divmod(int(overlap.argmax()), len(related)))
         merged = (members[kept] * overlap[kept] + members[gone] * overlap[gone]) / (members[kept] + members[gone])
         overlap[kept], overlap[:, kept], overlap[kept, kept] = merged, merged, 0
         overlap[gone], overlap[:, gone] = 0, 0
         members[kept] += members[gone]
-        topics[topics == gone] = kept
+        topics[topics == related[gone]] = related[kept]
     return topics
+
+
+def _overlaps(sets: Sequence[set[str]]) -> Matrix:
+    """The share of words that two sets have in common, (n, n), 0 for a set with itself."""
+    overlap = np.zeros((len(sets), len(sets)))
+    for (i, one), (j, other) in combinations(enumerate(sets), 2):
+        if shared := len(one & other):
+            overlap[i, j] = overlap[j, i] = shared / (len(one) + len(other) - shared)
+    return overlap
 
 
 def page_rank(omega: Matrix, damping: float) -> Matrix:
@@ -176,22 +142,7 @@ def page_rank(omega: Matrix, damping: float) -> Matrix:
     return np.linalg.solve(np.eye(len(omega)) - damping * shares, np.full(len(omega), 1 - damping))
 
 
-def _letter(word: str, tag: str, tag_before: str) -> str:
-    """J for an adjective, N for a noun, S for a plural noun, and a dot for what no phrase consists of."""
-    # The tagger takes each word alone: "a stop sign", "a white sink" and "a teddy bear" have a verb for it.
-    if tag == "VB" and (tag_before in ("DT", "JJ") or (tag_before != "TO" and category_of(word))):
-        return "N"
-    if not word[0].isalpha() or word.lower() in _VAGUE_ADJECTIVES:
-        return "."
-    return _LETTER.get(tag, ".")
-
-
 def _same_thing(one: Candidate, other: Candidate) -> bool:
     """Whether one phrase is the other without its first nouns."""
     shared = min(len(one.nouns), len(other.nouns))
     return one.nouns[-shared:] == other.nouns[-shared:]
-
-
-@lru_cache(maxsize=100_000)
-def _singular(noun: str) -> str:
-    return singularize(noun)
