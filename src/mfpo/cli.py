@@ -118,10 +118,7 @@ def build(
     if out is None:
         raise SettingError("--out is missing; give the folder to write")
     if preview is not None:
-        from mfpo.build.preview import preview as draw
-
-        draw(opened, preview, chosen, segmenter).save(out)
-        console.print(f"open {out}")
+        _draw_preview(opened, preview, chosen, segmenter, out)
         return
     run_by = _engine(engine, workers)
     if engine == "ray" and segmenter is not None:
@@ -367,6 +364,21 @@ def _engine(name: str, workers: int) -> Any:
 
         return RayData(workers)
     raise SettingError(f"no engine is named {name!r}; give --engine local or ray")
+
+
+def _draw_preview(source: Any, id: str, settings: Any, segmenter: Any, out: Path) -> None:
+    """Write the noise levels of the record `id` to the picture file `out`."""
+    from mfpo.build.preview import preview
+    from mfpo.build.stages import build_record
+
+    if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
+        raise SettingError(f"--out {out} is no picture; with --preview give a file such as strip.png")
+    row = next((source.record(row, number) for number, row in enumerate(source) if source.id(row, number) == id), None)
+    if row is None:
+        raise MfpoError(f"no row of {source.name} has the id {id!r}; ids are as in the records, or row numbers from 0")
+    regions = build_record(row, settings, segmenter)[0]["regions"]
+    preview(row, regions, settings).save(out)
+    console.print(f"open {out}")
 
 
 def _show_mapping(source: Any, segmenter: Any, annotations: Path, settings: Any) -> None:
