@@ -373,9 +373,11 @@ def _draw_preview(source: Any, id: str, settings: Any, segmenter: Any, out: Path
 
     if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
         raise SettingError(f"--out {out} is no picture; with --preview give a file such as strip.png")
+    if not out.parent.is_dir():
+        raise SettingError(f"{out.parent}: no such folder; give --out in an existing one")
     row = next((source.record(row, number) for number, row in enumerate(source) if source.id(row, number) == id), None)
     if row is None:
-        raise MfpoError(f"no row of {source.name} has the id {id!r}; ids are as in the records, or row numbers from 0")
+        raise MfpoError(f"no row of {source.name} has the id {id!r}; `mfpo inspect` shows the ids")
     regions = build_record(row, settings, segmenter)[0]["regions"]
     preview(row, regions, settings).save(out)
     console.print(f"open {out}")

@@ -1,18 +1,22 @@
-"""Whatever a row holds, it becomes a record that can be written, or is refused with a reason."""
+"""Whatever a row holds, it is built into a record that can be written, or is refused with a reason."""
 
 import copy
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.stages import BuildSettings, build_record
 from mfpo.errors import RecordError
-from mfpo.records import FEATURES, SourceRecord, encode_image
+from mfpo.records import FEATURES, SourceRecord, encode_image, write_shard
 from mfpo.sources import FORMATS, Source, open_source
 
 RED = encode_image(Image.new("RGB", (4, 4), "red"))["bytes"]
@@ -119,15 +123,20 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     return opened
 
 
-def check(source: Source, row: dict[str, Any]) -> bool:
-    """Whether the row became a record, which then must be one that can be written."""
+def check(source: Source, row: dict[str, Any], out: Path) -> bool:
+    """Whether the row was built, which then must be into a record that can be read back."""
     id = source.id(row, 5)
     try:
         record = source.record(row, 5)
+        check_record(record, id)
+        segmenter = None if record["objects"] is None else DatasetRegions()
+        built, _ = build_record(record, BuildSettings(corruption="region" if segmenter else "global"), segmenter)
     except RecordError as error:
         reason = str(error)
     else:
-        check_record(record, id)
+        write_shard([built], out)
+        (read,) = pq.read_table(out).to_pylist()
+        assert (read["id"], len(read["rejected_images"])) == (id, len(record["images"]))
         return True
     assert reason.strip()
     assert "\n" not in reason
@@ -145,18 +154,18 @@ def check_record(record: SourceRecord, id: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_rows_are_good_before_they_are_mutated(format: str, sources: dict[str, Source]) -> None:
-    assert all(check(sources[format], row) for row in ROWS[format])
+def test_the_rows_are_good_before_they_are_mutated(format: str, sources: dict[str, Source], tmp_path: Path) -> None:
+    assert all(check(sources[format], row, tmp_path / "built.parquet") for row in ROWS[format])
 
 
-def test_1000_mutated_rows(sources: dict[str, Source]) -> None:
+def test_1000_mutated_rows(sources: dict[str, Source], tmp_path: Path) -> None:
     made = {True: 0, False: 0}
 
     @settings(max_examples=1000, derandomize=True, deadline=None, database=None)
     @given(mutated())
     def each(drawn: tuple[str, dict[str, Any]]) -> None:
         format, row = drawn
-        made[check(sources[format], row)] += 1
+        made[check(sources[format], row, tmp_path / "built.parquet")] += 1
 
     each()
     # Both ends are reached, or the mutations would be too weak or too strong to say anything.

@@ -9,6 +9,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 from PIL import Image, ImageChops, ImageColor, ImageFilter
+from rich.console import Console
+from rich.progress import track
 
 from mfpo.masks import decode_mask
 from mfpo.records import TEXT_COLUMNS, Record, Region, answer_text, decode_image, read_dataset
@@ -79,7 +81,8 @@ def read_samples(dataset: datasets.Dataset, limit: int) -> list[Sample]:
     """The records of a dataset, or `limit` of them at even distances."""
     # Arrow rows hold images as the bytes that records.py works with; plain rows would hold them decoded.
     rows = dataset.with_format("arrow")
-    return [sample(rows[index : index + 1].to_pylist()[0]) for index in evenly(len(dataset), limit)]
+    shown = track(evenly(len(dataset), limit), "drawing records", console=Console(stderr=True))
+    return [sample(rows[index : index + 1].to_pylist()[0]) for index in shown]
 
 
 def open_samples(folder: Path) -> datasets.Dataset:
