@@ -34,7 +34,7 @@ class KeywordSettings:
     gamma: float = setting(0.1, "weight of similar meaning against closeness; no effect without vectors (gamma)")
     alpha: float = setting(1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)")
     decay: float = setting(0.05, "how fast phrases lose weight, per word before their first mention (lambda)")
-    secondary: float = setting(0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; 1 in the paper")
+    secondary: float = setting(0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; paper: 1")
     damping: float = setting(0.85, "share of a score that comes from the neighbours in the graph (a)")
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ _CLOSING = frozenset(["'", '"', "”", "’", ")"])
 # One letter a word, so that a noun phrase is a match of the pattern and its span is the word positions.
 _LETTER = {"JJ": "J", "JJR": "J", "JJS": "J", "NN": "N", "NNP": "N", "NNS": "S", "NNPS": "S"}
 _NOUN_PHRASE = re.compile("J*[NS]+")
+_singular = lru_cache(maxsize=100_000)(singularize)
 # The taggers know no other language, and make one long noun of a sentence in another script.
 _IS_ENGLISH = re.compile("[A-Za-zÀ-ɏ]")
 
@@ -150,7 +151,9 @@ def tag_with_textblob(text: str) -> list[tuple[str, str]]:
 def _tag_chunk(chunk: str, starts_sentence: bool) -> tuple[tuple[tuple[str, str], ...], bool]:
     """The words and tags in a piece of text without blanks, and whether a sentence starts after it."""
     tagged = []
-    for word in " ".join(parser.find_tokens(chunk)).split():
+    # Of letters alone there is nothing to split, and the splitter takes most of the time.
+    words = [chunk] if chunk.isalpha() else " ".join(parser.find_tokens(chunk)).split()
+    for word in words:
         # The tagger looks up a sentence's first word in small letters too.
         sentence = [word] if starts_sentence else ["the", word]
         tagged.append((word, parser.find_tags(sentence)[-1][1]))
@@ -174,8 +177,6 @@ def _phrase(words: tuple[str, ...], letters: str) -> tuple[str, tuple[str, ...]]
     """A noun phrase in small letters, and its nouns in singular."""
     small = [word.lower() for word in words]
     nouns = [
-        singularize(word) if letter == "S" else word
-        for word, letter in zip(small, letters, strict=True)
-        if letter != "J"
+        _singular(word) if letter == "S" else word for word, letter in zip(small, letters, strict=True) if letter != "J"
     ]
     return " ".join(small), tuple(nouns)
