@@ -7,7 +7,6 @@ import argparse
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -96,6 +95,12 @@ def compare(source: Source, segmenter: Segmenter, settings: BuildSettings, round
     return float(cpu), float(wall)
 
 
+def own_peak_rss() -> int:
+    """The peak memory of this process in bytes. Not getrusage's, which counts that of the process that forked it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
 def peak_rss(records: int) -> int:
     """The peak memory, in bytes, of a process that builds this many records of the picture book."""
     command = [sys.executable, __file__, "--peak-rss-of", str(records)]
@@ -110,7 +115,7 @@ def main() -> None:
     if arguments.peak_rss_of:
         with tempfile.TemporaryDirectory() as folder:
             build(Scenes(arguments.peak_rss_of), Path(folder) / "out", BuildSettings(), DatasetRegions())
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(own_peak_rss())
         return
     figures: dict[str, float] = {}
     shown = Table("", "")
@@ -126,7 +131,7 @@ def main() -> None:
     few, many = peak_rss(2_000), peak_rss(20_000)
     figures |= {"peak_rss_2000": few, "peak_rss_20000": many, "peak_rss_ratio": many / few}
     for name, value in figures.items():
-        shown.add_row(name, f"{value:,.2f}")
+        shown.add_row(name, f"{value / 2**20:,.0f} MiB" if value > 1000 else f"{value:.2f}")
     Console().print(shown)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

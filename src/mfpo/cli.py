@@ -126,7 +126,7 @@ def build(
 
         segmenter = OpenedByActor(regions, chosen)
     made_by: dict[str, Any] = {"command": "build", "source": source, "format": format, "images": images}
-    made_by |= {"regions": regions, "state": _state(source) + _state_of_regions(regions)}
+    made_by |= {"regions": regions, "state": _state(source) + _state_of(regions) + _state_of(chosen.vectors or "")}
     summary = run(
         opened,
         out,
@@ -413,8 +413,8 @@ def _state(source: str) -> list[tuple[str, int, int]]:
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _state_of_regions(choice: str) -> list[tuple[str, int, int]]:
-    """The state of the files that `--regions NAME=FILE,FOLDER` names."""
+def _state_of(choice: str) -> list[tuple[str, int, int]]:
+    """The state of the files that a choice such as `NAME=FILE,FOLDER` names."""
     return [state for name in choice.partition("=")[2].split(",") if Path(name).exists() for state in _state(name)]
 
 

@@ -8,7 +8,8 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -135,8 +136,8 @@ _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Pixels a side of a WebP.
 _WEBP_LIMIT = 16383
-# Arrow cannot read back a group of rows beyond 2 GB.
-_ROW_GROUP_BYTES = 256 << 20
+# Rows are written and read in groups, which are in memory as a whole; Arrow cannot read back one beyond 2 GB.
+_ROW_GROUP, _ROW_GROUP_BYTES = 32, 256 << 20
 
 # A record needs these to train with any method.
 TEXT_COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
@@ -287,16 +288,36 @@ def decode_image(image: EncodedImage) -> Image.Image:
         raise _unreadable(image.get("path") or "without a name", error) from None
 
 
-def write_shard(records: Sequence[Record], path: Path) -> None:
-    """Write records as one Parquet file with the features in its schema; the file appears whole or not at all."""
-    columns = {name: [record[name] for record in records] for name in FEATURES}  # type: ignore[literal-required]
-    # Built by pyarrow, not by datasets.Dataset: that one would decode and encode every image on the way.
-    table = pa.table(columns, schema=FEATURES.arrow_schema)
+def write_shard(records: Iterable[Record], path: Path) -> None:
+    """Write records as one Parquet file with the features in its schema; the file appears whole or not at all.
+
+    Records are written as they come, a group of rows at a time. Without any there is no file.
+    """
     partial = path.with_suffix(".partial")
-    rows = min(100, max(1, _ROW_GROUP_BYTES * len(records) // max(table.nbytes, 1)))
+    rows = iter(records)
+    first = next(rows, None)
+    if first is None:
+        return
     # Nearly all of it is images, which are compressed already.
-    pq.write_table(table, partial, row_group_size=rows, compression="none")
+    with pq.ParquetWriter(partial, FEATURES.arrow_schema, compression="none") as writer:
+        for group in _row_groups(chain([first], rows)):
+            columns = {name: [record[name] for record in group] for name in FEATURES}  # type: ignore[literal-required]
+            # Built by pyarrow, not by datasets.Dataset: that one would decode and encode every image on the way.
+            writer.write_table(pa.table(columns, schema=FEATURES.arrow_schema))
     partial.replace(path)
+
+
+def _row_groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    group: list[Record] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += sum(len(image["bytes"]) for image in record["images"] + record["rejected_images"])
+        if len(group) == _ROW_GROUP or size >= _ROW_GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def read_dataset(folder: Path, needs: Sequence[str] = TEXT_COLUMNS) -> datasets.Dataset:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from mfpo.build.regions import CHOICES, Segmenter
 from mfpo.build.shards import Note, SetAside, Summary, merge_notes, note_path, sum_seconds
 from mfpo.build.stages import BuildSettings, Draft, draft_record, find_regions, finish_record
+from mfpo.build.vectors import open_vectors
 from mfpo.build.words import resolve_tagger
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.folders import whole_folder, write_json
@@ -81,6 +82,7 @@ def build(
         raise MfpoError(f"corruption {settings.corruption} needs regions; {CHOICES}")
     # What "auto" stands for depends on the machine, so the provenance has to name it.
     settings = replace(settings, tagger=resolve_tagger(settings.tagger))
+    open_vectors(settings.vectors)  # a wrong model is an error before the first row
     started = time.monotonic()
     with whole_folder(out, {"source": source.name, **(made_by or {}), "settings": asdict(settings)}) as folder:
         rows = _number(source, progress(source))
@@ -156,22 +158,37 @@ def finish(work: Work, settings: BuildSettings) -> Work:
 
 
 def write(path: Path, works: Iterable[Work]) -> Note:
-    """Write the records of a shard to `path`, if there are any."""
-    done = list(works)
-    records = [work.record for work in done if work.record is not None]
+    """Write the records of a shard to `path` as they come, and count them."""
+    note = Note(read=0, written=0, set_aside=[], fallback=0, keywords=0, area=0.0, seconds={})
+    waited = 0.0
+
+    def records() -> Iterator[Record]:
+        nonlocal waited
+        asked = time.perf_counter()
+        for work in works:
+            waited += time.perf_counter() - asked
+            _count(work, note)
+            if work.record is not None:
+                yield work.record
+            asked = time.perf_counter()
+        waited += time.perf_counter() - asked
+
     started = time.perf_counter()
-    if records:
-        write_shard(records, path)
-    seconds = sum_seconds([*(work.seconds for work in done), {"write": time.perf_counter() - started}])
-    return Note(
-        read=len(done),
-        written=len(records),
-        set_aside=[SetAside(row=work.number, id=work.id, reason=work.fault) for work in done if work.fault],
-        fallback=sum(record["corruption"]["fallback"] for record in records),
-        keywords=sum(len(record["keywords"]) for record in records),
-        area=sum(work.area for work in done),
-        seconds=seconds,
-    )
+    write_shard(records(), path)
+    note["seconds"]["write"] = time.perf_counter() - started - waited
+    return note
+
+
+def _count(work: Work, note: Note) -> None:
+    note["read"] += 1
+    note["area"] += work.area
+    note["seconds"] = sum_seconds([note["seconds"], work.seconds])
+    if work.fault is not None:
+        note["set_aside"].append(SetAside(row=work.number, id=work.id, reason=work.fault))
+    if work.record is not None:
+        note["written"] += 1
+        note["fallback"] += work.record["corruption"]["fallback"]
+        note["keywords"] += len(work.record["keywords"])
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
