@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import entry_points
+from threading import Lock
 from typing import NamedTuple
 
 from textblob.en import parser
@@ -15,6 +16,10 @@ from mfpo.objects import category_of
 
 # Gives each word of a text, in order, with its part of speech as the Penn Treebank writes it.
 Tagger = Callable[[str], list[tuple[str, str]]]
+
+# TextBlob reads its word lists when they are first used: two threads at once would see them half full.
+for _words in (parser.lexicon, parser.lexicon.morphology, parser.lexicon.context, parser.lexicon.entities):
+    len(_words)
 
 # spaCy's own English pipelines, the most accurate first.
 _PIPELINES = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
@@ -130,8 +135,12 @@ def open_tagger(name: str) -> Tagger:
     pipeline = spacy.load(name, exclude=["parser", "ner", "lemmatizer", "senter"])
     pipeline.max_length = sys.maxsize  # the limit is there for the parser
 
+    # spaCy does not promise that threads may share a pipeline.
+    lock = Lock()
+
     def tag(text: str) -> list[tuple[str, str]]:
-        return [(token.text, token.tag_) for token in pipeline(text) if not token.is_space]
+        with lock:
+            return [(token.text, token.tag_) for token in pipeline(text) if not token.is_space]
 
     return tag
 
