@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, image_key, percent, read_answers, read_rows, some
+from mfpo.evaluate.answers import Answer, check_ids, image_key, percent, read_answers, read_rows, some
 
 
 def write(path, *rows):
@@ -108,6 +108,35 @@ def test_a_line_separator_inside_a_text_ends_no_line(tmp_path):
 )
 def test_names_of_one_image(image, key):
     assert image_key(image) == key
+
+
+def test_a_json_list_as_ambers_script_takes_it(tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text('[{"id": 1, "response": "A dog."},\n {"id": 1005, "response": "Yes"}]')
+    assert read_answers(path) == [Answer("1", None, None, "A dog."), Answer("1005", None, None, "Yes")]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ('[{"id": 1, "response": "a"}, 5]', "entry 2: is a int"),
+        ('[{"id": 1, "response": "a"}, {"id": 2}]', "entry 2: has no text"),
+        ("[]", "is an empty list"),
+        ('[{"id": 1, "response": "a"}', "not valid JSON"),
+    ],
+)
+def test_a_bad_json_list(tmp_path, content, fault):
+    (tmp_path / "answers.json").write_text(content)
+    with pytest.raises(MfpoError, match=fault):
+        read_answers(tmp_path / "answers.json")
+
+
+def test_unknown_and_double_ids_are_named_together():
+    answers = [Answer(name, None, None, "") for name in ("1", "9", "1", "7", "8", "6")]
+    with pytest.raises(
+        MfpoError, match=r"4 not in the questions \(9, 7, 8 and 1 more\); 1 answered more than once \(1\)"
+    ):
+        check_ids(answers, {"1", "2"})
 
 
 def test_some_and_percent():

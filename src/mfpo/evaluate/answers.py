@@ -1,10 +1,11 @@
-"""What a model answered: JSONL files as this package, LLaVA, AMBER and CHAIR write them."""
+"""What a model answered: JSONL or JSON files as this package, LLaVA, AMBER and CHAIR write them."""
 
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Answer:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """Read one answer a line. An empty text is an answer too: the model had nothing to say.
+    """Read one answer a line, or a JSON list. An empty text is an answer too: the model had nothing to say.
 
     The text stands under `text` (ours, LLaVA), `response` (AMBER) or `caption` (CHAIR), the ids under `question_id` or
     `id`, and `image_id` or `image`. Raises MfpoError that names the file and the line.
@@ -43,10 +44,13 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file (`.gz` too), each with the words that say where it stands.
+    """The objects of a JSONL file, or of a list in a .json file (`.gz` too), each with the words that say where it is.
 
-    Raises MfpoError when the file is missing, unreadable or empty, or when a line is no JSON object.
+    Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
     """
+    if ".json" in path.suffixes and _read_text(path).lstrip().startswith("["):
+        yield from _entries(path)
+        return
     count = 0
     # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
@@ -73,6 +77,34 @@ def read_json(path: Path) -> Any:
         raise MfpoError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
         ) from None
+
+
+def check_ids(answers: Sequence[Answer], known: Container[str]) -> None:
+    """Raise MfpoError where there is no answer, or where question ids are absent, unknown or double, with the first."""
+    if not answers:
+        raise MfpoError("there is no answer to score")
+    nameless = sum(answer.question_id is None for answer in answers)
+    if nameless:
+        raise MfpoError(f"{nameless} of {len(answers)} answers have no question_id; give one in each row")
+    counts = Counter(str(answer.question_id) for answer in answers)
+    faults = {
+        "not in the questions": [name for name in counts if name not in known],
+        "answered more than once": [name for name in counts if counts[name] > 1],
+    }
+    found = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
+    if found:
+        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of this benchmark")
+
+
+def check_answered(given: Container[str], asked: Sequence[str], *, allow_missing: bool) -> int:
+    """How many of the questions `asked` have no answer. Raises MfpoError for the first one unless `allow_missing`."""
+    missing = [name for name in asked if name not in given]
+    if missing and not allow_missing:
+        raise MfpoError(
+            f"question ids: {len(missing)} without an answer ({some(missing)}) of {len(asked)}; answer them all, "
+            "or score the others with --allow-missing"
+        )
+    return len(missing)
 
 
 def image_key(image: str) -> str:
@@ -133,6 +165,17 @@ def _answer(row: dict[str, Any], where: str) -> Answer:
     if not isinstance(prompt, str | None):
         raise MfpoError(f"{where}: prompt is {prompt!r}, but must be a text")
     return Answer(question_id, image_id, prompt, text, read_label(row, where))
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    entries = read_json(path)
+    if not entries:
+        raise MfpoError(f"{path}: is an empty list; give a file with one JSON object an answer")
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}, entry {number}"
+        if not isinstance(entry, dict):
+            raise MfpoError(f"{where}: is a {type(entry).__name__}; give one JSON object an answer")
+        yield where, entry
 
 
 def _read_text(path: Path) -> str:

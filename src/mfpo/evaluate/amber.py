@@ -1,0 +1,287 @@
+"""AMBER: descriptions scored by the objects they name, and yes/no questions, without a judge (Wang et al. 2023).
+
+The figures are those of the official script (github.com/junyangwang0410/AMBER, inference.py), its quirks included;
+docs/evaluate.md lists them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from operator import eq
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.amber_words import Reading
+from mfpo.evaluate.answers import Answer, check_answered, check_ids, read_json, some
+from mfpo.evaluate.existence import read_yes_no
+from mfpo.evaluate.figures import Array, Tally, figure_of
+
+# The types in annotations.json, and the dimensions in which they count.
+_DIMENSIONS = {
+    "discriminative-hallucination": ("existence",),
+    "discriminative-attribute-state": ("attribute", "attribute.state"),
+    "discriminative-attribute-number": ("attribute", "attribute.number"),
+    "discriminative-attribute-action": ("attribute", "attribute.action"),
+    "discriminative-relation": ("relation",),
+    "relation": ("relation",),
+}
+_FILES = ("annotations.json", "query_generative.json", "query_discriminative.json", "relation.json", "safe_words.txt")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question; `truth` holds the objects in the image and `likely` absent ones, or `truth` is "yes" or "no"."""
+
+    image: str
+    kind: str
+    truth: str | tuple[str, ...]
+    likely: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The questions by id, the words that stand for an object besides its own, and those that are never wrong."""
+
+    questions: Mapping[str, Question]
+    near: Mapping[str, Sequence[str]]
+    safe: frozenset[str]
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words that count as objects; all others are passed over."""
+        return frozenset(self.near).union(*self.near.values())
+
+
+@dataclass(frozen=True)
+class Amber:
+    """`tallies` by the figure's name ("discriminative.existence.f1"); `counts` of answers by kind.
+
+    `details` gives the objects of each description, those of them that are hallucinated, and the truth it covers.
+    """
+
+    tallies: Mapping[str, Tally]
+    counts: Mapping[str, Mapping[str, int]]
+    details: Mapping[str, "Description"]
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Description:
+    """The objects that a description names, which of them are hallucinated, and which entries of the lists they hit."""
+
+    objects: tuple[str, ...]
+    hallucinated: tuple[str, ...]
+    covered: frozenset[int]
+    imagined: frozenset[int]
+
+
+def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, allow_missing: bool = False) -> Amber:
+    """Score descriptions, yes/no answers, or both; a kind that has no answer at all is left out.
+
+    Raises MfpoError when ids are absent, unknown or double, when an image is not the question's, and when answers are
+    missing; `allow_missing` counts these instead, and as in the official script they are not scored.
+    """
+    check_ids(answers, benchmark.questions)
+    _check_images(answers, benchmark)
+    given = {str(answer.question_id): answer.text for answer in answers}
+    tallies: dict[str, Tally] = {}
+    counts: dict[str, dict[str, int]] = {}
+    details: dict[str, Description] = {}
+    for kind in ("generative", "discriminative"):
+        asked = [name for name, question in benchmark.questions.items() if _kind(question) == kind]
+        texts = {name: given[name] for name in asked if name in given}
+        if not texts:
+            continue
+        missing = check_answered(texts, asked, allow_missing=allow_missing)
+        empty = sum(not text.strip() for text in texts.values())
+        counts[kind] = {"answers": len(texts), "missing": missing, "empty": empty}
+        if kind == "generative":
+            details = {
+                name: describe(text, benchmark.questions[name], benchmark, reading) for name, text in texts.items()
+            }
+            tallies |= _generative(details, benchmark)
+        else:
+            tallies |= _discriminative(texts, benchmark)
+            counts[kind]["neither_yes_nor_no"] = sum(text not in ("Yes", "No") for text in texts.values())
+            counts[kind]["unreadable"] = sum(read_yes_no(text) is None for text in texts.values())
+    return Amber(tallies, counts, details, reading)
+
+
+def describe(text: str, question: Question, benchmark: Benchmark, reading: Reading) -> Description:
+    """Read one description as the official script does."""
+    safe, likely = _checklist(question.truth, benchmark), _checklist(question.likely, benchmark)
+    objects = [noun for noun in reading.find(text) if noun in benchmark.words]
+    hallucinated: list[str] = []
+    covered: set[int] = set()
+    imagined: set[int] = set()
+    for noun in objects:
+        if noun in benchmark.safe:
+            continue
+        same = partial(eq, noun)
+        similar = partial(reading.similar, noun)
+        if (hit := _first(same, safe)) is not None:
+            covered.add(hit)
+            continue
+        imagined.update(hit for hit in (_first(same, likely), _first(similar, likely)) if hit is not None)
+        if (hit := _first(similar, safe)) is not None:
+            covered.add(hit)
+        else:
+            hallucinated.append(noun)
+    return Description(tuple(objects), tuple(hallucinated), frozenset(covered), frozenset(imagined))
+
+
+def amber_json(result: Amber) -> dict[str, Any]:
+    """The figures in percent, with intervals, to the script's one decimal; how objects were read; the counts."""
+    written: dict[str, Any] = {
+        "official": result.reading.official,
+        "nouns": result.reading.nouns,
+        "similarity": result.reading.similarity,
+    }
+    for name, tally in result.tallies.items():
+        *parts, figure = name.split(".")
+        place = written
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[figure] = asdict(figure_of(tally).rounded(1))
+    for kind, counts in result.counts.items():
+        written[kind] |= counts
+    written["details"] = [
+        {"id": name, "objects": list(found.objects), "hallucinated": list(found.hallucinated)}
+        for name, found in result.details.items()
+    ]
+    return written
+
+
+def load_amber(folder: Path) -> Benchmark:
+    """Read AMBER's own files. Raises MfpoError when one is absent, of another form, or does not go with the others."""
+    annotations, *queries, near = (read_json(folder / name) for name in _FILES[:4])
+    try:
+        safe = (folder / _FILES[4]).read_text(encoding="utf-8").split("\n")
+        queried = {entry["id"]: str(entry["image"]) for query in queries for entry in query}
+        questions = {str(entry["id"]): _question(entry, queried.get(entry["id"], "")) for entry in annotations}
+        near = {str(word): tuple(map(str, words)) for word, words in near.items()}
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        raise MfpoError(
+            f"{folder}: does not hold AMBER's files ({error!r}); give one with {', '.join(_FILES)}"
+        ) from None
+    apart = sorted({str(number) for number in queried} ^ questions.keys())
+    if apart:
+        raise MfpoError(
+            f"{folder}: {len(apart)} ids are only in annotations.json or only in the queries ({some(apart)}); "
+            "give files of one version of AMBER"
+        )
+    truths = [(*question.truth, *question.likely) for question in questions.values() if _kind(question) == "generative"]
+    strange = sorted(set().union(*truths).difference(near))
+    if strange:
+        raise MfpoError(
+            f"{folder}: {len(strange)} objects of annotations.json are not in relation.json ({some(strange)}); "
+            "give files of one version of AMBER"
+        )
+    return Benchmark(questions, near, frozenset(safe))
+
+
+def _kind(question: Question) -> str:
+    return "generative" if question.kind == "generative" else "discriminative"
+
+
+def _question(entry: Mapping[str, Any], image: str) -> Question:
+    kind, truth = entry["type"], entry["truth"]
+    if kind == "generative":
+        return Question(image, kind, tuple(map(str, truth)), tuple(map(str, entry["hallu"])))
+    if kind not in _DIMENSIONS or truth not in ("yes", "no"):
+        raise KeyError(f"id {entry['id']} has type {kind} and truth {truth}")
+    return Question(image, kind, truth)
+
+
+def _check_images(answers: Sequence[Answer], benchmark: Benchmark) -> None:
+    wrong = [
+        f"{answer.question_id}: {answer.image_id}"
+        for answer in answers
+        if answer.image_id is not None
+        and Path(answer.image_id).stem != Path(benchmark.questions[str(answer.question_id)].image).stem
+    ]
+    if wrong:
+        raise MfpoError(
+            f"{len(wrong)} of {len(answers)} answers are of another image than AMBER's question ({some(wrong)}); "
+            "give answers to AMBER's questions"
+        )
+
+
+def _checklist(entries: Sequence[str], benchmark: Benchmark) -> list[tuple[str, int]]:
+    """The words that hit an entry, in the script's order: those near to each entry, then the entries themselves."""
+    near = [(word, index) for index, entry in enumerate(entries) for word in benchmark.near[entry]]
+    return near + [(entry, index) for index, entry in enumerate(entries)]
+
+
+def _first(hits: Callable[[str], bool], checklist: Sequence[tuple[str, int]]) -> int | None:
+    return next((index for word, index in checklist if hits(word)), None)
+
+
+def _rate(sums: Array, part: int, whole: int) -> Array:
+    """One sum by another in percent, over the 0.001 with which the script's counts begin (metrics.txt)."""
+    rate: Array = 100 * sums[..., part] / (sums[..., whole] + 0.001)
+    return rate
+
+
+def _hal(sums: Array) -> Array:
+    return 100 - _rate(sums, 6, 7)
+
+
+def _f1(sums: Array, above_zero: float) -> Array:
+    """F1 of the printed precision and recall."""
+    precision, recall = np.round(_rate(sums, 2, 3), 1) / 100, np.round(_rate(sums, 2, 4), 1) / 100
+    f1: Array = 200 * precision * recall / (precision + recall + above_zero)
+    return f1
+
+
+def _generative(details: Mapping[str, Description], benchmark: Benchmark) -> dict[str, Tally]:
+    units: dict[str, tuple[float, ...]] = {}
+    for name, found in details.items():
+        question = benchmark.questions[name]
+        units[name] = (
+            *(len(found.hallucinated), len(found.objects)),
+            *(len(found.covered), len(question.truth)),
+            *(len(found.imagined), len(question.likely)),
+            *(not found.hallucinated, 1),
+        )
+    statistics: dict[str, Callable[[Array], Array]] = {
+        "chair": partial(_rate, part=0, whole=1),
+        "cover": partial(_rate, part=2, whole=3),
+        "hal": _hal,
+        "cog": partial(_rate, part=4, whole=5),
+    }
+    return {f"generative.{name}": Tally(units, statistic) for name, statistic in statistics.items()}
+
+
+def _discriminative(texts: Mapping[str, str], benchmark: Benchmark) -> dict[str, Tally]:
+    """The figures of all questions, of each dimension, and of all when free text is read as in POPE."""
+    said = {name: text if text in ("Yes", "No") else "" for name, text in texts.items()}
+    read = {name: (read_yes_no(text) or "").capitalize() for name, text in texts.items()}
+    tallies = _rates("", said, benchmark)
+    for dimension in dict.fromkeys(name for names in _DIMENSIONS.values() for name in names):
+        asked = {name: said[name] for name in said if dimension in _DIMENSIONS[benchmark.questions[name].kind]}
+        if asked:
+            tallies |= _rates(
+                f"{dimension}.", asked, benchmark, above_zero=0.001 if dimension == "existence" else 0.0001
+            )
+    return tallies | _rates("free_text.", read, benchmark)
+
+
+def _rates(prefix: str, said: Mapping[str, str], benchmark: Benchmark, above_zero: float = 0.0001) -> dict[str, Tally]:
+    """Accuracy, and precision, recall and F1 of the answer "No"; what is neither Yes nor No is wrong."""
+    units: dict[str, tuple[float, ...]] = {}
+    for name, text in said.items():
+        is_no = benchmark.questions[name].truth == "no"
+        says_no = text == "No"
+        correct = text == ("No" if is_no else "Yes")
+        units[name] = (correct, 1, is_no and says_no, says_no, is_no)
+    statistics: dict[str, Callable[[Array], Array]] = {
+        "accuracy": partial(_rate, part=0, whole=1),
+        "precision": partial(_rate, part=2, whole=3),
+        "recall": partial(_rate, part=2, whole=4),
+        "f1": partial(_f1, above_zero=above_zero),
+    }
+    return {f"discriminative.{prefix}{name}": Tally(units, statistic) for name, statistic in statistics.items()}

@@ -1,0 +1,328 @@
+"""AMBER by hand, and against a plain reading of the official script's formulas on answers to all 15,220 questions."""
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from operator import eq
+
+import numpy as np
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.amber import Benchmark, Question, amber, amber_json, describe, load_amber
+from mfpo.evaluate.amber_words import Reading, open_reading, similar_by_spacy, words_finder
+from mfpo.evaluate.answers import Answer, read_answers
+from mfpo.evaluate.figures import figure_of
+
+SMALL = Benchmark(
+    {
+        "1": Question("AMBER_1.jpg", "generative", ("forest", "dog", "tree"), ("bird", "cat")),
+        "2": Question("AMBER_2.jpg", "generative", ("dog",), ("person",)),
+        "3": Question("AMBER_1.jpg", "discriminative-hallucination", "no"),
+        "4": Question("AMBER_1.jpg", "discriminative-attribute-state", "yes"),
+        "5": Question("AMBER_1.jpg", "discriminative-attribute-state", "no"),
+        "6": Question("AMBER_2.jpg", "relation", "no"),
+    },
+    {"forest": ("tree", "leave"), "dog": (), "tree": (), "bird": ("duck",), "cat": (), "person": ("man",), "car": ()},
+    frozenset({"light"}),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(reference_data):
+    return reference_data / "amber"
+
+
+@pytest.fixture(scope="module")
+def benchmark(folder):
+    return load_amber(folder)
+
+
+def by_words(benchmark):
+    return Reading("words", "string", words_finder(benchmark.words), eq)
+
+
+def answer(question_id, text, image=None):
+    return Answer(str(question_id), image, None, text)
+
+
+def values(result, prefix):
+    return {name.removeprefix(prefix): figure_of(tally).rounded(1).value for name, tally in result.tallies.items()
+            if name.startswith(prefix)}  # fmt: skip
+
+
+def official(answers, annotations, relation, safe_words):
+    """The printed figures of the official script, read plainly: one answer after the other, one list an answer.
+
+    `answers` maps ids to lists of nouns or to texts; equal strings are the only similar ones.
+    """
+    chair, cover, cog, clean, described = [0, 0.001], [0, 0.001], [0, 0.001], 0, 0.001
+    vocabulary = set(relation) | {word for words in relation.values() for word in words}
+    verdicts = []
+    for entry in annotations:
+        given = answers[entry["id"]]
+        if entry["type"] != "generative":
+            verdicts.append((entry["type"], entry["truth"], given))
+            continue
+        nouns = [noun for noun in given if noun in vocabulary]
+        truth, likely = entry["truth"], entry["hallu"]
+        # An object's neighbours are looked through before the objects themselves.
+        owners_safe = [(word, i) for i, t in enumerate(truth) for word in relation[t]] + [
+            (t, i) for i, t in enumerate(truth)
+        ]
+        owners_bad = [(word, i) for i, t in enumerate(likely) for word in relation[t]] + [
+            (t, i) for i, t in enumerate(likely)
+        ]
+        hit, imagined, wrong = [0] * len(truth), [0] * len(likely), 0
+        for noun in nouns:
+            if noun in safe_words:
+                continue
+            found = [i for word, i in owners_safe if word == noun]
+            if found:
+                hit[found[0]] = 1
+                continue
+            found = [i for word, i in owners_bad if word == noun]
+            if found:
+                imagined[found[0]] = 1
+            wrong += 1
+        chair[0] += wrong
+        chair[1] += len(nouns)
+        cover[0] += sum(hit)
+        cover[1] += len(hit)
+        cog[0] += sum(imagined)
+        cog[1] += len(imagined)
+        clean += wrong == 0
+        described += 1
+    figures = {f"generative.{name}": round(100 * a / b, 1) for name, (a, b) in
+               {"chair": chair, "cover": cover, "cog": cog}.items()}  # fmt: skip
+    figures["generative.hal"] = round(100 - 100 * clean / described, 1)
+    groups = {"": "", "existence.": "discriminative-hallucination", "attribute.": "discriminative-attribute",
+              "attribute.state.": "discriminative-attribute-state", "relation.": "relation",
+              "attribute.number.": "discriminative-attribute-number",
+              "attribute.action.": "discriminative-attribute-action"}  # fmt: skip
+    for prefix, kind in groups.items():
+        chosen = [v for v in verdicts if kind in v[0]]
+        right = sum(text == truth.capitalize() for _, truth, text in chosen)
+        both = sum(text == "No" and truth == "no" for _, truth, text in chosen)
+        p = round(100 * both / (sum(text == "No" for _, _, text in chosen) + 0.001), 1)
+        r = round(100 * both / (sum(truth == "no" for _, truth, _ in chosen) + 0.001), 1)
+        constant = 0.001 if prefix == "existence." else 0.0001
+        figures |= {f"discriminative.{prefix}accuracy": round(100 * right / (len(chosen) + 0.001), 1)}
+        figures |= {f"discriminative.{prefix}precision": p, f"discriminative.{prefix}recall": r}
+        f1 = 2 * (p / 100) * (r / 100) / (p / 100 + r / 100 + constant) * 100
+        figures |= {f"discriminative.{prefix}f1": round(f1, 1)}
+    return figures
+
+
+def synthetic(folder, wrong):
+    """Answers to all questions, each part of them wrong with chance `wrong`: the objects named, and yes or no."""
+    annotations = json.loads((folder / "annotations.json").read_text())
+    relation = json.loads((folder / "relation.json").read_text())
+    listed = sorted((set(relation) | {word for words in relation.values() for word in words}) - {"can", "hot"})
+    draw = random.Random(int(100 * wrong))
+    answers = {}
+    for entry in annotations:
+        if entry["type"] == "generative":
+            named = [draw.choice([word, *relation[word]]) for word in entry["truth"] if draw.random() < 0.7]
+            named += [draw.choice([word, *relation[word]]) for word in entry["hallu"] if draw.random() < wrong]
+            named += [draw.choice(listed) for _ in range(8) if draw.random() < wrong]
+            answers[entry["id"]] = [word for word in named if word not in ("can", "hot")]
+        else:
+            is_yes = (entry["truth"] == "yes") != (draw.random() < wrong)
+            answers[entry["id"]] = "Yes" if is_yes else "No"
+            if draw.random() < wrong / 2:
+                answers[entry["id"]] = draw.choice(["No.", "yes", "Yes, there is.", "", "I am not sure"])
+    return answers, annotations, relation
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.3, 0.8, 1.0])
+def test_all_15220_questions_give_the_official_figures(folder, benchmark, tmp_path, wrong):
+    answers, annotations, relation = synthetic(folder, wrong)
+    rows = [
+        {"id": name, "response": given if isinstance(given, str) else "".join(f"There is a {noun}. " for noun in given)}
+        for name, given in answers.items()
+    ]
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    result = amber(read_answers(tmp_path / "answers.json"), benchmark, by_words(benchmark))
+    slow = official(answers, annotations, relation, (folder / "safe_words.txt").read_text().split("\n"))
+    ours = {name: figure_of(tally).rounded(1).value for name, tally in result.tallies.items() if "free" not in name}
+    assert len(slow) == 4 + 7 * 4
+    assert ours == pytest.approx(slow, abs=1e-9)
+    assert result.counts["generative"]["answers"] + result.counts["discriminative"]["answers"] == 15_220
+
+
+def test_perfect_and_empty_answers(folder, benchmark):
+    annotations = json.loads((folder / "annotations.json").read_text())
+    perfect = [
+        answer(e["id"], ", ".join(e["truth"]) if e["type"] == "generative" else e["truth"].capitalize())
+        for e in annotations
+    ]
+    result = amber(perfect, benchmark, by_words(benchmark))
+    assert values(result, "generative.")["chair"] == values(result, "generative.")["hal"] == 0
+    # Repeated objects, and those that are also another's neighbour, are never covered in the official script.
+    assert 90 < values(result, "generative.")["cover"] < 100
+    assert values(result, "discriminative.")["accuracy"] == 100
+    empty = amber([replace(given, text="") for given in perfect], benchmark, by_words(benchmark))
+    assert {tally: figure_of(empty.tallies[tally]).value for tally in empty.tallies if "hal" not in tally} == (
+        dict.fromkeys((tally for tally in empty.tallies if "hal" not in tally), 0)
+    )
+    assert empty.counts["discriminative"]["unreadable"] == empty.counts["discriminative"]["empty"] == 14_216
+
+
+def test_one_description_by_hand():
+    found = describe(
+        "A duck, two dogs, a tree, light, a car and a unicorn.", SMALL.questions["1"], SMALL, by_words(SMALL)
+    )
+    assert found.objects == ("duck", "dog", "tree", "car")  # "light" and "unicorn" are in no list of objects
+    assert found.hallucinated == ("duck", "car")
+    # The tree is a neighbour of the forest, which comes first: it covers the forest, and the tree stays uncovered.
+    assert found.covered == {0, 1}
+    assert found.imagined == {0}
+
+
+def test_figures_by_hand():
+    result = amber([answer(1, "A duck, a dog, a car."), answer(2, "A dog.")], SMALL, by_words(SMALL))
+    # 2 of 4 objects wrong; 2 of 4 true ones named; 1 of 2 descriptions wrong; 1 of 3 likely ones imagined.
+    assert values(result, "generative.") == {"chair": 50.0, "cover": 50.0, "hal": 50.0, "cog": 33.3}
+    assert values(result, "discriminative.") == {}
+
+
+def test_no_is_the_positive_class():
+    texts = {3: "No", 4: "No", 5: "Yes", 6: "No."}
+    result = amber([answer(*item) for item in texts.items()], SMALL, by_words(SMALL))
+    found = values(result, "discriminative.")
+    # Of two exact "No" one is right; of three questions with "no" one has it. "No." is not "No".
+    assert (found["accuracy"], found["precision"], found["recall"]) == (25.0, 50.0, 33.3)
+    assert found["f1"] == round(2 * 50 * 33.3 / (50 + 33.3 + 0.01), 1) == 40.0
+    assert (found["relation.accuracy"], found["free_text.accuracy"], found["free_text.recall"]) == (0, 50, 66.6)
+    assert result.counts["discriminative"]["neither_yes_nor_no"] == 1
+    assert result.counts["discriminative"]["unreadable"] == 0
+
+
+def test_a_safe_word_counts_as_an_object_but_never_as_wrong():
+    benchmark = replace(SMALL, safe=frozenset({"car"}))
+    found = describe("a car", benchmark.questions["2"], benchmark, by_words(benchmark))
+    assert (found.objects, found.hallucinated) == (("car",), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("dogs and people", ["dog", "people"]),
+        ("Dogs. A Dog.", []),  # as in the official script
+        ("a hotdog, a dog-like thing, underdogs", []),
+        ("You can see a hot plate", []),
+        ("trees with leaves", ["tree"]),
+        ("glasses on shelves, dog's", ["glass", "shelf", "dog"]),
+    ],
+)
+def test_words_that_are_found(text, found):
+    words = frozenset(["dog", "people", "person", "can", "hot", "tree", "leave", "glass", "shelf"])
+    assert words_finder(words)(text) == found
+
+
+def test_every_listed_word_is_found(benchmark):
+    find = words_finder(benchmark.words)
+    for word in benchmark.words - {"can", "hot"}:
+        assert find(f"There is a {word}.") == [word]
+
+
+def test_similarity_by_vectors_of_a_real_pipeline(tmp_path):
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    for word, vector in {"dog": [1, 0.1], "puppy": [1, 0.2], "cat": [0.5, 1], "bird": [0, 1]}.items():
+        pipeline.vocab.set_vector(word, np.array(vector, dtype=np.float32))
+    pipeline.to_disk(tmp_path / "vectors")
+    similar = similar_by_spacy(str(tmp_path / "vectors"))
+    assert similar("dog", "puppy")  # cosine 0.995
+    assert not similar("dog", "cat")  # 0.53
+    assert not similar("dog", "unknown")
+    assert similar("unknown", "unknown")
+    benchmark = replace(SMALL, near=SMALL.near | {"puppy": ()})
+    reading = Reading("words", "vectors", words_finder(benchmark.words), similar)
+    found = describe("a puppy, a bird and a cat", SMALL.questions["1"], benchmark, reading)
+    # The cat's vector is near to the bird's (0.89), which comes first.
+    assert (found.hallucinated, found.covered, found.imagined) == (("bird", "cat"), {1}, {0, 1})
+
+
+def test_what_is_installed_is_said(benchmark):
+    reading = open_reading(benchmark.words)
+    assert reading.nouns in ("nltk", "words")
+    assert reading.official == (reading.nouns == "nltk" and reading.similarity == "en_core_web_lg")
+    if reading.nouns == "nltk":
+        assert reading.find("Two dogs watch a child.") == ["dog", "child"]
+
+
+def test_json():
+    texts = {1: "A duck, a dog, a car.", 2: "A dog.", 3: "No", 4: "Yes", 5: "No", 6: ""}
+    result = amber([answer(*item) for item in texts.items()], SMALL, by_words(SMALL))
+    written = json.loads(json.dumps(amber_json(result)))
+    assert (written["official"], written["nouns"], written["similarity"]) == (False, "words", "string")
+    assert written["generative"]["chair"]["value"] == 50
+    assert written["generative"]["chair"]["n"] == written["generative"]["answers"] == 2
+    discriminative = written["discriminative"]
+    assert discriminative["attribute"]["state"]["accuracy"]["n"] == 2
+    assert discriminative["existence"]["recall"]["value"] == 99.9  # 1 / 1.001
+    assert (discriminative["empty"], discriminative["unreadable"], discriminative["missing"]) == (1, 1, 0)
+    assert "number" not in discriminative["attribute"]
+    assert written["details"][0] == {"id": "1", "objects": ["duck", "dog", "car"], "hallucinated": ["duck", "car"]}
+
+
+def test_missing_answers_are_an_error_or_counted():
+    with pytest.raises(MfpoError, match=r"3 without an answer \(4, 5, 6\) of 4"):
+        amber([answer(3, "No")], SMALL, by_words(SMALL))
+    result = amber([answer(3, "No")], SMALL, by_words(SMALL), allow_missing=True)
+    assert result.counts["discriminative"]["missing"] == 3
+    assert figure_of(result.tallies["discriminative.accuracy"]).n == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        (
+            [answer(1, "a"), answer(1, "a"), answer(99, "b")],
+            r"1 not in the questions \(99\); 1 answered more than once",
+        ),
+        ([Answer(None, "AMBER_1.jpg", None, "a")], "1 of 1 answers have no question_id"),
+        ([answer(1, "a", "COCO_val2014_000000310196.jpg")], "1 of 1 answers are of another image .*1: COCO_val2014"),
+        ([answer(3, "a", "image/AMBER_2.jpg")], "of another image"),
+        ([], "no answer"),
+    ],
+)
+def test_answers_that_are_not_ambers(answers, fault):
+    with pytest.raises(MfpoError, match=fault):
+        amber(answers, SMALL, by_words(SMALL))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("annotations.json", "{}", "15220 ids are only in"),
+        ("annotations.json", "[1]", "does not hold AMBER's files"),
+        (
+            "annotations.json",
+            '[{"id": 1, "type": "generative", "truth": ["sky"], "hallu": []}]',
+            "15219 ids are only in",
+        ),
+        ("annotations.json", '[{"id": 1, "type": "x", "truth": "no"}]', "id 1 has type x"),
+        ("query_generative.json", '[{"id": 1}]', "does not hold AMBER's files"),
+        ("query_generative.json", "[]", r"1004 ids are only in annotations.json .*1, 10, 100 and 1001 more"),
+        ("relation.json", '{"sky": []}', r"objects of annotations.json are not in relation.json"),
+        ("relation.json", "[]", "does not hold AMBER's files"),
+        ("relation.json", "{", "not valid JSON"),
+    ],
+)
+def test_files_of_another_form_or_version(folder, tmp_path, name, content, fault):
+    copy = tmp_path / "amber"
+    copy.mkdir()
+    for path in folder.iterdir():
+        shutil.copyfile(path, copy / path.name)
+    (copy / name).write_text(content)
+    with pytest.raises(MfpoError, match=fault):
+        load_amber(copy)
+
+
+def test_a_folder_without_ambers_files(tmp_path):
+    with pytest.raises(MfpoError, match=r"annotations\.json: cannot be read"):
+        load_amber(tmp_path)
