@@ -227,7 +227,7 @@ def _rate(sums: Array, part: int, whole: int) -> Array:
 
 
 def _hal(sums: Array) -> Array:
-    return 100 - _rate(sums, 6, 7)
+    return 100 - _rate(sums, 0, 1)
 
 
 def _f1(sums: Array, above_zero: float) -> Array:
@@ -238,22 +238,15 @@ def _f1(sums: Array, above_zero: float) -> Array:
 
 
 def _generative(details: Mapping[str, Description], benchmark: Benchmark) -> dict[str, Tally]:
-    units: dict[str, tuple[float, ...]] = {}
+    parts: dict[str, dict[str, tuple[float, ...]]] = {"chair": {}, "cover": {}, "hal": {}, "cog": {}}
     for name, found in details.items():
         question = benchmark.questions[name]
-        units[name] = (
-            *(len(found.hallucinated), len(found.objects)),
-            *(len(found.covered), len(question.truth)),
-            *(len(found.imagined), len(question.likely)),
-            *(not found.hallucinated, 1),
-        )
-    statistics: dict[str, Callable[[Array], Array]] = {
-        "chair": partial(_rate, part=0, whole=1),
-        "cover": partial(_rate, part=2, whole=3),
-        "hal": _hal,
-        "cog": partial(_rate, part=4, whole=5),
-    }
-    return {f"generative.{name}": Tally(units, statistic) for name, statistic in statistics.items()}
+        parts["chair"][name] = len(found.hallucinated), len(found.objects)
+        parts["cover"][name] = len(found.covered), len(question.truth)
+        parts["hal"][name] = not found.hallucinated, 1
+        parts["cog"][name] = len(found.imagined), len(question.likely)
+    rate = partial(_rate, part=0, whole=1)
+    return {f"generative.{name}": Tally(units, _hal if name == "hal" else rate) for name, units in parts.items()}
 
 
 def _discriminative(texts: Mapping[str, str], benchmark: Benchmark) -> dict[str, Tally]:
