@@ -6,7 +6,7 @@ docs/evaluate.md lists them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from operator import eq
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Benchmark:
     near: Mapping[str, Sequence[str]]
     safe: frozenset[str]
 
-    @property
+    @cached_property
     def words(self) -> frozenset[str]:
         """The words that count as objects; all others are passed over."""
         return frozenset(self.near).union(*self.near.values())
