@@ -7,6 +7,7 @@ docs/evaluate.md lists them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from operator import eq
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, check_answered, check_ids, read_json, some
+from mfpo.evaluate.answers import Answer, check_ids, read_json, some
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, figure_of
 
@@ -84,29 +85,23 @@ def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, 
     Raises MfpoError when ids are absent, unknown or double, when an image is not the question's, and when answers are
     missing; `allow_missing` counts these instead, and as in the official script they are not scored.
     """
-    check_ids(answers, benchmark.questions)
-    _check_images(answers, benchmark)
+    questions = benchmark.questions
+    kinds = {_kind(questions[name]) for answer in answers if (name := str(answer.question_id)) in questions}
+    asked = {kind: [name for name, question in questions.items() if _kind(question) == kind] for kind in sorted(kinds)}
+    _check_images(answers, questions)
+    check_ids(answers, questions, () if allow_missing else chain(*asked.values()))
     given = {str(answer.question_id): answer.text for answer in answers}
+    texts = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
+    counts = {kind: _counts(texts[kind], len(asked[kind])) for kind in asked}
     tallies: dict[str, Tally] = {}
-    counts: dict[str, dict[str, int]] = {}
-    details: dict[str, Description] = {}
-    for kind in ("generative", "discriminative"):
-        asked = [name for name, question in benchmark.questions.items() if _kind(question) == kind]
-        texts = {name: given[name] for name in asked if name in given}
-        if not texts:
-            continue
-        missing = check_answered(texts, asked, allow_missing=allow_missing)
-        empty = sum(not text.strip() for text in texts.values())
-        counts[kind] = {"answers": len(texts), "missing": missing, "empty": empty}
-        if kind == "generative":
-            details = {
-                name: describe(text, benchmark.questions[name], benchmark, reading) for name, text in texts.items()
-            }
-            tallies |= _generative(details, benchmark)
-        else:
-            tallies |= _discriminative(texts, benchmark)
-            counts[kind]["neither_yes_nor_no"] = sum(text not in ("Yes", "No") for text in texts.values())
-            counts[kind]["unreadable"] = sum(read_yes_no(text) is None for text in texts.values())
+    details = {
+        name: describe(text, questions[name], benchmark, reading) for name, text in texts.get("generative", {}).items()
+    }
+    if details:
+        tallies |= _generative(details, benchmark)
+    if "discriminative" in texts:
+        tallies |= _discriminative(texts["discriminative"], benchmark)
+        counts["discriminative"] |= _unread(texts["discriminative"])
     return Amber(tallies, counts, details, reading)
 
 
@@ -196,18 +191,33 @@ def _question(entry: Mapping[str, Any], image: str) -> Question:
     return Question(image, kind, truth)
 
 
-def _check_images(answers: Sequence[Answer], benchmark: Benchmark) -> None:
+def _check_images(answers: Sequence[Answer], questions: Mapping[str, Question]) -> None:
+    """Other benchmarks number their questions from 1 too, so that only the image tells whose answers these are."""
     wrong = [
         f"{answer.question_id}: {answer.image_id}"
         for answer in answers
         if answer.image_id is not None
-        and Path(answer.image_id).stem != Path(benchmark.questions[str(answer.question_id)].image).stem
+        and (question := questions.get(str(answer.question_id))) is not None
+        and Path(answer.image_id).stem != Path(question.image).stem
     ]
     if wrong:
         raise MfpoError(
             f"{len(wrong)} of {len(answers)} answers are of another image than AMBER's question ({some(wrong)}); "
             "give answers to AMBER's questions"
         )
+
+
+def _counts(texts: Mapping[str, str], asked: int) -> dict[str, int]:
+    empty = sum(not text.strip() for text in texts.values())
+    return {"answers": len(texts), "missing": asked - len(texts), "empty": empty}
+
+
+def _unread(texts: Mapping[str, str]) -> dict[str, int]:
+    """How many answers the script's rule cannot read, and how many cannot be read at all."""
+    return {
+        "neither_yes_nor_no": sum(text not in ("Yes", "No") for text in texts.values()),
+        "unreadable": sum(read_yes_no(text) is None for text in texts.values()),
+    }
 
 
 def _checklist(entries: Sequence[str], benchmark: Benchmark) -> list[tuple[str, int]]:

@@ -5,7 +5,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,11 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def check_ids(answers: Sequence[Answer], known: Container[str]) -> None:
-    """Raise MfpoError where there is no answer, or where question ids are absent, unknown or double, with the first."""
+def check_ids(answers: Sequence[Answer], known: Container[str], needed: Iterable[str] = ()) -> None:
+    """Raise MfpoError, with the first offenders, unless each answer is the only one to a `known` question.
+
+    The `needed` questions must be among the answered.
+    """
     if not answers:
         raise MfpoError("there is no answer to score")
     nameless = sum(answer.question_id is None for answer in answers)
@@ -90,21 +93,12 @@ def check_ids(answers: Sequence[Answer], known: Container[str]) -> None:
     faults = {
         "not in the questions": [name for name in counts if name not in known],
         "answered more than once": [name for name in counts if counts[name] > 1],
+        "without an answer": [name for name in needed if name not in counts],
     }
     found = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
     if found:
-        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of this benchmark")
-
-
-def check_answered(given: Container[str], asked: Sequence[str], *, allow_missing: bool) -> int:
-    """How many of the questions `asked` have no answer. Raises MfpoError for the first one unless `allow_missing`."""
-    missing = [name for name in asked if name not in given]
-    if missing and not allow_missing:
-        raise MfpoError(
-            f"question ids: {len(missing)} without an answer ({some(missing)}) of {len(asked)}; answer them all, "
-            "or score the others with --allow-missing"
-        )
-    return len(missing)
+        hint = ", or score the others with --allow-missing" if faults["without an answer"] else ""
+        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of this benchmark{hint}")
 
 
 def image_key(image: str) -> str:

@@ -1,13 +1,15 @@
 """Existence questions ("Is there a dog in the image?"), scored as in POPE (Li et al. 2023, section 4.1)."""
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, percent, read_id, read_label, read_rows, some
+from mfpo.evaluate.answers import Answer, check_ids, read_id, read_label, read_rows, some
+from mfpo.evaluate.figures import Figure, Tally, figure_of
+
+Reader = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Existence:
-    """Shares in percent, with "yes" as the positive class; a share of nothing is 0."""
+    """Shares in percent, with "yes" as the positive class; a share of nothing is 0.
+
+    `intervals` has the shares again, each with its 95 % bootstrap interval and the number of questions scored.
+    """
 
     accuracy: float
     precision: float
@@ -31,28 +36,8 @@ class Existence:
     yes_ratio: float
     questions: int
     unreadable: int
-
-
-def existence(answers: Sequence[Answer], labels: Mapping[str, str]) -> Existence:
-    """Score one answer to each question of `labels` (question id -> "yes" or "no").
-
-    Answers are read by `read_yes_no`; one that is unreadable counts as wrong and as no "yes". Raises MfpoError when
-    there is no question, or when answers are missing, double, or to questions that `labels` does not know.
-    """
-    _check_ids(answers, labels)
-    readings = {str(answer.question_id): read_yes_no(answer.text) for answer in answers}
-    counts = Counter((readings[question_id], label) for question_id, label in labels.items())
-    said_yes = counts["yes", "yes"] + counts["yes", "no"]
-    is_yes = sum(label == "yes" for label in labels.values())
-    return Existence(
-        accuracy=percent(counts["yes", "yes"] + counts["no", "no"], len(labels)),
-        precision=percent(counts["yes", "yes"], said_yes),
-        recall=percent(counts["yes", "yes"], is_yes),
-        f1=percent(2 * counts["yes", "yes"], said_yes + is_yes),
-        yes_ratio=percent(said_yes, len(labels)),
-        questions=len(labels),
-        unreadable=counts[None, "yes"] + counts[None, "no"],
-    )
+    missing: int
+    intervals: Mapping[str, Figure]
 
 
 def read_yes_no(text: str) -> str | None:
@@ -70,6 +55,47 @@ def read_yes_no(text: str) -> str | None:
     if re.search(r"\b(no|not|cannot)\b|n't\b", sentence):
         return "no"
     return "yes" if re.search(r"\b(yes|there is|there's|there are)\b", sentence) else None
+
+
+def read_as_pope(text: str) -> str:
+    """What an answer says for POPE's script (evaluate.py): "no", or "yes" for all the rest, even an empty text.
+
+    >>> [read_as_pope(text) for text in ("No, a cat.", "There is not.", "NO", "There isn't", "")]
+    ['no', 'no', 'yes', 'yes', 'yes']
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "no" if any(word in words for word in ("No", "not", "no")) else "yes"
+
+
+def existence(
+    answers: Sequence[Answer],
+    labels: Mapping[str, str],
+    *,
+    read: Reader = read_yes_no,
+    allow_missing: bool = False,
+) -> Existence:
+    """Score one answer to each question of `labels` (question id -> "yes" or "no").
+
+    Answers are read by `read`; one that is unreadable counts as wrong and as no "yes". Raises MfpoError
+    when there is no question, or when answers are double, to questions that `labels` does not know, or missing;
+    `allow_missing` counts the missing instead, and only the others are scored.
+    """
+    readings = _readings(answers, labels, read, allow_missing)
+    intervals = {name: figure_of(tally) for name, tally in _tallies(readings, labels).items()}
+    return Existence(
+        **{name: figure.value for name, figure in intervals.items()},
+        questions=len(readings),
+        unreadable=sum(reading is None for reading in readings.values()),
+        missing=len(labels) - len(readings),
+        intervals=intervals,
+    )
+
+
+def existence_tallies(
+    answers: Sequence[Answer], labels: Mapping[str, str], *, read: Reader = read_yes_no, allow_missing: bool = False
+) -> dict[str, Tally]:
+    """What the figures of `existence` are made of, for comparisons."""
+    return _tallies(_readings(answers, labels, read, allow_missing), labels)
 
 
 def load_questions(path: Path) -> list[Question]:
@@ -100,18 +126,27 @@ def labels_of(rows: Sequence[Question] | Sequence[Answer]) -> dict[str, str]:
     return {str(row.question_id): str(row.label) for row in rows}
 
 
-def _check_ids(answers: Sequence[Answer], labels: Mapping[str, str]) -> None:
+def _readings(
+    answers: Sequence[Answer], labels: Mapping[str, str], read: Reader, allow_missing: bool
+) -> dict[str, str | None]:
+    """What each answer says, by question id."""
     if not labels:
         raise MfpoError("there is no question to score")
-    nameless = sum(answer.question_id is None for answer in answers)
-    if nameless:
-        raise MfpoError(f"{nameless} of {len(answers)} answers have no question_id; give one in each row")
-    counts = Counter(str(answer.question_id) for answer in answers)
-    faults = {
-        "not in the questions": [name for name in counts if name not in labels],
-        "answered more than once": [name for name in counts if counts[name] > 1],
-        "without an answer": [name for name in labels if name not in counts],
-    }
-    found = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
-    if found:
-        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of this file")
+    check_ids(answers, labels, () if allow_missing else labels)
+    return {str(answer.question_id): read(answer.text) for answer in answers}
+
+
+def _tallies(readings: Mapping[str, str | None], labels: Mapping[str, str]) -> dict[str, Tally]:
+    """Each figure as parts of wholes, question by question; F1 is 2 TP / (2 TP + FP + FN)."""
+    parts: dict[str, dict[str, tuple[float, ...]]] = {
+        "accuracy": {}, "precision": {}, "recall": {}, "f1": {}, "yes_ratio": {}
+    }  # fmt: skip
+    for name, reading in readings.items():
+        said, true = reading == "yes", labels[name] == "yes"
+        both = said and true
+        parts["accuracy"][name] = reading == labels[name], 1
+        parts["precision"][name] = both, said
+        parts["recall"][name] = both, true
+        parts["f1"][name] = 2 * both, said + true
+        parts["yes_ratio"][name] = said, 1
+    return {name: Tally(units) for name, units in parts.items()}

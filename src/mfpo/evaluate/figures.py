@@ -16,14 +16,13 @@ _QUANTILES = (0.025, 0.975)
 
 
 def mean(sums: Array) -> Array:
-    """The first sum by the second, (..., 2) -> (...); a share of nothing is 0."""
-    part, whole = sums[..., 0], sums[..., 1]
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+    """The first sum by the second, (..., 2) -> (...); a mean of nothing is 0."""
+    return _quotient(sums[..., 0], sums[..., 1])
 
 
 def share(sums: Array) -> Array:
-    """`mean` in percent."""
-    return 100 * mean(sums)
+    """The first sum in percent of the second, (..., 2) -> (...); a share of nothing is 0."""
+    return _quotient(100 * sums[..., 0], sums[..., 1])
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,10 @@ def _difference(name: str, a: Tally, b: Tally, seed: int) -> Difference:
     p = min(1.0, 2 * float(tail) / (_RESAMPLES + 1))
     difference = float(figure_a - figure_b)
     return Difference(float(figure_a), float(figure_b), difference, float(low), float(high), p, len(counts))
+
+
+def _quotient(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
 
 
 def _resampled(counts: Array, seed: int) -> Array:

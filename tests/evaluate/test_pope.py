@@ -1,0 +1,137 @@
+"""POPE's three splits, by its own reading and by ours."""
+
+import json
+import random
+
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer
+from mfpo.evaluate.existence import load_questions, read_as_pope
+from mfpo.evaluate.figures import compare
+from mfpo.evaluate.pope import SPLITS, pope, pope_json, pope_tallies, split_files
+
+SAID = [
+    "Yes, there is.",
+    "No, there is not.",
+    "NO",
+    "There isn't.",
+    "",
+    "There is a dog. No, a cat.",
+    "no",
+    "I am, no, not",
+]
+
+
+@pytest.fixture(scope="module")
+def questions(reference_data):
+    return {split: load_questions(path) for split, path in split_files([reference_data / "pope"]).items()}
+
+
+def answers_of(questions, text_of):
+    return {
+        split: [Answer(asked.question_id, asked.image, asked.text, text_of(asked)) for asked in rows]
+        for split, rows in questions.items()
+    }
+
+
+def script(texts, labels):
+    """POPE's evaluate.py, step by step, in percent."""
+    said = []
+    for text in texts:
+        if text.find(".") != -1:
+            text = text.split(".")[0]
+        words = text.replace(",", "").split(" ")
+        said.append(0 if "No" in words or "not" in words or "no" in words else 1)
+    true = [0 if label == "no" else 1 for label in labels]
+    pairs = list(zip(said, true, strict=True))
+    tp, fp, fn = pairs.count((1, 1)), pairs.count((1, 0)), pairs.count((0, 1))
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    return {
+        "accuracy": 100 * (tp + pairs.count((0, 0))) / len(pairs),
+        "precision": 100 * precision,
+        "recall": 100 * recall,
+        "f1": 100 * 2 * precision * recall / (precision + recall),
+        "yes_ratio": 100 * sum(said) / len(said),
+    }
+
+
+def test_the_headline_is_that_of_popes_script(questions):
+    draw = random.Random(0)
+    answers = answers_of(questions, lambda asked: draw.choice(SAID))
+    written = json.loads(json.dumps(pope_json(pope(answers, questions))))
+    assert tuple(written) == SPLITS
+    for split, figures in written.items():
+        slow = script([given.text for given in answers[split]], [asked.label for asked in questions[split]])
+        assert {name: figures[name]["value"] for name in slow} == pytest.approx(slow, rel=1e-12)
+        assert all(figures[name]["low"] < slow[name] < figures[name]["high"] for name in slow)
+        assert figures["accuracy"]["n"] == figures["questions"] == len(questions[split])
+        assert figures["unreadable"] == sum(given.text in ("", "I am") for given in answers[split])
+        # "NO" and "There isn't." are a yes for the script alone, and so is an empty text.
+        assert figures["tolerant"]["yes_ratio"]["value"] < figures["yes_ratio"]["value"]
+
+
+def test_perfect_and_empty_answers(questions):
+    perfect = pope(answers_of(questions, lambda asked: asked.label.capitalize()), questions)
+    empty = pope(answers_of(questions, lambda asked: ""), questions)
+    for split in SPLITS:
+        official = perfect[split].official
+        assert (official.accuracy, official.precision, official.recall, official.f1) == (100, 100, 100, 100)
+        # The script takes an empty text for a yes; read as it is, nothing is right.
+        assert empty[split].official.yes_ratio == 100
+        assert (empty[split].tolerant.accuracy, empty[split].tolerant.f1) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reading"),
+    [("No.", "no"), ("no", "no"), ("There is not", "no"), ("not, really", "no"), ("Nothing", "yes"), ("None", "yes"),
+     ("NO", "yes"), ("Yes. No.", "yes"), ("Not", "yes"), ("No!", "yes"), ("No\nmore", "yes")],
+)  # fmt: skip
+def test_near_misses_of_popes_reading(text, reading):
+    assert read_as_pope(text) == reading
+
+
+def test_missing_answers_are_an_error_or_counted(questions):
+    answers = {"random": answers_of(questions, lambda asked: "Yes")["random"][:100]}
+    with pytest.raises(MfpoError, match=rf"{len(questions['random']) - 100} without an answer \(101, 102, 103 and"):
+        pope(answers, questions)
+    official = pope(answers, questions, allow_missing=True)["random"].official
+    assert (official.questions, official.missing) == (100, len(questions["random"]) - 100)
+
+
+def test_answers_of_another_split_or_benchmark(questions):
+    answers = answers_of(questions, lambda asked: "Yes")
+    with pytest.raises(MfpoError, match="to the split popular have another image or prompt"):
+        pope({"popular": answers["adversarial"]}, questions)
+    other = [Answer("1", "AMBER_1.jpg", None, "Yes")]
+    with pytest.raises(MfpoError, match=r"1 of 1 answers .* \(1\)"):
+        pope({"random": other}, questions, allow_missing=True)
+    with pytest.raises(MfpoError, match="to the split random, but no questions"):
+        pope(answers, {"popular": questions["popular"]})
+
+
+def test_a_longer_prompt_around_the_question_is_the_same_question(questions):
+    asked = questions["random"][0]
+    given = Answer(asked.question_id, asked.image, f"{asked.text} Answer yes or no.", "Yes")
+    assert pope({"random": [given]}, questions, allow_missing=True)["random"].official.questions == 1
+
+
+def test_the_split_stands_in_the_name(tmp_path):
+    for name in ("coco_pope_popular.jsonl", "answers-random.jsonl"):
+        (tmp_path / name).touch()
+    assert list(split_files([tmp_path])) == ["random", "popular"]
+    with pytest.raises(MfpoError, match=r"are both the split random"):
+        split_files([tmp_path, tmp_path / "random.jsonl"])
+    with pytest.raises(MfpoError, match=r"answers\.jsonl: its name must tell the split"):
+        split_files([tmp_path / "answers.jsonl"])
+    with pytest.raises(MfpoError, match=r"no \.jsonl file"):
+        split_files([])
+
+
+def test_comparison(questions):
+    good = pope_tallies(answers_of(questions, lambda asked: asked.label), questions)
+    yes = pope_tallies(answers_of(questions, lambda asked: "yes"), questions)
+    found = compare(good, yes)["adversarial.accuracy"]
+    assert (found.a, found.b, found.n) == (100, 50, 3_000)
+    assert found.low > 45
+    assert found.p < 0.01
