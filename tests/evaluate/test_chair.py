@@ -10,7 +10,8 @@ from textblob.en.inflect import singularize
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
-from mfpo.evaluate.chair import chair, chair_json, load_annotations
+from mfpo.evaluate.chair import chair, chair_json, chair_tallies, load_annotations, prepare_truth
+from mfpo.evaluate.figures import compare
 
 # CHAIR_s, CHAIR_i and recall by an independent implementation of the official algorithm.
 REAL = {"shikra": (55.6, 15.5, 77.6), "minigpt4": (29.0, 9.2, 62.3), "instructblip": (57.2, 22.7, 68.9)}
@@ -82,6 +83,63 @@ def test_three_captions_by_hand():
 def test_captions_that_name_nothing_score_0():
     result = chair([caption("1", "")], {"1": frozenset()})
     assert (result.chair_s, result.chair_i, result.recall, result.length, result.mentions) == (0, 0, 0, 0, 0)
+
+
+def test_the_captions_of_one_image_are_drawn_together():
+    # Two captions an image, both wrong or both right: 20 images, not 40 captions, are what the interval rests on.
+    truth = {str(image): frozenset({"dog"} if image % 2 else {"cat"}) for image in range(1, 21)}
+    answers = [Answer(f"{image}-{turn}", image, None, "A dog.") for image in truth for turn in (1, 2)]
+    figure = chair(answers, truth).intervals["chair_s"]
+    half = 100 * 1.96 * (0.25 / 20) ** 0.5
+    assert (figure.value, figure.n) == (50, 20)
+    assert (figure.low, figure.high) == pytest.approx((50 - half, 50 + half), abs=5)
+
+
+def test_captions_without_annotations_are_counted_when_allowed():
+    answers = [caption("1", "A cat."), caption("2", ""), caption("9", "A dog."), Answer("q7", None, None, "A dog.")]
+    result = chair(answers, {"1": frozenset(), "2": frozenset()}, allow_missing=True)
+    assert (result.captions, result.missing, result.empty, result.chair_s) == (2, 2, 1, 50)
+    with pytest.raises(MfpoError, match="2 of 2 captions are of images without annotations"):
+        chair(answers[2:], {"1": frozenset()}, allow_missing=True)
+
+
+def test_double_captions_are_named():
+    with pytest.raises(MfpoError, match=r"1 captions come more than once \(1\)"):
+        chair([caption("1", "A dog."), caption("000001.jpg", "A cat.")], {"1": frozenset()})
+    with pytest.raises(MfpoError, match=r"1 captions come more than once \(1 \(question 5\)\)"):
+        chair([Answer("5", "1", None, "A dog."), Answer("5", "1", None, "A dog.")], {"1": frozenset()})
+
+
+def test_models_that_saw_other_images_are_not_compared(reference_data, truth):
+    a, b = (chair_tallies(captions_of(reference_data, model), truth) for model in ("minigpt4", "instructblip"))
+    with pytest.raises(MfpoError, match="chair_s: 988 ids are answered in only one of the two"):
+        compare(a, b)
+
+
+def test_truth_from_instances_and_captions(tmp_path):
+    images = [
+        {"id": 7, "file_name": "COCO_val2014_000000000007.jpg"},
+        {"id": 8, "file_name": "COCO_val2014_000000000008.jpg"},
+    ]
+    categories = [{"id": 18, "name": "dog"}, {"id": 44, "name": "bottle"}]
+    instances = {"images": images, "categories": categories, "annotations": [{"image_id": 7, "category_id": 18}]}
+    captions = {
+        "images": images,
+        "annotations": [
+            {"image_id": 7, "caption": "A puppy and its frisbees."},
+            {"image_id": 7, "caption": "A man plays."},
+            {"image_id": 8, "caption": "An empty street."},
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    for name in ("truth.jsonl", "truth.jsonl.gz"):
+        assert prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], tmp_path / name) == 2
+        assert load_annotations(tmp_path / name) == {"7": {"dog", "frisbee", "person"}, "8": set()}
+    with pytest.raises(MfpoError, match=r"instances\.json: is no COCO captions file"):
+        prepare_truth([tmp_path / "instances.json"], [tmp_path / "instances.json"], tmp_path / "truth.jsonl")
+    with pytest.raises(MfpoError, match=r"captions\.json: is no COCO instances file"):
+        prepare_truth([tmp_path / "captions.json"], [], tmp_path / "truth.jsonl")
 
 
 def test_json_of_the_figures_and_of_each_caption():

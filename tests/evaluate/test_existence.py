@@ -81,6 +81,13 @@ def test_an_unreadable_answer_is_wrong_and_no_yes():
     assert result.f1 == pytest.approx(200 / 3)
 
 
+def test_missing_answers_are_counted_when_allowed():
+    labels = {str(number): "yes" for number in range(10)}
+    result = existence([answer("1", "Yes"), answer("2", "No")], labels, allow_missing=True)
+    assert (result.accuracy, result.questions, result.missing) == (50, 2, 8)
+    assert result.intervals["accuracy"].n == 2
+
+
 def test_always_no_has_no_precision():
     result = existence([answer("1", "No"), answer("2", "No")], {"1": "yes", "2": "no"})
     assert (result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio) == (50, 0, 0, 0, 0)

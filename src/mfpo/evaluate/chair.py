@@ -1,12 +1,17 @@
 """CHAIR: which share of the objects that captions name is not in the image (Rohrbach et al. 2018, section 2.1)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import gzip
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, image_key, percent, read_id, read_json, read_rows, some
+from mfpo.evaluate.answers import Answer, image_key, read_id, read_json, read_rows, some
+from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.objects import CATEGORIES, Mention, mentions
 
 
@@ -31,7 +36,11 @@ class CaptionScore:
 
 @dataclass(frozen=True)
 class Chair:
-    """CHAIR_s, CHAIR_i and recall in percent, `length` in words a caption; a share of nothing is 0."""
+    """CHAIR_s, CHAIR_i and recall in percent, `length` in words a caption; a share of nothing is 0.
+
+    `intervals` has the four again, each with its 95 % bootstrap interval and the number of images. `missing` captions
+    have no annotations and are not scored.
+    """
 
     chair_s: float
     chair_i: float
@@ -39,10 +48,13 @@ class Chair:
     length: float
     captions: int
     mentions: int
+    empty: int
+    missing: int
+    intervals: Mapping[str, Figure]
     details: tuple[CaptionScore, ...]
 
 
-def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]]) -> Chair:
+def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, allow_missing: bool = False) -> Chair:
     """Score captions as the official script does.
 
     - CHAIR_s: captions with at least one hallucinated object / captions.
@@ -50,26 +62,31 @@ def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]]) -> Cha
     - recall (AMBER's Cover): classes in the image that its caption names / classes in the image, both summed over the
       captions.
 
-    `truth` maps `image_key` of each image to the COCO classes in it. Raises MfpoError when there is no caption, or when
-    captions have no image or one that `truth` does not know.
+    `truth` maps `image_key` of each image to the COCO classes in it. Raises MfpoError when there is no caption, when
+    one comes twice, or when captions have no image or one that `truth` does not know; `allow_missing` counts these.
     """
-    if not answers:
-        raise MfpoError("there is no caption to score")
-    details = _scores(answers, truth)
-    named = sum(len(score.mentions) for score in details)
+    details = _scores(answers, truth, allow_missing)
+    intervals = {name: figure_of(tally) for name, tally in _tallies(details).items()}
     return Chair(
-        chair_s=percent(sum(bool(score.hallucinated) for score in details), len(details)),
-        chair_i=percent(sum(len(score.hallucinated) for score in details), named),
-        recall=percent(sum(len(score.found) for score in details), sum(len(score.truth) for score in details)),
-        length=sum(len(answer.text.split()) for answer in answers) / len(answers),
+        **{name: figure.value for name, figure in intervals.items()},
         captions=len(details),
-        mentions=named,
+        mentions=sum(len(score.mentions) for score in details),
+        empty=sum(not score.answer.text.strip() for score in details),
+        missing=len(answers) - len(details),
+        intervals=intervals,
         details=details,
     )
 
 
+def chair_tallies(
+    answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, allow_missing: bool = False
+) -> dict[str, Tally]:
+    """What the figures of `chair` are made of, by image, for comparisons."""
+    return _tallies(_scores(answers, truth, allow_missing))
+
+
 def chair_json(result: Chair) -> dict[str, Any]:
-    """The figures, and for each caption the classes it names and those of them that are hallucinated."""
+    """The figures, also with intervals, and for each caption its classes and those of them that are hallucinated."""
     details = [
         {
             "image_id": score.answer.image_id,
@@ -78,8 +95,9 @@ def chair_json(result: Chair) -> dict[str, Any]:
         }
         for score in result.details
     ]
-    names = ("chair_s", "chair_i", "recall", "length", "captions", "mentions")
-    return {name: getattr(result, name) for name in names} | {"details": details}
+    names = ("chair_s", "chair_i", "recall", "length", "captions", "mentions", "empty", "missing")
+    intervals = {name: asdict(figure) for name, figure in result.intervals.items()}
+    return {name: getattr(result, name) for name in names} | {"intervals": intervals, "details": details}
 
 
 def load_annotations(path: Path) -> dict[str, frozenset[str]]:
@@ -98,19 +116,74 @@ def load_annotations(path: Path) -> dict[str, frozenset[str]]:
     return truth
 
 
-def _scores(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]]) -> tuple[CaptionScore, ...]:
+def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path) -> int:
+    """Write CHAIR's ground truth to a JSONL file (`.gz` too) that `load_annotations` reads; return the images in it.
+
+    An image holds the classes of its instances, and those that its reference captions name (section 2.1). COCO's files
+    of several splits go into one. Raises MfpoError for a file of another form.
+    """
+    truth: dict[str, set[str]] = {}
+    for path in instances:
+        for image, objects in _instances(path).values():
+            truth.setdefault(image_key(image), set()).update(objects)
+    for path in captions:
+        for image, texts in _reference_captions(path).values():
+            named = {mention.category for text in texts for mention in mentions(text)}
+            truth.setdefault(image_key(image), set()).update(named)
+    rows = "".join(json.dumps({"image_id": image, "objects": sorted(truth[image])}) + "\n" for image in sorted(truth))
+    data = rows.encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
+    os.replace(partial, out)
+    return len(truth)
+
+
+def _scores(
+    answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], allow_missing: bool
+) -> tuple[CaptionScore, ...]:
+    if not answers:
+        raise MfpoError("there is no caption to score")
+    counts = Counter(_name(answer) for answer in answers)
+    double = [name for name, count in counts.items() if count > 1]
+    if double:
+        raise MfpoError(f"{len(double)} captions come more than once ({some(double)}); give each of them once")
     keys = [image_key(answer.image_id or "") for answer in answers]
-    unknown = [answer for answer, key in zip(answers, keys, strict=True) if key not in truth]
-    if unknown:
-        names = [answer.image_id or f"question {answer.question_id} (no image_id)" for answer in unknown]
+    unknown = [_name(answer) for answer, key in zip(answers, keys, strict=True) if key not in truth]
+    if unknown and not (allow_missing and len(unknown) < len(answers)):
         raise MfpoError(
-            f"{len(unknown)} of {len(answers)} captions are of images without annotations: {some(names)}; "
-            "give the annotations of these images"
+            f"{len(unknown)} of {len(answers)} captions are of images without annotations: {some(unknown)}; "
+            "give the annotations of these images, or score the others with --allow-missing"
         )
     return tuple(
         CaptionScore(answer, tuple(mentions(answer.text)), truth[key])
         for answer, key in zip(answers, keys, strict=True)
+        if key in truth
     )
+
+
+def _name(answer: Answer) -> str:
+    """What tells a caption from others: an image may have one for each of several questions."""
+    if answer.image_id is None:
+        return f"question {answer.question_id} (no image_id)"
+    image = image_key(answer.image_id)
+    return image if answer.question_id is None else f"{image} (question {answer.question_id})"
+
+
+def _tallies(details: Iterable[CaptionScore]) -> dict[str, Tally]:
+    """Each figure as parts of wholes; the captions of one image are one unit, since they share its truth."""
+    parts: dict[str, dict[str, tuple[float, ...]]] = {"chair_s": {}, "chair_i": {}, "recall": {}, "length": {}}
+    for score in details:
+        image = image_key(str(score.answer.image_id))
+        for name, part, whole in (
+            ("chair_s", bool(score.hallucinated), 1),
+            ("chair_i", len(score.hallucinated), len(score.mentions)),
+            ("recall", len(score.found), len(score.truth)),
+            ("length", len(score.answer.text.split()), 1),
+        ):
+            before = parts[name].get(image, (0, 0))
+            parts[name][image] = before[0] + part, before[1] + whole
+    return {name: Tally(units, mean) if name == "length" else Tally(units) for name, units in parts.items()}
 
 
 def _from_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -123,20 +196,38 @@ def _from_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _from_instances(path: Path) -> Iterator[tuple[str, list[str]]]:
     """The objects of each image, by its file name, and by its id where no other image's file is named like it."""
+    images = _instances(path)
+    taken = {image_key(name) for name, _ in images.values()}
+    for image_id, (name, found) in images.items():
+        yield name, found
+        if image_key(str(image_id)) not in taken:
+            yield str(image_id), found
+
+
+def _instances(path: Path) -> dict[Any, tuple[str, list[str]]]:
+    """File name and objects of each image of a COCO instances file, by its id."""
     data = read_json(path)
     try:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
-        files = {image["id"]: str(image.get("file_name", image["id"])) for image in data["images"]}
-        objects: dict[Any, list[str]] = {image_id: [] for image_id in files}
-        for entry in data["annotations"]:
-            objects[entry["image_id"]].append(names[entry["category_id"]])
+        return _by_image(data, lambda entry: names[entry["category_id"]])
     except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
             f"{path}: is no COCO instances file ({error}); give one with images, categories and annotations, "
             "or a .jsonl file with image_id and objects"
         ) from None
-    taken = {image_key(name) for name in files.values()}
-    for image_id, found in objects.items():
-        yield files[image_id], found
-        if image_key(str(image_id)) not in taken:
-            yield str(image_id), found
+
+
+def _reference_captions(path: Path) -> dict[Any, tuple[str, list[str]]]:
+    """File name and captions of each image of a COCO captions file, by its id."""
+    data = read_json(path)
+    try:
+        return _by_image(data, lambda entry: str(entry["caption"]))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MfpoError(f"{path}: is no COCO captions file ({error}); give one with images and annotations") from None
+
+
+def _by_image(data: Any, read: Callable[[Any], str]) -> dict[Any, tuple[str, list[str]]]:
+    images = {image["id"]: (str(image.get("file_name", image["id"])), list[str]()) for image in data["images"]}
+    for entry in data["annotations"]:
+        images[entry["image_id"]][1].append(read(entry))
+    return images

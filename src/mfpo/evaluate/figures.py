@@ -90,7 +90,10 @@ def compare(a: Mapping[str, Tally], b: Mapping[str, Tally], seed: int = 0) -> di
 def _difference(name: str, a: Tally, b: Tally, seed: int) -> Difference:
     alone = sorted(a.units.keys() ^ b.units.keys())
     if alone:
-        raise MfpoError(f"{name}: {len(alone)} ids are answered in only one of the two ({some(alone)})")
+        raise MfpoError(
+            f"{name}: {len(alone)} ids are answered in only one of the two ({some(alone)}); "
+            "give answers to the same questions"
+        )
     counts = np.array([(*a.units[unit], *b.units[unit]) for unit in a.units], dtype=np.float64)
 
     def figures(sums: Array) -> tuple[Array, Array]:

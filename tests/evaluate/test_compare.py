@@ -1,0 +1,80 @@
+"""Two files of answers, compared question by question."""
+
+import json
+
+import pytest
+
+from mfpo.errors import MfpoError, SettingError
+from mfpo.evaluate.compare import TALLIERS, compare_answers
+from mfpo.evaluate.pope import SPLITS
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def amber_files(tmp_path, folder):
+    """Answers that say the truth, and answers that say "No"."""
+    truths = [(e["id"], e["truth"]) for e in json.loads((folder / "annotations.json").read_text()) if e["id"] > 1_004]
+    right = [{"id": name, "response": truth.capitalize()} for name, truth in truths]
+    return write(tmp_path / "a.jsonl", right), write(tmp_path / "b.jsonl", [{**row, "response": "No"} for row in right])
+
+
+def test_amber(tmp_path, reference_data):
+    a, b = amber_files(tmp_path, reference_data / "amber")
+    found = compare_answers("amber", a, b, reference_data / "amber")
+    # 4,789 of 14,216 answers are yes; existence has no such question, so that nothing differs there.
+    accuracy = found["discriminative.accuracy"]
+    assert accuracy.difference == pytest.approx(100 * 4_789 / 14_216, abs=0.01)
+    assert accuracy.low < accuracy.difference < accuracy.high
+    assert (accuracy.n, found["discriminative.existence.f1"].p) == (14_216, 1)
+
+
+def test_chair(tmp_path):
+    truth = write(tmp_path / "truth.jsonl", [{"image_id": number, "objects": ["dog"]} for number in range(100)])
+    a = write(tmp_path / "a.jsonl", [{"image_id": number, "caption": "A dog."} for number in range(100)])
+    texts = ["A dog and a cat." if number < 10 else "A dog." for number in range(100)]
+    b = write(tmp_path / "b.jsonl", [{"image_id": number, "caption": text} for number, text in enumerate(texts)])
+    found = compare_answers("chair", a, b, truth)
+    assert (found["chair_s"].a, found["chair_s"].b, found["chair_s"].difference) == (0, 10, -10)
+    assert found["chair_s"].high < 0
+    assert (found["recall"].difference, found["recall"].p) == (0, 1)
+    assert found["length"].difference == pytest.approx(-0.3)
+
+
+def test_existence_and_pope(tmp_path):
+    rows = [
+        {
+            "question_id": number,
+            "image": f"{number}.jpg",
+            "text": "Is there a dog?",
+            "label": "yes" if number % 2 else "no",
+        }
+        for number in range(40)
+    ]
+    for split in SPLITS:
+        write(tmp_path / "pope" / f"pope_{split}.jsonl", rows)
+        write(tmp_path / "a" / f"{split}.jsonl", [{"question_id": r["question_id"], "text": r["label"]} for r in rows])
+        write(tmp_path / "b" / f"{split}.jsonl", [{"question_id": r["question_id"], "text": "yes"} for r in rows])
+    by_split = compare_answers("pope", tmp_path / "a", tmp_path / "b", tmp_path / "pope")
+    assert by_split["popular.accuracy"].difference == 50
+    one = [tmp_path / name / "random.jsonl" for name in "ab"]
+    assert (
+        compare_answers("existence", *one, tmp_path / "pope/pope_random.jsonl")["accuracy"]
+        == by_split["random.accuracy"]
+    )
+
+
+def test_answers_to_other_questions(tmp_path, reference_data):
+    a, b = amber_files(tmp_path, reference_data / "amber")
+    b.write_text("".join(b.read_text().splitlines(keepends=True)[2:]))
+    with pytest.raises(MfpoError, match=r"2 ids are answered in only one of the two \(1005, 1006\)"):
+        compare_answers("amber", a, b, reference_data / "amber")
+
+
+def test_an_unknown_benchmark(tmp_path):
+    with pytest.raises(SettingError, match="one of chair, existence, pope, amber"):
+        compare_answers("charm", tmp_path, tmp_path, tmp_path)
+    assert "amber" in TALLIERS
