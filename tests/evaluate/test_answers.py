@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, check_ids, image_key, percent, read_answers, read_rows, some
+from mfpo.evaluate.answers import Answer, check_ids, image_key, read_answers, read_rows, some
 
 
 def write(path, *rows):
@@ -139,8 +139,6 @@ def test_unknown_and_double_ids_are_named_together():
         check_ids(answers, {"1", "2"})
 
 
-def test_some_and_percent():
+def test_some():
     assert some(["a", "b", "c"]) == "a, b, c"
     assert some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
-    assert percent(1, 8) == 12.5
-    assert percent(0, 0) == 0

@@ -158,7 +158,7 @@ def load_amber(folder: Path) -> Benchmark:
         queried = {entry["id"]: str(entry["image"]) for query in queries for entry in query}
         questions = {str(entry["id"]): _question(entry, queried.get(entry["id"], "")) for entry in annotations}
         near = {str(word): tuple(map(str, words)) for word, words in near.items()}
-    except (AttributeError, KeyError, TypeError, OSError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise MfpoError(
             f"{folder}: does not hold AMBER's files ({error!r}); give one with {', '.join(_FILES)}"
         ) from None

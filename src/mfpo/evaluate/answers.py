@@ -142,11 +142,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def percent(part: int, whole: int) -> float:
-    """`part` of `whole` in percent; a share of nothing is 0."""
-    return 100 * part / whole if whole else 0.0
-
-
 def _answer(row: dict[str, Any], where: str) -> Answer:
     question_id = read_id(row, _QUESTION_KEYS, where)
     image_id = read_id(row, _IMAGE_KEYS, where)
