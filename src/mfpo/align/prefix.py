@@ -156,8 +156,11 @@ def _logps(project: Callable[[Tensor], Tensor], places: Tensor, ids: Tensor, chu
     def logps(states: Tensor, ids: Tensor) -> Tensor:
         return -F.cross_entropy(project(states).float(), ids, reduction="none")
 
-    chunks = zip(states.flatten(0, 1)[places].split(chunk), ids.split(chunk), strict=True)
-    # Recomputed in the backward pass, so that training keeps no logits either.
+    states = states.flatten(0, 1)[places]
+    if len(ids) <= chunk:
+        return logps(states, ids)
+    chunks = zip(states.split(chunk), ids.split(chunk), strict=True)
+    # Recomputed in the backward pass, so that training keeps the logits of one chunk at a time.
     return torch.cat([checkpoint(logps, *part, use_reentrant=False) for part in chunks])
 
 
