@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mfpo.cli_eval import eval_app
 from mfpo.errors import MfpoError, SettingError
 from mfpo.settings import read_settings
 
@@ -25,7 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
 book_app = typer.Typer(help="The picture book: drawn scenes and the tiny LLaVA trained on them.", no_args_is_help=True)
 app.add_typer(eval_app, name="eval")
 app.add_typer(book_app, name="picturebook")
@@ -38,7 +38,6 @@ ROWS_SET_ASIDE = 3
 Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `mfpo rank`.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
 Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the hub, or `picturebook`.")]
-Json = Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings STAGE` lists them.")
 ]
@@ -207,41 +206,6 @@ def answer(
 
     count = run(questions, _model(model), images, out, batch_size=batch_size, max_new_tokens=max_new_tokens)
     console.print(f"{out}: {count} answers")
-
-
-@eval_app.command("chair")
-def eval_chair(
-    answers: Annotated[Path, typer.Argument(help="JSONL with image_id and caption, or our answers.")],
-    annotations: Annotated[Path, typer.Option(help="COCO instances JSON, or JSONL with image_id and objects.")],
-    json_file: Json = None,
-) -> None:
-    """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
-
-    Example: mfpo eval chair captions.jsonl --annotations instances_val2014.json --json chair.json
-    """
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.chair import chair, chair_json, load_annotations
-
-    result = chair(read_answers(answers), load_annotations(annotations))
-    _show(chair_json(result), json_file)
-
-
-@eval_app.command("existence")
-def eval_existence(
-    answers: Annotated[Path, typer.Argument(help="JSONL with question_id and text.")],
-    annotations: Annotated[Path | None, typer.Option(help="JSONL of the questions, with label yes or no.")] = None,
-    json_file: Json = None,
-) -> None:
-    """Existence questions, as POPE scores them (Li et al. 2023).
-
-    Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.jsonl --json pope.json
-    """
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.existence import existence, labels_of, load_questions
-
-    read = read_answers(answers)
-    labels = labels_of(load_questions(annotations) if annotations else read)
-    _show(asdict(existence(read, labels)), json_file)
 
 
 @app.command()
@@ -436,20 +400,6 @@ def _settings_class(stage: str) -> Any:
     if stage not in classes:
         raise SettingError(f"no stage is named {stage!r}; there are {', '.join(classes)}")
     return classes[stage]
-
-
-def _show(figures: dict[str, Any], json_file: Path | None) -> None:
-    """Print the figures, without the details of each answer, and write all of them to `json_file`."""
-    from mfpo.folders import write_json
-
-    shown = Table("figure", "value")
-    for name, value in figures.items():
-        if not isinstance(value, list):
-            shown.add_row(name, f"{value:.1f}" if isinstance(value, float) else str(value))
-    console.print(shown)
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(json_file, figures)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def similar_by_spacy(pipeline: str) -> Callable[[str, str], bool]:
 
 
 def _nltk_nouns(text: str) -> list[str]:
-    import nltk  # type: ignore[import-untyped]
+    import nltk
 
     lemmatizer = nltk.stem.WordNetLemmatizer()
     tagged = nltk.pos_tag(nltk.word_tokenize(text))
