@@ -1,0 +1,259 @@
+"""LLaVA-Bench (COCO): 90 questions, each answer scored beside GPT-4's own by a judge (Liu et al. 2023, section 5.1).
+
+The figure is the model's mean score in percent of the reference's. The judge sees captions and boxes, not the image.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer, check_ids, image_key, read_json, read_rows, some
+from mfpo.evaluate.figures import Tally, figure_of, share
+from mfpo.evaluate.judge import Judge, Verdict
+
+CATEGORIES = ("conv", "detail", "complex")
+# The system message and the rules of the three categories in RLHF-V's evaluation.
+_OFFICIAL = "3be7bce31adacb42b1d182d4a6260487ba92be9f05f906ffc917817cdc29ee9f"
+# Our own wording; the official one is given by the user.
+SYSTEM = "You compare the answers of two assistants carefully and score them fairly."
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, GPT-4's answer to it, and what the judge is told of the image."""
+
+    image: str
+    category: str
+    text: str
+    reference: str
+    context: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the judge is asked in a category, and what it calls the two answers ("Assistant")."""
+
+    role: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The questions by id and the rules by category."""
+
+    questions: Mapping[str, Question]
+    rules: Mapping[str, Rule]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The scores of one question, each a mean over the orders; None where a verdict cannot be read."""
+
+    model: float | None
+    reference: float | None
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LlavaBench:
+    """The scores by question id, in the official order and in the order or orders asked for."""
+
+    pairs: Mapping[str, Pair]
+    categories: Mapping[str, str]
+    missing: int
+    empty: int
+    swapped: bool
+    official_prompt: bool
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """What the figures are made of, "overall" first; as officially, without the questions left unread."""
+        read = {
+            name: (pair.model, pair.reference)
+            for name, pair in self.pairs.items()
+            if pair.model is not None and pair.reference is not None
+        }
+        by_category = {
+            kind: {name: scores for name, scores in read.items() if self.categories[name] == kind}
+            for kind in CATEGORIES
+        }
+        groups = {"overall": read, **by_category}
+        return {name: Tally(units, share) for name, units in groups.items() if units}
+
+
+def llava_bench(
+    answers: Sequence[Answer],
+    benchmark: Benchmark,
+    judge: Judge,
+    *,
+    official: bool = False,
+    system: str = SYSTEM,
+    allow_missing: bool = False,
+) -> LlavaBench:
+    """Have each answer scored beside the reference, in both orders; `official` asks only with the reference first.
+
+    Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation. Raises MfpoError when ids are unknown or double, when an
+    answer is to another question, when answers are missing (`allow_missing` counts them instead), and when the judge
+    fails for good.
+    """
+    questions = benchmark.questions
+    check_ids(answers, questions, () if allow_missing else questions)
+    _check_asked(answers, questions)
+    orders = ("reference first",) if official else ("reference first", "model first")
+    prompts = {}
+    for answer in answers:
+        question = questions[str(answer.question_id)]
+        rule = benchmark.rules[question.category]
+        contents = (
+            _content(question, rule, question.reference, answer.text),
+            _content(question, rule, answer.text, question.reference),
+        )
+        for order, content in zip(orders, contents, strict=False):
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": content}]
+            prompts[f"{answer.question_id} ({order})"] = messages
+    verdicts = judge.ask(prompts, read_scores, temperature=0.2, max_tokens=180)
+    return LlavaBench(
+        pairs={
+            str(answer.question_id): _pair([verdicts[f"{answer.question_id} ({order})"] for order in orders])
+            for answer in answers
+        },
+        categories={name: question.category for name, question in questions.items()},
+        missing=len(questions) - len(answers),
+        empty=sum(not answer.text.strip() for answer in answers),
+        swapped=not official,
+        official_prompt=_hash(system, benchmark.rules) == _OFFICIAL,
+    )
+
+
+def read_scores(reply: str) -> tuple[float, float] | None:
+    """The two scores, from 0 to 10, that are the whole first line of a reply.
+
+    >>> read_scores("8 9.5\\nBoth are good."), read_scores("8, 9"), read_scores("Assistant 1: 8, Assistant 2: 9")
+    ((8.0, 9.5), (8.0, 9.0), None)
+    """
+    words = reply.strip().partition("\n")[0].replace(",", " ").split()
+    try:
+        first, second = map(float, words)
+    except ValueError:
+        return None
+    return (first, second) if 0 <= first <= 10 and 0 <= second <= 10 else None
+
+
+def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
+    """The relative scores in percent with intervals, and the mean scores of model and reference behind them.
+
+    Raises MfpoError when no verdict could be read.
+    """
+    unreadable = [name for name, pair in result.pairs.items() if pair.model is None]
+    if len(unreadable) == len(result.pairs):
+        reply = next(iter(result.pairs.values())).replies[-1]
+        raise MfpoError(
+            f"none of the {len(unreadable)} verdicts of {judge.settings.model} can be read ({reply[:80]!r}); "
+            "take a judge that writes the two scores on the first line, as the rule asks"
+        )
+    figures: dict[str, Any] = {"official_order": not result.swapped, "official_prompt": result.official_prompt}
+    for name, tally in result.tallies.items():
+        sums = [sum(scores) for scores in zip(*tally.units.values(), strict=True)]
+        means = dict(zip(("model", "reference"), (total / len(tally.units) for total in sums), strict=True))
+        figures[name] = asdict(figure_of(tally)) | means
+    return figures | {
+        "answers": len(result.pairs),
+        "missing": result.missing,
+        "empty": result.empty,
+        "unreadable": len(unreadable),
+        "unreadable_questions": unreadable,
+        "judge": judge.report(),
+        "details": [
+            {"question_id": name, "category": result.categories[name]} | asdict(pair) | {"replies": list(pair.replies)}
+            for name, pair in result.pairs.items()
+        ],
+    }
+
+
+def load_llava_bench(folder: Path) -> Benchmark:
+    """Read the benchmark's own files: questions, GPT-4's answers, captions and boxes, and the judge's rules.
+
+    Raises MfpoError when one is absent, of another form, or does not go with the others.
+    """
+    questions = _rows(folder, "qa90_questions.jsonl")
+    references = {str(row.get("question_id")): row for row in _rows(folder, "qa90_gpt4_answer.jsonl")}
+    contexts = {row.get("image"): row for row in _rows(folder, "caps_boxes_*.jsonl")}
+    rules = read_json(folder / "rule.json")
+    try:
+        benchmark = Benchmark(
+            {
+                str(row["question_id"]): Question(
+                    row["image"],
+                    row["category"],
+                    row["text"],
+                    references[str(row["question_id"])]["text"],
+                    _context(contexts[row["image"]]),
+                )
+                for row in questions
+            },
+            {name: Rule(rules[name]["role"], rules[name]["prompt"]) for name in CATEGORIES},
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MfpoError(
+            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({error!r})"
+        ) from None
+    strange = sorted({question.category for question in benchmark.questions.values()}.difference(CATEGORIES))
+    if strange:
+        raise MfpoError(f"{folder}: category {some(strange)} unknown; LLaVA-Bench (COCO) has {', '.join(CATEGORIES)}")
+    return benchmark
+
+
+def _rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        raise MfpoError(f"{folder}: holds {len(files)} files {pattern}; give LLaVA-Bench's folder with one of them")
+    return [row for _, row in read_rows(files[0])]
+
+
+def _context(row: Mapping[str, Any]) -> str:
+    boxes = [f"{instance['category']}: {instance['bbox']}" for instance in row["instances"]]
+    return "\n".join(row["captions"]) + "\n\n" + "\n".join(boxes)
+
+
+def _content(question: Question, rule: Rule, first: str, second: str) -> str:
+    """The judge's message, with its marks as LLaVA's script sets them."""
+    parts = [f"[Context]\n{question.context}", f"[Question]\n{question.text}"]
+    for number, text in enumerate((first, second), start=1):
+        parts += [f"[{rule.role} {number}]\n{text}", f"[End of {rule.role} {number}]"]
+    return "\n\n".join([*parts, f"[System]\n{rule.prompt}", ""])
+
+
+def _pair(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Pair:
+    """The mean scores over the orders; one order alone would bring its position's bias in."""
+    replies = tuple(verdict.replies[-1] for verdict in verdicts)
+    readings = [verdict.reading for verdict in verdicts if verdict.reading]
+    if len(readings) < len(verdicts):
+        return Pair(None, None, replies)
+    # In the first order the reference stands first, in the second the model.
+    scores = [readings[0][::-1], *readings[1:]]
+    model, reference = (sum(column) / len(scores) for column in zip(*scores, strict=True))
+    return Pair(model, reference, replies)
+
+
+def _check_asked(answers: Sequence[Answer], questions: Mapping[str, Question]) -> None:
+    """Other benchmarks number their questions from 0 too; prompt or image tells whose answers these are."""
+    wrong = [str(answer.question_id) for answer in answers if _is_another(answer, questions[str(answer.question_id)])]
+    if wrong:
+        raise MfpoError(
+            f"{len(wrong)} of {len(answers)} answers have another prompt or image than LLaVA-Bench's question "
+            f"({some(wrong)}); give answers to LLaVA-Bench (COCO)"
+        )
+
+
+def _is_another(answer: Answer, question: Question) -> bool:
+    other_image = answer.image_id is not None and image_key(answer.image_id) != image_key(question.image)
+    return other_image or (answer.prompt is not None and question.text.strip() not in answer.prompt)
+
+
+def _hash(system: str, rules: Mapping[str, Rule]) -> str:
+    texts = [system.strip(), *(text for name in CATEGORIES for text in (rules[name].role, rules[name].prompt))]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

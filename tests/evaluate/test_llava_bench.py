@@ -1,0 +1,218 @@
+"""LLaVA-Bench (COCO): reading scores, relative scores in one order and in both, and bad files."""
+
+import json
+import random
+import re
+import shutil
+
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer
+from mfpo.evaluate.llava_bench import CATEGORIES, SYSTEM, llava_bench, llava_bench_json, load_llava_bench, read_scores
+
+FILES = ("qa90_questions.jsonl", "qa90_gpt4_answer.jsonl", "caps_boxes_coco2014_val_80.jsonl", "rule.json")
+
+
+@pytest.fixture(scope="module")
+def folder(reference_data):
+    return reference_data / "llava_bench"
+
+
+@pytest.fixture(scope="module")
+def benchmark(folder):
+    return load_llava_bench(folder)
+
+
+def answers_to(benchmark, text="mine {}"):
+    return [Answer(name, None, None, text.format(name)) for name in benchmark.questions]
+
+
+def two_answers(prompt):
+    return re.findall(r"\[Assistant \d\]\n(.*?)\n\n\[End of Assistant \d\]", prompt, re.DOTALL)
+
+
+def scores(benchmark, judge, answers, **options):
+    return llava_bench_json(llava_bench(answers, benchmark, judge, **options), judge)
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("8 9", (8, 9)),
+        ("8 9\nAssistant 2 is better: 3 4", (8, 9)),
+        ("7.5, 10\n", (7.5, 10)),
+        ("8,9", (8, 9)),
+        ("0 1", (0, 1)),
+        ("\n8 9", (8, 9)),
+        ("8 9 ", (8, 9)),
+    ],
+)
+def test_two_scores_on_the_first_line(reply, read):
+    assert read_scores(reply) == read
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "8",
+        "8 9 10",
+        "Scores: 8 9",
+        "Assistant 1: 8\nAssistant 2: 9",
+        "I refuse.\n8 9",
+        "-1 -1",
+        "80 90",
+        "nan 5",
+        "8/9",
+    ],
+)
+def test_no_two_scores(reply):
+    assert read_scores(reply) is None
+
+
+def test_what_the_judge_is_asked(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: "8 9", concurrency=1)
+    question = benchmark.questions["0"]
+    llava_bench([Answer("0", None, None, "Red.")], benchmark, judge, allow_missing=True)
+    one, other = judge.server.bodies
+    assert (one["temperature"], one["max_tokens"]) == (0.2, 180)
+    assert one["messages"][0] == {"role": "system", "content": SYSTEM}
+    text = one["messages"][1]["content"]
+    assert text.startswith("[Context]\n")
+    assert "\n\n[Question]\nWhat is the color of the two suitcases in the image?\n\n[Assistant 1]\n" in text
+    assert text.endswith(f"[End of Assistant 2]\n\n[System]\n{benchmark.rules['conv'].prompt}\n\n")
+    assert two_answers(text) == [question.reference, "Red."]
+    assert two_answers(other["messages"][1]["content"]) == ["Red.", question.reference]
+
+
+def test_captions_and_boxes_are_in_the_context(benchmark, folder):
+    rows = [json.loads(line) for line in (folder / FILES[2]).read_text().splitlines()]
+    row = next(row for row in rows if row["image"] == benchmark.questions["0"].image)
+    first = row["instances"][0]
+    context = benchmark.questions["0"].context
+    assert context.startswith("\n".join(row["captions"]) + "\n\n" + f"{first['category']}: {first['bbox']}")
+    assert context.count("\n") == len(row["captions"]) + len(row["instances"])
+
+
+def test_both_orders_against_plain_sums(benchmark, stub_judge):
+    """A judge that gives the answer in first place 1 more: swapped, the bias goes; in one order it stays."""
+    draw = random.Random(0)
+    true = {name: (draw.randint(1, 8), draw.randint(4, 8)) for name in benchmark.questions}
+    by_reference = {question.reference: name for name, question in benchmark.questions.items()}
+
+    def biased(prompt):
+        values = []
+        for text in two_answers(prompt):
+            mine = text.startswith("mine ")
+            values.append(true[text[5:]][0] if mine else true[by_reference[text]][1])
+        return f"{values[0] + 1} {values[1]}\nwhy"
+
+    judge = stub_judge(biased)
+    both = scores(benchmark, judge, answers_to(benchmark))
+    one = scores(benchmark, judge, answers_to(benchmark), official=True)
+    for group in ("overall", *CATEGORIES):
+        pairs = [true[n] for n, question in benchmark.questions.items() if group in ("overall", question.category)]
+        count, model, reference = len(pairs), sum(m for m, _ in pairs), sum(r for _, r in pairs)
+        assert count == (90 if group == "overall" else 30)
+        assert both[group]["value"] == pytest.approx(100 * (model + count / 2) / (reference + count / 2))
+        assert one[group]["value"] == pytest.approx(100 * model / (reference + count))
+        assert (one[group]["model"], one[group]["n"]) == (pytest.approx(model / count), count)
+        assert one[group]["low"] < one[group]["value"] < one[group]["high"]
+    assert (both["official_order"], one["official_order"]) == (False, True)
+    # The single order was asked before, as one half of both.
+    assert judge.report()["asked"] == 180
+    assert json.loads(json.dumps(both)) == both
+
+
+def test_a_perfect_file_scores_100_and_an_empty_one_the_floor(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: " ".join("10" if text.strip() else "1" for text in two_answers(prompt)))
+    perfect = scores(benchmark, judge, [Answer(n, None, None, q.reference) for n, q in benchmark.questions.items()])
+    empty = scores(benchmark, judge, answers_to(benchmark, ""))
+    assert [perfect[group]["value"] for group in ("overall", *CATEGORIES)] == [100] * 4
+    assert [empty[group]["value"] for group in ("overall", *CATEGORIES)] == [10] * 4
+    assert (perfect["empty"], empty["empty"]) == (0, 90)
+
+
+def test_questions_that_stay_unreadable_in_one_order_are_left_out_and_named(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: "I refuse." if two_answers(prompt)[0] == "mine 3" else "4 4")
+    figures = scores(benchmark, judge, answers_to(benchmark))
+    assert (figures["unreadable"], figures["unreadable_questions"]) == (1, ["3"])
+    assert (figures["overall"]["n"], figures["overall"]["value"]) == (89, 100)
+    assert figures["judge"]["asked_again"] == 2
+    assert figures["details"][3]["model"] is None
+    assert figures["details"][3]["replies"] == ["4 4", "I refuse."]
+
+
+def test_a_judge_that_never_scores_is_an_error(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: "Both are nice.", attempts=1)
+    with pytest.raises(MfpoError, match=r"none of the 90 verdicts of judge-1 can be read \('Both are nice\.'\)"):
+        scores(benchmark, judge, answers_to(benchmark))
+
+
+def test_the_official_prompt_needs_the_official_system_message(benchmark, stub_judge):
+    assert not scores(benchmark, stub_judge(lambda prompt: "1 2"), answers_to(benchmark))["official_prompt"]
+
+
+def test_missing_unknown_and_double_answers(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: "4 4")
+    answers = answers_to(benchmark)
+    with pytest.raises(MfpoError, match=r"1 not in the questions \(90\); 1 answered more than once \(5\)"):
+        llava_bench([*answers, Answer("90", None, None, "x"), answers[5]], benchmark, judge)
+    with pytest.raises(MfpoError, match="80 without an answer"):
+        llava_bench(answers[:10], benchmark, judge)
+    assert judge.server.bodies == []
+    figures = scores(benchmark, judge, answers[:10], allow_missing=True)
+    assert (figures["missing"], figures["overall"]["n"]) == (80, 10)
+
+
+@pytest.mark.parametrize(
+    "other", [Answer("0", "AMBER_1.jpg", None, "x"), Answer("0", None, "Describe this image.", "x")]
+)
+def test_answers_to_another_benchmark(benchmark, stub_judge, other):
+    with pytest.raises(MfpoError, match="1 of 90 answers have another prompt or image"):
+        llava_bench([other, *answers_to(benchmark)[1:]], benchmark, stub_judge(lambda prompt: "4 4"))
+
+
+def test_an_answer_with_its_own_image_and_prompt(benchmark, stub_judge):
+    question = benchmark.questions["0"]
+    answer = Answer("0", f"COCO_val2014_{question.image}", f"<image>\n{question.text}", "x")
+    llava_bench([answer], benchmark, stub_judge(lambda prompt: "4 4"), allow_missing=True)
+
+
+def test_all_questions_of_the_files_are_used(benchmark, folder):
+    rows = [json.loads(line) for line in (folder / FILES[0]).read_text().splitlines()]
+    references = [json.loads(line)["text"] for line in (folder / FILES[1]).read_text().splitlines()]
+    assert [(q.image, q.category, q.text, q.reference) for q in benchmark.questions.values()] == [
+        (row["image"], row["category"], row["text"], text) for row, text in zip(rows, references, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_that_lacks_a_file(folder, tmp_path, name):
+    for other in FILES:
+        if other != name:
+            shutil.copyfile(folder / other, tmp_path / other)
+    with pytest.raises(MfpoError, match=re.escape(name[:10])):
+        load_llava_bench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        (FILES[0], '"category": "conv"', '"category": "vqa"'),
+        (FILES[0], '"question_id": 0,', '"question_id": 900,'),
+        (FILES[1], '"text"', '"answer"'),
+        (FILES[2], '"instances"', '"boxes"'),
+        (FILES[3], '"complex"', '"hard"'),
+    ],
+)
+def test_files_that_do_not_go_together(folder, tmp_path, name, old, new):
+    for other in FILES:
+        shutil.copyfile(folder / other, tmp_path / other)
+    path = tmp_path / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(MfpoError, match=re.escape(str(tmp_path))):
+        load_llava_bench(tmp_path)
