@@ -1,0 +1,54 @@
+"""Questions about images, as benchmarks publish them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mfpo.errors import MfpoError, RecordError
+from mfpo.evaluate.answers import read_id, read_label, read_rows
+from mfpo.records import decode_image, load_image
+
+# LLaVA's and POPE's, AMBER's, MMHal-Bench's; the first that a row has counts.
+_TEXT_KEYS = ("text", "query", "question")
+
+
+def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
+    """The questions of a JSONL file or JSON list as `question_id`, `image`, `text`, and `label` where a row has one.
+
+    Ids become texts; MMHal-Bench's questions, which have none, get their number from 0, and their image is the file
+    that `image_src` ends with. Raises MfpoError when a row lacks a key, an id comes twice, or an image below `images`
+    cannot be read.
+    """
+    questions: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    for number, (where, row) in enumerate(read_rows(path)):
+        question = _question(row, number, where)
+        question_id, image = question["question_id"], question["image"]
+        if question_id in questions:
+            raise MfpoError(f"{where}: question_id {question_id} comes a second time; give each question its own")
+        questions[question_id] = question
+        if image in seen:
+            continue
+        try:
+            decode_image(load_image(images, image))
+        except RecordError as error:
+            raise MfpoError(f"{where}: {error}") from None
+        seen.add(image)
+    return list(questions.values())
+
+
+def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]:
+    if "prompt" in row:
+        raise MfpoError(f"{where}: is an answer, not a question; give the file of the questions")
+    source = row.get("image_src")
+    if isinstance(source, str) and "image" not in row:
+        row = {"question_id": number, "image": source.rpartition("/")[2], **row}
+    question_id = read_id(dict(row), ("question_id", "id"), where)
+    text = next((row[key] for key in _TEXT_KEYS if key in row), None)
+    if question_id is None or not isinstance(text, str) or not text.strip():
+        raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
+    # LLaVA's files write the image's place; the chat template does so again. Half a surrogate pair cannot be sent.
+    text = text.replace("<image>", "").strip().encode(errors="replace").decode()
+    label = read_label(dict(row), where)
+    question = {"question_id": question_id, "image": row.get("image"), "text": text}
+    return question if label is None else question | {"label": label}
