@@ -1,17 +1,16 @@
-"""Ask a model questions about images and write its answers down as they come."""
+"""Ask a local model questions about images, in batches."""
 
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
-from mfpo.errors import MfpoError, RecordError
-from mfpo.evaluate.answers import read_id, read_rows
-from mfpo.folders import fingerprint, write_json
+from mfpo.errors import MfpoError
+from mfpo.evaluate.collect import Row, check_out, collect
+from mfpo.evaluate.questions import read_questions
+from mfpo.folders import fingerprint
 from mfpo.models import encode_questions, load_model, load_processor
 from mfpo.records import decode_image, load_image
 
@@ -25,35 +24,19 @@ def answer(
     batch_size: int = 32,
     max_new_tokens: int = 512,
 ) -> int:
-    """Answer each question of a JSONL file (`question_id`, `image`, `text`) greedily; return how many there were.
+    """Answer each question of a file (`read_questions`) greedily; return how many there were.
 
-    `out` gets a line an answer, with `question_id, image, prompt, text, model, decode`. A killed run goes on where it
-    stopped, if questions, model and settings are the same. Raises MfpoError when a question lacks a key, an id comes
-    twice, or an image cannot be read, before anything is generated.
+    `out` gets a line an answer, as `collect` writes it. A killed run goes on where it stopped, if questions, model and
+    settings are the same. Raises MfpoError when a question lacks a key, an id comes twice, or an image cannot be read,
+    before anything is generated.
     """
-    rows = _read_questions(questions, images)
-    if out.exists():
-        raise MfpoError(f"{out} exists already; give another --out or remove it")
+    rows = read_questions(questions, images)
+    check_out(out)
     model, processor = load_model(model_path), load_processor(model_path)
     decode = {"strategy": "greedy", "max_new_tokens": max_new_tokens}
-    partial = out.with_name(out.name + ".partial")
-    note = out.with_name(out.name + ".made_by.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = _finished(partial, note, {"questions": rows, "model": fingerprint(model_path, "*"), "decode": decode})
-    left = [row for row in rows if row["question_id"] not in done]
-    with partial.open("a", encoding="utf-8") as file:
-        starts = range(0, len(left), batch_size)
-        for start in track(starts, f"answering {len(left)} questions", disable=not left):
-            batch = left[start : start + batch_size]
-            texts = generate(model, processor, batch, images, max_new_tokens=max_new_tokens)
-            for row, text in zip(batch, texts, strict=True):
-                kept = {"question_id": row["question_id"], "image": row["image"], "prompt": row["text"], "text": text}
-                kept |= {"model": str(model_path), "decode": decode}
-                file.write(json.dumps(kept, ensure_ascii=False) + "\n")
-            file.flush()
-    os.replace(partial, out)
-    note.unlink()
-    return len(rows)
+    made_by = {"model": str(model_path), "decode": decode, "fingerprint": fingerprint(model_path, "*")}
+    ask = partial(_ask, model, processor, images, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    return collect(rows, ask, out, made_by).questions
 
 
 @torch.inference_mode()
@@ -71,33 +54,20 @@ def generate(
     return [text.strip() for text in texts]
 
 
-def _read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
-    """The questions of a file, checked, with their ids as texts."""
-    questions: dict[str, dict[str, Any]] = {}
-    for where, row in read_rows(path):
-        question_id = read_id(row, ("question_id",), where)
-        if question_id is None or not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
-        if question_id in questions:
-            raise MfpoError(f"{where}: question_id {question_id} comes a second time; give each question its own")
+def _ask(
+    model: Any, processor: Any, images: Path, rows: Sequence[Row], *, batch_size: int, max_new_tokens: int
+) -> Iterator[tuple[Row, Row]]:
+    """The longest questions first, so that running out of memory shows at once; equal ones, whose answers are of
+    similar length, side by side."""
+    lengths = {text: len(processor.tokenizer(text)["input_ids"]) for text in {row["text"] for row in rows}}
+    rows = sorted(rows, key=lambda row: (-lengths[row["text"]], row["text"]))
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
         try:
-            decode_image(load_image(images, row.get("image")))
-        except RecordError as error:
-            raise MfpoError(f"{where}: {error}") from None
-        text = row["text"].replace("<image>", "").strip()  # LLaVA's files write it; the chat template does so again
-        questions[question_id] = {"question_id": question_id, "image": row["image"], "text": text}
-    return list(questions.values())
-
-
-def _finished(partial: Path, note: Path, made_by: dict[str, Any]) -> set[str]:
-    """The questions that a killed run of the same kind answered; a line that was broken off is removed."""
-    if not partial.exists() or not note.exists() or json.loads(note.read_text(encoding="utf-8")) != made_by:
-        partial.unlink(missing_ok=True)
-        write_json(note, made_by)
-        return set()
-    # Not splitlines(), which also cuts where a model wrote one of Unicode's other line ends.
-    lines = partial.read_text(encoding="utf-8").split("\n")[:-1]
-    whole = partial.with_name(partial.name + ".whole")
-    whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    whole.replace(partial)
-    return {json.loads(line)["question_id"] for line in lines}
+            texts = generate(model, processor, batch, images, max_new_tokens=max_new_tokens)
+        except torch.OutOfMemoryError:
+            raise MfpoError(
+                f"no GPU memory for {len(batch)} questions at a time; give a smaller --batch-size "
+                "(the answers so far are kept)"
+            ) from None
+        yield from zip(batch, ({"text": text} for text in texts), strict=True)
