@@ -1,0 +1,111 @@
+"""Ask a model behind an OpenAI-compatible endpoint questions about images, several at a time."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.collect import Answered, Row, check_out, collect
+from mfpo.evaluate.openai_client import explain, longest_answer, open_client, without_key
+from mfpo.evaluate.questions import read_questions
+from mfpo.records import load_image
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+# So many failures without a success between them, and the endpoint is taken to be down.
+_HOPELESS = 20
+
+
+def answer_by_endpoint(
+    questions: Path,
+    endpoint: str,
+    model: str,
+    images: Path,
+    out: Path,
+    *,
+    max_new_tokens: int = 512,
+    temperature: float | None = 0.0,
+    concurrency: int = 8,
+    retries: int = 5,
+    timeout: float = 120.0,
+    retry_failed: bool = False,
+) -> Answered:
+    """Answer each question of a file (`read_questions`) by `model`, as the `endpoint` ("http://host/v1") calls it.
+
+    `out` gets a line an answer, as `collect` writes it; a question that fails after `retries` repetitions is kept with
+    its `error`, and `retry_failed` asks just those again. `temperature` None sends none, which some reasoning models
+    insist on. Raises MfpoError when the endpoint refuses key or model, or 20 questions in a row fail; the same call
+    then goes on.
+    """
+    rows = read_questions(questions, images)
+    check_out(out, retry_failed=retry_failed)
+    client = open_client(endpoint, retries=retries, timeout=timeout)
+    decode = longest_answer(endpoint, max_new_tokens) | ({} if temperature is None else {"temperature": temperature})
+    ask = partial(_ask, client, model, decode, images, concurrency=concurrency)
+    return collect(rows, ask, out, {"model": model, "decode": decode, "endpoint": endpoint}, retry_failed=retry_failed)
+
+
+def chat(row: Row, images: Path) -> list[dict[str, Any]]:
+    """A question in the form of OpenAI's API. An upright RGB JPEG, PNG or WebP is sent byte for byte, others as PNG.
+
+    Neither the image's name nor its folder is sent.
+    """
+    data = load_image(images, row["image"])["bytes"]
+    kind = Image.open(io.BytesIO(data)).get_format_mimetype()
+    url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": row["text"]}]
+    return [{"role": "user", "content": parts}]
+
+
+def _ask(
+    client: "OpenAI", model: str, decode: Mapping[str, Any], images: Path, rows: Sequence[Row], *, concurrency: int
+) -> Iterator[tuple[Row, Row]]:
+    """The replies as they come; MfpoError when nothing works."""
+    pool = ThreadPoolExecutor(concurrency)
+    in_a_row = 0
+    try:
+        tasks = {pool.submit(_reply, client, model, decode, images, row): row for row in rows}
+        for task in as_completed(tasks):
+            reply = task.result()
+            in_a_row = in_a_row + 1 if "error" in reply else 0
+            if in_a_row == _HOPELESS:
+                raise MfpoError(
+                    f"{client.base_url}: {_HOPELESS} questions in a row failed, the last with: {reply['error']}; "
+                    "run again to go on, the answers so far are kept"
+                )
+            yield tasks[task], reply
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _reply(client: "OpenAI", model: str, decode: Mapping[str, Any], images: Path, row: Row) -> Row:
+    """`text`, or `text` None and the `error`; MfpoError when every other question would fail alike."""
+    import openai
+
+    messages: Any = chat(row, images)
+    try:
+        response: Any = client.chat.completions.create(model=model, messages=messages, **decode)
+        message = response.choices[0].message
+        text = message.content if message.content is not None else message.refusal
+        finished = response.choices[0].finish_reason
+    except (openai.AuthenticationError, openai.NotFoundError) as error:
+        fault = f"{client.base_url}: {explain(error, client)}; check OPENAI_API_KEY, the model's name and the address"
+    except openai.APIError as error:
+        return {"text": None, "error": explain(error, client)}
+    except (json.JSONDecodeError, AttributeError, IndexError, TypeError):
+        return {"text": None, "error": "the reply is no chat completion; check the address, mostly ending in /v1"}
+    else:
+        if text is None:
+            return {"text": None, "error": f"the reply holds no text (finish_reason {finished})"}
+        # Half a surrogate pair cannot be written.
+        return {"text": without_key(text, client).strip().encode(errors="replace").decode()}
+    # Raised out here, so that the client's error, which holds the key, is no part of this one.
+    raise MfpoError(fault)
