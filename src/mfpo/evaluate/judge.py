@@ -211,7 +211,7 @@ class Judge:
         if isinstance(error, openai.APITimeoutError):
             return f"{self.settings.endpoint} gave no reply within {self.settings.timeout:g} s, {tries}; raise timeout"
         if isinstance(error, openai.APIConnectionError):
-            return f"{self.settings.endpoint} cannot be reached or cuts the connection, tried {tries}; is it running?"
+            return f"{self.settings.endpoint} cannot be reached or cuts the connection (tried {tries}); start it"
         status = getattr(error, "status_code", None)
         said = " ".join(self._without_key(str(error)).split())[:200]
         hint = {

@@ -1,0 +1,359 @@
+"""Object HalBench: which objects do descriptions of 300 COCO images name that are not there (Yu et al. 2024, RLHF-V)?
+
+The steps are those of eval/eval_gpt_obj_halbench.py in RLHF-V: a judge lists the objects of a description, and a table
+of synonyms maps them to COCO's classes. Without a judge, rules read the objects from the text.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from textblob.en import tag
+from textblob.en.inflect import singularize
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer, check_ids, image_key, read_id, read_rows, some
+from mfpo.evaluate.figures import Tally, figure_of, share
+from mfpo.evaluate.judge import Judge, Template
+from mfpo.objects import CATEGORIES
+
+# Of the prompt in RLHF-V's script, without its outer blanks, and of its table of synonyms.
+_OFFICIAL_PROMPT = "c3dc8146b288c75245224456441b366c51eb64a173436beb05fbffbd6bec06ff"
+_OFFICIAL_TABLE = "2d737a47045e2b0be2a47a2ce843a28afab97cb92218d83b6b3c633cfb86f398"
+_OFFICIAL_TAGGER = "en_core_web_trf"
+
+# The official double words besides the table's own, and the word that each stands for.
+_ANIMALS = ["bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub"]
+_PAIRS = (
+    {"home plate": "home plate", "train track": "train track", "bow tie": "tie", "toilet seat": "toilet"}
+    | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS}
+    | {"passenger jet": "jet", "passenger train": "train"}
+)
+_NOUNS = ("NN", "NNS", "NNP", "NNPS")
+_WORD = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)*")
+
+# Our own wording of what the official prompt asks.
+DEFAULT = Template(
+    """A model was shown an image and asked:
+
+{question}
+
+It answered:
+
+{answer}
+
+Take the answer for true. List each visible object that it says is in the image, and no other. Write the bare name of \
+the object, without its colour, material, size or any other property. Reply with a JSON list of texts and nothing \
+else, for example ["dog", "dining table"]; reply with [] if it names no visible object.
+""",
+    ("question", "answer"),
+)
+
+# A text's words, each with its lemma and its part of speech as in the Penn Treebank.
+Tagger = Callable[[str], list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The COCO class of each term, and the terms that two words stand for."""
+
+    classes: Mapping[str, str]
+    pairs: Mapping[str, str]
+    official: bool
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The single words of all terms."""
+        return frozenset(word for term in self.classes for word in term.split())
+
+    def singular(self, word: str) -> str:
+        """`word` in lower case and singular; a word of the table stays ("bus", "glass")."""
+        word = word.lower()
+        return word if word in self.words else str(singularize(word))
+
+
+@dataclass(frozen=True)
+class Description:
+    """The terms that one answer names, each once, their COCO classes, and the classes in the image."""
+
+    terms: tuple[str, ...]
+    classes: tuple[str, ...]
+    truth: frozenset[str]
+    length: int
+
+    @property
+    def hallucinated(self) -> tuple[str, ...]:
+        """The terms whose class is not in the image."""
+        return tuple(term for term, name in zip(self.terms, self.classes, strict=True) if name not in self.truth)
+
+
+@dataclass(frozen=True)
+class ObjectHalBench:
+    """The descriptions by image, how they were read, and the images whose verdicts stay unreadable."""
+
+    descriptions: Mapping[str, Description]
+    unreadable: tuple[str, ...]
+    reading: Mapping[str, Any]
+    missing: int
+    empty: int
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """What the figures are made of; the two first differ in what they count by, all answers or those with objects.
+
+        - chair_s: answers with a hallucinated object / answers. - chair_s_refined: the same / answers with an object.
+        - chair_i: hallucinated objects / objects. - recall: classes found / classes in the images.
+        """
+        found = self.descriptions.items()
+        units: dict[str, dict[str, tuple[float, ...]]] = {
+            "chair_s": {name: (bool(one.hallucinated), 1) for name, one in found},
+            "chair_s_refined": {name: (bool(one.hallucinated), bool(one.terms)) for name, one in found},
+            "chair_i": {name: (len(one.hallucinated), len(one.terms)) for name, one in found},
+            "recall": {name: (len(one.truth.intersection(one.classes)), len(one.truth)) for name, one in found},
+        }
+        return {name: Tally(counts, share) for name, counts in units.items()}
+
+
+def object_halbench(
+    answers: Sequence[Answer],
+    truth: Mapping[str, frozenset[str]],
+    table: Table,
+    *,
+    judge: Judge | None = None,
+    questions: Mapping[str, str] | None = None,
+    template: Template = DEFAULT,
+    tagger: str = "textblob",
+    allow_missing: bool = False,
+) -> ObjectHalBench:
+    """Score descriptions; the judge lists their objects, or rules do where there is none.
+
+    `truth` holds the COCO classes by `image_key`, `questions` the benchmark's questions likewise; without these, each
+    image of `truth` may be described, and the judge is told the answers' own prompts. `tagger` finds the nouns in the
+    names that the judge gives: a spaCy pipeline (officially en_core_web_trf) or TextBlob's. Raises MfpoError when
+    images are unknown or double, when an answer is to another question, when answers are missing (`allow_missing`
+    counts them instead), and when the judge fails for good.
+    """
+    given = _by_image(answers, truth, questions, allow_missing=allow_missing)
+    # The official script takes Muffin's role name out of the answers.
+    texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in given.items()}
+    reading: dict[str, Any] = {"extract": "rules", "official": False}
+    named: dict[str, list[str] | None]
+    if judge is None:
+        named = {image: _terms_in(text, table) for image, text in texts.items()}
+    else:
+        asked = {image: (questions or {}).get(image) or answer.prompt for image, answer in given.items()}
+        lists = _listed(texts, asked, judge, template)
+        terms = partial(_terms_of, table=table, tagger=_open_tagger(tagger, table))
+        named = {image: None if names is None else terms(names) for image, names in lists.items()}
+        reading = {"extract": "judge", "official_prompt": template.is_the_one(_OFFICIAL_PROMPT), "tagger": tagger}
+        official = reading["official_prompt"] and table.official and tagger == _OFFICIAL_TAGGER
+        reading = {"official": official, **reading}
+    return ObjectHalBench(
+        {
+            image: _description(terms, texts[image], truth[image], table)
+            for image, terms in named.items()
+            if terms is not None
+        },
+        tuple(image for image, terms in named.items() if terms is None),
+        reading | {"official_synonyms": table.official},
+        len(questions) - len(given) if questions else 0,
+        sum(not text for text in texts.values()),
+    )
+
+
+def read_objects(reply: str) -> list[str] | None:
+    """The list of texts that a reply is or ends with, or None.
+
+    >>> read_objects('["dog", "cat"]'), read_objects('Here:\\n["dog"]'), read_objects("()"), read_objects("A dog.")
+    (['dog', 'cat'], ['dog'], [], None)
+    """
+    text = reply.strip()
+    if text == "()":  # what the official prompt calls an empty list
+        return []
+    for part in (text, text.rpartition("\n")[2], text[text.find("[") : text.rfind("]") + 1]):
+        try:
+            names = json.loads(part)
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+    return None
+
+
+def object_halbench_json(result: ObjectHalBench, judge: Judge | None = None) -> dict[str, Any]:
+    """The figures in percent with intervals, how objects were read, the counts, and each image's objects.
+
+    Raises MfpoError when no verdict could be read.
+    """
+    if not result.descriptions:
+        raise MfpoError(
+            f"none of the judge's {len(result.unreadable)} lists of objects can be read; take a judge that writes JSON"
+        )
+    described = result.descriptions.values()
+    return {
+        **result.reading,
+        **{name: asdict(figure_of(tally)) for name, tally in result.tallies.items()},
+        "printed_by_papers": ["chair_s_refined", "chair_i"],
+        "answers": len(described),
+        "answers_with_objects": sum(bool(one.terms) for one in described),
+        "objects": sum(len(one.terms) for one in described),
+        "length": sum(one.length for one in described) / len(described),
+        "missing": result.missing,
+        "empty": result.empty,
+        "unreadable": len(result.unreadable),
+        "unreadable_images": list(result.unreadable),
+        "judge": judge.report() if judge else None,
+        "details": [
+            {"image_id": image, "objects": list(one.terms), "hallucinated": list(one.hallucinated)}
+            for image, one in result.descriptions.items()
+        ],
+    }
+
+
+def load_table(path: Path | None = None) -> Table:
+    """Read a table of synonyms, by default our own: a line a class, with its words after it.
+
+    Raises MfpoError when the classes are not COCO's.
+    """
+    source = path or files("mfpo").joinpath("coco_words.txt")
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MfpoError(f"{path}: cannot be read ({error}); give RLHF-V's synonyms_refine.txt") from None
+    lines = [re.split(r"\s*[:,]\s*", line.strip()) for line in text.splitlines() if not line.startswith("#")]
+    # In our own table "none" holds words of two, of which no single one counts; _PAIRS has them.
+    classes = {term: line[0] for line in lines if line[0] != "none" for term in line if term}
+    strange = sorted(set(classes.values()).symmetric_difference(CATEGORIES))
+    if strange:
+        raise MfpoError(
+            f"{path}: {len(strange)} classes are not COCO's or are absent ({some(strange)}); "
+            "give a line a class: the class, then its synonyms, all between commas"
+        )
+    official = hashlib.sha256(text.strip().encode()).hexdigest() == _OFFICIAL_TABLE
+    return Table(classes, {term: term for term in classes if " " in term} | _PAIRS, official)
+
+
+def load_questions(path: Path) -> dict[str, str]:
+    """The benchmark's questions by `image_key`: JSONL with `image_id` and `question`, or ours with `image` and `text`.
+
+    Raises MfpoError when a row is another, or when an image comes twice.
+    """
+    questions: dict[str, str] = {}
+    for where, row in read_rows(path):
+        image, text = read_id(row, ("image_id", "image"), where), row.get("question", row.get("text"))
+        if image is None or not isinstance(text, str):
+            raise MfpoError(f"{where}: is no question; give image_id and question")
+        if image_key(image) in questions:
+            raise MfpoError(f"{where}: image {image} comes a second time; Object HalBench asks once about each")
+        questions[image_key(image)] = text
+    return questions
+
+
+def _by_image(
+    answers: Sequence[Answer],
+    truth: Mapping[str, frozenset[str]],
+    questions: Mapping[str, str] | None,
+    *,
+    allow_missing: bool,
+) -> dict[str, Answer]:
+    """The answers by `image_key`, once they are known to be to these questions."""
+    nameless = sum(answer.image_id is None for answer in answers)
+    if nameless:
+        raise MfpoError(f"{nameless} of {len(answers)} answers have no image_id; give one in each row")
+    named = [replace(answer, question_id=image_key(str(answer.image_id))) for answer in answers]
+    check_ids(named, questions or truth, () if allow_missing else questions or ())
+    given = {str(answer.question_id): answer for answer in named}
+    unknown = [image for image in given if image not in truth]
+    if unknown:
+        raise MfpoError(
+            f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give those of COCO 2014"
+        )
+    prompts = ((image, answer.prompt, (questions or {}).get(image)) for image, answer in given.items())
+    wrong = [image for image, prompt, text in prompts if prompt and text and text.strip() not in prompt]
+    if wrong:
+        raise MfpoError(
+            f"{len(wrong)} of {len(given)} answers have another prompt than the question about their image "
+            f"({some(wrong)}); give answers to Object HalBench"
+        )
+    return given
+
+
+def _listed(
+    texts: Mapping[str, str], asked: Mapping[str, str | None], judge: Judge, template: Template
+) -> dict[str, list[str] | None]:
+    """The names that the judge lists, None where no reply can be read; three words or fewer are not asked about."""
+    prompts = {}
+    for image, text in texts.items():
+        if len(text.split()) > 3:
+            question = asked[image]
+            if question is None:
+                raise MfpoError(f"image {image}: its answer has no prompt, which the judge needs; give the questions")
+            prompts[image] = [{"role": "system", "content": template.fill(question, text)}]
+    verdicts = judge.ask(prompts, read_objects, temperature=0.2, max_tokens=512)
+    return {image: verdicts[image].reading if image in verdicts else [] for image in texts}
+
+
+def _terms_of(names: Sequence[str], table: Table, tagger: Tagger) -> list[str]:
+    """The terms that the judge's names stand for: their double words, or else their runs of nouns."""
+    terms: list[str] = []
+    for name in names:
+        tagged = tagger(f"a {name}")
+        lemmas = [lemma for lemma, _ in tagged]
+        double = [term for term, is_double in _merge(lemmas, table.pairs) if is_double]
+        terms += double or _noun_runs(tagged)
+    return terms
+
+
+def _noun_runs(tagged: Sequence[tuple[str, str]]) -> list[str]:
+    marked = " ".join(lemma if part in _NOUNS else "|" for lemma, part in tagged)
+    return [run.strip() for run in marked.split("|") if run.strip()]
+
+
+def _terms_in(text: str, table: Table) -> list[str]:
+    """The double words and words of a text, as the official script reads COCO's reference captions."""
+    words = [table.singular(word) for word in _WORD.findall(text)]
+    return [term for term, _ in _merge(words, table.pairs)]
+
+
+def _merge(words: Sequence[str], pairs: Mapping[str, str]) -> list[tuple[str, bool]]:
+    """The words, two that are a pair as the term that it stands for, each with whether it was one."""
+    merged: list[tuple[str, bool]] = []
+    place = 0
+    while place < len(words):
+        term = pairs.get(" ".join(words[place : place + 2]))
+        merged.append((term, True) if term else (words[place], False))
+        place += 2 if term else 1
+    return merged
+
+
+def _description(terms: Sequence[str], text: str, truth: frozenset[str], table: Table) -> Description:
+    """Each term once, as officially, so that a synonym of the same class counts again but a repetition does not."""
+    once = dict.fromkeys(terms)
+    if "toilet" in once:
+        once.pop("seat", None)
+    known = tuple(term for term in once if term in table.classes)
+    return Description(known, tuple(table.classes[term] for term in known), truth, len(text.split(" ")))
+
+
+def _open_tagger(name: str, table: Table) -> Tagger:
+    """The tagger of that name. Raises MfpoError when it is not installed."""
+    if name == "textblob":
+        return lambda text: [
+            (table.singular(word) if part in _NOUNS else word.lower(), part) for word, part in tag(text)
+        ]
+    try:
+        import spacy
+
+        pipeline = spacy.load(name)
+    except (ImportError, OSError) as error:
+        raise MfpoError(
+            f"tagger is {name!r}, which cannot be loaded ({str(error).splitlines()[0]}); give textblob or an "
+            f"installed spaCy pipeline, officially {_OFFICIAL_TAGGER}"
+        ) from None
+    return lambda text: [(token.lemma_, token.tag_) for token in pipeline(text)]

