@@ -1,6 +1,7 @@
 """The model that is trained: which of its weights move, and in which precision."""
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,27 @@ from transformers import set_seed
 
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError, SettingError
-from mfpo.models import device
+from mfpo.models import device, load_model
 
 
 def computes_in_bf16(settings: TrainSettings) -> bool:
     return settings.bf16 and device().type == "cuda"
 
 
+def precision(settings: TrainSettings) -> AbstractContextManager[Any]:
+    """The context that forward passes beside the training are computed in, as those of the training."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=computes_in_bf16(settings))
+
+
 def weights_dtype(settings: TrainSettings) -> torch.dtype:
     """float32 for weights that move, as a rate of 5e-7 is lost in bfloat16, which a frozen base may have."""
     return torch.bfloat16 if settings.lora_rank and computes_in_bf16(settings) else torch.float32
+
+
+def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> Any:
+    """The policy at the start of a stage: `model`, or what the stage before has saved in `last`."""
+    base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
+    return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
 
 
 def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], adapter: Path | None) -> Any:

@@ -1,54 +1,82 @@
 """`transformers.Trainer` with a preference objective in place of its loss, and the metrics of preference training."""
 
-from collections.abc import Callable
-from functools import partial
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from mfpo.align.logprobs import sequence_logps
 from mfpo.align.objectives import OBJECTIVES, LogRatios, Terms, total
-from mfpo.align.pairs import Pairs
+from mfpo.align.pairs import Pair
 from mfpo.align.prefix import shares_prefix
+from mfpo.align.stage import StageOrder, StageRecords, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
 
+# Below it, the mean margin of a window is rounding, and a ratio to it means nothing.
+_ROUNDING = 1e-5
+
 
 class PreferenceTrainer(Trainer):
-    """Trains on batches of `Pairs.collate`; `reference` is (records, sequences per record).
+    """Trains on the records of a stage; `reference` is (records of the dataset, sequences per record).
 
-    `write` gets the metrics of each logging window and the step in the stage.
+    `write` gets the metrics of each logging window and the step in the stage, in the first process only. Raises
+    MfpoError before a step would spoil the weights, and when a checkpoint cannot be written.
     """
 
     def __init__(
         self,
         *,
-        pairs: Pairs,
+        records: StageRecords,
         reference: Tensor,
         settings: TrainSettings,
         write: Callable[[dict[str, float], int], None],
         model: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, data_collator=partial(pairs.collate, shared=shares_prefix(model)), **kwargs)
+        super().__init__(model, train_dataset=records, data_collator=self.collate, **kwargs)
         # The loss is a mean over the batch; the Trainer has to divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
-        self.pairs = pairs
+        self.pairs = records.pairs
+        self.shares_prefix = shares_prefix(model)
         self.reference = reference
         self.settings = settings
         self.write = write
-        self.window: list[dict[str, Tensor]] = []
+        self.window: dict[str, Tensor] = {}
+        self.window_start = time.monotonic()
+        self.rows_of_step: list[int] = []
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(QuietBar)
 
+    def collate(self, records: Sequence[tuple[Pair, bool]]) -> dict[str, Tensor]:
+        """One batch of `Pairs.collate`; `counts` says which of its records count."""
+        pairs, counts = zip(*records, strict=True)
+        return self.pairs.collate(pairs, shared=self.shares_prefix) | {"counts": torch.tensor(counts)}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> StageOrder:
+        records, processes, s = len(self.train_dataset), self.accelerator.num_processes, self.settings
+        return StageOrder(
+            records,
+            multiple=s.batch_size * processes if processes > 1 else 1,
+            seed=s.seed,
+            epoch=lambda: self.state.global_step // steps_per_epoch(records, s, processes),
+        )
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The mean loss of a batch. Raises MfpoError with the records' ids when it is not finite."""
-        rows = inputs.pop("rows")
+        """The mean loss of a batch, over all processes together once their gradients are averaged.
+
+        Raises MfpoError with the records' ids when it is not finite.
+        """
+        rows, counts = inputs.pop("rows"), inputs.pop("counts")
+        self.rows_of_step += rows.tolist()
         logps = sequence_logps(model, inputs).view(-1, len(self.pairs.names)).T
         ratios = LogRatios(*(logps - self.reference[rows.cpu()].T.to(logps.device)))
         s = self.settings
@@ -56,23 +84,51 @@ class PreferenceTrainer(Trainer):
         terms = method.terms(ratios, **{name: getattr(s, name) for name in method.options})
         losses = total(terms, text=s.text_weight, image=s.image_weight, margin=s.margin_weight)
         if not losses.isfinite().all():
-            ids = [self.pairs.ids[row] for row, loss in zip(rows.tolist(), losses, strict=True) if not loss.isfinite()]
-            raise MfpoError(
-                f"the loss is no longer finite at record {', '.join(map(repr, ids))}, step {self.state.global_step}; "
-                "lower learning_rate or look at these records"
-            )
-        self.window.append({"loss": losses.detach(), **metrics(logps.detach(), ratios, terms, beta=s.beta)})
-        return losses.mean()
+            broken = [row for row, loss in zip(rows.tolist(), losses, strict=True) if not loss.isfinite()]
+            raise self._not_finite("loss", broken)
+        values = {"loss": losses.detach(), **metrics(logps.detach(), ratios, terms, beta=s.beta)}
+        sums = {name: value[counts].double().sum() for name, value in values.items()}
+        for name, amount in (sums | {"records": counts.sum()} | count_tokens(inputs)).items():
+            self.window[name] = self.window.get(name, 0.0) + amount
+        records = self.accelerator.reduce(counts.sum(), "sum")
+        return losses[counts].sum() * self.accelerator.num_processes / records
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            raise self._not_finite("gradient", self.rows_of_step)
+        self.rows_of_step.clear()
+        return norm
+
+    def _not_finite(self, what: str, rows: Sequence[int]) -> MfpoError:
+        ids = ", ".join(repr(self.pairs.ids[row]) for row in rows)
+        return MfpoError(
+            f"the {what} is no longer finite at record {ids}, step {self.state.global_step}; lower learning_rate or "
+            f"look at these records (the last checkpoint before is kept in {self.args.output_dir})"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over the records since the last call; the Trainer calls it every `logging_steps`."""
         if self.window:
-            means = {name: torch.cat([part[name] for part in self.window]).mean().item() for name in self.window[0]}
+            summed = self.accelerator.reduce(torch.stack([value.double() for value in self.window.values()]), "sum")
+            sums = dict(zip(self.window, summed.tolist(), strict=True))
+            means = window_means(sums, seconds=time.monotonic() - self.window_start)
             self.window.clear()
             rates = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
-            self.write(means | rates, self.state.global_step)
+            if self.is_world_process_zero():
+                self.write(means | rates, self.state.global_step)
             logs = logs | means
+        self.window_start = time.monotonic()
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of them, as to who writes
+            raise MfpoError(
+                f"the checkpoint of step {self.state.global_step} cannot be written ({str(error).splitlines()[0]}); "
+                "make room and give the same command again: it goes on from the checkpoint before"
+            ) from error
 
 
 class QuietBar(ProgressCallback):
@@ -111,3 +167,25 @@ def metrics(logps: Tensor, ratios: LogRatios, terms: Terms, *, beta: float) -> d
             "logps/image_rejected": logps[2],
         }
     return values
+
+
+def count_tokens(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """How many tokens of a batch of `logprobs.collate` go through the model, and with a row for each answer would."""
+    is_token, numbers = batch["documents"] >= 0, batch["answer_numbers"]
+    prompts = ((numbers == 0) & is_token).sum(dim=1)
+    repeated = prompts * (numbers.amax(dim=1) - 1)
+    return {"tokens": is_token.sum(), "tokens_unshared": is_token.sum() + repeated.sum()}
+
+
+def window_means(sums: dict[str, float], *, seconds: float) -> dict[str, float]:
+    """The metrics of a logging window from their sums over its records.
+
+    `rewards/balance` is the image margin over the text margin, 1 where both modalities pull alike; there is none while
+    the text margin is rounding.
+    """
+    sums = dict(sums)
+    records, tokens, unshared = (sums.pop(name) for name in ("records", "tokens", "tokens_unshared"))
+    means = {name: value / records for name, value in sums.items()}
+    if "rewards/image_margins" in means and abs(means["rewards/margins"]) > _ROUNDING:
+        means["rewards/balance"] = means["rewards/image_margins"] / means["rewards/margins"]
+    return means | {"tokens/per_second": tokens / seconds, "tokens/saved": 1 - tokens / unshared}

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
-from mfpo.align.objectives import OBJECTIVES
+import torch
+
+from mfpo.align.objectives import OBJECTIVES, LogRatios
 from mfpo.errors import SettingError
 from mfpo.settings import setting
 
@@ -19,6 +21,10 @@ class TrainSettings:
     image_weight: float = setting(1.0, "weight of the image term (Table 6)")
     margin_weight: float = setting(1.0, "weight of the margin term (Table 6)")
     curriculum: bool | None = setting(None, "train on easy, then medium, then hard (section 3.3); null: mfpo only")
+    reset_reference: bool = setting(False, "each stage's reference is the model that it starts from, not the first one")
+    rerank: bool = setting(
+        False, "rank the records that are left anew before each stage, by the model that it starts from"
+    )
     learning_rate: float | None = setting(None, "peak rate; null: 5e-7 for the whole model, 5e-6 for LoRA, as peers")
     warmup_ratio: float = setting(0.03, "share of a stage's steps in which the rate rises, as RLHF-V; then a cosine")
     epochs: int = setting(3, "passes over the records of each stage; not in the paper, usual for RLHF-V data")
@@ -40,8 +46,8 @@ class TrainSettings:
         faults = []
         if self.method not in OBJECTIVES:
             faults.append(f"no method is named {self.method!r}; there are {', '.join(sorted(OBJECTIVES))}")
-        elif self.eta and "eta" not in OBJECTIVES[self.method].options:
-            faults.append(f"eta is {self.eta}, but method {self.method} has no eta")
+        else:
+            faults += self._unused()
         for name in ("epochs", "batch_size", "gradient_accumulation", "max_length", "logging_steps", "save_steps"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} is {getattr(self, name)}, but must be at least 1")
@@ -52,6 +58,8 @@ class TrainSettings:
         for name in ("text_weight", "image_weight", "margin_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        if not (self.text_weight or self.image_weight or self.margin_weight):
+            faults.append("text_weight, image_weight and margin_weight are all 0, so that there is nothing to train on")
         if not math.isfinite(self.eta):
             faults.append(f"eta is {self.eta}, but must be a number")
         if self.seed < 0:
@@ -69,6 +77,23 @@ class TrainSettings:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
         if faults:
             raise SettingError("; ".join(faults))
+
+    def _unused(self) -> list[str]:
+        """What is set although the method has no use for it."""
+        method = OBJECTIVES[self.method]
+        faults = []
+        if self.eta and "eta" not in method.options:
+            faults.append(f"eta is {self.eta}, but method {self.method} has no eta")
+        terms = method.terms(LogRatios(*torch.zeros(3, 1)))
+        for term in ("image", "margin"):
+            weight = getattr(self, f"{term}_weight")
+            if weight != 1.0 and getattr(terms, term) is None:
+                faults.append(f"{term}_weight is {weight}, but method {self.method} has no {term} term")
+        is_staged = method.is_staged if self.curriculum is None else self.curriculum
+        for name in ("reset_reference", "rerank"):
+            if getattr(self, name) and not is_staged:
+                faults.append(f"{name} is for stages from easy to hard; set curriculum=true too")
+        return faults
 
     def resolved(self) -> "TrainSettings":
         """The settings with every null replaced by what it stands for, except `lora_targets`."""

@@ -1,11 +1,11 @@
 """Training (paper, sections 3.2 and 3.3): one `transformers.Trainer` a stage, the policy going on from stage to stage.
 
 A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.parquet`, `summary.json` and `model/`.
+Each stage begins by loading what the stage before has saved, so that a run that was killed goes on as any other.
 """
 
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,52 +14,101 @@ from typing import Any
 import datasets
 import torch
 import yaml
-from rich.console import Console
 from torch import Tensor
-from torch.utils.data import Subset
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
-from mfpo.align.curriculum import stages
+from mfpo.align.card import model_card
+from mfpo.align.curriculum import LEVELS, cut_levels, stages, token_entropy
+from mfpo.align.logprobs import collate, sequence_logps, token_logps
 from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
-from mfpo.align.policy import computes_in_bf16, lora_targets, make_trainable, weights_dtype
+from mfpo.align.policy import computes_in_bf16, open_policy, precision
 from mfpo.align.preference_trainer import PreferenceTrainer
-from mfpo.align.reference import read_reference, reference_logps, write_reference
+from mfpo.align.processes import common_folder, gathered, processes, say, share
+from mfpo.align.reference import (
+    find_reference,
+    read_reference,
+    reference_key,
+    reference_logps,
+    sequence_hashes,
+    write_reference,
+)
+from mfpo.align.stage import StageLog, StageRecords, last_checkpoint, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
-from mfpo.folders import fingerprint, whole_folder, write_json
-from mfpo.models import device, load_model, load_processor, quiet
+from mfpo.folders import fingerprint, write_json
+from mfpo.models import device, load_processor, quiet
 from mfpo.records import TEXT_COLUMNS, column, read_dataset
+
+# The stages of a run: each one's name and the rows of its records.
+Plan = list[tuple[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of a run share; `hashes` are those of the records' sequences, `key` that of the reference."""
+
+    model: Path
+    data: Path
+    folder: Path
+    settings: TrainSettings
+    processor: Any
+    pairs: Pairs
+    hashes: list[list[str]]
+    key: str
+
+    def end(self, number: int, name: str) -> Path:
+        """Where the stage leaves the policy, as a whole model or adapter."""
+        return self.folder / "stages" / f"{number}-{name}"
 
 
 @quiet()
 def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
     """Train `model` on the records in `data` and write the run folder `out`.
 
-    Started again after a kill, it goes on from the last checkpoint. Raises MfpoError before the first step when data,
-    model and settings do not fit each other, and at a step whose loss is not finite.
+    Started again after a kill, it goes on from the last checkpoint. Started by `accelerate launch` or `torchrun`, all
+    processes train together and the first one writes. Raises MfpoError before the first step when data, model and
+    settings do not fit each other, and at a step whose loss or gradient is not finite.
     """
     settings = settings.resolved()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MfpoError("training in several processes is not there yet; start `mfpo train` without a launcher")
-    if settings.lora_rank and (model / "adapter_config.json").exists():
-        raise MfpoError(f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge`")
+    check_settings(model, settings)
     dataset = open_data(data, settings)
+    plan = make_plan(data, dataset, settings)
     processor = load_processor(model)
+    needs_images = OBJECTIVES[settings.method].needs_rejected_images
+    pairs = Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length)
     made_by = {"command": "train", "data": str(data), "model": str(model), "settings": asdict(settings)}
     made_by |= {"data_files": fingerprint(data, "*.parquet"), "model_files": fingerprint(model, "*")}
-    with whole_folder(out, made_by) as folder:
-        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")
-        needs_images = OBJECTIVES[settings.method].needs_rejected_images
-        pairs = Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length)
-        levels = column(dataset, "level") if settings.curriculum else None
-        plan = [("all", list(range(len(pairs))))] if levels is None else stages(levels)
+    key = reference_key(
+        model=made_by["model_files"],
+        max_length=settings.max_length,
+        bf16=computes_in_bf16(settings),
+        device=device().type,
+    )
+    with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
+        run = Run(model, data, folder, settings, processor, pairs, sequence_hashes(dataset, pairs.names), key)
+        if processes().is_main_process:
+            config = yaml.safe_dump(asdict(settings), sort_keys=False)
+            (folder / "config.yaml").write_text(config, encoding="utf-8")
         if not (folder / "model").exists():
-            policy = run_stages(model, pairs, plan, settings, folder)
-            policy.save_pretrained(folder / "model.partial")
-            processor.save_pretrained(folder / "model.partial")
-            (folder / "model.partial").rename(folder / "model")
-        shutil.rmtree(folder / "stages", ignore_errors=True)
+            for number in range(len(plan)):
+                run_stage(run, plan, number)
+        processes().wait_for_everyone()
+        if processes().is_main_process:
+            if not (folder / "model").exists():
+                run.end(len(plan) - 1, plan[-1][0]).rename(folder / "model")
+            shutil.rmtree(folder / "stages", ignore_errors=True)
+
+
+def check_settings(model: Path, settings: TrainSettings) -> None:
+    """Raises MfpoError when the settings do not fit the model or what is installed."""
+    if settings.lora_rank and (model / "adapter_config.json").exists():
+        raise MfpoError(f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge`")
+    trackers = get_available_reporting_integrations()
+    if settings.report_to not in ("none", *trackers):
+        known = ", ".join(["none", *sorted(trackers)])
+        raise MfpoError(f"report_to is {settings.report_to!r}, but installed are {known}; install the tracker first")
 
 
 def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
@@ -78,96 +127,165 @@ def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
     return dataset
 
 
-def run_stages(
-    model: Path, pairs: Pairs, plan: list[tuple[str, list[int]]], settings: TrainSettings, folder: Path
-) -> Any:
-    """Train on the stages of `plan` that `folder` does not hold yet, and return the policy."""
-    ends = [folder / "stages" / f"{number}-{name}" for number, (name, _) in enumerate(plan)]
-    finished = [end for end in ends if end.exists()]
-    last = finished[-1] if finished else None
-    base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
-    targets = lora_targets(base, settings)
-    reference = _reference(base, pairs, settings, folder)
-    policy = make_trainable(base, settings, targets=targets, adapter=last)
-    first_step = 0
-    for end, (name, rows) in zip(ends, plan, strict=True):
-        if end not in finished:
-            Console(stderr=True).print(f"stage {name}: {len(rows)} records")
-            log = StageLog(folder / "metrics.jsonl", name, first_step)
-            _run_stage(policy, pairs, rows, reference, settings, end, log)
-        first_step += _steps(len(rows), settings)
-    return policy
+def make_plan(data: Path, dataset: datasets.Dataset, settings: TrainSettings) -> Plan:
+    """The stages. Raises MfpoError when the levels of a curriculum say nothing or one has no records."""
+    if not settings.curriculum:
+        return [("all", list(range(len(dataset))))]
+    plan = stages(column(dataset, "level"))
+    names = [name for name, _ in plan]
+    last = names[-1].removeprefix("level-")
+    wanted = [f"level-{number}" for number in range(1, int(last) + 1)] if last.isdecimal() else LEVELS
+    empty = [name for name in wanted if name not in names]
+    if empty:
+        raise MfpoError(
+            f"{data}: level {', '.join(empty)} has no records; rank more records, or set curriculum=false to train on "
+            "all at once"
+        )
+    if "entropy" in dataset.column_names and len(set(column(dataset, "entropy"))) == 1 < len(dataset):
+        raise MfpoError(
+            f"{data}: all records have the same entropy, so that their levels mean nothing; rank them with another "
+            "model or entropy, or set curriculum=false"
+        )
+    return plan
 
 
-def _reference(base: Any, pairs: Pairs, settings: TrainSettings, folder: Path) -> Tensor:
-    """The reference log-probabilities: read where a killed run has left them, else computed and kept."""
-    path = folder / "reference.parquet"
+def run_stage(run: Run, plan: Plan, number: int) -> None:
+    """Train stage `number` from where the one before ended, unless it is done; with `rerank`, re-cut what is left."""
+    end, last = run.end(number, plan[number][0]), None if number == 0 else run.end(number - 1, plan[number - 1][0])
+    order = run.folder / "stages" / f"{number}.order.json"
+    policy = None if end.exists() else open_policy(run.model, run.settings, last=last)
+    if run.settings.rerank and number:
+        if not order.exists():
+            _write_json(order, rerank(policy, run, plan[number:]))
+        plan[number:] = [(name, rows) for name, rows in json.loads(order.read_text(encoding="utf-8"))]
+    if policy is not None:
+        name, rows = plan[number]
+        say(f"stage {name}: {len(rows)} records")
+        reference = _reference(policy, run, rows, number)
+        first_step = sum(_steps(len(rows), run.settings) for _, rows in plan[:number])
+        _train(policy, run, rows, reference, end, StageLog(run.folder / "metrics.jsonl", name, first_step))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """By the first process; the others wait for it."""
+    if processes().is_main_process:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, value)
+    processes().wait_for_everyone()
+
+
+def rerank(policy: Any, run: Run, left: Plan) -> Plan:
+    """The stages that are left with their records cut anew, by the entropies that `policy` gives them."""
+    rows = sorted(row for _, rows in left for row in rows)
+    found: dict[int, float] = {}
+    own = share(rows)
+    for start in range(0, len(own), run.settings.batch_size):
+        batch = own[start : start + run.settings.batch_size]
+        encoded = [run.pairs[row].prompts[0].split()[0] for row in batch]
+        with torch.inference_mode(), precision(run.settings):
+            values = token_entropy(token_logps(policy, collate(encoded, run.pairs.pad_id)))
+        found |= dict(zip(batch, values.tolist(), strict=True))
+    entropies = gathered(found)
+    levels = cut_levels([entropies[row] for row in rows], [run.pairs.ids[row] for row in rows], len(left))
+    parts = [[rows[place] for place in places] for _, places in stages(levels)]
+    return [(name, part) for (name, _), part in zip(left, parts, strict=True)]
+
+
+def _reference(policy: Any, run: Run, rows: list[int], number: int) -> Tensor:
+    """The reference of a stage: the policy before its first step, in all stages or, with `reset_reference`, in this.
+
+    Read where a killed run has left it, else computed and kept.
+    """
+    s, pairs = run.settings, run.pairs
+    if s.reset_reference and number:
+        path = run.folder / "stages" / f"{number}.reference.parquet"
+        if not path.exists():
+            own = reference_logps(policy, pairs, share(rows), batch_size=s.batch_size, autocast=precision(s))
+            _write_reference(path, pairs, gathered(own))
+        return read_reference(path, pairs, rows)
+    path = run.folder / "reference.parquet"
     if not path.exists():
-        autocast = torch.autocast(device().type, torch.bfloat16, enabled=computes_in_bf16(settings))
-        logps = reference_logps(base, pairs, batch_size=settings.batch_size, autocast=autocast)
-        write_json(folder / "summary.json", {"records": len(pairs), "cut_answers": pairs.cut_answers})
-        write_reference(path, pairs, logps)
-    return read_reference(path, pairs)
+        check_fit(policy, run)
+        kept = run.data / ".reference" / f"{run.key}.parquet"
+        found = find_reference(policy, pairs, run.hashes, kept, batch_size=s.batch_size, autocast=precision(s))
+        cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
+        if cut:
+            say(f"{cut} answers were cut at max_length={s.max_length}")
+        _write_json(run.folder / "summary.json", {"records": len(pairs), "cut_answers": cut})
+        _write_reference(path, pairs, found)
+    return read_reference(path, pairs, range(len(pairs)))
+
+
+def _write_reference(path: Path, pairs: Pairs, found: dict[int, list[tuple[float, int]]]) -> None:
+    if processes().is_main_process:
+        path.parent.mkdir(exist_ok=True)
+        write_reference(path, pairs, found)
+    processes().wait_for_everyone()
+
+
+def check_fit(policy: Any, run: Run) -> None:
+    """Raises MfpoError when the model cannot read what the processor makes of the first record."""
+    batch = run.pairs.collate([run.pairs[0]])
+    batch.pop("rows")
+    known = policy.get_input_embeddings().num_embeddings
+    fault = f"it knows {known} tokens" if int(batch["input_ids"].max()) >= known else None
+    try:
+        if fault is None:
+            with torch.inference_mode(), precision(run.settings):
+                sequence_logps(policy, batch)
+    except ValueError as error:
+        fault = str(error).splitlines()[0]
+    if fault:
+        raise MfpoError(
+            f"{run.model}: the model cannot read what the processor beside it makes of record {run.pairs.ids[0]!r} "
+            f"({fault}); put the model's own processor there"
+        )
 
 
 def _steps(records: int, settings: TrainSettings) -> int:
-    """How many steps of the optimizer a stage takes."""
-    batches = math.ceil(records / settings.batch_size)
-    return math.ceil(batches / settings.gradient_accumulation) * settings.epochs
+    return steps_per_epoch(records, settings, processes().num_processes) * settings.epochs
 
 
-@dataclass(frozen=True)
-class StageLog:
-    """Appends the metrics of one stage to `metrics.jsonl`, which counts steps over all stages."""
-
-    path: Path
-    stage: str
-    first_step: int
-
-    def write(self, metrics: dict[str, float], step: int) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": self.stage, "step": self.first_step + step, **metrics}) + "\n")
-
-    def forget_after(self, step: int) -> None:
-        """Remove what a killed run wrote after its checkpoint at `step` of this stage."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= self.first_step + step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self.path)
-
-
-def _run_stage(
-    policy: Any, pairs: Pairs, rows: list[int], reference: Tensor, settings: TrainSettings, end: Path, log: StageLog
-) -> None:
+def _train(policy: Any, run: Run, rows: list[int], reference: Tensor, end: Path, log: StageLog) -> None:
     """Train one stage, from its last checkpoint if there is one, and save the policy as the folder `end`."""
     checkpoints = end.with_name(end.name + ".checkpoints")
     trainer = PreferenceTrainer(
         model=policy,
-        args=_arguments(settings, checkpoints, steps=_steps(len(rows), settings)),
-        train_dataset=Subset(pairs, rows),
-        pairs=pairs,
+        args=_arguments(run.settings, checkpoints, steps=_steps(len(rows), run.settings)),
+        records=StageRecords(run.pairs, rows),
         reference=reference,
-        settings=settings,
+        settings=run.settings,
         write=log.write,
     )
     trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else the Trainer would split batches over all GPUs it sees
-    checkpoint = _last_checkpoint(checkpoints)
+    checkpoint, step = last_checkpoint(checkpoints)
     if checkpoint:
-        Console(stderr=True).print(f"going on from step {checkpoint.name.split('-')[-1]} of the stage")
-    log.forget_after(int(checkpoint.name.split("-")[-1]) if checkpoint else 0)
+        say(f"going on from step {step} of the stage")
+    if processes().is_main_process:
+        log.forget_after(step)
+    processes().wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _save(trainer, run, end, log.path)
+    trainer.accelerator.free_memory()
+
+
+def _save(trainer: PreferenceTrainer, run: Run, end: Path, metrics: Path) -> None:
+    """Save the policy with its processor and card as the folder `end`, whole or not at all."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     partial = end.with_name(end.name + ".partial")
-    policy.save_pretrained(partial)
-    partial.rename(end)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: `trainer_state.json` comes last."""
-    found = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(found, key=lambda path: int(path.name.split("-")[-1]), default=None)
+    trainer.save_model(str(partial))
+    if processes().is_main_process:
+        (partial / "training_args.bin").unlink()  # a pickle
+        run.processor.save_pretrained(partial)
+        card = model_card(model=run.model, data=run.data, settings=run.settings, metrics=metrics)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.rename(end)
+        checkpoints = Path(trainer.args.output_dir)
+        if (checkpoints / "runs").exists():  # TensorBoard's
+            (checkpoints / "runs").rename(run.folder / f"runs-{end.name}")
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    processes().wait_for_everyone()
 
 
 def _arguments(settings: TrainSettings, checkpoints: Path, *, steps: int) -> TrainingArguments:

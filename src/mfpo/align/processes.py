@@ -1,0 +1,58 @@
+"""The processes that train together: one, unless `accelerate launch` or `torchrun` started several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from rich.console import Console
+
+from mfpo.folders import whole_folder
+from mfpo.models import device
+
+
+def processes() -> PartialState:
+    """Their number, and which of them this one is. Not to be kept: every Trainer makes the state anew."""
+    return PartialState(cpu=device().type == "cpu")
+
+
+def say(message: str) -> None:
+    """Tell it on stderr, once."""
+    if processes().is_main_process:
+        Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(message)
+
+
+def as_first_says(value: Any) -> Any:
+    """The first process's `value`, in all of them."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def gathered(found: dict[int, Any]) -> dict[int, Any]:
+    """What each process has found for its own rows, together in all of them."""
+    if processes().num_processes == 1:
+        return found
+    return dict(item for items in gather_object([list(found.items())]) for item in items)
+
+
+def share(rows: list[int]) -> list[int]:
+    """The rows that this process works on."""
+    state = processes()
+    return rows[state.process_index :: state.num_processes]
+
+
+@contextmanager
+def common_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
+    """`whole_folder` for all processes: the first one makes it and renames it once all have left."""
+    if processes().is_main_process:
+        with whole_folder(out, made_by) as folder:
+            processes().wait_for_everyone()
+            yield folder
+            processes().wait_for_everyone()
+    else:
+        processes().wait_for_everyone()
+        yield out.with_name(out.name + ".partial")
+        processes().wait_for_everyone()
