@@ -237,18 +237,22 @@ def test_at_temperature_0_every_sample_is_the_likeliest_answer(family):
         assert [drawn.tolist() for drawn in sampled.answers] == [answer.tolist()] * 3
 
 
-def test_samples_come_from_the_models_own_distribution(make_llava):
+def test_samples_come_from_the_nucleus_of_the_50_likeliest_tokens(make_llava):
     family = make_llava()
     family.model.generation_config.top_k = 1
     row = family.rows[0]
-    probabilities = softmax_of(family.model, row, torch.tensor([5]))[0]
+    likeliest = softmax_of(family.model, row, torch.tensor([5]))[0].sort(descending=True)
+    shares = likeliest.values[:50] / likeliest.values[:50].sum()
+    size = next(n for n in range(1, 51) if shares[:n].sum() >= 0.9)
+    assert size < 50
     with torch.no_grad():
         sampled = sample_answers(family.model, row, **SAMPLING | {"samples": 3000, "max_new_tokens": 1})
-    counts = torch.bincount(torch.cat(sampled.answers), minlength=len(probabilities))
+    counts = torch.bincount(torch.cat(sampled.answers), minlength=len(likeliest.values))[likeliest.indices]
+    assert counts[size:].sum() == 0
+    expected = 3000 * shares[:size] / shares[:size].sum()
     # Pearson's chi-square, whose mean is its degrees of freedom, k, and whose deviation is the root of 2k.
-    freedom = len(probabilities) - 1
-    chi_square = float(((counts - 3000 * probabilities) ** 2 / (3000 * probabilities)).sum())
-    assert abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
+    chi_square = float(((counts[:size] - expected) ** 2 / expected).sum())
+    assert abs(chi_square - (size - 1)) < 4 * math.sqrt(2 * (size - 1))
 
 
 def test_samples_end_at_their_first_end_token_or_count_as_cut(make_llava):

@@ -63,15 +63,15 @@ def sample_answers(
     ids = prompt.prompt_ids.to(model.device).repeat(samples, 1)
     with torch.random.fork_rng():
         torch.manual_seed(int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big"))
-        # A model's own generation settings may leave the rarer tokens out; what is measured is its distribution.
+        # Top-k and nucleus as in the paper; a model's own generation settings may be narrower or penalise repetitions.
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             **features,
             do_sample=True,
             temperature=temperature,
-            top_k=0,
-            top_p=1.0,
+            top_k=50,
+            top_p=0.9,
             num_beams=1,
             repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
