@@ -237,7 +237,7 @@ def test_broken_weights_are_named_by_record(tiny_llava, preference_data, tmp_pat
     model.lm_head.weight.data[5] = math.nan
     shutil.copytree(tiny_llava, tmp_path / "broken")
     model.save_pretrained(tmp_path / "broken")
-    for settings in (RankSettings(), RankSettings(entropy="predictive")):
+    for settings in (RankSettings(), RankSettings(entropy="predictive"), RankSettings(**SEMANTIC)):
         with pytest.raises(MfpoError, match="record 'r00' has no finite entropy"):
             rank(preference_data, tmp_path / "broken", tmp_path / "out", settings)
 

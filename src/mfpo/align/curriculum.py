@@ -175,25 +175,29 @@ def _of_samples(
 ) -> Iterator[tuple[list[float], int]]:
     """The semantic entropy of the prompts; one at a time, as a batch would share its random numbers."""
     pairs = Pairs(records, processor, rejected_images=False, max_length=settings.max_length)
-    tokenizer = processor.tokenizer
-    for row, prompt in enumerate(column(records, "prompt")):
+    ends = end_ids(model, processor.tokenizer)
+    for row, question in enumerate(column(records, "prompt")):
+        prompt = pairs[row].prompts[0]
         with torch.inference_mode():
+            if mean_logps(model, prompt, pairs.pad_id).isnan().any():  # nothing can be drawn from that
+                yield [math.nan], 0
+                continue
             sampled = sample_answers(
                 model,
-                pairs[row].prompts[0],
+                prompt,
                 id=pairs.ids[row],
                 samples=settings.samples,
                 temperature=settings.temperature,
                 max_new_tokens=settings.max_new_tokens,
                 pad_id=pairs.pad_id,
-                end_ids=end_ids(model, tokenizer),
+                end_ids=ends,
             )
             logps = mean_logps(model, sampled, pairs.pad_id)
-        texts = [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in sampled.answers]
+        texts = processor.tokenizer.batch_decode(sampled.answers, skip_special_tokens=True)
         if entails is None:
             clusters = cluster_by_objects(texts)
         else:
-            clusters = cluster_by_entailment([f"{answer_text(prompt)} {text}" for text in texts], entails)
+            clusters = cluster_by_entailment([f"{answer_text(question)} {text.strip()}" for text in texts], entails)
         yield [semantic_entropy(clusters, logps)], sum(sampled.cut)
 
 
