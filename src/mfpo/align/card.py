@@ -20,18 +20,18 @@ def model_card(*, model: Path, data: Path, settings: TrainSettings, metrics: Pat
         "base_model": base,
         "library_name": "peft" if settings.lora_rank else "transformers",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["mfpo", settings.method, "preference-optimization"],
+        "tags": sorted({"mfpo", settings.method, "preference-optimization"}),
     }
     text = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
     last = {line["stage"]: line for line in map(json.loads, text.splitlines())}
     figures = [name for name in _FIGURES if any(name in line for line in last.values())]
     rows = [[stage, str(line["step"]), *(f"{line[name]:.4f}" for name in figures)] for stage, line in last.items()]
-    kind = f"LoRA adapter of rank {settings.lora_rank} for" if settings.lora_rank else "Model trained from"
+    kind = f"A LoRA adapter of rank {settings.lora_rank} for" if settings.lora_rank else "All of"
     return "\n".join(
         [
             f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
             f"# {base} trained with {settings.method}\n",
-            f"{kind} `{base}`, trained by preference with method `{settings.method}` on `{data.resolve().name}`.\n",
+            f"{kind} `{base}`, trained by preference on `{data.resolve().name}` with mfpo.\n",
             "## Figures\n",
             "Of the records seen since the line before, at the end of each stage.\n",
             *_table(["stage", "step", *figures], rows),

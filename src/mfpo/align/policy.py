@@ -30,7 +30,7 @@ def weights_dtype(settings: TrainSettings) -> torch.dtype:
 
 
 def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> Any:
-    """The policy at the start of a stage: `model`, or what the stage before has saved in `last`."""
+    """The policy as `model`, or as the stage before or a checkpoint has saved it in `last`."""
     base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
     return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
 

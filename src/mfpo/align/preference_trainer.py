@@ -121,6 +121,12 @@ class PreferenceTrainer(Trainer):
         self.window_start = time.monotonic()
         super().log(logs, start_time)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The policy comes loaded from the checkpoint. The Trainer would look for names as saved among names in memory,
+        # which differ for most of these models, and pass over what it does not find (huggingface/transformers#43701).
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         try:
             super()._save_checkpoint(model, trial)

@@ -48,10 +48,9 @@ def sequence_hashes(dataset: datasets.Dataset, names: Sequence[str]) -> list[lis
     parts = {"chosen": ("images", "chosen"), "rejected": ("images", "rejected")}
     parts["rejected_image"] = ("rejected_images", "chosen")
     columns = sorted({column for name in names for column in parts[name]})
-    encoded = dataset.select_columns(["prompt", *columns])
-    for column in {"images", "rejected_images"} & set(columns):
-        encoded = encoded.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    return [[_hash(record["prompt"], *(record[part] for part in parts[name])) for name in names] for record in encoded]
+    encoded = dataset.select_columns(["prompt", *columns]).with_format("arrow")
+    records = (record for table in encoded.iter(batch_size=32) for record in table.to_pylist())
+    return [[_hash(record["prompt"], *(record[part] for part in parts[name])) for name in names] for record in records]
 
 
 def _hash(prompt: Any, images: Sequence[Any], answer: Any) -> str:

@@ -151,9 +151,11 @@ def make_plan(data: Path, dataset: datasets.Dataset, settings: TrainSettings) ->
 
 def run_stage(run: Run, plan: Plan, number: int) -> None:
     """Train stage `number` from where the one before ended, unless it is done; with `rerank`, re-cut what is left."""
-    end, last = run.end(number, plan[number][0]), None if number == 0 else run.end(number - 1, plan[number - 1][0])
+    end = run.end(number, plan[number][0])
+    last = run.end(number - 1, plan[number - 1][0]) if number else None
     order = run.folder / "stages" / f"{number}.order.json"
-    policy = None if end.exists() else open_policy(run.model, run.settings, last=last)
+    checkpoint, step = last_checkpoint(_checkpoints(end))
+    policy = None if end.exists() else open_policy(run.model, run.settings, last=checkpoint or last)
     if run.settings.rerank and number:
         if not order.exists():
             _write_json(order, rerank(policy, run, plan[number:]))
@@ -163,7 +165,12 @@ def run_stage(run: Run, plan: Plan, number: int) -> None:
         say(f"stage {name}: {len(rows)} records")
         reference = _reference(policy, run, rows, number)
         first_step = sum(_steps(len(rows), run.settings) for _, rows in plan[:number])
-        _train(policy, run, rows, reference, end, StageLog(run.folder / "metrics.jsonl", name, first_step))
+        log = StageLog(run.folder / "metrics.jsonl", name, first_step)
+        if checkpoint:
+            say(f"going on from step {step} of the stage")
+        if processes().is_main_process:
+            log.forget_after(step)
+        _train(policy, run, rows, reference, end, log, checkpoint)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -246,24 +253,23 @@ def _steps(records: int, settings: TrainSettings) -> int:
     return steps_per_epoch(records, settings, processes().num_processes) * settings.epochs
 
 
-def _train(policy: Any, run: Run, rows: list[int], reference: Tensor, end: Path, log: StageLog) -> None:
-    """Train one stage, from its last checkpoint if there is one, and save the policy as the folder `end`."""
-    checkpoints = end.with_name(end.name + ".checkpoints")
+def _checkpoints(end: Path) -> Path:
+    return end.with_name(end.name + ".checkpoints")
+
+
+def _train(
+    policy: Any, run: Run, rows: list[int], reference: Tensor, end: Path, log: StageLog, checkpoint: Path | None
+) -> None:
+    """Train one stage, from `checkpoint` if there is one, and save the policy as the folder `end`."""
     trainer = PreferenceTrainer(
         model=policy,
-        args=_arguments(run.settings, checkpoints, steps=_steps(len(rows), run.settings)),
+        args=_arguments(run.settings, _checkpoints(end), steps=_steps(len(rows), run.settings)),
         records=StageRecords(run.pairs, rows),
         reference=reference,
         settings=run.settings,
         write=log.write,
     )
     trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else the Trainer would split batches over all GPUs it sees
-    checkpoint, step = last_checkpoint(checkpoints)
-    if checkpoint:
-        say(f"going on from step {step} of the stage")
-    if processes().is_main_process:
-        log.forget_after(step)
-    processes().wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, run, end, log.path)
     trainer.accelerator.free_memory()
@@ -281,10 +287,9 @@ def _save(trainer: PreferenceTrainer, run: Run, end: Path, metrics: Path) -> Non
         card = model_card(model=run.model, data=run.data, settings=run.settings, metrics=metrics)
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(end)
-        checkpoints = Path(trainer.args.output_dir)
-        if (checkpoints / "runs").exists():  # TensorBoard's
-            (checkpoints / "runs").rename(run.folder / f"runs-{end.name}")
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        if (_checkpoints(end) / "runs").exists():  # TensorBoard's
+            (_checkpoints(end) / "runs").rename(run.folder / f"runs-{end.name}")
+        shutil.rmtree(_checkpoints(end), ignore_errors=True)
     processes().wait_for_everyone()
 
 
