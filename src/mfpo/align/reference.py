@@ -114,10 +114,8 @@ def find_reference(
 
 
 def _read_known(path: Path) -> Known:
-    if not path.exists():
-        return {}
     try:
-        columns = pq.read_table(path).to_pydict()
+        columns = pq.read_table(path).to_pydict() if path.exists() else {"sequence": [], "logp": [], "cut_tokens": []}
     except (OSError, pa.ArrowInvalid) as error:
         say(f"{path}: cannot be read ({error}); the reference is computed again")
         return {}
@@ -135,7 +133,8 @@ def _add_known(path: Path, new: Known) -> None:
         pq.write_table(pa.table(columns), partial)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
         say(f"{path.parent}: cannot be written ({error.strerror}), so that only this run keeps the reference")
 
 

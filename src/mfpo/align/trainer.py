@@ -312,6 +312,8 @@ def _arguments(settings: TrainSettings, checkpoints: Path, *, steps: int) -> Tra
         save_steps=settings.save_steps,
         save_total_limit=1,
         report_to=settings.report_to,
+        # Only the layers behind the features that a language model takes can be left out of a loss.
+        ddp_find_unused_parameters=settings.train_vision_tower or settings.lora_targets is not None,
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=False,

@@ -1,0 +1,57 @@
+"""Run by torchrun in two processes: log-probabilities and gradients of a model sharded by FSDP2 are those of the whole.
+
+`torchrun --nproc_per_node 2 sharded_logps.py DATA MODEL`; exits with 1 where they are not. On a CPU accelerate does not
+shard, so that the sharding is done here as accelerate does it: the layers, the head with the last norm, the rest.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from mfpo.align import prefix
+from mfpo.align.logprobs import sequence_logps
+from mfpo.align.pairs import Pairs
+from mfpo.models import load_model, load_processor
+from mfpo.records import read_dataset
+
+
+def main() -> None:
+    data, folder = map(Path, sys.argv[1:3])
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    whole, sharded = load_model(folder), load_model(folder)
+    for model in (whole, sharded):
+        model.get_encoder(modality="image").requires_grad_(False)
+    language = sharded.get_decoder()
+    for layer in language.layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard([language.norm, sharded.get_output_embeddings()], mesh=mesh, reshard_after_forward=False)
+    fully_shard(sharded, mesh=mesh)
+    pairs = Pairs(read_dataset(data), load_processor(folder), rejected_images=True, max_length=999)
+    batch = pairs.collate([pairs[0], pairs[1]], shared=True)
+    batch.pop("rows")
+    for logits in (prefix._LOGITS, 2000):  # in one piece, and in chunks that the backward pass computes again
+        prefix._LOGITS = logits
+        for model in (whole, sharded):
+            model.zero_grad()
+        expected, found = sequence_logps(whole, dict(batch)), sequence_logps(sharded, dict(batch))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        expected.sum().backward()
+        found.sum().backward()
+        trained = 0
+        for (name, weight), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):
+            if weight.requires_grad and weight.grad is not None:
+                gradient = other.grad.full_tensor() if isinstance(other.grad, DTensor) else other.grad
+                torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-4, msg=name)
+                trained += 1
+        assert trained > 10
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
