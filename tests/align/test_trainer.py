@@ -2,27 +2,33 @@
 
 import json
 import math
+import re
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from mfpo.align import trainer as trainer_module
+from mfpo.align.card import hub_name
 from mfpo.align.curriculum import RankSettings, rank
-from mfpo.align.logprobs import sequence_logps
+from mfpo.align.logprobs import collate, sequence_logps, token_logps
 from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
-from mfpo.align.preference_trainer import PreferenceTrainer
+from mfpo.align.preference_trainer import PreferenceTrainer, count_tokens, window_means
 from mfpo.align.stage import StageLog, StageRecords
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import train
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.models import load_model, load_processor
-from mfpo.records import read_dataset
+from mfpo.records import column, read_dataset
 
 FAST = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "logging_steps": 1, "save_steps": 1}
 
@@ -356,6 +362,210 @@ def test_mdpo_on_data_without_a_corruption_is_refused(tiny_llava, preference_dat
     assert "column corruption is missing" in refused(data, tiny_llava, tmp_path, method="mdpo")
 
 
+def test_metrics_balance_the_modalities_and_count_tokens(run, tiny_llava, ranked):
+    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), rejected_images=True, max_length=999)
+    rows = [row for row, level in enumerate(column(read_dataset(ranked), "level")) if level == "easy"]
+    lengths = [(len(prompt.prompt_ids), [len(a) for a in prompt.answers]) for r in rows for prompt in pairs[r].prompts]
+    apart = sum(prompt + answer for prompt, answers in lengths for answer in answers)
+    together = sum(prompt + sum(answers) for prompt, answers in lengths)
+    lines = metrics_of(run)
+    weighted = 4 * lines[0]["tokens/saved"] + lines[1]["tokens/saved"]  # an epoch: records of 4 and 1 in a batch
+    assert lines[0]["tokens/saved"] == pytest.approx(1 - together / apart, abs=0.05)
+    assert 0.1 < weighted / 5 < 0.5
+    assert all(line["tokens/per_second"] > 0 for line in lines)
+    assert "rewards/balance" not in lines[0], "policy and reference are one, so that there are no margins yet"
+    for line in lines[2:]:
+        assert line["rewards/balance"] == pytest.approx(line["rewards/image_margins"] / line["rewards/margins"])
+
+
+def test_window_means_by_hand():
+    sums = {"rewards/margins": 2.0, "rewards/image_margins": 1.0, "records": 4, "tokens": 60, "tokens_unshared": 80}
+    means = window_means(sums, seconds=2.0)
+    expected = {"rewards/margins": 0.5, "rewards/image_margins": 0.25, "rewards/balance": 0.5}
+    assert means == expected | {"tokens/per_second": 30.0, "tokens/saved": 0.25}
+    assert "rewards/balance" not in window_means(sums | {"rewards/margins": 1e-6}, seconds=2.0)
+
+
+def test_tokens_are_counted_without_padding_and_once_a_prompt():
+    """Prompts of 3 and 2 tokens; the first has answers of 1 and 2, the second one of 1; a row is padded."""
+    layout = {"documents": torch.tensor([[0] * 6, [1] * 3 + [-1] * 3])}
+    layout["answer_numbers"] = torch.tensor([[0, 0, 0, 1, 2, 2], [0, 0, 1, 0, 0, 0]])
+    assert {name: int(count) for name, count in count_tokens(layout).items()} == {"tokens": 9, "tokens_unshared": 12}
+
+
+def watch_stages(monkeypatch, tmp_path) -> list[dict]:
+    """What each stage starts from and a copy of what it leaves."""
+    train_stage, seen = trainer_module._train, []
+
+    def watch(policy, run, rows, reference, end, *rest):
+        train_stage(policy, run, rows, reference, end, *rest)
+        seen.append({"rows": rows, "reference": reference, "end": tmp_path / end.name})
+        shutil.copytree(end, tmp_path / end.name)
+
+    monkeypatch.setattr(trainer_module, "_train", watch)
+    return seen
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_reset_reference_starts_each_stage_from_the_policy(lora_rank, tiny_llava, ranked, tmp_path, monkeypatch):
+    seen = watch_stages(monkeypatch, tmp_path)
+    settings = TrainSettings(**FAST, reset_reference=True, lora_rank=lora_rank)
+    train(ranked, tiny_llava, tmp_path / "run", settings)
+    lines = metrics_of(tmp_path / "run")
+    for stage in ("easy", "medium", "hard"):
+        first = next(line for line in lines if line["stage"] == stage)
+        assert first["loss"] == pytest.approx(3 * math.log(2), abs=1e-4)
+        assert first["rewards/image_margins"] == pytest.approx(0, abs=1e-4)
+    policy = load_model(seen[0]["end"])
+    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), rejected_images=True, max_length=999)
+    row = seen[1]["rows"][0]
+    batch = pairs.collate([pairs[row]])
+    batch.pop("rows")
+    with torch.no_grad():
+        expected = sequence_logps(policy, batch)
+    torch.testing.assert_close(seen[1]["reference"][row], expected, rtol=1e-4, atol=1e-3)
+    others = [number for number in range(14) if number not in seen[1]["rows"]]
+    assert seen[1]["reference"][others].isnan().all()
+
+
+def test_rerank_cuts_what_is_left_by_the_entropies_of_the_policy(tiny_llava, ranked, tmp_path, monkeypatch):
+    seen = watch_stages(monkeypatch, tmp_path)
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, rerank=True))
+    easy = [row for row, level in enumerate(column(read_dataset(ranked), "level")) if level == "easy"]
+    assert seen[0]["rows"] == easy
+    assert sorted(row for stage in seen for row in stage["rows"]) == list(range(14))
+    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), rejected_images=True, max_length=999)
+    policy = load_model(seen[0]["end"])
+    entropies = {}
+    for row in set(range(14)) - set(easy):
+        encoded = pairs[row].prompts[0].split()[0]
+        with torch.no_grad():
+            logps = token_logps(policy, collate([encoded], 0))[0, : len(encoded.answers[0])]
+        entropies[row] = -sum(float(logp) * math.exp(float(logp)) for logp in logps)
+    order = sorted(entropies, key=lambda row: (entropies[row], pairs.ids[row]))
+    assert set(seen[1]["rows"]) == set(order[:5])
+    assert set(seen[2]["rows"]) == set(order[5:])
+
+
+def test_reference_and_levels_stay_without_these_settings(tiny_llava, ranked, tmp_path, monkeypatch):
+    seen = watch_stages(monkeypatch, tmp_path)
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
+    levels = column(read_dataset(ranked), "level")
+    for stage, name in zip(seen, ("easy", "medium", "hard"), strict=True):
+        assert stage["rows"] == [row for row, level in enumerate(levels) if level == name]
+        assert torch.equal(stage["reference"], seen[0]["reference"])
+
+
+def test_gradient_that_is_not_finite_ends_the_run_before_the_weights_are_spoilt(
+    tiny_llava, ranked, tmp_path, monkeypatch
+):
+    """The loss is finite, its gradient is not: a step would make all weights NaN and the next checkpoint with them."""
+    compute_loss, seen = PreferenceTrainer.compute_loss, []
+
+    def compute(trainer, model, inputs, *args, **kwargs):
+        seen.append([trainer.pairs.ids[row] for row in inputs["rows"].tolist()])
+        loss = compute_loss(trainer, model, inputs, *args, **kwargs)
+        return (
+            loss + (0 * next(p for p in model.parameters() if p.requires_grad).sum()).sqrt() if len(seen) == 3 else loss
+        )
+
+    monkeypatch.setattr(PreferenceTrainer, "compute_loss", compute)
+    with pytest.raises(MfpoError, match=r"the gradient is no longer finite at record .*, step 2; lower") as error:
+        train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
+    assert all(repr(id) in str(error.value) for id in seen[2])
+    kept = re.search(r"kept in (.*)\)", str(error.value))[1]
+    weights = load_model(Path(kept) / "checkpoint-2").state_dict()
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_card_says_what_made_the_model(run, lora_run, tiny_llava, ranked):
+    for folder, library in ((run, "transformers"), (lora_run, "peft")):
+        head, text = (folder / "model" / "README.md").read_text().removeprefix("---\n").split("---\n", 1)
+        assert yaml.safe_load(head)["library_name"] == library
+        assert yaml.safe_load(head)["base_model"] == tiny_llava.name
+        assert ranked.name in text
+        assert str(tiny_llava.parent) not in text, "no path of this machine"
+        last = metrics_of(folder)[-1]
+        assert f"| hard | 10 | {last['loss']:.4f} | {last['rewards/margins']:.4f} |" in text
+        assert "| learning_rate | 0.001 |" in text
+        assert f"| mfpo | {version('mfpo')} |" in text
+    assert hub_name(tiny_llava) is None
+
+
+def test_trained_model_has_the_tensors_and_the_config_of_its_source(run, tiny_llava, tmp_path):
+    tensors = []
+    for folder in (tiny_llava, run / "model"):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            tensors.append({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+    assert tensors[0] == tensors[1]
+    AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype=torch.float32).save_pretrained(tmp_path / "plain")
+    for name in ("config.json", "generation_config.json"):
+        assert (run / "model" / name).read_text() == (tmp_path / "plain" / name).read_text()
+    assert not [path.name for path in (run / "model").iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def with_processor(tiny_llava, folder: Path, change) -> Path:
+    """The model with a processor that was changed."""
+    load_model(tiny_llava).save_pretrained(folder)
+    processor = load_processor(tiny_llava)
+    change(processor)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _more_image_tokens(processor):
+    processor.patch_size = 4
+
+
+def _larger_images(processor):
+    processor.image_processor.crop_size = {"height": 64, "width": 64}
+    processor.image_processor.size = {"shortest_edge": 64}
+
+
+def _longer_vocabulary(processor):
+    processor.tokenizer.add_tokens(["USER"])
+
+
+@pytest.mark.parametrize("change", [_more_image_tokens, _larger_images, _longer_vocabulary])
+def test_processor_of_another_model_is_refused(change, tiny_llava, ranked, tmp_path):
+    model = with_processor(tiny_llava, tmp_path / "model", change)
+    message = refused(ranked, model, tmp_path)
+    assert "the model cannot read what the processor beside it makes of record 'r00' (" in message
+
+
+def test_processor_with_another_image_token_is_refused(tiny_llava, ranked, tmp_path):
+    model = with_processor(tiny_llava, tmp_path / "model", lambda processor: None)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"image_token_index": 1}))
+    assert "the model cannot read what the processor beside it makes" in refused(ranked, model, tmp_path)
+
+
+def with_column(name: str, values: list, data: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for shard, start in zip(sorted(data.glob("*.parquet")), (0, 8), strict=True):
+        table = pq.read_table(shard)
+        column = pa.array(values[start : start + len(table)])
+        pq.write_table(table.set_column(table.column_names.index(name), name, column), folder / shard.name)
+    return folder
+
+
+def test_level_without_records_is_refused(tiny_llava, ranked, tmp_path):
+    data = with_column("level", ["easy"] * 7 + ["hard"] * 7, ranked, tmp_path / "data")
+    assert "level medium has no records" in refused(data, tiny_llava, tmp_path)
+    data = with_column("level", ["level-1"] * 7 + ["level-4"] * 7, ranked, tmp_path / "four")
+    assert "level level-2, level-3 has no records" in refused(data, tiny_llava, tmp_path)
+
+
+def test_equal_entropies_are_refused_for_a_curriculum_only(tiny_llava, ranked, tmp_path):
+    data = with_column("entropy", [1.5] * 14, ranked, tmp_path / "data")
+    assert "all records have the same entropy" in refused(data, tiny_llava, tmp_path)
+    train(data, tiny_llava, tmp_path / "run", TrainSettings(method="dpo", epochs=1, batch_size=16))
+
+
+def test_tracker_that_is_not_installed_is_refused(tiny_llava, ranked, tmp_path):
+    assert "report_to is 'wandbb', but installed are none" in refused(ranked, tiny_llava, tmp_path, report_to="wandbb")
+
+
 def test_folder_without_model_is_refused(tiny_llava, ranked, tmp_path):
     load_processor(tiny_llava).save_pretrained(tmp_path / "none")
     assert f"{tmp_path / 'none'}: no model there" in refused(ranked, tmp_path / "none", tmp_path)
@@ -407,6 +617,11 @@ def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
     [
         ({"method": "mpfo"}, "no method is named 'mpfo'; there are dpo, mdpo, mfpo"),
         ({"method": "dpo", "eta": 0.5}, "method dpo has no eta"),
+        ({"method": "dpo", "image_weight": 0.5}, "image_weight is 0.5, but method dpo has no image term"),
+        ({"method": "dpo", "margin_weight": 2.0}, "margin_weight is 2.0, but method dpo has no margin term"),
+        ({"text_weight": 0.0, "image_weight": 0.0, "margin_weight": 0.0}, "are all 0"),
+        ({"method": "dpo", "rerank": True}, "rerank is for stages from easy to hard; set curriculum=true"),
+        ({"curriculum": False, "reset_reference": True}, "reset_reference is for stages"),
         ({"epochs": 0}, "epochs is 0, but must be at least 1"),
         ({"beta": 0.0}, "beta is 0.0"),
         ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0"),

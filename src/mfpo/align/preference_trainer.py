@@ -39,7 +39,11 @@ class PreferenceTrainer(Trainer):
         model: Any,
         **kwargs: Any,
     ) -> None:
+        config = dict(vars(model.config))
         super().__init__(model, train_dataset=records, data_collator=self.collate, **kwargs)
+        # The Trainer notes in it that the model keeps no cache, which would be saved; our passes ask for none anyway.
+        vars(model.config).clear()
+        vars(model.config).update(config)
         # The loss is a mean over the batch; the Trainer has to divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self.pairs = records.pairs
