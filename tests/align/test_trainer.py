@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
+from mfpo.align import run_stage as run_stage_module
 from mfpo.align import trainer as trainer_module
 from mfpo.align.card import hub_name
 from mfpo.align.curriculum import RankSettings, rank
@@ -160,7 +161,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(
         with pytest.raises(Killed):
             train(ranked, tiny_llava, tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(trainer_module, "find_reference", lambda *_, **__: pytest.fail("the reference was on disk"))
+    monkeypatch.setattr(run_stage_module, "find_reference", lambda *_, **__: pytest.fail("the reference was on disk"))
     train(ranked, tiny_llava, tmp_path / "run", settings)
     assert lasting(tmp_path / "run") == lasting(whole)
     assert_same_weights(tmp_path / "run", whole)
@@ -173,7 +174,7 @@ def test_run_killed_between_stages_ends_like_an_uninterrupted_one(
 ):
     whole = request.getfixturevalue(folder)
     settings = TrainSettings(**FAST, lora_rank=4 if folder == "lora_run" else 0)
-    run_stage = trainer_module._train
+    run_stage = run_stage_module._train
     started = []
 
     def run_and_die(*arguments):
@@ -182,7 +183,7 @@ def test_run_killed_between_stages_ends_like_an_uninterrupted_one(
         if len(started) == stages:
             raise Killed
 
-    monkeypatch.setattr(trainer_module, "_train", run_and_die)
+    monkeypatch.setattr(run_stage_module, "_train", run_and_die)
     with pytest.raises(Killed):
         train(ranked, tiny_llava, tmp_path / "run", settings)
     train(ranked, tiny_llava, tmp_path / "run", settings)
@@ -193,7 +194,7 @@ def test_run_killed_between_stages_ends_like_an_uninterrupted_one(
 
 def test_killed_run_is_not_continued_with_other_settings(run, tiny_llava, ranked, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "_train", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(run_stage_module, "_train", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
     train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
@@ -395,14 +396,14 @@ def test_tokens_are_counted_without_padding_and_once_a_prompt():
 
 def watch_stages(monkeypatch, tmp_path) -> list[dict]:
     """What each stage starts from and a copy of what it leaves."""
-    train_stage, seen = trainer_module._train, []
+    train_stage, seen = run_stage_module._train, []
 
     def watch(policy, run, rows, reference, end, *rest):
         train_stage(policy, run, rows, reference, end, *rest)
         seen.append({"rows": rows, "reference": reference, "end": tmp_path / end.name})
         shutil.copytree(end, tmp_path / end.name)
 
-    monkeypatch.setattr(trainer_module, "_train", watch)
+    monkeypatch.setattr(run_stage_module, "_train", watch)
     return seen
 
 
@@ -562,6 +563,14 @@ def test_equal_entropies_are_refused_for_a_curriculum_only(tiny_llava, ranked, t
     train(data, tiny_llava, tmp_path / "run", TrainSettings(method="dpo", epochs=1, batch_size=16))
 
 
+def test_4_bit_weights_need_a_gpu(tiny_llava, ranked, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "device", lambda: torch.device("cpu"))
+    assert "quantize_4bit needs a GPU" in refused(ranked, tiny_llava, tmp_path, lora_rank=2, quantize_4bit=True)
+    monkeypatch.setattr(trainer_module, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    assert "run `pip install bitsandbytes`" in refused(ranked, tiny_llava, tmp_path, lora_rank=2, quantize_4bit=True)
+
+
 def test_tracker_that_is_not_installed_is_refused(tiny_llava, ranked, tmp_path):
     assert "report_to is 'wandbb', but installed are none" in refused(ranked, tiny_llava, tmp_path, report_to="wandbb")
 
@@ -630,6 +639,7 @@ def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
         ({"eta": math.nan}, "eta is nan"),
         ({"image_weight": -1.0}, "image_weight is -1.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"quantize_4bit": True}, "quantize_4bit is for adapters, but lora_rank is 0"),
         ({"lora_targets": ".*"}, "lora_rank is 0"),
         ({"logging_steps": 10, "save_steps": 25}, "save_steps is 25, but must be a multiple of logging_steps"),
         ({"lora_rank": 8, "train_vision_tower": True}, "name them in lora_targets"),

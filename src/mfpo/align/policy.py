@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import set_seed
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError, SettingError
@@ -31,8 +31,28 @@ def weights_dtype(settings: TrainSettings) -> torch.dtype:
 
 def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> Any:
     """The policy as `model`, or as the stage before or a checkpoint has saved it in `last`."""
-    base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
+    if settings.quantize_4bit:
+        base = _load_4bit(model)
+    else:
+        base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
     return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
+
+
+def _load_4bit(model: Path) -> Any:
+    """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in bfloat16."""
+    return AutoModelForImageTextToText.from_pretrained(
+        model.resolve(),
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+        dtype=torch.bfloat16,
+        device_map={"": torch.cuda.current_device()},
+        use_safetensors=True,
+        trust_remote_code=False,
+    ).eval()
 
 
 def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], adapter: Path | None) -> Any:

@@ -33,6 +33,7 @@ class TrainSettings:
     lora_rank: int = setting(0, "rank of LoRA adapters; 0 trains the whole model, peers use 128")
     lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
+    quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs a GPU and bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
     max_length: int = setting(2048, "tokens of prompt, images and answer; an answer's end beyond it is cut")
     seed: int = setting(0, "seed of the order of records and of new adapters")
@@ -73,6 +74,8 @@ class TrainSettings:
             faults.append(f"lora_rank is {self.lora_rank}, but must be 0 or more")
         if self.lora_targets is not None and not self.lora_rank:
             faults.append("lora_targets names what gets an adapter, but lora_rank is 0; set lora_rank too")
+        if self.quantize_4bit and not self.lora_rank:
+            faults.append("quantize_4bit is for adapters, but lora_rank is 0; set lora_rank too")
         if self.lora_rank and self.train_vision_tower:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
         if faults:
