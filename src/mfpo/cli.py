@@ -1,11 +1,14 @@
 """The commands: nothing but parsing and calls."""
 
+import errno
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 # Weights come from folders or are asked for by name; progress bars are ours.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -13,12 +16,14 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mfpo.cli_eval import eval_app
 from mfpo.errors import MfpoError, SettingError
 from mfpo.settings import read_settings
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Make vision-language models hallucinate less, by Modality-Fair Preference Optimization.",
@@ -74,7 +79,7 @@ def build(
     source: Annotated[
         str, typer.Argument(help="Parquet, JSONL or JSON file, folder of them, name on the hub, or `picturebook:N`.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (a picture with --preview).")] = None,
     format: Annotated[str | None, typer.Option(help="As in docs/sources.md; found out otherwise.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
     regions: Annotated[
@@ -108,6 +113,9 @@ def build(
 
     given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
     chosen = read_settings(BuildSettings, None, settings or [], **given)
+    if engine == "ray":  # whose workers may stand in other folders
+        source = str(Path(source).resolve()) if Path(source).exists() else source
+        out, images = out and out.resolve(), images and images.resolve()
     opened = _picturebook(source, chosen.seed) or open_source(source, format=format, images=images)
     # Opened here even where a cluster's actors open their own, so that a mistake is found before the first row.
     segmenter = open_segmenter(regions, chosen) if chosen.needs_regions or check_regions else None
@@ -120,7 +128,7 @@ def build(
         _draw_preview(opened, preview, chosen, segmenter, out)
         return
     run_by = _engine(engine, workers)
-    if engine == "ray" and segmenter is not None:
+    if engine == "ray" and segmenter is not None and regions.partition("=")[0] not in ("dataset", "coco"):
         from mfpo.build.ray_engine import OpenedByActor
 
         segmenter = OpenedByActor(regions, chosen)
@@ -133,7 +141,7 @@ def build(
         segmenter,
         engine=run_by,
         made_by=made_by,
-        progress=lambda rows: track(rows, "building"),
+        progress=lambda rows: _counted(rows, "building"),
     )
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["set_aside"]:
@@ -288,12 +296,18 @@ def picturebook_draw(
 
 def main() -> None:
     """Run a command. A user's mistake is one line on stderr and exit status 1; -v shows the traceback."""
+    warnings.filterwarnings("ignore", category=RuntimeWarning, message="Image size")  # PIL's on bombs, which we refuse
     try:
         app()
     except MfpoError as error:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
         _complain(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _complain(f"error: the disk is full ({error.strerror or error}); make room and give the same command again")
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
@@ -317,6 +331,13 @@ def _picturebook(source: str, seed: int) -> Any:
     return PictureBook(int(count), seed=seed)
 
 
+def _counted(rows: Iterable[T], text: str) -> Iterator[T]:
+    """The rows behind a bar that counts them, also where nobody knows how many there are."""
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        yield from progress.track(rows, total=len(rows) if isinstance(rows, Sized) else None)
+
+
 def _engine(name: str, workers: int) -> Any:
     """The engine of `mfpo build` that is called `name`."""
     if name == "local":
@@ -337,6 +358,8 @@ def _draw_preview(source: Any, id: str, settings: Any, segmenter: Any, out: Path
 
     if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
         raise SettingError(f"--out {out} is no picture; with --preview give a file such as strip.png")
+    if out.exists():
+        raise MfpoError(f"{out} exists already; give another --out or remove it")
     if not out.parent.is_dir():
         raise SettingError(f"{out.parent}: no such folder; give --out in an existing one")
     row = next((source.record(row, number) for number, row in enumerate(source) if source.id(row, number) == id), None)
@@ -352,8 +375,9 @@ def _show_mapping(source: Any, segmenter: Any, annotations: Path, settings: Any)
     from mfpo.build.mapping import check_regions
     from mfpo.build.regions.coco import CocoRegions
 
-    progress = lambda rows: track(rows, "searching", console=Console(stderr=True))  # noqa: E731
-    report = check_regions(source, segmenter, CocoRegions(annotations), settings, progress=progress)
+    report = check_regions(
+        source, segmenter, CocoRegions(annotations), settings, progress=lambda rows: _counted(rows, "searching")
+    )
     shown = Table("keywords of a COCO class in the image", str(report.keywords))
     for name, count in (
         ("mapping accuracy: IoU 0.5 with an instance of the class", report.one),
@@ -379,7 +403,8 @@ def _state(source: str) -> list[tuple[str, int, int]]:
 
 def _state_of(choice: str) -> list[tuple[str, int, int]]:
     """The state of the files that a choice such as `NAME=FILE,FOLDER` names."""
-    return [state for name in choice.partition("=")[2].split(",") if Path(name).exists() for state in _state(name)]
+    names = [name for name in choice.partition("=")[2].split(",") if name]
+    return [state for name in names if Path(name).exists() for state in _state(name)]
 
 
 def _model(name: str) -> Path:

@@ -11,3 +11,8 @@ class RecordError(MfpoError):
 
 class SettingError(MfpoError):
     """A setting has a value it cannot have."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what another library says, or the error's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,6 @@
 """Folders that commands write: whole or not at all, with the configuration and versions that made them."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -31,18 +32,48 @@ def whole_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     folder = out.with_name(out.name + ".partial")
     provenance = json.loads(json.dumps(made_by | {"versions": versions()}, default=str))
     note = folder / "made_by.json"
-    if folder.exists() and any(folder.iterdir()) and not note.exists():
-        raise MfpoError(f"{folder} is in the way and was not made by mfpo; remove it or give another --out")
-    if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        changed = [key for key in provenance | before if before.get(key) != provenance.get(key)]
-        if changed:
-            print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)
-            shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, provenance)
-    yield folder
-    folder.rename(out)
+    with _locked(folder):
+        if any(folder.iterdir()) and not note.exists():
+            raise MfpoError(f"{folder} is in the way and was not made by mfpo; remove it or give another --out")
+        if note.exists():
+            before = json.loads(note.read_text(encoding="utf-8"))
+            changed = [key for key in provenance | before if before.get(key) != provenance.get(key)]
+            if changed:
+                print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)
+                _empty(folder)
+        write_json(note, provenance)
+        yield folder
+        folder.rename(out)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make `folder`, and keep other runs out of it. Raises MfpoError when one is in it, or it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise MfpoError(f"{folder}: cannot be made ({error.strerror}); give another --out") from None
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise MfpoError(f"{folder}: another run is writing it; wait for that one or give another --out") from None
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def versions() -> dict[str, str]:

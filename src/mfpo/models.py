@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, first_line
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def find_model(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_SAFE_FILES))
     except (OSError, HfHubHTTPError) as error:
-        raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({_first_line(error)})") from None
+        raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({first_line(error)})") from None
 
 
 def check_model(path: Path) -> None:
@@ -71,7 +71,7 @@ def check_model(path: Path) -> None:
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError) as error:
-        raise MfpoError(f"{path}: its config.json is none of transformers' ({_first_line(error)})") from None
+        raise MfpoError(f"{path}: its config.json is none of transformers' ({first_line(error)})") from None
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
     if not any(path.glob("*.safetensors")):
@@ -91,7 +91,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
         try:
             return PeftModel.from_pretrained(base, path).merge_and_unload().eval()
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise MfpoError(f"{path}: its adapter cannot be loaded ({_first_line(error)})") from None
+            raise MfpoError(f"{path}: its adapter cannot be loaded ({first_line(error)})") from None
     try:
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             path.resolve(),  # absolute, as an adapter trained on it will name its base by this path
@@ -101,7 +101,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise MfpoError(f"{path}: its weights cannot be loaded ({_first_line(error)})") from None
+        raise MfpoError(f"{path}: its weights cannot be loaded ({first_line(error)})") from None
     # transformers fills such weights with random numbers.
     missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
     if missing:
@@ -118,7 +118,7 @@ def load_processor(path: Path) -> Any:
     try:
         return AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise MfpoError(f"{path}: its processor cannot be loaded ({_first_line(error)})") from None
+        raise MfpoError(f"{path}: its processor cannot be loaded ({first_line(error)})") from None
 
 
 def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:
@@ -143,14 +143,10 @@ def _base_of(adapter: Path) -> Path:
     try:
         base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
     except (ValueError, TypeError) as error:
-        raise MfpoError(f"{adapter}: its adapter_config.json is none of peft's ({_first_line(error)})") from None
+        raise MfpoError(f"{adapter}: its adapter_config.json is none of peft's ({first_line(error)})") from None
     if not base:
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
     folder = find_model(base)
     if (folder / "adapter_config.json").is_file():
         raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

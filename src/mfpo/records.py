@@ -7,7 +7,6 @@ A record is a row of a Hugging Face dataset with the column names that TRL and m
 import io
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -136,6 +135,8 @@ _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Pixels a side of a WebP.
 _WEBP_LIMIT = 16383
+# PIL's limit for decompression bombs.
+_MAX_PIXELS = 89_478_485
 # Rows are written and read in groups, which are in memory as a whole; Arrow cannot read back one beyond 2 GB.
 _ROW_GROUP, _ROW_GROUP_BYTES = 32, 256 << 20
 
@@ -228,12 +229,12 @@ def check_image(data: bytes, name: str) -> EncodedImage:
     decompression bombs.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if _is_plain(image, data):
-                return EncodedImage(bytes=data, path=os.path.basename(name))
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > _MAX_PIXELS:  # PIL only warns up to twice as many
+            raise ValueError(f"{image.width} x {image.height} pixels: it may be a decompression bomb")
+        if _is_plain(image, data):
+            return EncodedImage(bytes=data, path=os.path.basename(name))
+        upright = _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # what a broken file raises in PIL is open-ended
         raise _unreadable(name, error) from None
     # The name stays recognisable: COCO annotations are found by it.

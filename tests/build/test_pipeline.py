@@ -353,7 +353,7 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
         "column 'rejected' is empty": 1,
         "columns 'chosen' and 'rejected' are equal, so they express no preference": 1,
         "id is that of an earlier row": 1,
-        "line of data.jsonl is not valid JSON": 1,
+        "line N of data.jsonl is not valid JSON": 1,
     }
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     assert read_dataset(tmp_path / "out")["id"][:] == ["a", "b"]

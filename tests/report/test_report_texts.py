@@ -70,8 +70,8 @@ def test_chinese_words_need_no_spaces_around():
     assert marked("dog在跑", keyword_spans("dog在跑", {"dog": "k0"})) == ["dog"]
 
 
-def test_words_beyond_the_first_1000_are_not_compared():
-    alike = " ".join(f"w{number}" for number in range(998))
+def test_words_beyond_the_first_500_are_not_compared():
+    alike = " ".join(f"w{number}" for number in range(498))
     assert marked(f"{alike} red bus", difference_spans(f"{alike} red bus", f"{alike} bus")) == ["red"]
     assert difference_spans(f"{alike} a b red", f"{alike} a b") == []
 

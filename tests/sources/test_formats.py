@@ -343,7 +343,7 @@ def test_the_older_plain_columns_of_rlhf_v_are_those_of_rlaif_v(folder: Path) ->
 
 
 def test_a_row_brings_its_masks_in_any_format(folder: Path) -> None:
-    objects = [{"name": "dog", "mask": {"size": [6, 8], "counts": "01"}}]
+    objects = [{"name": "dog", "mask": {"size": [6, 8], "counts": "`1"}}]
     source = open_source(jsonl(folder, ROWS["jsonl"] | {"objects": objects}))
     assert only_record(source)["objects"] == objects
 

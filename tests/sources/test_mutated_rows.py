@@ -31,7 +31,7 @@ COMPLETIONS = [
     {"annotations": {name: {"Rating": rating, "Rationale": "."} for name in ASPECTS}, "model": "m", "response": text}
     for rating, text in (("5", "A dog."), ("2", "A cat."))
 ]
-MASKS = [{"name": "dog", "mask": {"size": [4, 4], "counts": "01"}}]
+MASKS = [{"name": "dog", "mask": {"size": [4, 4], "counts": "0`0"}}]
 ROWS: dict[str, list[dict[str, Any]]] = {
     "rlhf-v": [
         {"ds_name": "R", "image": EMBEDDED, "text": json.dumps(TEXT), "idx": 1, "image_path": "a/red.png"},
@@ -75,7 +75,14 @@ SCHEMA = SCHEMA.append(FEATURES.arrow_schema.field("objects")).append(FEATURES.a
 TRICKY = [None, True, 0, -1, 3, 10**30, math.nan, math.inf, b"", b"\xff\xd8\xff", [], {}, [None], [[]], {"a": None}]
 TRICKY += ["", " ", "<image>", "\ud800", "\udc80.png", "a\0b", "dog " * 5000, "../red.png", "/", "x" * 5000, "{", "[1]"]
 TRICKY += [{"bytes": RED[:30], "path": None}, {"bytes": "aGk=", "path": 7}, {"role": "user", "content": None}]
-TRICKY += [{"size": [2**40, -1], "counts": "é"}, '{"chosen": "\\ud800"}', {"Rating": "5/5"}]
+TRICKY += [
+    "_hR43^",
+    "0`00",
+    {"size": [4, 4], "counts": "ooooooooo0"},
+    {"size": [2**40, -1], "counts": "é"},
+    '{"chosen": "\\ud800"}',
+    {"Rating": "5/5"},
+]
 VALUES = st.sampled_from(TRICKY) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

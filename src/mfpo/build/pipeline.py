@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mfpo.build.regions import CHOICES, Segmenter
-from mfpo.build.shards import Note, SetAside, Summary, merge_notes, note_path, sum_seconds
+from mfpo.build.shards import Note, SetAside, Summary, delete_notes, merge_notes, note_path, sum_seconds
 from mfpo.build.stages import BuildSettings, Draft, draft_record, find_regions, finish_record
 from mfpo.build.vectors import open_vectors
 from mfpo.build.words import resolve_tagger
@@ -93,7 +93,10 @@ def build(
         unfinished = (shard for shard in shards if not note_path(shard.path).exists())
         for path, note in (engine or Threads(1))(unfinished, source, settings, segmenter):
             write_json(note_path(path), note)
-        return merge_notes(folder, source.name, started)
+        summary = merge_notes(folder, source.name, started)
+    # Not before the folder has its name: a run that is killed here would do its shards again.
+    delete_notes(out)
+    return summary
 
 
 class Threads:
@@ -124,6 +127,7 @@ def draft(work: Work, source: Source, settings: BuildSettings) -> Work:
         if work.is_repeated:
             raise RecordError(f"id {work.id!r} is that of an earlier row")
         record = source.record(work.row, work.number)
+        work.row = {}  # the record holds all of it
     if work.fault is None:
         with _stage(work, "keywords"):
             work.draft = draft_record(record, settings)
@@ -170,6 +174,7 @@ def write(path: Path, works: Iterable[Work]) -> Note:
             _count(work, note)
             if work.record is not None:
                 yield work.record
+            work.record = None  # it is written
             asked = time.perf_counter()
         waited += time.perf_counter() - asked
 

@@ -1,6 +1,7 @@
 """The engine of a cluster: the same stages as operators of Ray Data, the segmenter as a pool of actors."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,12 @@ from mfpo.build.pipeline import SEARCHED_TOGETHER, Shard, Work, chunks, draft, f
 from mfpo.build.regions import RegionSettings, Search, Segmenter, open_segmenter
 from mfpo.build.shards import Note
 from mfpo.build.stages import BuildSettings
-from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.errors import MfpoError, RecordError, SettingError, first_line
 from mfpo.records import Region
 from mfpo.sources import Source
 
 # Shards in flight: enough to keep a cluster busy, few enough for its object store.
-_WINDOW = 64
+_WINDOW = 32
 
 
 class RayData:
@@ -33,7 +34,14 @@ class RayData:
         except ImportError:
             raise MfpoError("engine ray needs Ray; pip install 'mfpo[ray]'") from None
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            try:
+                # Not init's own choice, which may be a cluster that once ran on this machine.
+                address = os.environ.get("RAY_ADDRESS", "local")
+                ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise MfpoError(
+                    f"Ray cannot be reached ({first_line(error)}); unset RAY_ADDRESS to start it here"
+                ) from None
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its notes on every window, and on rows it has to pickle
         ray.data.DataContext.get_current().enable_progress_bars = False
         self.workers = workers
@@ -43,7 +51,8 @@ class RayData:
     ) -> Iterator[tuple[Path, Note]]:
         import ray
 
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        has_model = isinstance(segmenter, OpenedByActor)
+        gpus = 1 if has_model and ray.cluster_resources().get("GPU", 0) else 0
         for window in chunks(shards, _WINDOW):
             data = ray.data.from_items([{"shard": shard} for shard in window], override_num_blocks=len(window))
             data = data.map(_draft, fn_args=(source, settings))

@@ -55,9 +55,11 @@ def note_path(shard: Path) -> Path:
 
 
 def merge_notes(folder: Path, name: str, started: float) -> Summary:
-    """Merge the shards' notes into `rejected_rows.jsonl` and `summary.json`, and delete them."""
-    paths = sorted(folder.glob("train-*.json"))
-    notes: list[Note] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """Merge the shards' notes into `rejected_rows.jsonl` and `summary.json`.
+
+    Raises MfpoError when no row became a record.
+    """
+    notes: list[Note] = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("train-*.json"))]
     set_aside = [row for note in notes for row in note["set_aside"]]
     written = sum(note["written"] for note in notes)
     stage_seconds = sum_seconds(note["seconds"] for note in notes)
@@ -75,13 +77,17 @@ def merge_notes(folder: Path, name: str, started: float) -> Summary:
     )
     rejected = folder / "rejected_rows.jsonl"
     rejected.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside), encoding="utf-8")
-    write_json(folder / "summary.json", summary)
-    for path in paths:
-        path.unlink()
     if not written:
+        delete_notes(folder)  # the source has to be mended, and then its rows are other ones
         counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "there are none"
         raise MfpoError(f"none of the {summary['read']} rows of {name} became a record: {counts}; see {rejected}")
+    write_json(folder / "summary.json", summary)
     return summary
+
+
+def delete_notes(folder: Path) -> None:
+    for path in folder.glob("train-*.json"):
+        path.unlink()
 
 
 def sum_seconds(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -94,9 +100,10 @@ def sum_seconds(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def reason_kind(reason: str) -> str:
-    """A reason without the names that differ from row to row, so that equal faults are counted together.
+    """A reason without the names and numbers that differ from row to row, so that equal faults are counted together.
 
-    >>> reason_kind("image 'cat.jpg' cannot be read (truncated file)")
-    'image cannot be read'
+    >>> reason_kind("image 'cat.jpg' cannot be read (truncated file)"), reason_kind("line 12 of a.jsonl is empty")
+    ('image cannot be read', 'line N of a.jsonl is empty')
     """
-    return re.sub(r" \(.*\)|(?<=image) (['\"]).*?\1|(?<=^id) (['\"]).*?\2|(?<=^line) \d+", "", reason)
+    named = r" \(.*\)|(?<=image) (['\"]).*?\1|(?<=^id) (['\"]).*?\2|(?<=masks of) (['\"]).*?\3"
+    return re.sub(r"(?<![\w/.-])\d+(?![\w/-])", "N", re.sub(named, "", reason))

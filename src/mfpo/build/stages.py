@@ -42,6 +42,8 @@ class BuildSettings(KeywordSettings, RegionSettings):
         RegionSettings.__post_init__(self)
         if not 0 <= self.noise_step < STEPS:
             raise SettingError(f"noise_step is {self.noise_step}, but must be from 0 to {STEPS - 1}")
+        if self.seed >= 2**63:
+            raise SettingError(f"seed is {self.seed}, but must be below 2^63")
         for name, least in (("mask_dilate", 0), ("seed", 0), ("shard_size", 1)):
             if getattr(self, name) < least:
                 raise SettingError(f"{name} is {getattr(self, name)}, but must be {least} or more")

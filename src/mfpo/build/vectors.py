@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, SettingError, first_line
 from mfpo.models import device, find_model, quiet
 
 Matrix = NDArray[np.float64]
@@ -45,14 +46,16 @@ def open_vectors(choice: str | None) -> Vectors | None:
 def _remember(vectors: Vectors) -> Vectors:
     """`vectors` asked only for the phrases that are new, all at once."""
     known: dict[str, Matrix] = {}
+    lock = Lock()
 
     def look_up(phrases: Sequence[str]) -> Matrix:
-        if len(known) > _KEPT:
-            known.clear()
-        new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
-        if new:
-            known.update(zip(new, vectors(new), strict=True))
-        return np.stack([known[phrase] for phrase in phrases])
+        with lock:
+            if len(known) > _KEPT:
+                known.clear()
+            new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
+            if new:
+                known.update(zip(new, vectors(new), strict=True))
+            return np.stack([known[phrase] for phrase in phrases])
 
     return look_up
 
@@ -64,7 +67,7 @@ def _embeddings(folder: Path) -> Vectors:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise MfpoError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})") from None
+        raise MfpoError(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from None
 
     def vectors(phrases: Sequence[str]) -> Matrix:
         # Tokenised after a word, as inside a text: at its beginning many tokenizers cut a word otherwise.
@@ -90,7 +93,7 @@ def _embedding_matrix(folder: Path) -> torch.Tensor:
             with safe_open(file, "pt") as weights:
                 return weights.get_tensor(name)
     except (OSError, SafetensorError) as error:
-        raise MfpoError(f"{folder}: its weights cannot be read ({_first_line(error)})") from None
+        raise MfpoError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
     raise MfpoError(
         f"{folder}: {len(found)} of the weights in its *.safetensors are named ...embed_tokens.weight, but must be 1; "
         "give a language or vision-language model with its weights, or sentence=MODEL"
@@ -114,9 +117,6 @@ def _sentence_vectors(folder: Path) -> Vectors:
         with quiet():
             model = SentenceTransformer(str(folder), device=str(device()), trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise MfpoError(f"{folder}: cannot be loaded as a sentence-transformers model ({_first_line(error)})") from None
-    return lambda phrases: model.encode(list(phrases), show_progress_bar=False).astype(np.float64)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise MfpoError(f"{folder}: cannot be loaded as a sentence-transformers model ({first_line(error)})") from None
+    # One by one: padded beside longer ones, a phrase's vector would depend on which others are new.
+    return lambda phrases: model.encode(list(phrases), batch_size=1, show_progress_bar=False).astype(np.float64)

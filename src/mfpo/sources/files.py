@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, first_line
 
 # The key of a row that could not be read, and holds why.
 _UNREADABLE = "__unreadable__"
@@ -33,7 +33,7 @@ def download_dataset(name: str) -> Path:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (OSError, HfHubHTTPError) as error:
         raise MfpoError(
-            f"{name}: no such file or folder, and not to be had from the hub ({_first_line(error)})"
+            f"{name}: no such file or folder, and not to be had from the hub ({first_line(error)})"
         ) from None
 
 
@@ -86,6 +86,9 @@ def read_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> It
             yield from _array_rows(file)
         else:
             with file.open("rb") as lines:
+                if lines.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                    raise MfpoError(f"{file}: is in UTF-16; save it as UTF-8")
+                lines.seek(0)
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield _row(line, f"line {number} of {file.name}")
@@ -146,7 +149,7 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
         # Read page by page: a published file may be one group of rows, gigabytes of images.
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
-        raise MfpoError(f"{file}: no Parquet file ({_first_line(error)})") from None
+        raise MfpoError(f"{file}: no Parquet file ({first_line(error)})") from None
 
 
 def _parquet_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -159,9 +162,7 @@ def _parquet_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[st
                 yield _arrow_row(batch, index, f"row {number} of {file.name}")
                 number += 1
     except (pa.ArrowException, OSError) as error:
-        raise MfpoError(
-            f"{file}: broken after {number} rows ({_first_line(error)}); was it downloaded whole?"
-        ) from None
+        raise MfpoError(f"{file}: broken after {number} rows ({first_line(error)}); was it downloaded whole?") from None
 
 
 def _arrow_row(batch: pa.RecordBatch, index: int, where: str) -> dict[str, Any]:
@@ -169,7 +170,3 @@ def _arrow_row(batch: pa.RecordBatch, index: int, where: str) -> dict[str, Any]:
         return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
     except ValueError as error:  # a text that is no UTF-8, a time that Python cannot hold
         return {_UNREADABLE: f"{where} cannot be read ({error})"}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

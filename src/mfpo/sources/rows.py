@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import RecordError
+from mfpo.masks import is_whole
 from mfpo.records import EncodedImage, Message, NamedMask, answer_text, check_image, is_text, load_image
 
 # The roles by the names that TRL, ms-swift and ShareGPT have for them; LLaVA-RLHF writes llava.
@@ -121,9 +122,11 @@ def read_objects(objects: Any) -> list[NamedMask] | None:
         return None
     for number, found in enumerate(objects):
         mask = found["mask"]
-        is_whole = isinstance(mask, dict) and is_text(mask.get("counts")) and _is_size(mask.get("size"))
-        if not is_whole or not is_text(found["name"]):
+        has_mask = isinstance(mask, dict) and is_text(mask.get("counts")) and _is_size(mask.get("size"))
+        if not has_mask or not is_text(found["name"]):
             raise RecordError(f"objects[{number}] needs a name and a mask with size [height, width] and counts")
+        if not is_whole(mask):
+            raise RecordError(f"objects[{number}] has a mask whose counts do not cover {mask['size']}")
     return [NamedMask(name=found["name"], mask=found["mask"]) for found in objects]
 
 

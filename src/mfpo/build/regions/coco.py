@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from mfpo.build.regions import RegionSettings, Search, match_regions
 from mfpo.errors import MfpoError, RecordError
-from mfpo.masks import as_rle, encode_mask
+from mfpo.masks import as_rle, encode_mask, is_whole
 from mfpo.records import RLE, Region
 
 
@@ -73,15 +73,27 @@ class CocoRegions:
 
 
 def as_mask(segmentation: Any, height: int, width: int) -> RLE:
-    """One object's `segmentation` as compressed run lengths: polygons are drawn and united, run lengths compressed."""
+    """One object's `segmentation` as compressed run lengths: polygons are drawn and united, run lengths compressed.
+
+    Raises ValueError or TypeError for what is broken, which pycocotools would read beyond its memory.
+    """
     if isinstance(segmentation, list):
         # Annotations hold some "polygons" of one or two points, which pycocotools takes for boxes or refuses.
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation if len(polygon) >= 6]
+        limit = 10 * max(height, width)
+        if not all((np.abs(polygon) <= limit).all() and len(polygon) % 2 == 0 for polygon in polygons):
+            raise ValueError("a polygon lies far outside of its image, or half a point is missing")
         if not polygons:
             return encode_mask(np.zeros((height, width), dtype=bool))
-        return as_rle(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
-    if isinstance(segmentation["counts"], list):
-        return as_rle(coco_mask.frPyObjects(segmentation, height, width))
-    if not isinstance(segmentation["counts"], str):
+        return as_rle(coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width)))
+    size, counts = [int(side) for side in segmentation["size"]], segmentation["counts"]
+    if isinstance(counts, list):
+        if any(run < 0 for run in counts) or sum(counts) != size[0] * size[1]:
+            raise ValueError(f"run lengths do not cover {size}")
+        return as_rle(coco_mask.frPyObjects({"size": size, "counts": counts}, height, width))
+    if not isinstance(counts, str):
         raise TypeError("run lengths are neither a list nor a text")
-    return RLE(size=segmentation["size"], counts=segmentation["counts"])
+    mask = RLE(size=size, counts=counts)
+    if not is_whole(mask):
+        raise ValueError(f"run lengths do not cover {size}")
+    return mask

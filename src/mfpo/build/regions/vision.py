@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig
 
 from mfpo.build.regions import RegionSettings, Search, is_region
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, first_line
 from mfpo.masks import encode_mask
 from mfpo.models import default_dtype, device, find_model, quiet
 from mfpo.records import Region
@@ -64,7 +64,7 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
             output_loading_info=True,
         )
     except _BROKEN as error:
-        raise MfpoError(f"{name}: cannot be loaded ({_first_line(error)})") from None
+        raise MfpoError(f"{name}: cannot be loaded ({first_line(error)})") from None
     # transformers fills such weights with random numbers.
     missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
     if missing:
@@ -181,9 +181,5 @@ def _load_part(cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(folder, **options)
     except _BROKEN as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise MfpoError(f"{folder}: its {cls.__name__} cannot be loaded ({reason}); save it beside the model") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

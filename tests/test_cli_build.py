@@ -1,0 +1,165 @@
+"""`mfpo build` from the shell: killed and started again beside its output, two at a time, its engines and options."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mfpo.cli import main
+from mfpo.masks import encode_mask
+
+MFPO = [sys.executable, "-c", "from mfpo.cli import main; main()"]
+DOG = np.zeros((48, 64), dtype=bool)
+DOG[10:30, 20:50] = True
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with pairs.jsonl (400 rows on four photos), photos and instances.json in it."""
+    random = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    images, annotations = [], []
+    for number in range(4):
+        name = f"p{number}.png"
+        Image.fromarray(random.integers(0, 256, (*DOG.shape, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+        images.append({"id": number, "file_name": name, "height": 48, "width": 64})
+        annotations.append({"image_id": number, "category_id": 18, "segmentation": encode_mask(DOG)})
+    categories = [{"id": 18, "name": "dog"}]
+    instances = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    rows = [
+        {"id": f"r{i}", "image": f"p{i % 4}.png", "question": "?", "chosen": "A dog sits.", "rejected": "A cat."}
+        for i in range(400)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def build(*arguments):
+    common = ["build", "pairs.jsonl", "--images", "photos", "--regions", "coco=instances.json", "--set", "shard_size=8"]
+    return [*MFPO, *common, *map(str, arguments)]
+
+
+def run(*arguments):
+    """In a process of its own."""
+    done = subprocess.run(build(*arguments), capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def here(folder, monkeypatch, capsys):
+    """The same in this process, which is quicker."""
+
+    def run_here(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mfpo", *build(*arguments)[3:]])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run_here
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "summary.json"}
+
+
+def killed_at(shards, out):
+    """Start a build and kill it when that many shards are done; returns their notes and times."""
+    process = subprocess.Popen(build("--out", out))
+    notes = {}
+    while process.poll() is None and len(notes) < shards:
+        notes = {path: path.stat().st_mtime_ns for path in out.with_suffix(".partial").glob("train-*.json")}
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    return notes
+
+
+def test_a_killed_build_goes_on_beside_its_output(folder):
+    assert run("--out", "whole")[0] == 0
+    notes = killed_at(5, folder / "out")
+    (folder / "notes.txt").write_text("a file that has nothing to do with it")
+    status, _, err = run("--out", "out")
+    assert (status, "starting anew" in err) == (0, False)
+    assert content(folder / "out") == content(folder / "whole")
+    assert len(notes) >= 5
+    made = max(path.stat().st_mtime_ns for path in (folder / "out").glob("*.parquet"))
+    first = sorted((folder / "out").glob("*.parquet"))[0].stat().st_mtime_ns
+    assert first <= min(notes.values()) < made, "the first shard was done again"
+
+
+def test_two_builds_into_one_folder(folder):
+    process = subprocess.Popen(build("--out", "out"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list(folder.glob("out.partial/train-*.json")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    status, _, err = run("--out", "out")
+    process.send_signal(signal.SIGCONT)
+    assert (status, err) == (
+        1,
+        "error: out.partial: another run is writing it; wait for that one or give another --out\n",
+    )
+    assert process.wait() == 0
+    assert run("--out", "whole")[0] == 0
+    assert content(folder / "out") == content(folder / "whole")
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_engines_and_workers_give_the_same_bytes(folder, here, engine):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="needs Ray; pip install 'mfpo[ray]'")
+    assert here("--out", "one")[0] == 0
+    assert here("--out", "other", "--engine", engine, "--workers", "2")[0] == 0
+    one, other = content(folder / "one"), content(folder / "other")
+    assert one.keys() == other.keys()
+    assert all(one[name] == other[name] for name in one if name != "made_by.json")
+
+
+def test_check_regions_prints_the_mapping_accuracy(folder, here):
+    status, out, _ = here("--check-regions", "instances.json")
+    assert status == 0
+    assert "400 (100.0 %)" in out
+    assert not (folder / "out").exists()
+
+
+def test_preview_is_a_picture(folder, here):
+    assert here("--preview", "r1", "--out", "strip.png")[0] == 0
+    assert Image.open(folder / "strip.png").width > 200
+    assert here("--preview", "r1", "--out", "strip.png")[2].startswith("error: strip.png exists already")
+    assert "has the id 'r1000'" in here("--preview", "r1000", "--out", "other.png")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "/proc/x"], "/proc/x.partial: cannot be made"),
+        (["--out", "out", "--workers", "0"], "workers is 0"),
+        (["--out", "out", "--engine", "dask"], "no engine is named 'dask'"),
+        (["--out", "out", "--seed", 2**63], "must be below 2^63"),
+        ([], "--out is missing"),
+        (["--preview", "r1", "--out", "nowhere/strip.png"], "nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_one_line(here, arguments, words):
+    status, _, err = here(*arguments)
+    assert status == 1
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(folder, monkeypatch):
+    script = "import mfpo.records, pyarrow.parquet as pq\nfrom mfpo.cli import main\n"
+    script += "real = pq.ParquetWriter\n"
+    script += "pq.ParquetWriter = lambda where, *a, **k: real(open('/dev/full', 'wb'), *a, **k)\nmain()"
+    done = subprocess.run([*MFPO[:2], script, *build("--out", "out")[3:]], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the disk is full")
