@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 # Weights come from folders or are asked for by name; progress bars are ours.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -199,20 +199,35 @@ def train(
 
 @app.command()
 def answer(
-    questions: Annotated[Path, typer.Argument(help="JSONL with question_id, image, text.")],
-    model: Model,
+    questions: Annotated[Path, typer.Argument(help="JSONL or JSON of LLaVA, POPE, AMBER or MMHal-Bench.")],
+    model: Annotated[str, typer.Option(help="As in `train`; with --endpoint the name that the endpoint knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible endpoint to ask.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm, for a local model.")] = "transformers",
     batch_size: Annotated[int, typer.Option(help="Questions at a time.", min=1)] = 32,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the longest answer.", min=1)] = 512,
+    concurrency: Annotated[int, typer.Option(help="Requests to the endpoint at a time.", min=1)] = 8,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the endpoint what failed again.")] = False,
 ) -> None:
-    """Ask a model questions about images, greedily.
+    """Ask a model questions about images, greedily. Exit status 3 says that questions failed at the endpoint.
 
     Example: mfpo answer questions.jsonl --model runs/mfpo/model --images photos --out answers.jsonl
     """
-    from mfpo.evaluate.generate import answer as run
+    if endpoint:
+        _answer_by_endpoint(questions, endpoint, model, images, out, max_new_tokens, concurrency, retry_failed)
+    if retry_failed:
+        raise SettingError("--retry-failed asks an endpoint again; a local model fails at none, so leave it out")
+    if engine == "vllm":
+        from mfpo.evaluate.vllm_engine import answer_by_vllm
 
-    count = run(questions, _model(model), images, out, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        count = answer_by_vllm(questions, _model(model), images, out, max_new_tokens=max_new_tokens)
+    elif engine == "transformers":
+        from mfpo.evaluate.generate import answer as run
+
+        count = run(questions, _model(model), images, out, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    else:
+        raise SettingError(f"no engine is named {engine!r}; give --engine transformers or vllm")
     console.print(f"{out}: {count} answers")
 
 
@@ -252,7 +267,7 @@ def merge(
 
 
 @app.command("settings")
-def show_settings(stage: Annotated[str, typer.Argument(help="build, rank, train or pretrain.")]) -> None:
+def show_settings(stage: Annotated[str, typer.Argument(help="build, rank, train, judge or pretrain.")]) -> None:
     """List the settings of a stage, with their defaults.
 
     Example: mfpo settings train
@@ -338,6 +353,33 @@ def _counted(rows: Iterable[T], text: str) -> Iterator[T]:
         yield from progress.track(rows, total=len(rows) if isinstance(rows, Sized) else None)
 
 
+def _answer_by_endpoint(
+    questions: Path,
+    endpoint: str,
+    model: str,
+    images: Path,
+    out: Path,
+    max_new_tokens: int,
+    concurrency: int,
+    retry_failed: bool,
+) -> NoReturn:
+    """Ask an endpoint, say how it went, and end."""
+    from mfpo.evaluate.endpoint import answer_by_endpoint
+
+    answered = answer_by_endpoint(
+        questions,
+        endpoint,
+        model,
+        images,
+        out,
+        max_new_tokens=max_new_tokens,
+        concurrency=concurrency,
+        retry_failed=retry_failed,
+    )
+    console.print(f"{out}: {answered.questions} questions, of which {answered.failed} failed")
+    raise typer.Exit(ROWS_SET_ASIDE if answered.failed else 0)
+
+
 def _engine(name: str, workers: int) -> Any:
     """The engine of `mfpo build` that is called `name`."""
     if name == "local":
@@ -419,9 +461,11 @@ def _settings_class(stage: str) -> Any:
     from mfpo.align.curriculum import RankSettings
     from mfpo.align.train_settings import TrainSettings
     from mfpo.build.pipeline import BuildSettings
+    from mfpo.evaluate.judge import JudgeSettings
     from mfpo.picturebook.pretrain import PretrainSettings
 
-    classes = {"build": BuildSettings, "rank": RankSettings, "train": TrainSettings, "pretrain": PretrainSettings}
+    classes: dict[str, Any] = {"build": BuildSettings, "rank": RankSettings, "train": TrainSettings}
+    classes |= {"judge": JudgeSettings, "pretrain": PretrainSettings}
     if stage not in classes:
         raise SettingError(f"no stage is named {stage!r}; there are {', '.join(classes)}")
     return classes[stage]

@@ -14,6 +14,12 @@ console = Console(markup=False, emoji=False, highlight=False)
 
 Answers = Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")]
+JudgeName = Annotated[str, typer.Option(help="The judge, as the endpoint calls it.")]
+Endpoint = Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")]
+JudgeSettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Another setting of the judge; `mfpo settings judge` lists them.")
+]
+OPENAI = "https://api.openai.com/v1"
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Count what is not answered instead of stopping.")]
 
 
@@ -109,6 +115,98 @@ def eval_amber(
     _show(amber_json(result), json_file)
 
 
+@eval_app.command("mmhal")
+def eval_mmhal(
+    answers: Answers,
+    annotations: Annotated[Path, typer.Option(help="MMHal-Bench's template file.")],
+    judge: JudgeName,
+    endpoint: Endpoint = OPENAI,
+    template: Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")] = None,
+    allow_missing: AllowMissing = False,
+    json_file: Json = None,
+    settings: JudgeSettingsOption = None,
+) -> None:
+    """MMHal-Bench: a judge's ratings from 0 to 6 and the rate of hallucinations (Sun et al. 2023).
+
+    Example: mfpo eval mmhal answers.jsonl --annotations mmhal-bench_answer_template.json --judge gpt-4-1106-preview
+    """
+    from mfpo.evaluate.judge import read_template
+    from mfpo.evaluate.mmhal import DEFAULT, PLACES, load_mmhal, mmhal, mmhal_json, read_mmhal_answers
+
+    asked = load_mmhal(annotations)
+    opened = _judge(answers, judge, endpoint, settings)
+    prompt = read_template(template, PLACES) if template else DEFAULT
+    read = read_mmhal_answers(answers, asked)
+    _show(mmhal_json(mmhal(read, asked, opened, template=prompt, allow_missing=allow_missing), opened), json_file)
+
+
+@eval_app.command("llava-bench")
+def eval_llava_bench(
+    answers: Answers,
+    annotations: Annotated[Path, typer.Option(help="Folder of LLaVA-Bench (COCO).")],
+    judge: JudgeName,
+    endpoint: Endpoint = OPENAI,
+    official: Annotated[bool, typer.Option("--official", help="One order only, as the official script.")] = False,
+    allow_missing: AllowMissing = False,
+    json_file: Json = None,
+    settings: JudgeSettingsOption = None,
+) -> None:
+    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
+
+    Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
+    """
+    from mfpo.evaluate.answers import read_answers
+    from mfpo.evaluate.llava_bench import llava_bench, llava_bench_json, load_llava_bench
+
+    benchmark = load_llava_bench(annotations)
+    opened = _judge(answers, judge, endpoint, settings)
+    result = llava_bench(read_answers(answers), benchmark, opened, official=official, allow_missing=allow_missing)
+    _show(llava_bench_json(result, opened), json_file)
+
+
+@eval_app.command("object-halbench")
+def eval_object_halbench(
+    answers: Answers,
+    annotations: Annotated[Path, typer.Option(help="CHAIR's truth, as for `mfpo eval chair`.")],
+    questions: Annotated[Path | None, typer.Option(help="The benchmark's questions, for the judge.")] = None,
+    synonyms: Annotated[Path | None, typer.Option(help="The official table of refined synonyms.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Name of the judge that names the objects; without: rules.")] = None,
+    endpoint: Endpoint = OPENAI,
+    template: Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")] = None,
+    tagger: Annotated[str, typer.Option(help="textblob, or a spaCy pipeline as en_core_web_trf.")] = "textblob",
+    allow_missing: AllowMissing = False,
+    json_file: Json = None,
+    settings: JudgeSettingsOption = None,
+) -> None:
+    """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024).
+
+    Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz --synonyms synonyms_refine.txt
+    """
+    from mfpo.evaluate.answers import read_answers
+    from mfpo.evaluate.chair import load_annotations
+    from mfpo.evaluate.judge import read_template
+    from mfpo.evaluate.object_halbench import (
+        DEFAULT,
+        load_questions,
+        load_table,
+        object_halbench,
+        object_halbench_json,
+    )
+
+    opened = _judge(answers, judge, endpoint, settings) if judge else None
+    result = object_halbench(
+        read_answers(answers),
+        load_annotations(annotations),
+        load_table(synonyms),
+        judge=opened,
+        questions=load_questions(questions) if questions else None,
+        template=read_template(template, ("question", "answer")) if template else DEFAULT,
+        tagger=tagger,
+        allow_missing=allow_missing,
+    )
+    _show(object_halbench_json(result, opened), json_file)
+
+
 @eval_app.command("compare")
 def eval_compare(
     a: Annotated[Path, typer.Argument(help="Answers of one model.")],
@@ -135,6 +233,15 @@ def eval_compare(
         write_json(json_file, {name: asdict(difference) for name, difference in differences.items()})
 
 
+def _judge(answers: Path, name: str, endpoint: str, settings: list[str] | None) -> Any:
+    """The judge, whose verdicts are kept beside the answers."""
+    from mfpo.evaluate.judge import Judge, JudgeSettings
+    from mfpo.settings import read_settings
+
+    chosen = read_settings(JudgeSettings, None, settings or [], model=name, endpoint=endpoint)
+    return Judge(chosen, answers.with_name(answers.name + ".verdicts.jsonl"))
+
+
 def _show(figures: dict[str, Any], json_file: Path | None) -> None:
     """Print the figures, without the details of each answer, and write all of them to `json_file`."""
     from mfpo.folders import write_json
@@ -159,5 +266,5 @@ def _flat(figures: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]
     for name, value in figures.items():
         if isinstance(value, dict) and "low" not in value:
             yield from _flat(value, f"{before}{name}.")
-        elif not isinstance(value, list):
+        elif name != "details" and not isinstance(value, list):
             yield before + name, value

@@ -1,4 +1,4 @@
-"""Ask a local model questions about images by vLLM. Written from vLLM's documentation: our tests cannot run it."""
+"""Ask a local model questions about images by vLLM. Not run yet: vLLM needs a GPU."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
