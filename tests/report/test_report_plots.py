@@ -74,3 +74,10 @@ def test_histogram_shows_the_levels_that_there_are():
     svg = plots.histogram([1.0, 2.0, 3.0, 4.0], ["easy", "easy", "hard", "hard"], "entropy")
     assert {"easy", "hard"} <= set(texts(svg))
     assert "medium" not in texts(svg)
+
+
+def test_histogram_takes_any_number_of_levels_the_easiest_first():
+    levels = [f"level-{number + 1}" for number in range(11)]
+    svg = plots.histogram([float(number) for number in range(11)], levels, "entropy")
+    places = [svg.index(f">{level}<") for level in levels]
+    assert places == sorted(places)

@@ -55,7 +55,7 @@ LOSSES = {
     "loss/image": ("image", BLUE, "-."),
     "loss/margin": ("margin", GREEN, "-"),
 }
-LEVELS = {"easy": SKY, "medium": ORANGE, "hard": RED}
+LEVEL_COLOURS = (SKY, ORANGE, RED, GREEN, PURPLE, BLUE, GREY)
 # The base model is what the others are measured against, so it is grey.
 MODEL_COLOURS = (GREY, BLUE, GREEN, PURPLE, ORANGE, SKY)
 
@@ -115,13 +115,16 @@ def bars(columns: Mapping[str, Mapping[str, float]], label: str) -> Markup:
 
 
 def histogram(entropies: Sequence[float], levels: Sequence[str], label: str) -> Markup:
-    """How many records have which entropy (nats), stacked by level."""
-    names = [name for name in LEVELS if name in levels]
-    groups = [[e for e, level in zip(entropies, levels, strict=True) if level == name] for name in names]
+    """How many records have which entropy (nats), stacked by level, the easiest first."""
+    by_level: dict[str, list[float]] = {}
+    for entropy, level in sorted(zip(entropies, levels, strict=True)):
+        by_level.setdefault(level, []).append(entropy)
+    colours = [LEVEL_COLOURS[number % len(LEVEL_COLOURS)] for number in range(len(by_level))]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10.4, 2.3), layout="constrained")
         axes = figure.add_subplot()
-        axes.hist(groups, bins=40, stacked=True, color=[LEVELS[name] for name in names], label=names, rwidth=0.92)
+        groups, names = list(by_level.values()), list(by_level)
+        axes.hist(groups, bins=40, stacked=True, color=colours, label=names, rwidth=0.92)
         axes.set_xlabel("entropy of the chosen answer, nats")
         axes.set_ylabel("records")
         figure.legend(loc="outside upper left", ncols=len(names), handlelength=0.9)
