@@ -26,7 +26,7 @@ from mfpo.align.pairs import Pairs
 from mfpo.align.preference_trainer import PreferenceTrainer, count_tokens, window_means
 from mfpo.align.stage import StageLog, StageRecords
 from mfpo.align.train_settings import TrainSettings
-from mfpo.align.trainer import train
+from mfpo.align.trainer import files_of, train
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.records import column, read_dataset
@@ -130,6 +130,20 @@ def test_same_seed_gives_identical_metrics_and_weights(run, tiny_llava, ranked, 
     train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
     assert lasting(tmp_path / "run") == lasting(run)
     assert_same_weights(tmp_path / "run", run)
+
+
+def test_files_of_an_adapter_are_those_of_its_base_too(lora_run, tiny_llava, ranked, tmp_path):
+    shutil.copytree(tiny_llava, tmp_path / "base")
+    shutil.copytree(lora_run / "model", tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    before = files_of(ranked, tmp_path / "adapter")
+    (tmp_path / "base" / "generation_config.json").write_text("{}")
+    after = files_of(ranked, tmp_path / "adapter")
+    assert before["model_files"][0] == after["model_files"][0]
+    assert before["model_files"][1] != after["model_files"][1]
+    assert before["data_files"] == after["data_files"]
 
 
 def test_another_seed_gives_another_order(run, tiny_llava, ranked, tmp_path):

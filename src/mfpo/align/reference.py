@@ -34,6 +34,9 @@ Known = dict[str, tuple[float, int]]
 
 _CODE = ("logprobs.py", "pairs.py", "prefix.py")
 
+# Records between two writes, which a killed run does not lose.
+_BLOCK = 4096
+
 
 def reference_key(**depends_on: object) -> str:
     """A name for log-probabilities that depend on `depends_on`, on the versions and on the code that computes them."""
@@ -106,11 +109,14 @@ def find_reference(
     missing = [row for row, own in enumerate(hashes) if not all(sequence in known for sequence in own)]
     if len(missing) < len(pairs):
         say(f"reference: {len(pairs) - len(missing)} of {len(pairs)} records are in {kept.parent}")
-    found = gathered(reference_logps(model, pairs, share(missing), batch_size=batch_size, autocast=autocast))
-    new = {sequence: value for row in found for sequence, value in zip(hashes[row], found[row], strict=True)}
-    if new and processes().is_main_process:
-        _add_known(kept, new)
-    return {row: [(known | new)[sequence] for sequence in own] for row, own in enumerate(hashes)}
+    for start in range(0, len(missing), _BLOCK):
+        own = share(missing[start : start + _BLOCK])
+        found = gathered(reference_logps(model, pairs, own, batch_size=batch_size, autocast=autocast))
+        new = {sequence: value for row in found for sequence, value in zip(hashes[row], found[row], strict=True)}
+        known |= new
+        if processes().is_main_process:
+            _add_known(kept, new)
+    return {row: [known[sequence] for sequence in own] for row, own in enumerate(hashes)}
 
 
 def _read_known(path: Path) -> Known:

@@ -3,10 +3,12 @@
 A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.parquet`, `summary.json` and `model/`.
 """
 
+import json
 import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import datasets
 import yaml
@@ -16,13 +18,13 @@ from mfpo.align.curriculum import LEVELS, stages
 from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
 from mfpo.align.policy import computes_in_bf16
-from mfpo.align.processes import common_folder, processes
+from mfpo.align.processes import as_first_says, common_folder, processes
 from mfpo.align.reference import reference_key, sequence_hashes
 from mfpo.align.run_stage import Plan, Run, run_stage
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
 from mfpo.folders import fingerprint
-from mfpo.models import device, load_processor, quiet
+from mfpo.models import device, find_model, load_processor, quiet
 from mfpo.records import TEXT_COLUMNS, column, read_dataset
 
 
@@ -42,7 +44,7 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
     needs_images = OBJECTIVES[settings.method].needs_rejected_images
     pairs = Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length)
     made_by = {"command": "train", "data": str(data), "model": str(model), "settings": asdict(settings)}
-    made_by |= {"data_files": fingerprint(data, "*.parquet"), "model_files": fingerprint(model, "*")}
+    made_by |= as_first_says(files_of(data, model) if processes().is_main_process else None)
     key = reference_key(
         model=made_by["model_files"],
         max_length=settings.max_length,
@@ -63,6 +65,14 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
             if not (folder / "model").exists():
                 run.end(len(plan) - 1, plan[-1][0]).rename(folder / "model")
             shutil.rmtree(folder / "stages", ignore_errors=True)
+
+
+def files_of(data: Path, model: Path) -> dict[str, Any]:
+    """Hashes of the dataset and of the model, for an adapter of its base too."""
+    adapter = model / "adapter_config.json"
+    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.exists() else None
+    folders = [model] if base is None else [model, find_model(base)]
+    return {"data_files": fingerprint(data, "*.parquet"), "model_files": [fingerprint(path, "*") for path in folders]}
 
 
 def check_settings(model: Path, settings: TrainSettings) -> None:
