@@ -1,5 +1,6 @@
 """Runs that are killed for real, or that fill the disk, end with the same bytes as runs that are left alone."""
 
+import errno
 import json
 import resource
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mfpo.align import run_stage as run_stage_module
 from mfpo.align import trainer as trainer_module
 from mfpo.align.curriculum import RankSettings, rank
 from mfpo.align.stage import StageLog, last_checkpoint
@@ -98,7 +100,7 @@ def test_full_disk_leaves_the_checkpoint_before_whole(whole, tiny_llava, ranked,
         patch.setattr(StageLog, "write", write_and_fill)
         try:
             with pytest.raises(
-                MfpoError, match=r"the checkpoint of step 2 cannot be written \(.*it goes on from"
+                MfpoError, match=r"the checkpoint of step 2 cannot be written \(.*\d MiB are free"
             ) as error:
                 train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
         finally:
@@ -108,6 +110,23 @@ def test_full_disk_leaves_the_checkpoint_before_whole(whole, tiny_llava, ranked,
     checkpoint, step = last_checkpoint(checkpoints)
     assert step == 1
     assert (checkpoint / "optimizer.pt").stat().st_size > 2000
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
+    assert_same_run(tmp_path / "run", run)
+
+
+def test_full_disk_at_the_end_of_a_stage_leaves_the_last_checkpoint(whole, tiny_llava, ranked, tmp_path, monkeypatch):
+    settings, run = whole
+    save = run_stage_module._save
+
+    def fill_and_save(trainer, *arguments):
+        if trainer.state.global_step == 2:  # the last stage
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_stage_module, "_save", fill_and_save)
+        with pytest.raises(MfpoError, match=r"the end of stage hard cannot be written \(.*No space left on device"):
+            train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
     train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
     assert_same_run(tmp_path / "run", run)
 

@@ -1,8 +1,11 @@
 """`transformers.Trainer` with a preference objective in place of its loss, and the metrics of preference training."""
 
 import math
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -132,13 +135,21 @@ class PreferenceTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        try:
+        with writing(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of them, as to who writes
-            raise MfpoError(
-                f"the checkpoint of step {self.state.global_step} cannot be written ({str(error).splitlines()[0]}); "
-                "make room and give the same command again: it goes on from the checkpoint before"
-            ) from error
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Raises MfpoError when `what` cannot be written in `folder`."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of them, as to who writes
+        free = shutil.disk_usage(folder).free >> 20
+        raise MfpoError(
+            f"{what} cannot be written ({str(error).splitlines()[0]}), {free} MiB are free in {folder}; make room and "
+            "give the same command again: it goes on from the checkpoint before"
+        ) from error
 
 
 class QuietBar(ProgressCallback):

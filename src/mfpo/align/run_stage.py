@@ -20,7 +20,7 @@ from mfpo.align.entropy import token_entropy
 from mfpo.align.logprobs import collate, sequence_logps, token_logps
 from mfpo.align.pairs import Pairs
 from mfpo.align.policy import computes_in_bf16, open_policy, precision
-from mfpo.align.preference_trainer import PreferenceTrainer
+from mfpo.align.preference_trainer import PreferenceTrainer, writing
 from mfpo.align.processes import gathered, processes, say, share
 from mfpo.align.reference import find_reference, read_reference, reference_logps, write_reference
 from mfpo.align.stage import StageLog, StageRecords, last_checkpoint, steps_per_epoch
@@ -173,7 +173,8 @@ def _train(
     )
     trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else the Trainer would split batches over all GPUs it sees
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer, run, end, log.path)
+    with writing(f"the end of stage {log.stage}", run.folder):
+        _save(trainer, run, end, log.path)
     trainer.accelerator.free_memory()
 
 
