@@ -488,9 +488,26 @@ def test_gradient_that_is_not_finite_ends_the_run_before_the_weights_are_spoilt(
     with pytest.raises(MfpoError, match=r"the gradient is no longer finite at record .*, step 2; lower") as error:
         train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
     assert all(repr(id) in str(error.value) for id in seen[2])
-    kept = re.search(r"kept in (.*)\)", str(error.value))[1]
-    weights = load_model(Path(kept) / "checkpoint-2").state_dict()
+    kept = Path(re.search(r"kept in (.*)$", str(error.value))[1]) / "checkpoint-2"
+    weights = load_model(kept).state_dict()
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_trackers_get_the_metrics(tiny_llava, ranked, tmp_path, monkeypatch):
+    """What the Trainer hands to trackers it also keeps in its state."""
+    told = []
+    log = PreferenceTrainer.log
+
+    def listen(trainer, *args):
+        log(trainer, *args)
+        told.append(trainer.state.log_history[-1])
+
+    monkeypatch.setattr(PreferenceTrainer, "log", listen)
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, curriculum=False))
+    for line, metrics in zip(metrics_of(tmp_path / "run"), told, strict=False):
+        assert {name: metrics[name] for name in line if name != "stage"} == {
+            name: value for name, value in line.items() if name != "stage"
+        }
 
 
 def test_card_says_what_made_the_model(run, lora_run, tiny_llava, ranked):

@@ -111,7 +111,8 @@ class PreferenceTrainer(Trainer):
         ids = ", ".join(repr(self.pairs.ids[row]) for row in rows)
         return MfpoError(
             f"the {what} is no longer finite at record {ids}, step {self.state.global_step}; lower learning_rate or "
-            f"look at these records (the last checkpoint before is kept in {self.args.output_dir})"
+            "look at these records, with another --out, as the last checkpoint before is kept in "
+            f"{self.args.output_dir}"
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
