@@ -190,11 +190,13 @@ def train(
 
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
+    from mfpo.align.processes import processes
     from mfpo.align.train_settings import TrainSettings
     from mfpo.align.trainer import train as run
 
     run(data, _model(model), out, read_settings(TrainSettings, config, overrides or [], method=method))
-    console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
+    if processes().is_main_process:
+        console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
+from mfpo.align.prefix import shares_prefix
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import device, load_model
@@ -35,6 +36,9 @@ def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> A
         base = _load_4bit(model)
     else:
         base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
+    attention = settings.attention or ("flex_attention" if device().type == "cuda" else "sdpa")
+    if shares_prefix(base):
+        base.set_attn_implementation({"text_config": attention})
     return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -38,6 +39,9 @@ class TrainSettings:
     max_length: int = setting(2048, "tokens of prompt, images and answer; an answer's end beyond it is cut")
     seed: int = setting(0, "seed of the order of records and of new adapters")
     bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
+    attention: Literal["sdpa", "flex_attention"] | None = setting(
+        None, "of the language model where prompts are shared; null: flex_attention on a GPU (not yet run), else sdpa"
+    )
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     logging_steps: int = setting(10, "steps that a line of metrics.jsonl averages over")
     save_steps: int = setting(100, "steps between two checkpoints; a multiple of logging_steps")
