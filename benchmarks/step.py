@@ -42,6 +42,7 @@ from transformers import (
 from mfpo.align.logprobs import sequence_logps
 from mfpo.align.objectives import LogRatios, dpo, mfpo, total
 from mfpo.align.pairs import Pairs
+from mfpo.align.prefix import dense_mask
 
 EPOCHS = 3
 BETA = 0.1
@@ -311,16 +312,24 @@ def peak_memory() -> float:
     return float(line.split()[1]) * 1024
 
 
-def matmul_share(shape: Shape, seconds: float, tokens: int, predicted: int) -> float:
-    """FLOPs of the shared layout per second as a share of those of a large matmul in the same precision.
+def matmul_share(shape: Shape, seconds: float) -> float:
+    """Useful FLOPs of mfpo's step per second, as a share of those of a large matmul in the same precision.
 
-    Counted are 6 FLOPs a weight and token of the language model (2 forward, 4 backward), and of the head on answer
-    tokens; 2 more in the reference pass, of which an epoch bears its part. Attention, norms and the vision tower come
-    on top, uncounted.
+    Forward and backward, 3 times the forward pass: 2 FLOPs a weight and token of the language model, 2 a weight of the
+    head and answer token, 4 a layer, dimension and pair of tokens that see each other. Forward alone: the vision tower,
+    once an image, and the reference pass, of which an epoch bears its part. Norms, softmax and what a dense mask hides
+    do not count.
     """
+    pairs = Pairs(make_records(shape, 1), make_processor(), rejected_images=True, max_length=2048)
+    batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
+    is_token = batch["documents"] >= 0
+    seen = int((dense_mask(batch)[:, 0] & is_token[:, :, None] & is_token[:, None]).sum())
     inner = shape.width * 8 // 3 // 64 * 64
-    body = shape.layers * (4 * shape.width**2 + 3 * shape.width * inner)
-    flops = (6 + 2 / EPOCHS) * (body * tokens + 32_000 * shape.width * predicted)
+    body = 2 * shape.layers * (4 * shape.width**2 + 3 * shape.width * inner) * int(is_token.sum())
+    head = 2 * 32_000 * shape.width * int(batch["answer_mask"].sum())
+    attention = 4 * shape.layers * shape.width * seen
+    tower = 2 * shape.tower_layers * 12 * shape.tower_width**2 * 577 * len(batch["pixel_values"])
+    flops = (3 + 1 / EPOCHS) * (body + head + attention) + (1 + 1 / EPOCHS) * tower
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = (torch.randn(4096, 4096, dtype=shape.dtype, device=device) for _ in range(2))
     rates = []
@@ -365,15 +374,12 @@ def compare(sides: dict[str, dict[str, float]], shape: Shape) -> dict[str, Any]:
         "trl_dpo": ("trl_dpo", "dpo"),
         "mfpo_vs_trl_dpo": ("trl_dpo", "mfpo"),
     }
-    pairs = Pairs(make_records(shape, 1), make_processor(), rejected_images=True, max_length=2048)
-    batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
-    tokens, predicted = int((batch["documents"] >= 0).sum()), int(batch["answer_mask"].sum())
     return {
         "speedup": {name: speedup(*both, "wall") for name, both in ratios.items()},
         "speedup_of_processor_time": {name: speedup(*both, "cpu") for name, both in ratios.items()},
         "memory_vs_trl": sides["mfpo"]["memory"] / sides["trl_dpo"]["memory"],
         "dpo_memory_vs_trl": sides["dpo"]["memory"] / sides["trl_dpo"]["memory"],
-        "matmul_share": matmul_share(shape, sides["mfpo"]["wall"], tokens, predicted),
+        "matmul_share": matmul_share(shape, sides["mfpo"]["wall"]),
     }
 
 
