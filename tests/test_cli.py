@@ -208,3 +208,25 @@ def test_ctrl_c_says_that_the_command_can_go_on(mfpo, tmp_path, monkeypatch):
     assert status == 130
     assert "again" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_amber_writes_the_figures_by_name(mfpo, reference_data, tmp_path):
+    amber = reference_data / "amber"
+    questions = [json.loads((amber / f"query_{kind}.json").read_text()) for kind in ("generative", "discriminative")]
+    truth = {entry["id"]: entry["truth"] for entry in json.loads((amber / "annotations.json").read_text())}
+    answers = [{"id": question["id"], "response": "Nothing."} for question in questions[0]]
+    answers += [{"id": question["id"], "response": truth[question["id"]].capitalize()} for question in questions[1]]
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    status, out, _ = mfpo(
+        "eval", "amber", tmp_path / "answers.json", "--annotations", amber, "--json", tmp_path / "amber.json"
+    )
+    assert status == 0
+    figures = json.loads((tmp_path / "amber.json").read_text())
+    assert {name: figures["discriminative"][name]["value"] for name in ("accuracy", "precision", "recall", "f1")} == {
+        "accuracy": 100.0, "precision": 100.0, "recall": 100.0, "f1": 100.0,
+    }  # fmt: skip
+    assert {name: figures["generative"][name]["value"] for name in ("cover", "hal", "cog")} == {
+        "cover": 0.0, "hal": 0.0, "cog": 0.0,
+    }  # fmt: skip
+    assert figures["discriminative"]["attribute"]["state"]["accuracy"]["n"] == 4764
+    assert "generative.chair" in out
