@@ -143,13 +143,7 @@ def build(
         made_by=made_by,
         progress=lambda rows: _counted(rows, "building"),
     )
-    console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
-    if summary["set_aside"]:
-        console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
-        for reason, count in summary["reasons"].items():
-            console.print(f"  {count} x {reason}")
-        console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
-        raise typer.Exit(ROWS_SET_ASIDE)
+    _report_build(out, summary)
 
 
 @app.command()
@@ -393,6 +387,17 @@ def _engine(name: str, workers: int) -> Any:
 
         return RayData(workers)
     raise SettingError(f"no engine is named {name!r}; give --engine local or ray")
+
+
+def _report_build(out: Path, summary: Any) -> None:
+    """Say what was written and what was set aside; the latter ends the command with a status of its own."""
+    console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
+    if summary["set_aside"]:
+        console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
+        for reason, count in summary["reasons"].items():
+            console.print(f"  {count} x {reason}")
+        console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
+        raise typer.Exit(ROWS_SET_ASIDE)
 
 
 def _draw_preview(source: Any, id: str, settings: Any, segmenter: Any, out: Path) -> None:
