@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mfpo.cli_eval import eval_app
+from mfpo.cli_probe import probe_app
 from mfpo.errors import MfpoError, SettingError
 from mfpo.settings import read_settings
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 book_app = typer.Typer(help="The picture book: drawn scenes and the tiny LLaVA trained on them.", no_args_is_help=True)
 app.add_typer(eval_app, name="eval")
+app.add_typer(probe_app, name="probe")
 app.add_typer(book_app, name="picturebook")
 
 console = Console(markup=False, emoji=False, highlight=False)  # a folder may be called v1[/x]
