@@ -152,7 +152,7 @@ def test_answers_of_a_killed_run_are_kept_only_for_the_same_questions(mfpo, tmp_
     questions = [QUESTION | {"question_id": number} for number in range(3)]
     asked = []
 
-    def fake(model, processor, rows, images, *, max_new_tokens):
+    def fake(model, processor, rows, images, *, strategy, settings, max_new_tokens):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.extend(row["question_id"] for row in rows)

@@ -207,11 +207,17 @@ def answer(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the longest answer.", min=1)] = 512,
     concurrency: Annotated[int, typer.Option(help="Requests to the endpoint at a time.", min=1)] = 8,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the endpoint what failed again.")] = False,
+    decode: Annotated[str, typer.Option(help="greedy, vcd or opera, whose settings KEY=VALUE are.")] = "greedy",
+    overrides: Overrides = None,
 ) -> None:
-    """Ask a model questions about images, greedily. Exit status 3 says that questions failed at the endpoint.
+    """Ask a model questions about images. Exit status 3 says that questions failed at the endpoint.
 
     Example: mfpo answer questions.jsonl --model runs/mfpo/model --images photos --out answers.jsonl
     """
+    if (endpoint or engine == "vllm") and (decode != "greedy" or overrides):
+        raise SettingError(
+            "--decode and its settings are for --engine transformers; endpoints and vLLM answer greedily"
+        )
     if endpoint:
         _answer_by_endpoint(questions, endpoint, model, images, out, max_new_tokens, concurrency, retry_failed)
     if retry_failed:
@@ -221,9 +227,22 @@ def answer(
 
         count = answer_by_vllm(questions, _model(model), images, out, max_new_tokens=max_new_tokens)
     elif engine == "transformers":
+        from mfpo.evaluate.generate import DECODERS
         from mfpo.evaluate.generate import answer as run
 
-        count = run(questions, _model(model), images, out, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        if decode not in DECODERS:
+            raise SettingError(f"no decoding is named {decode!r}; there are {', '.join(DECODERS)}")
+        chosen: Any = read_settings(DECODERS[decode].settings, None, overrides or [])
+        count = run(
+            questions,
+            _model(model),
+            images,
+            out,
+            strategy=decode,
+            settings=chosen,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+        )
     else:
         raise SettingError(f"no engine is named {engine!r}; give --engine transformers or vllm")
     console.print(f"{out}: {count} answers")
@@ -265,7 +284,9 @@ def merge(
 
 
 @app.command("settings")
-def show_settings(stage: Annotated[str, typer.Argument(help="build, rank, train, judge or pretrain.")]) -> None:
+def show_settings(
+    stage: Annotated[str, typer.Argument(help="build, rank, train, vcd, opera, judge or pretrain.")],
+) -> None:
     """List the settings of a stage, with their defaults.
 
     Example: mfpo settings train
@@ -470,10 +491,12 @@ def _settings_class(stage: str) -> Any:
     from mfpo.align.curriculum import RankSettings
     from mfpo.align.train_settings import TrainSettings
     from mfpo.build.pipeline import BuildSettings
+    from mfpo.evaluate.generate import DECODERS
     from mfpo.evaluate.judge import JudgeSettings
     from mfpo.picturebook.pretrain import PretrainSettings
 
     classes: dict[str, Any] = {"build": BuildSettings, "rank": RankSettings, "train": TrainSettings}
+    classes |= {name: decoder.settings for name, decoder in DECODERS.items() if name != "greedy"}  # has no settings
     classes |= {"judge": JudgeSettings, "pretrain": PretrainSettings}
     if stage not in classes:
         raise SettingError(f"no stage is named {stage!r}; there are {', '.join(classes)}")

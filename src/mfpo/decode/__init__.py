@@ -1,0 +1,1 @@
+"""Decoding that is meant to hallucinate less, without training: VCD and OPERA."""
