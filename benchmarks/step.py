@@ -40,7 +40,9 @@ from transformers import (
 )
 
 from mfpo.align.logprobs import sequence_logps
-from mfpo.align.objectives import LogRatios, dpo, mfpo, total
+from mfpo.align.methods.dpo import dpo
+from mfpo.align.methods.mfpo import mfpo
+from mfpo.align.objectives import LogRatios, total
 from mfpo.align.pairs import Pairs
 from mfpo.align.prefix import dense_mask
 

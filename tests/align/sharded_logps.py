@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from mfpo.align import prefix
+from mfpo.align import logprobs
 from mfpo.align.logprobs import sequence_logps
 from mfpo.align.pairs import Pairs
 from mfpo.models import load_model, load_processor
@@ -35,8 +35,8 @@ def main() -> None:
     pairs = Pairs(read_dataset(data), load_processor(folder), rejected_images=True, max_length=999)
     batch = pairs.collate([pairs[0], pairs[1]], shared=True)
     batch.pop("rows")
-    for logits in (prefix._LOGITS, 2000):  # in one piece, and in chunks that the backward pass computes again
-        prefix._LOGITS = logits
+    for logits in (logprobs._LOGITS, 2000):  # in one piece, and in chunks that the backward pass computes again
+        logprobs._LOGITS = logits
         for model in (whole, sharded):
             model.zero_grad()
         expected, found = sequence_logps(whole, dict(batch)), sequence_logps(sharded, dict(batch))

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, RobertaModel
 
 from mfpo.align import entropy as entropy_module
+from mfpo.align import logprobs
 from mfpo.align import semantic_entropy as semantic_module
 from mfpo.align.entropy import predictive_entropy, token_entropy
 from mfpo.align.logprobs import Encoded, collate, token_logps
@@ -69,8 +70,14 @@ def test_predictive_entropy_never_holds_more_logits_than_a_chunk(make_llava, mon
         whole = predictive_entropy(family.model, batch)
     head = family.model.get_output_embeddings()
     sizes = []
-    head.register_forward_hook(lambda module, inputs, logits: sizes.append(logits.numel()))
-    monkeypatch.setattr(entropy_module, "_LOGITS", 3 * head.out_features)
+    project = head.forward
+
+    def counted(states):
+        sizes.append(len(states) * head.out_features)
+        return project(states)
+
+    monkeypatch.setattr(head, "forward", counted)
+    monkeypatch.setattr(logprobs, "_LOGITS", 3 * head.out_features)
     with torch.no_grad():
         chunked = predictive_entropy(family.model, batch)
     assert max(sizes) == 3 * head.out_features
@@ -90,7 +97,9 @@ def test_token_entropy_is_a_loop_over_the_answers_tokens(family):
 
 def test_a_token_that_is_ruled_out_adds_nothing():
     logits = torch.tensor([[0.0, -math.inf, 0.0], [1.0, 1.0, 1.0]])
-    torch.testing.assert_close(entropy_module._entropy(logits), torch.tensor([2.0, 3.0]).log())
+    torch.testing.assert_close(
+        entropy_module._entropy(logits, torch.zeros(len(logits), dtype=torch.long)), torch.tensor([2.0, 3.0]).log()
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from mfpo.align.logprobs import Encoded, collate, sequence_logps
-from mfpo.align.objectives import OBJECTIVES, LogRatios, dpo, mdpo, mfpo, objective, total
+from mfpo.align.methods.dpo import dpo
+from mfpo.align.methods.mdpo import mdpo
+from mfpo.align.methods.mfpo import mfpo
+from mfpo.align.objectives import OBJECTIVES, LogRatios, objective, total
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
 
@@ -28,31 +31,30 @@ def test_mfpo_is_the_plain_formula(ratios):
     for row in range(20):
         chosen, rejected, image = (0.3 * float(r[row]) for r in (ratios.chosen, ratios.rejected, ratios.rejected_image))
         text, image, margin = -log_sigmoid(chosen - rejected), -log_sigmoid(chosen - image), -log_sigmoid(chosen - 0.7)
-        assert terms.text[row].item() == pytest.approx(text, abs=1e-9)
-        assert terms.image[row].item() == pytest.approx(image, abs=1e-9)
-        assert terms.margin[row].item() == pytest.approx(margin, abs=1e-9)
+        assert terms["text"][row].item() == pytest.approx(text, abs=1e-9)
+        assert terms["image"][row].item() == pytest.approx(image, abs=1e-9)
+        assert terms["margin"][row].item() == pytest.approx(margin, abs=1e-9)
         assert losses[row].item() == pytest.approx(0.5 * text + 2 * image + 3 * margin, abs=1e-9)
 
 
 def test_equal_models_without_margin_give_log_2_in_each_term():
     zeros = torch.zeros(4, dtype=torch.float64)
     terms = mfpo(LogRatios(zeros, zeros, zeros), eta=0.0)
-    for term in (terms.text, terms.image, terms.margin):
+    for term in (terms["text"], terms["image"], terms["margin"]):
         torch.testing.assert_close(term, torch.full_like(zeros, math.log(2)))
     torch.testing.assert_close(total(terms), torch.full_like(zeros, 3 * math.log(2)))
 
 
 def test_dpo_has_one_term(ratios):
     terms = dpo(ratios, beta=0.1)
-    assert terms.image is None
-    assert terms.margin is None
-    torch.testing.assert_close(total(terms, image=9.0, margin=9.0), terms.text)
-    torch.testing.assert_close(terms.text, mfpo(ratios, beta=0.1).text)
+    assert terms.keys() == {"text"}
+    torch.testing.assert_close(total(terms, image=9.0, margin=9.0), terms["text"])
+    torch.testing.assert_close(terms["text"], mfpo(ratios, beta=0.1)["text"])
 
 
 def test_mdpo_has_the_terms_of_mfpo_with_eta_0(ratios):
     ours, theirs = mdpo(ratios, beta=0.2), mfpo(ratios, beta=0.2, eta=0.0)
-    torch.testing.assert_close([ours.text, ours.image, ours.margin], [theirs.text, theirs.image, theirs.margin])
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_gradients_are_those_of_finite_differences(ratios):
@@ -66,13 +68,16 @@ def test_image_term_without_rejected_image_is_an_error(ratios):
 
 
 def test_the_registry_knows_what_each_method_takes():
-    assert {name: (o.needs_rejected_images, set(o.options)) for name, o in OBJECTIVES.items()} == {
-        "dpo": (False, {"beta"}),
-        "mdpo": (True, {"beta"}),
-        "mfpo": (True, {"beta", "eta"}),
+    assert {
+        name: (set(o.inputs), o.options, o.corruption) for name, o in OBJECTIVES.items() if o.needs_rejected_images
+    } == {
+        "mdpo": ({"ratios"}, {"beta": 0.1}, "crop"),
+        "mfpo": ({"ratios"}, {"beta": 0.1, "eta": 0.0}, None),
+        "povid": ({"ratios", "policy", "reference"}, {"beta": 0.1}, "global"),
     }
+    assert OBJECTIVES["ddpo"].options == {"beta": 0.5, "gamma": 5.0, "normalize": True}
     with pytest.raises(ValueError, match="two objectives are named 'dpo'"):
-        objective("dpo", needs_rejected_images=False)(dpo)
+        objective("dpo", terms=("text",))(dpo)
 
 
 def test_dpo_is_trl_sigmoid_loss(tiny_llava, preference_data, tmp_path):

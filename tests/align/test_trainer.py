@@ -315,6 +315,7 @@ def loss_of(tiny_llava, data, tmp_path, settings: TrainSettings, reference: torc
         reference=reference,
         settings=settings,
         write=lambda metrics, step: None,
+        end_ids=torch.tensor([2]),
     )
     with torch.no_grad():
         return trainer.compute_loss(

@@ -4,19 +4,24 @@ A conversation is rendered by the model's own chat template; the prompt with its
 processor, and the answer's tokens are put behind. Policy, reference, entropy and probes all come through here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
-from mfpo.align.prefix import LAYOUT, TOKEN_TYPES, shared_logps, shares_prefix
+from mfpo.align.prefix import LAYOUT, TOKEN_TYPES, Score, shared_scores, shares_prefix
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import Message
+
+# Logits over the vocabulary that exist at once: 128 MiB in float32.
+_LOGITS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -24,18 +29,22 @@ class Encoded:
     """A prompt with its images, and one or more answers to it: `prompt_ids` (length,), each of `answers` (tokens,).
 
     `features` holds what else the processor made of the prompt (pixel values, image sizes, ...), as the model takes it
-    for one row; `cut` counts the tokens of each answer beyond the maximum length.
+    for one row; `cut` counts the tokens of each answer beyond the maximum length. `weights` are those of each answer's
+    tokens in its sum, if there are any.
     """
 
     prompt_ids: Tensor
     answers: tuple[Tensor, ...]
     features: dict[str, Tensor]
     cut: tuple[int, ...]
+    weights: tuple[Tensor, ...] = ()
 
     def split(self) -> list["Encoded"]:
         """The prompt once for each answer."""
-        parts = zip(self.answers, self.cut, strict=True)
-        return [Encoded(self.prompt_ids, (answer,), self.features, (cut,)) for answer, cut in parts]
+        return [
+            Encoded(self.prompt_ids, (answer,), self.features, (cut,), self.weights[number : number + 1])
+            for number, (answer, cut) in enumerate(zip(self.answers, self.cut, strict=True))
+        ]
 
 
 def encode(
@@ -118,11 +127,14 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
     `input_ids`, `position_ids`, `documents` and `answer_numbers` are (rows, length). Each answer's positions go on
     from the prompt's; a document is a row's number, -1 in the padding; the prompt has answer number 0.
-    `answer_ids`, `answer_mask` and `predictors` are (sequences, tokens), the sequences row by row; a predictor is the
-    place, in the flattened rows, of the token that predicts an answer's token: the one before it or the prompt's last.
+    `answer_ids`, `answer_mask`, `predictors` and, if there are any, `answer_weights` are (sequences, tokens), the
+    sequences row by row; a predictor is the place, in the flattened rows, of the token that predicts an answer's token:
+    the one before it or the prompt's last.
     Features of images are concatenated along their first dimension, as processors do for a batch.
     """
     batch = _layout(rows, pad_id)
+    if rows[0].weights:
+        batch["answer_weights"] = pad_sequence([weight for row in rows for weight in row.weights], batch_first=True)
     length = batch["input_ids"].shape[1]
     for name in rows[0].features:
         values = [row.features[name] for row in rows]
@@ -184,29 +196,69 @@ def token_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
     A model that `shares_prefix` takes any batch, others one answer a row.
     """
-    return shared_logps(model, batch) if shares_prefix(model) else plain_logps(model, batch)
-
-
-def plain_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """`token_logps` with one answer a row, nothing but the model's own forward pass."""
-    batch = {name: value.to(model.device) for name, value in batch.items()}
-    ids, answer_mask, columns = (
-        batch["input_ids"],
-        batch["answer_mask"],
-        batch["predictors"] % batch["input_ids"].shape[1],
-    )
-    assert len(ids) == len(answer_mask), "the plain path takes one answer a row"
-    first = int(columns[:, 0].min())
-    features = {name: value for name, value in batch.items() if name not in LAYOUT}
-    # The logits over the vocabulary are the largest tensor by far: only those that predict an answer are made.
-    kept = ids.shape[1] - first
-    attention_mask = (batch["documents"] >= 0).long()
-    outputs = model(input_ids=ids, attention_mask=attention_mask, **features, logits_to_keep=kept, use_cache=False)
-    logits = outputs.logits[:, :-1].float()
-    logps = logits.gather(-1, ids[:, first + 1 :, None]).squeeze(-1) - logits.logsumexp(-1)
-    return logps.gather(1, (columns - first).clamp(min=0)).masked_fill(~answer_mask, 0.0)
+    return by_token(answer_scores(model, batch, in_chunks(model, logps_of)), batch)
 
 
 def sequence_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """log p(y | t, m) of each sequence: the sum over the answer's tokens, end token included, (sequences,)."""
-    return token_logps(model, batch).sum(dim=-1)
+    return weighted_sum(token_logps(model, batch), batch)
+
+
+def weighted_sum(logps: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The log p of each token, (sequences, tokens), summed by the batch's weights if it has any, (sequences,)."""
+    return (logps * batch["answer_weights"].to(logps.device)).sum(-1) if "answer_weights" in batch else logps.sum(-1)
+
+
+def answer_logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The logits that predict each answer token, (sequences, tokens, vocabulary) in float32; 0 outside the answers."""
+    return by_token(answer_scores(model, batch, lambda project, states, ids: project(states).float()), batch)
+
+
+def answer_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
+    """`score` of all answer tokens, (tokens, ...), by one forward pass of the model."""
+    return (shared_scores if shares_prefix(model) else plain_scores)(model, batch, score)
+
+
+def plain_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
+    """`answer_scores` with one answer a row, nothing but the model's own forward pass, whose states are the logits."""
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    ids, answer_mask = batch["input_ids"], batch["answer_mask"]
+    assert len(ids) == len(answer_mask), "the plain path takes one answer a row"
+    places, length = batch["predictors"][answer_mask], ids.shape[1]
+    rows, columns = places // length, places % length
+    # The logits over the vocabulary are the largest tensor by far: only those from the first answer on are made.
+    first = int(columns.min())
+    inputs = {name: value for name, value in batch.items() if name not in LAYOUT}
+    inputs |= {"input_ids": ids, "attention_mask": (batch["documents"] >= 0).long()}
+    logits = model(**inputs, logits_to_keep=length - first, use_cache=False).logits
+    return score(nn.Identity(), logits[rows, columns - first], batch["answer_ids"][answer_mask])
+
+
+def in_chunks(model: Any, function: Callable[[Tensor, Tensor], Tensor]) -> Score:
+    """The score `function(logits, ids)`, whose logits in float32, (tokens, vocabulary), exist for a chunk at a time."""
+    chunk = max(1, _LOGITS // extract_model_from_parallel(model).config.get_text_config().vocab_size)
+
+    def of_chunk(project: Callable[[Tensor], Tensor], states: Tensor, ids: Tensor) -> Tensor:
+        return function(project(states).float(), ids)
+
+    def score(project: Callable[[Tensor], Tensor], states: Tensor, ids: Tensor) -> Tensor:
+        if len(ids) <= chunk:
+            return of_chunk(project, states, ids)
+        chunks = zip(states.split(chunk), ids.split(chunk), strict=True)
+        # Recomputed in the backward pass, so that training keeps the logits of one chunk at a time.
+        return torch.cat([checkpoint(of_chunk, project, *part, use_reentrant=False) for part in chunks])
+
+    return score
+
+
+def logps_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """log p of the tokens `ids`, (tokens,), from the logits that predict them, (tokens, vocabulary)."""
+    return -F.cross_entropy(logits, ids, reduction="none")
+
+
+def by_token(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Scores of all answer tokens, (tokens, ...), as (sequences, tokens, ...); 0 outside the batch's `answer_mask`."""
+    answer_mask = batch["answer_mask"].to(scores.device)
+    spread = scores.new_zeros(*answer_mask.shape, *scores.shape[1:])
+    spread[answer_mask] = scores
+    return spread

@@ -1,14 +1,18 @@
-"""Preference objectives as pure functions of log-ratios (paper, section 3.2; docs/methods.md).
+"""What a preference method is: a pure function from a batch's log-ratios or logits to its losses (docs/methods.md).
 
-A log-ratio is log pi - log ref of an answer, summed over its tokens; a reward is beta times it.
+A log-ratio is log pi - log ref of an answer, summed over its tokens; a reward is beta times it. The methods themselves
+are in `mfpo.align.methods`, a file each.
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
+
+# The parts of a loss by name, not averaged, each (batch,).
+Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,83 +25,97 @@ class LogRatios:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """The parts of a loss, not averaged, each (batch,); None where a method has no such part."""
+class Answer:
+    """An answer of each record under a model that reads it: `logits` (batch, tokens, vocabulary), in float32,
 
-    text: Tensor
-    image: Tensor | None = None
-    margin: Tensor | None = None
+    predict the tokens `ids` (batch, tokens); `mask` is False behind an answer's end.
+    """
+
+    logits: Tensor
+    ids: Tensor
+    mask: Tensor
+
+    def logps(self) -> Tensor:
+        """log p of each token, (batch, tokens); 0 outside the answer."""
+        logps = self.logits.gather(-1, self.ids[..., None]).squeeze(-1) - self.logits.logsumexp(-1)
+        return logps.masked_fill(~self.mask, 0.0)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """(y_w, m), (y_l, m) and (y_w, m') of each record; the last is None where a method has no m'."""
+
+    chosen: Answer
+    rejected: Answer
+    rejected_image: Answer | None = None
+
+
+# A prompt's tokens and those of its answers -> a weight for each token of each answer.
+Weigh = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A registered method; `options` are the keyword arguments of `terms`, which are settings of the same name.
+    """A registered method.
+
+    `terms` names its losses. `inputs` are the positional arguments of `losses`, which the trainer hands over by name:
+    `ratios`, `chosen_nll`, `policy`, `reference`, `end_ids` or `features` (`mfpo.align.inputs`). Its keyword arguments,
+    and those of `weigh`, are settings of the same name.
 
     `corruption` is the one kind of rejected image that makes the method what it is, `is_staged` says that it trains
-    from easy to hard by default.
+    from easy to hard by default, `weigh` weighs the tokens of the sums that log-ratios are made of.
     """
 
-    terms: Callable[..., Terms]
-    options: frozenset[str]
+    losses: Callable[..., Losses]
+    terms: tuple[str, ...]
+    inputs: frozenset[str]
     needs_rejected_images: bool
     corruption: str | None
     is_staged: bool
+    weigh: Weigh | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keyword arguments with their defaults."""
+        return keyword_defaults(self.losses) | (keyword_defaults(self.weigh) if self.weigh else {})
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether log-probabilities are not enough for it."""
+        return not {"policy", "reference"}.isdisjoint(self.inputs)
 
 
 OBJECTIVES: dict[str, Objective] = {}
 
 
 def objective(
-    name: str, *, needs_rejected_images: bool, corruption: str | None = None, is_staged: bool = False
-) -> Callable[[Callable[..., Terms]], Callable[..., Terms]]:
+    name: str,
+    *,
+    terms: tuple[str, ...],
+    needs_rejected_images: bool = False,
+    corruption: str | None = None,
+    is_staged: bool = False,
+    weigh: Weigh | None = None,
+) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
     """Register a function as `mfpo train --method NAME`."""
 
-    def add(function: Callable[..., Terms]) -> Callable[..., Terms]:
+    def add(function: Callable[..., Losses]) -> Callable[..., Losses]:
         if name in OBJECTIVES:
             raise ValueError(f"two objectives are named {name!r}")
-        options = frozenset(inspect.signature(function).parameters) - {"ratios"}
-        OBJECTIVES[name] = Objective(function, options, needs_rejected_images, corruption, is_staged)
+        inputs = frozenset(inspect.signature(function).parameters.keys() - keyword_defaults(function).keys())
+        OBJECTIVES[name] = Objective(function, terms, inputs, needs_rejected_images, corruption, is_staged, weigh)
         return function
 
     return add
 
 
-@objective("dpo", needs_rejected_images=False)
-def dpo(ratios: LogRatios, *, beta: float = 0.1) -> Terms:
-    """Direct preference optimization (Rafailov et al. 2023, equation 7): the text term alone, (batch,)."""
-    return Terms(text=-F.logsigmoid(beta * (ratios.chosen - ratios.rejected)))
+def keyword_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword-only arguments of a function and their defaults."""
+    parameters = inspect.signature(function).parameters.items()
+    return {name: parameter.default for name, parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
 
 
-@objective("mfpo", needs_rejected_images=True, is_staged=True)
-def mfpo(ratios: LogRatios, *, beta: float = 0.1, eta: float = 0.0) -> Terms:
-    """Modality-fair preference loss (Jiang et al., IJCAI 2025, section 3.2): three terms per row, each (batch,).
-
-    `eta` is the reward that the chosen answer has to exceed (the margin term).
-    """
-    if ratios.rejected_image is None:
-        raise ValueError("this objective needs the log-ratios of (y_w, m')")
-    chosen = beta * ratios.chosen
-    return Terms(
-        text=-F.logsigmoid(chosen - beta * ratios.rejected),
-        image=-F.logsigmoid(chosen - beta * ratios.rejected_image),
-        margin=-F.logsigmoid(chosen - eta),
-    )
-
-
-@objective("mdpo", needs_rejected_images=True, corruption="crop")
-def mdpo(ratios: LogRatios, *, beta: float = 0.1) -> Terms:
-    """Conditional preference optimization (mDPO, Wang et al. 2024): MFPO's terms with eta (there: delta) 0.
-
-    What makes it mDPO is the data: its m' is a random crop of m, not noise in the key regions.
-    """
-    return mfpo(ratios, beta=beta, eta=0.0)
-
-
-def total(terms: Terms, *, text: float = 1.0, image: float = 1.0, margin: float = 1.0) -> Tensor:
-    """The weighted sum of the terms, (batch,); equal weights are the paper's best (Table 6)."""
-    loss = text * terms.text
-    if terms.image is not None:
-        loss = loss + image * terms.image
-    if terms.margin is not None:
-        loss = loss + margin * terms.margin
-    return loss
+def total(losses: Losses, *, text: float = 1.0, image: float = 1.0, margin: float = 1.0) -> Tensor:
+    """The sum of the losses, (batch,), three of which have a weight; equal ones are the paper's best (Table 6)."""
+    weights = {"text": text, "image": image, "margin": margin}
+    return sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), start=next(iter(losses.values())) * 0)

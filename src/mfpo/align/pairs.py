@@ -1,7 +1,7 @@
 """Records as encoded sequences, the form in which reference, training and probes see them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mfpo.align.logprobs import Encoded, collate, encode, pad_id
+from mfpo.align.objectives import Weigh
 from mfpo.errors import RecordError
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
@@ -26,19 +27,29 @@ class Pair:
 class Pairs(torch.utils.data.Dataset[Pair]):
     """A dataset of preference records, encoded when first asked for.
 
-    `ids` are the records' ids, `names` what the sequences of each record are.
+    `ids` are the records' ids, `names` what the sequences of each record are. `weigh` gives the tokens of a prompt's
+    answers the weights that they have in the answers' sums.
     """
 
-    def __init__(self, dataset: datasets.Dataset, processor: Any, *, rejected_images: bool, max_length: int) -> None:
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        processor: Any,
+        *,
+        rejected_images: bool,
+        max_length: int,
+        weigh: Weigh | None = None,
+    ) -> None:
         columns = ["id", "images", "prompt", "chosen", "rejected"] + ["rejected_images"] * rejected_images
         self._dataset = dataset.select_columns(columns)
         self._processor = processor
         self._max_length = max_length
+        self._weigh = weigh
         self._cache: dict[int, Pair] = {}
         self._free = _CACHE_BYTES
-        self._cut: set[tuple[int, int]] = set()
         self.ids: list[str] = list(dataset["id"])
         self.pad_id = pad_id(processor)
+        self.end_id: int = processor.tokenizer.eos_token_id
         self.names = ("chosen", "rejected") + ("rejected_image",) * rejected_images
 
     def __len__(self) -> int:
@@ -52,26 +63,21 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             pair = Pair(index, self._encode(self._dataset[index]))
         except RecordError as error:
             raise RecordError(f"record {self.ids[index]!r}: {error}") from None
-        self._cut |= {(index, number) for number, cut in enumerate(pair.prompts[0].cut) if cut}
         size = sum(value.nbytes for prompt in pair.prompts for value in prompt.features.values())
         if size <= self._free:
             self._free -= size
             self._cache[index] = pair
         return pair
 
-    @property
-    def cut_answers(self) -> int:
-        """How many answers were cut at the maximum length, of the records asked for so far."""
-        return len(self._cut)
-
     def _encode(self, record: dict[str, Any]) -> tuple[Encoded, ...]:
         answers = {"images": [record["chosen"], record["rejected"]], "rejected_images": [record["chosen"]]}
         prompts = []
         for column in [name for name in answers if name in record]:
             images = [image.convert("RGB") for image in record[column]]
-            prompts.append(
-                encode(self._processor, images, record["prompt"], answers[column], max_length=self._max_length)
-            )
+            encoded = encode(self._processor, images, record["prompt"], answers[column], max_length=self._max_length)
+            if self._weigh:
+                encoded = replace(encoded, weights=self._weigh(encoded.prompt_ids, encoded.answers))
+            prompts.append(encoded)
         return tuple(prompts)
 
     def collate(self, pairs: Sequence[Pair], *, shared: bool = False) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from mfpo.align.logprobs import sequence_logps
-from mfpo.align.objectives import OBJECTIVES, LogRatios, Terms, total
+from mfpo.align.inputs import Inputs, collate_alone
+from mfpo.align.objectives import OBJECTIVES, LogRatios, Losses, total
 from mfpo.align.pairs import Pair
 from mfpo.align.prefix import shares_prefix
 from mfpo.align.stage import StageOrder, StageRecords, steps_per_epoch
@@ -24,10 +24,15 @@ from mfpo.errors import MfpoError
 # Below it, the mean margin of a window is rounding, and a ratio to it means nothing.
 _ROUNDING = 1e-5
 
+# Of the rewards that are shown for methods that have none.
+_BETA = 0.1
+
 
 class PreferenceTrainer(Trainer):
     """Trains on the records of a stage; `reference` is (records of the dataset, sequences per record).
 
+    `frozen` is the reference model for methods that read it, None where it is an adapter's base; `end_ids` (ids,) are
+    the end tokens of the answers.
     `write` gets the metrics of each logging window and the step in the stage, in the first process only. Raises
     MfpoError before a step would spoil the weights, and when a checkpoint cannot be written.
     """
@@ -39,7 +44,9 @@ class PreferenceTrainer(Trainer):
         reference: Tensor,
         settings: TrainSettings,
         write: Callable[[dict[str, float], int], None],
+        end_ids: Tensor,
         model: Any,
+        frozen: Any = None,
         **kwargs: Any,
     ) -> None:
         config = dict(vars(model.config))
@@ -53,6 +60,10 @@ class PreferenceTrainer(Trainer):
         self.shares_prefix = shares_prefix(model)
         self.reference = reference
         self.settings = settings
+        self.method = OBJECTIVES[settings.method]
+        self.frozen = frozen
+        self.end_ids = end_ids
+        self.image_id = getattr(model.config, "image_token_id", -1)
         self.write = write
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
@@ -61,10 +72,15 @@ class PreferenceTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(QuietBar)
 
-    def collate(self, records: Sequence[tuple[Pair, bool]]) -> dict[str, Tensor]:
-        """One batch of `Pairs.collate`; `counts` says which of its records count."""
+    def collate(self, records: Sequence[tuple[Pair, bool]]) -> dict[str, Any]:
+        """One batch of `Pairs.collate`; `counts` says which of its records count, `alone` is for `Inputs.features`."""
         pairs, counts = zip(*records, strict=True)
-        return self.pairs.collate(pairs, shared=self.shares_prefix) | {"counts": torch.tensor(counts)}
+        batch: dict[str, Any] = self.pairs.collate(pairs, shared=self.shares_prefix)
+        if "features" in self.method.inputs:
+            prompts = [pair.prompts[0] for pair in pairs]
+            ids = {"image_id": self.image_id, "end_id": self.pairs.end_id, "pad_id": self.pairs.pad_id}
+            batch["alone"] = collate_alone(prompts, **ids)
+        return batch | {"counts": torch.tensor(counts)}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StageOrder:
         records, processes, s = len(self.train_dataset), self.accelerator.num_processes, self.settings
@@ -76,24 +92,30 @@ class PreferenceTrainer(Trainer):
         )
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """The mean loss of a batch, over all processes together once their gradients are averaged.
 
         Raises MfpoError with the records' ids when it is not finite.
         """
-        rows, counts = inputs.pop("rows"), inputs.pop("counts")
+        rows, counts, alone = inputs.pop("rows"), inputs.pop("counts"), inputs.pop("alone", [])
         self.rows_of_step += rows.tolist()
-        logps = sequence_logps(model, inputs).view(-1, len(self.pairs.names)).T
-        ratios = LogRatios(*(logps - self.reference[rows.cpu()].T.to(logps.device)))
-        s = self.settings
-        method = OBJECTIVES[s.method]
-        terms = method.terms(ratios, **{name: getattr(s, name) for name in method.options})
-        losses = total(terms, text=s.text_weight, image=s.image_weight, margin=s.margin_weight)
+        s, method = self.settings, self.method
+        given = Inputs(
+            model,
+            inputs,
+            self.reference[rows.cpu()].to(rows.device),
+            reads_logits=method.reads_logits,
+            frozen=self.frozen,
+            alone=alone,
+            end_ids=self.end_ids.to(rows.device),
+        )
+        parts = method.losses(**{name: getattr(given, name) for name in method.inputs}, **s.options_of(method.losses))
+        losses = total(parts, text=s.text_weight, image=s.image_weight, margin=s.margin_weight)
         if not losses.isfinite().all():
             broken = [row for row, loss in zip(rows.tolist(), losses, strict=True) if not loss.isfinite()]
             raise self._not_finite("loss", broken)
-        values = {"loss": losses.detach(), **metrics(logps.detach(), ratios, terms, beta=s.beta)}
+        values = {"loss": losses.detach(), **metrics(given.logps.detach(), given.ratios, parts, beta=s.beta or _BETA)}
         sums = {name: value[counts].double().sum() for name, value in values.items()}
         for name, amount in (sums | {"records": counts.sum()} | count_tokens(inputs)).items():
             self.window[name] = self.window.get(name, 0.0) + amount
@@ -160,15 +182,14 @@ class QuietBar(ProgressCallback):
         pass
 
 
-def metrics(logps: Tensor, ratios: LogRatios, terms: Terms, *, beta: float) -> dict[str, Tensor]:
+def metrics(logps: Tensor, ratios: LogRatios, losses: Losses, *, beta: float) -> dict[str, Tensor]:
     """What is worth watching, by TRL's names, each (batch,), detached.
 
     `logps` is (sequences per record, batch). A method without m' has no image metrics.
     """
     chosen = beta * ratios.chosen.detach()
     rejected = beta * ratios.rejected.detach()
-    values = {
-        "loss/text": terms.text.detach(),
+    values = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | {
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
@@ -176,10 +197,6 @@ def metrics(logps: Tensor, ratios: LogRatios, terms: Terms, *, beta: float) -> d
         "logps/chosen": logps[0],
         "logps/rejected": logps[1],
     }
-    if terms.image is not None:
-        values["loss/image"] = terms.image.detach()
-    if terms.margin is not None:
-        values["loss/margin"] = terms.margin.detach()
     if ratios.rejected_image is not None:
         image_rejected = beta * ratios.rejected_image.detach()
         values |= {

@@ -8,22 +8,20 @@ as wide as the vocabulary, runs on nothing but the states that predict an answer
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from torch.utils.checkpoint import checkpoint
 
 # What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 # What a batch of `logprobs.collate` holds beside the features of the prompt, which go to the model as they are.
 _BY_TOKEN = ("input_ids", "position_ids", "documents", "answer_numbers")
-LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "predictors")
+LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "answer_weights", "predictors")
 
 # Model families whose attention is causal in every layer, over images too, and whose forward pass hands a mask and
 # positions made by us down to the language model. Gemma 3 does not share: its image tokens see each other both ways.
@@ -32,8 +30,9 @@ _FAMILIES = ("idefics3", "llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "smolv
 # The language models in them; others may mix tokens by more than attention (as recurrent layers do) or scale logits.
 _DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
 
-# Logits over the vocabulary that exist at once: 128 MiB in float32.
-_LOGITS = 1 << 25
+# From what makes logits of states, the states that predict the answers' tokens, (tokens, width), and those tokens,
+# (tokens,), to something for each token, (tokens, ...).
+Score = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 
 # (row, head, query, key) -> whether the query sees the key; tensors that broadcast.
 MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -62,15 +61,15 @@ def _log(message: str) -> None:
     logging.getLogger(__name__).warning(message)
 
 
-def shared_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """log p of each answer token in float32, (sequences, tokens), of a batch made by `logprobs.collate`."""
+def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
+    """`score` of all answer tokens, (tokens, ...), of a batch made by `logprobs.collate`."""
     bare = extract_model_from_parallel(model)
     batch = {name: value.to(bare.device) for name, value in batch.items()}
     batch["position_ids"] = positions(bare, batch)
     if bare.config.get_text_config()._attn_implementation == "flex_attention":
         batch = pack(batch)
-        return logps_under_mask(model, batch, block_mask(batch))
-    return logps_under_mask(model, batch, dense_mask(batch))
+        return scores_under_mask(model, batch, block_mask(batch), score)
+    return scores_under_mask(model, batch, dense_mask(batch), score)
 
 
 def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -129,39 +128,26 @@ def block_mask(batch: dict[str, Tensor]) -> BlockMask:
     )
 
 
-def logps_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tensor | BlockMask) -> Tensor:
-    """log p of each answer token, (sequences, tokens), from one forward pass; 0 outside the answers.
+def scores_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tensor | BlockMask, score: Score) -> Tensor:
+    """`score` of all answer tokens, (tokens, ...), from one forward pass.
 
     All is done within the one call of the model, which is what DDP, FSDP, DeepSpeed and autocast are built around.
     """
     bare = extract_model_from_parallel(model)
     head, tower = bare.get_output_embeddings(), bare.get_encoder(modality="image")
-    answer_mask = batch["answer_mask"]
-    places, ids = batch["predictors"][answer_mask], batch["answer_ids"][answer_mask]
-    chunk = max(1, _LOGITS // bare.config.get_text_config().vocab_size)
-    score = partial(_logps, head.forward, places, ids, chunk)
+    places, ids = (batch[name][batch["answer_mask"]] for name in ("predictors", "answer_ids"))
+    project = head.forward
+
+    def at_answers(states: Tensor) -> Tensor:
+        return score(project, states.flatten(0, 1)[places], ids)
+
     # With LoRA and checkpointing, transformers makes all embeddings require gradients, those of a frozen tower too.
     is_frozen = not any(weight.requires_grad for weight in tower.parameters())
     encode = torch.no_grad()(tower.forward) if is_frozen else tower.forward
     inputs = {name: value for name, value in batch.items() if name not in LAYOUT}
     inputs |= {name: batch[name] for name in ("input_ids", "position_ids")}
-    with _forward(head, score), _forward(tower, encode):
-        logps = model(**inputs, attention_mask=attention_mask, use_cache=False).logits
-    return torch.zeros_like(answer_mask, dtype=torch.float32).masked_scatter(answer_mask, logps)
-
-
-def _logps(project: Callable[[Tensor], Tensor], places: Tensor, ids: Tensor, chunk: int, states: Tensor) -> Tensor:
-    """log p of the tokens `ids`, (tokens,), which the states at `places` of the flattened rows predict."""
-
-    def logps(states: Tensor, ids: Tensor) -> Tensor:
-        return -F.cross_entropy(project(states).float(), ids, reduction="none")
-
-    states = states.flatten(0, 1)[places]
-    if len(ids) <= chunk:
-        return logps(states, ids)
-    chunks = zip(states.split(chunk), ids.split(chunk), strict=True)
-    # Recomputed in the backward pass, so that training keeps the logits of one chunk at a time.
-    return torch.cat([checkpoint(logps, *part, use_reentrant=False) for part in chunks])
+    with _forward(head, at_answers), _forward(tower, encode):
+        return model(**inputs, attention_mask=attention_mask, use_cache=False).logits
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from mfpo.folders import fingerprint, versions
 # Hash of a sequence -> log p of its answer, and how many of the answer's tokens were cut at the maximum length.
 Known = dict[str, tuple[float, int]]
 
-_CODE = ("logprobs.py", "pairs.py", "prefix.py")
+_CODE = ("logprobs.py", "pairs.py", "prefix.py", "methods/ddpo.py")
 
 # Records between two writes, which a killed run does not lose.
 _BLOCK = 4096
@@ -46,18 +46,25 @@ def reference_key(**depends_on: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sequence_hashes(dataset: datasets.Dataset, names: Sequence[str]) -> list[list[str]]:
-    """A hash of images, prompt and answer of each record's sequences, in the order of `names`."""
+def sequence_hashes(dataset: datasets.Dataset, names: Sequence[str], *, paired: bool = False) -> list[list[str]]:
+    """A hash of images, prompt and answer of each record's sequences, in the order of `names`.
+
+    `paired` says that a sequence's log p depends on both answers of its record.
+    """
     parts = {"chosen": ("images", "chosen"), "rejected": ("images", "rejected")}
     parts["rejected_image"] = ("rejected_images", "chosen")
     columns = sorted({column for name in names for column in parts[name]})
+    pair = ["chosen", "rejected"] if paired else []
     encoded = dataset.select_columns(["prompt", *columns]).with_format("arrow")
     records = (record for table in encoded.iter(batch_size=32) for record in table.to_pylist())
-    return [[_hash(record["prompt"], *(record[part] for part in parts[name])) for name in names] for record in records]
+    return [
+        [_hash(record["prompt"], *(record[part] for part in (*parts[name], *pair))) for name in names]
+        for record in records
+    ]
 
 
-def _hash(prompt: Any, images: Sequence[Any], answer: Any) -> str:
-    digest = hashlib.sha256(json.dumps([prompt, answer, len(images)]).encode())
+def _hash(prompt: Any, images: Sequence[Any], answer: Any, *pair: Any) -> str:
+    digest = hashlib.sha256(json.dumps([prompt, answer, len(images), *pair]).encode())
     for image in images:
         content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
         digest.update(hashlib.sha256(content).digest())

@@ -18,11 +18,13 @@ from mfpo.align.card import model_card
 from mfpo.align.curriculum import cut_levels, stages
 from mfpo.align.entropy import token_entropy
 from mfpo.align.logprobs import collate, sequence_logps, token_logps
+from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
 from mfpo.align.policy import computes_in_bf16, open_policy, precision
 from mfpo.align.preference_trainer import PreferenceTrainer, writing
 from mfpo.align.processes import gathered, processes, say, share
 from mfpo.align.reference import find_reference, read_reference, reference_logps, write_reference
+from mfpo.align.semantic_entropy import end_ids
 from mfpo.align.stage import StageLog, StageRecords, last_checkpoint, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
@@ -163,8 +165,11 @@ def _train(
     policy: Any, run: Run, rows: list[int], reference: Tensor, end: Path, log: StageLog, checkpoint: Path | None
 ) -> None:
     """Train one stage, from `checkpoint` if there is one, and save the policy as the folder `end`."""
+    reads_reference = "reference" in OBJECTIVES[run.settings.method].inputs
     trainer = PreferenceTrainer(
         model=policy,
+        frozen=load_reference(run) if reads_reference and not run.settings.lora_rank else None,
+        end_ids=torch.tensor(end_ids(policy, run.processor.tokenizer)),
         args=_arguments(run.settings, _checkpoints(end), steps=_steps(len(rows), run.settings)),
         records=StageRecords(run.pairs, rows),
         reference=reference,
@@ -176,6 +181,11 @@ def _train(
     with writing(f"the end of stage {log.stage}", run.folder):
         _save(trainer, run, end, log.path)
     trainer.accelerator.free_memory()
+
+
+def load_reference(run: Run) -> Any:
+    """The first model as it was, for a method that needs more of it than its log-probabilities."""
+    return open_policy(run.model, run.settings, last=None).requires_grad_(False).eval()
 
 
 def _save(trainer: PreferenceTrainer, run: Run, end: Path, metrics: Path) -> None:

@@ -1,12 +1,11 @@
 """The settings of training, each with the source of its default."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
-from mfpo.align.objectives import OBJECTIVES, LogRatios
+from mfpo.align.objectives import OBJECTIVES, keyword_defaults
 from mfpo.errors import SettingError
 from mfpo.settings import setting
 
@@ -15,9 +14,15 @@ from mfpo.settings import setting
 class TrainSettings:
     """What `mfpo train` can be told. Raises SettingError with all that is wrong."""
 
-    method: str = setting("mfpo", "preference objective: dpo, mdpo or mfpo (section 3.2)")
-    beta: float = setting(0.1, "weight of a log-ratio in a reward; not in the paper, usual for RLHF-V data")
-    eta: float = setting(0.0, "reward that the chosen answer must exceed; 0 is the paper's best (Table 5); mfpo only")
+    method: str = setting("mfpo", "preference objective: mfpo (section 3.2) or one of docs/methods.md")
+    beta: float | None = setting(None, "weight of a log-ratio in a reward; null: 0.1, usual for RLHF-V data; ddpo 0.5")
+    eta: float | None = setting(None, "mfpo: reward that the chosen answer must exceed; null: 0, the best in Table 5")
+    gamma: float | None = setting(None, "ddpo: weight of a changed token; null: 5")
+    normalize: bool | None = setting(None, "ddpo: divide an answer's sum by its weights' sum; null: true")
+    lm_weight: float | None = setting(None, "ha-dpo: weight of the language-model term; null: 0.5")
+    kl_weight: float | None = setting(None, "halva: weight of the divergence from the reference; null: 0.4")
+    temperature: float | None = setting(None, "hacl: temperature of the contrast; null: 0.07")
+    contrast_weight: float | None = setting(None, "hacl: weight of the contrast; null: 1")
     text_weight: float = setting(1.0, "weight of the text term; 1:1:1 is the paper's best (Table 6)")
     image_weight: float = setting(1.0, "weight of the image term (Table 6)")
     margin_weight: float = setting(1.0, "weight of the margin term (Table 6)")
@@ -56,16 +61,17 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "gradient_accumulation", "max_length", "logging_steps", "save_steps"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if not 0 < self.beta < math.inf:
-            faults.append(f"beta is {self.beta}, but must be above 0")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            faults.append(f"learning_rate is {self.learning_rate}, but must be above 0")
-        for name in ("text_weight", "image_weight", "margin_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                faults.append(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        for name in ("beta", "gamma", "temperature", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                faults.append(f"{name} is {value}, but must be above 0")
+        for name in ("text_weight", "image_weight", "margin_weight", "lm_weight", "kl_weight", "contrast_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                faults.append(f"{name} is {value}, but must be 0 or more")
         if not (self.text_weight or self.image_weight or self.margin_weight):
             faults.append("text_weight, image_weight and margin_weight are all 0, so that there is nothing to train on")
-        if not math.isfinite(self.eta):
+        if self.eta is not None and not math.isfinite(self.eta):
             faults.append(f"eta is {self.eta}, but must be a number")
         if self.seed < 0:
             faults.append(f"seed is {self.seed}, but must be 0 or more")
@@ -88,25 +94,37 @@ class TrainSettings:
     def _unused(self) -> list[str]:
         """What is set although the method has no use for it."""
         method = OBJECTIVES[self.method]
-        faults = []
-        if self.eta and "eta" not in method.options:
-            faults.append(f"eta is {self.eta}, but method {self.method} has no eta")
-        terms = method.terms(LogRatios(*torch.zeros(3, 1)))
-        for term in ("image", "margin"):
+        options = {name for known in OBJECTIVES.values() for name in known.options}
+        faults = [
+            f"{name} is {getattr(self, name)}, but method {self.method} has no {name}"
+            for name in sorted(options - method.options.keys())
+            if getattr(self, name) is not None
+        ]
+        for term in ("text", "image", "margin"):
             weight = getattr(self, f"{term}_weight")
-            if weight != 1.0 and getattr(terms, term) is None:
+            if weight != 1.0 and term not in method.terms:
                 faults.append(f"{term}_weight is {weight}, but method {self.method} has no {term} term")
         is_staged = method.is_staged if self.curriculum is None else self.curriculum
         for name in ("reset_reference", "rerank"):
             if getattr(self, name) and not is_staged:
                 faults.append(f"{name} is for stages from easy to hard; set curriculum=true too")
+        if self.reset_reference and "reference" in method.inputs:
+            faults.append(f"reset_reference is not for method {self.method}, whose reference is the first model")
         return faults
 
+    def options_of(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """The settings that are keyword arguments of a method's function; unset ones have its defaults."""
+        given = {name: getattr(self, name) for name in keyword_defaults(function)}
+        return {name: keyword_defaults(function)[name] if value is None else value for name, value in given.items()}
+
     def resolved(self) -> "TrainSettings":
-        """The settings with every null replaced by what it stands for, except `lora_targets`."""
+        """The settings with each null replaced by what it stands for, but for other methods' and `lora_targets`."""
+        method = OBJECTIVES[self.method]
         return replace(
             self,
-            curriculum=OBJECTIVES[self.method].is_staged if self.curriculum is None else self.curriculum,
+            **self.options_of(method.losses),
+            **(self.options_of(method.weigh) if method.weigh else {}),
+            curriculum=method.is_staged if self.curriculum is None else self.curriculum,
             learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
             lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
         )

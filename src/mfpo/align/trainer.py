@@ -6,6 +6,7 @@ A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.pa
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
     dataset = open_data(data, settings)
     plan = make_plan(data, dataset, settings)
     processor = load_processor(model)
-    needs_images = OBJECTIVES[settings.method].needs_rejected_images
-    pairs = Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length)
+    pairs = open_pairs(dataset, processor, settings)
+    weigh = OBJECTIVES[settings.method].weigh
     made_by = {"command": "train", "data": str(data), "model": str(model), "settings": asdict(settings)}
     made_by |= as_first_says(files_of(data, model) if processes().is_main_process else None)
     key = reference_key(
@@ -51,9 +52,11 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
         bf16=computes_in_bf16(settings),
         in_4bit=settings.quantize_4bit,
         device=device().type,
+        **(settings.options_of(weigh) if weigh else {}),
     )
+    hashes = sequence_hashes(dataset, pairs.names, paired=weigh is not None)
     with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
-        run = Run(model, data, folder, settings, processor, pairs, sequence_hashes(dataset, pairs.names), key)
+        run = Run(model, data, folder, settings, processor, pairs, hashes, key)
         if processes().is_main_process:
             config = yaml.safe_dump(asdict(settings), sort_keys=False)
             (folder / "config.yaml").write_text(config, encoding="utf-8")
@@ -65,6 +68,14 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
             if not (folder / "model").exists():
                 run.end(len(plan) - 1, plan[-1][0]).rename(folder / "model")
             shutil.rmtree(folder / "stages", ignore_errors=True)
+
+
+def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings) -> Pairs:
+    """The records as the method reads them."""
+    method = OBJECTIVES[settings.method]
+    weigh = partial(method.weigh, **settings.options_of(method.weigh)) if method.weigh else None
+    needs_images = method.needs_rejected_images
+    return Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length, weigh=weigh)
 
 
 def files_of(data: Path, model: Path) -> dict[str, Any]:
