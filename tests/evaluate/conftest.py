@@ -1,11 +1,13 @@
 """A local HTTP server that speaks /v1/chat/completions and misbehaves when it is told to."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,28 @@ class FakeServer:
 def fake_server() -> type[FakeServer]:
     """The class of the server: `with fake_server(reply, faults) as server`."""
     return FakeServer
+
+
+@pytest.fixture
+def interrupted() -> Callable[..., Any]:
+    """`with interrupted(when)`: what stands there gets a Ctrl-C when `when()` is true, and must end with it at once."""
+
+    @contextmanager
+    def until(when: Callable[[], bool]) -> Iterator[None]:
+        pressed = []
+
+        def press() -> None:
+            while not when():
+                time.sleep(0.02)
+            pressed.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        assert time.monotonic() - pressed[0] < 5
+
+    return until
 
 
 @pytest.fixture

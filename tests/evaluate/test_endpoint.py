@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import threading
 import time
 
 import numpy as np
@@ -80,6 +81,17 @@ def flaky(fake_server):
         def refuse(self, request, body):
             self.content(request, None, refusal="I cannot help with that.")
 
+        def parts(self, request, body):
+            self.content(request, [{"type": "text", "text": "Yes"}])
+
+        def number(self, request, body):
+            self.content(request, 7)
+
+        def cut_off(self, request, body):
+            reply = self.completion("")
+            reply["choices"][0]["finish_reason"] = "length"
+            self.send(request, 200, reply)
+
         def half(self, request, body):
             self.content(request, "cut \ud83d off")
 
@@ -137,11 +149,14 @@ def test_a_passing_fault_is_waited_out(folder, fake_server, fault):
         ("server_error", "500", 2),
         ("bad_request", "too long", 1),
         ("cut", "cut, 2 times", 2),
-        ("slow", "timeout, 2 times", 2),
+        ("slow", "timeout of 0.5 s, 2 times", 2),
         ("malformed", "no chat completion", 1),
         ("page", "no chat completion", 1),
         ("no_choices", "no chat completion", 1),
         ("silent", "no text (finish_reason stop)", 1),
+        ("cut_off", "no text (finish_reason length)", 1),
+        ("parts", "no chat completion", 1),
+        ("number", "no chat completion", 1),
         ("echo_key", "[key]", 1),
     ],
 )
@@ -170,8 +185,26 @@ def test_a_refusal_and_an_empty_text_are_answers(folder, flaky):
     assert [row["text"] for row in rows_of(folder)] == ["", "I cannot help with that.", "cut ? off", "Yes", "Yes"]
 
 
+def test_a_short_key_is_not_struck_out_of_the_answers(folder, fake_server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    with fake_server(lambda content: "A box next to six foxes") as server:
+        assert answers(folder, server) == (5, 0)
+    assert {row["text"] for row in rows_of(folder)} == {"A box next to six foxes"}
+
+
+def test_ctrl_c_ends_at_once_and_nothing_is_sent_after_it(folder, fake_server, interrupted):
+    hangs = threading.Event()
+    with fake_server(lambda content: hangs.wait(20) and "Yes") as server:
+        with interrupted(lambda: len(server.bodies) == 2):
+            answers(folder, server, timeout=1.0)
+        time.sleep(2.0)  # the timeout, and the pause before the first repetition
+        assert len(server.bodies) == 2
+        hangs.set()
+        assert answers(folder, server) == (5, 0)
+
+
 def test_a_wrong_key_ends_the_run_and_is_not_shown(folder, fake_server):
-    with fake_server(echo, ["telltale"] * 5) as server, pytest.raises(MfpoError, match="check OPENAI_API_KEY") as error:
+    with fake_server(echo, ["telltale"] * 5) as server, pytest.raises(MfpoError, match="set OPENAI_API_KEY") as error:
         answers(folder, server)
     assert KEY not in str(error.value)
     assert error.value.__context__ is None
@@ -213,6 +246,9 @@ def test_a_server_of_ones_own_needs_no_key(folder, fake_server, monkeypatch):
     [
         ("localhost:8000/v1", "must be like http"),
         ("ftp://localhost/v1", "must be like http"),
+        ("http://[::1/v1", "must be like http"),
+        ("http://localhost:abc/v1", "must be like http"),
+        (f"htp://me:{KEY}@localhost/v1", "must hold no key"),
         (f"http://me:{KEY}@localhost/v1", "must hold no key"),
         (f"http://localhost/v1?key={KEY}", "must hold no key"),
     ],

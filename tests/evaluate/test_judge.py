@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.judge import Judge, JudgeSettings, Template, read_template
+from mfpo.evaluate.openai_client import longest_answer
 
 pytest.importorskip("openai", reason="judges need the openai package: pip install 'mfpo[judge]'")
 
@@ -165,8 +167,8 @@ def test_a_slow_reply_is_given_up_and_asked_again(fake_server, tmp_path):
     [
         ("wait", "429.*lower concurrency"),
         ("server_error", "500.*oops"),
-        ("cut", r"cuts the connection \(tried 2 times\)"),
-        ("slow", r"no reply within 0\.3 s, 2 times; raise timeout"),
+        ("cut", "the connection was cut, 2 times"),
+        ("slow", r"no reply within the timeout of 0\.3 s, 2 times"),
         ("malformed", "not with a chat completion"),
         ("page", r"check the address \(it mostly ends in /v1\)"),
         ("no_choices", "not with a chat completion"),
@@ -184,7 +186,7 @@ def test_no_server(tmp_path):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     asked = Judge(JudgeSettings(model="m", endpoint=url, retries=0), tmp_path / "cache.jsonl")
-    with pytest.raises(MfpoError, match="cannot be reached"):
+    with pytest.raises(MfpoError, match="not reached"):
         readings(asked, ["a"])
 
 
@@ -237,13 +239,98 @@ def test_the_key_appears_nowhere(fake_server, tmp_path, monkeypatch, caplog, cap
     assert not [place for place in places if KEY in place]
 
 
+def test_a_short_key_is_not_struck_out_of_what_the_judge_says(fake_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "4")
+    with fake_server(lambda prompt: "4") as server:
+        assert readings(judge(server, tmp_path), ["a"]) == [4]
+    assert server.headers[0]["authorization"] == "Bearer 4"
+
+
+@pytest.mark.parametrize("content", [["text"], 7, {"text": "7"}])
+def test_a_text_that_is_none_is_no_verdict(fake_server, tmp_path, content):
+    with fake_server(lambda prompt: content) as server, pytest.raises(MfpoError, match="not with a chat completion"):
+        readings(judge(server, tmp_path), ["abc"])
+    assert len(server.bodies) == 3
+
+
 @pytest.mark.parametrize(
-    "endpoint", ["http://me:secret@host/v1", "http://host/v1?api_key=secret", "host/v1", "ftp://a/v1"]
+    "endpoint",
+    [
+        "http://me:secret@host/v1",
+        "htp://me:secret@host/v1",
+        "me:secret@host/v1",
+        "http://host/v1?api_key=secret",
+        "ftp://host/v1?secret",
+        "http://[::1/v1?key=secret",
+    ],
 )
 def test_an_endpoint_that_holds_a_key_is_refused_without_showing_it(endpoint):
-    with pytest.raises(SettingError, match=r"^endpoint") as caught:
+    with pytest.raises(SettingError, match="must hold no key") as caught:
         JudgeSettings(model="m", endpoint=endpoint)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "host/v1",
+        "ftp://a/v1",
+        "http:///v1",
+        "http://[::1/v1",
+        "http://h:abc/v1",
+        "http://h:99999/v1",
+        "http://a b/",
+        "http://a/v1\n",
+    ],
+)
+def test_an_endpoint_that_is_no_address_is_refused(endpoint):
+    with pytest.raises(SettingError, match="must be like http://localhost:8000/v1"):
+        JudgeSettings(model="m", endpoint=endpoint)
+
+
+@pytest.mark.parametrize("key", ["sk-sécret-0123456789", "sk-secret\n0123456789"])
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(fake_server, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with fake_server(length) as server, pytest.raises(SettingError, match="OPENAI_API_KEY holds") as caught:
+        readings(judge(server, tmp_path), ["a"])
+    assert "0123456789" not in str(caught.value)
+    assert not server.bodies
+
+
+def test_ctrl_c_ends_at_once_and_nothing_is_sent_after_it(fake_server, tmp_path, interrupted):
+    hangs = threading.Event()
+    with fake_server(lambda prompt: hangs.wait(20) and "1") as server:
+        asked = judge(server, tmp_path, timeout=1.0)
+        with interrupted(lambda: len(server.bodies) == 8):
+            readings(asked, [str(i) for i in range(24)])
+        time.sleep(2.0)  # the timeout, and the pause before the first repetition
+        assert len(server.bodies) == 8
+        hangs.set()
+        assert readings(asked, ["a"]) == [1]
+
+
+def test_a_fatal_error_ends_at_once(fake_server, tmp_path):
+    hangs = threading.Event()
+    with fake_server(lambda prompt: hangs.wait(20) and "1") as server:
+        server.faults.append("bad_request")
+        start = time.monotonic()
+        with pytest.raises(MfpoError, match="too long"):
+            readings(judge(server, tmp_path), ["a", "b", "c"])
+        assert time.monotonic() - start < 5
+        hangs.set()
+
+
+def test_two_runs_do_not_write_one_cache(fake_server, tmp_path):
+    def reply(prompt):
+        with pytest.raises(MfpoError, match=r"cache\.jsonl: another run is writing it"):
+            readings(judge(server, tmp_path), ["b"])
+        return "5"
+
+    with fake_server(reply) as server:
+        assert readings(judge(server, tmp_path), ["a"]) == [5]
+        assert len(server.bodies) == 1
+    assert (tmp_path / "cache.jsonl").read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -254,17 +341,27 @@ def test_settings_that_cannot_be(values):
         JudgeSettings(**{"model": "m"} | values)
 
 
-def test_openai_itself_gets_the_new_name_of_max_tokens_and_reasoning_models_no_temperature(tmp_path):
-    asked = Judge(JudgeSettings(model="m", send_temperature=False, max_tokens=4000), tmp_path / "cache.jsonl")
-    assert asked._parameters(0.2, 512) == {"max_completion_tokens": 4000}
+@pytest.mark.parametrize("end", ["", "/"])
+def test_openai_itself_gets_the_new_name_of_max_tokens(end):
+    assert longest_answer("https://api.openai.com/v1" + end, 9) == {"max_completion_tokens": 9}
+    assert longest_answer("http://localhost:8000/v1" + end, 9) == {"max_tokens": 9}
 
 
-@pytest.mark.parametrize("content", ["{}\n", "no json\n", "[1]\n"])
+def test_a_reasoning_model_gets_its_own_length_and_no_temperature(fake_server, tmp_path):
+    with fake_server(length) as server:
+        readings(judge(server, tmp_path, send_temperature=False, max_tokens=4000), ["a"])
+    assert set(server.bodies[0]) == {"model", "messages", "max_tokens"}
+    assert server.bodies[0]["max_tokens"] == 4000
+
+
+@pytest.mark.parametrize(
+    "content", ["{}\n", "no json\n", "[1]\n", "no line end", "[" * 99999 + "\n", "9" * 9999 + "\n"]
+)
 def test_a_file_that_is_no_cache_is_left_alone(tmp_path, content):
     path = tmp_path / "answers.jsonl"
     path.write_text(content)
     with pytest.raises(MfpoError, match="line 1: is no verdict"):
-        Judge(JudgeSettings(model="m"), path)
+        readings(Judge(JudgeSettings(model="m"), path), ["a"])
     assert path.read_text() == content
 
 

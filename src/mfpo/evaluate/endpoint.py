@@ -2,9 +2,7 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from PIL import Image
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.collect import Answered, Row, check_out, collect
-from mfpo.evaluate.openai_client import explain, longest_answer, open_client, without_key
+from mfpo.evaluate.openai_client import complete, explain, longest_answer, open_client, side_by_side
 from mfpo.evaluate.questions import read_questions
 from mfpo.records import load_image
 
@@ -69,43 +67,35 @@ def _ask(
     client: "OpenAI", model: str, decode: Mapping[str, Any], images: Path, rows: Sequence[Row], *, concurrency: int
 ) -> Iterator[tuple[Row, Row]]:
     """The replies as they come; MfpoError when nothing works."""
-    pool = ThreadPoolExecutor(concurrency)
     in_a_row = 0
-    try:
-        tasks = {pool.submit(_reply, client, model, decode, images, row): row for row in rows}
-        for task in as_completed(tasks):
-            reply = task.result()
-            in_a_row = in_a_row + 1 if "error" in reply else 0
-            if in_a_row == _HOPELESS:
-                raise MfpoError(
-                    f"{client.base_url}: {_HOPELESS} questions in a row failed, the last with: {reply['error']}; "
-                    "run again to go on, the answers so far are kept"
-                )
-            yield tasks[task], reply
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for row, reply in side_by_side(client, partial(_reply, client, model, decode, images), rows, concurrency):
+        in_a_row = in_a_row + 1 if "error" in reply else 0
+        if in_a_row == _HOPELESS:
+            raise MfpoError(
+                f"{client.base_url}: {_HOPELESS} questions in a row failed, the last with: {reply['error']}; "
+                "run again to go on, the answers so far are kept"
+            )
+        yield row, reply
 
 
-def _reply(client: "OpenAI", model: str, decode: Mapping[str, Any], images: Path, row: Row) -> Row:
-    """`text`, or `text` None and the `error`; MfpoError when every other question would fail alike."""
+def _reply(client: "OpenAI", model: str, decode: Mapping[str, Any], images: Path, row: Row) -> tuple[Row, Row]:
+    """The question with `text`, or `text` None and the `error`; MfpoError when every other would fail alike."""
     import openai
 
-    messages: Any = chat(row, images)
     try:
-        response: Any = client.chat.completions.create(model=model, messages=messages, **decode)
-        message = response.choices[0].message
-        text = message.content if message.content is not None else message.refusal
-        finished = response.choices[0].finish_reason
+        completion = complete(client, model, chat(row, images), decode)
     except (openai.AuthenticationError, openai.NotFoundError) as error:
-        fault = f"{client.base_url}: {explain(error, client)}; check OPENAI_API_KEY, the model's name and the address"
+        fault = f"{client.base_url}: {explain(error, client)}"
     except openai.APIError as error:
-        return {"text": None, "error": explain(error, client)}
-    except (json.JSONDecodeError, AttributeError, IndexError, TypeError):
-        return {"text": None, "error": "the reply is no chat completion; check the address, mostly ending in /v1"}
+        return row, {"text": None, "error": explain(error, client)}
     else:
-        if text is None:
-            return {"text": None, "error": f"the reply holds no text (finish_reason {finished})"}
-        # Half a surrogate pair cannot be written.
-        return {"text": without_key(text, client).strip().encode(errors="replace").decode()}
+        if completion is None:
+            lacking = "the reply is no chat completion; check the address, mostly ending in /v1"
+        elif completion.text is None or (not completion.text.strip() and completion.finished == "length"):
+            # Empty at the limit: a reasoning model that did not come to its answer.
+            lacking = f"the reply holds no text (finish_reason {completion.finished})"
+        else:
+            return row, {"text": completion.text.strip()}
+        return row, {"text": None, "error": lacking}
     # Raised out here, so that the client's error, which holds the key, is no part of this one.
     raise MfpoError(fault)

@@ -1,33 +1,44 @@
 """A language model as the judge, behind any OpenAI-compatible endpoint.
 
-Every verdict is kept, so that a rerun costs nothing. The key is read from OPENAI_API_KEY and is written nowhere; a
-local server needs none.
+Every verdict is kept, so that a rerun costs nothing.
 """
 
 import hashlib
 import json
-import os
 import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
 from mfpo.errors import MfpoError, SettingError
+from mfpo.evaluate.openai_client import (
+    OPENAI,
+    Completion,
+    check_endpoint,
+    complete,
+    explain,
+    longest_answer,
+    open_client,
+    side_by_side,
+)
+from mfpo.folders import _lock as lock
 from mfpo.settings import setting
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 Messages = Sequence[Mapping[str, str]]
 T = TypeVar("T")
 
-_OPENAI = "https://api.openai.com/v1"
 _TOKENS = ("prompt_tokens", "completion_tokens")
+_START = b'{"key": "'  # of a line of the cache
 _PLACE = re.compile(r"\{(\w*)\}")
 
 
@@ -36,7 +47,7 @@ class JudgeSettings:
     """Which model judges, where it is asked, and how patiently."""
 
     model: str = setting("", "name of the judge at the endpoint; must be given")
-    endpoint: str = setting(_OPENAI, "address of an OpenAI-compatible API, mostly ending in /v1")
+    endpoint: str = setting(OPENAI, "address of an OpenAI-compatible API, mostly ending in /v1")
     concurrency: int = setting(8, "questions to the judge at a time")
     timeout: float = setting(120.0, "seconds without a byte after which a request is given up and repeated")
     retries: int = setting(6, "repetitions after 429, 5xx, a timeout or a cut connection, with growing pauses")
@@ -49,12 +60,7 @@ class JudgeSettings:
     def __post_init__(self) -> None:
         if not self.model:
             raise SettingError("no judge is named; give model, as the endpoint calls it")
-        address = urlsplit(self.endpoint)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise SettingError(f"endpoint is {self.endpoint!r}, but must be like http://localhost:8000/v1")
-        if address.username or address.password or address.query:
-            # Not shown: it may hold a key.
-            raise SettingError("endpoint must hold no key, name or password; put the key into OPENAI_API_KEY")
+        check_endpoint(self.endpoint)
         for name, least in (("concurrency", 1), ("retries", 0), ("attempts", 1), ("max_tokens", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -74,19 +80,13 @@ class Verdict(Generic[T]):
 class Judge:
     """Asks one model, several questions at a time, and keeps each reply in the JSONL file `cache`."""
 
+    _file: IO[bytes]
+    _replies: defaultdict[str, list[str]]
+
     def __init__(self, settings: JudgeSettings, cache: Path) -> None:
-        """Read the cache. Raises MfpoError when it is no cache, or when the `openai` package is absent."""
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise MfpoError("a judge needs the openai package; pip install 'mfpo[judge]'") from None
+        """`cache` is opened when there is something to ask."""
         self.settings = settings
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
-        self._client = OpenAI(
-            base_url=settings.endpoint, api_key=self._key, timeout=settings.timeout, max_retries=settings.retries
-        )
         self._cache = cache
-        self._replies = _read_cache(cache)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._answered_by: set[str] = set()
@@ -102,24 +102,26 @@ class Judge:
         """The verdict on each of the named prompts, from the cache or from the endpoint.
 
         `read` gives what a reply says, or None when it cannot be read, and then the judge is asked again. Raises
-        MfpoError when the endpoint fails for good; what it replied before is in the cache.
+        MfpoError when the cache is none or another run writes it, as `open_client`, and when the endpoint fails for
+        good; what it replied before is in the cache.
         """
+        settings = self.settings
         prompts = {name: _sendable(messages) for name, messages in prompts.items()}
-        parameters = self._parameters(temperature, max_tokens)
-        keys = {name: _hash([self.settings.model, messages, parameters]) for name, messages in prompts.items()}
-        # Equal prompts have one key and are asked once.
-        left = {key: name for name, key in keys.items() if self._is_open(key, read)}
-        self._counts["cached"] += len(set(keys.values())) - len(left)
-        pool = ThreadPoolExecutor(self.settings.concurrency)
-        try:
-            tasks = [
-                pool.submit(self._settle, key, name, prompts[name], parameters, read) for key, name in left.items()
-            ]
-            console = Console(stderr=True)
-            for task in track(as_completed(tasks), "judging", total=len(tasks), console=console, disable=not tasks):
-                task.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        parameters: dict[str, Any] = {**longest_answer(settings.endpoint, settings.max_tokens or max_tokens)}
+        parameters |= {"temperature": temperature} if settings.send_temperature else {}
+        keys = {name: _hash([settings.model, messages, parameters]) for name, messages in prompts.items()}
+        with _open_cache(self._cache) as self._file:
+            self._replies = _read_cache(self._file, self._cache)
+            # Equal prompts have one key and are asked once.
+            left = {key: name for name, key in keys.items() if self._is_open(key, read)}
+            self._counts["cached"] += len(set(keys.values())) - len(left)
+            if left:
+                client = open_client(settings.endpoint, retries=settings.retries, timeout=settings.timeout)
+                settle = partial(self._settle, client, parameters, read)
+                asked = [(key, name, prompts[name]) for key, name in left.items()]
+                settled = side_by_side(client, settle, asked, settings.concurrency)
+                for _ in track(settled, "judging", total=len(left), console=Console(stderr=True)):
+                    pass
         return {name: Verdict(tuple(self._replies[key]), self._reading(key, read)) for name, key in keys.items()}
 
     def report(self) -> dict[str, Any]:
@@ -136,12 +138,6 @@ class Judge:
             "cost": sum(parts) if len(parts) == 2 else None,
         }
 
-    def _parameters(self, temperature: float, max_tokens: int) -> dict[str, Any]:
-        # OpenAI's newer models refuse `max_tokens`; many other servers know nothing else.
-        longest = "max_completion_tokens" if self.settings.endpoint == _OPENAI else "max_tokens"
-        parameters: dict[str, Any] = {longest: self.settings.max_tokens or max_tokens}
-        return parameters | ({"temperature": temperature} if self.settings.send_temperature else {})
-
     def _reading(self, key: str, read: Callable[[str], T | None]) -> T | None:
         readings = (read(reply) for reply in self._replies[key])
         return next((reading for reading in readings if reading is not None), None)
@@ -150,79 +146,54 @@ class Judge:
         return len(self._replies[key]) < self.settings.attempts and self._reading(key, read) is None
 
     def _settle(
-        self, key: str, name: str, messages: Messages, parameters: Mapping[str, Any], read: Callable[[str], T | None]
+        self,
+        client: "OpenAI",
+        parameters: Mapping[str, Any],
+        read: Callable[[str], T | None],
+        asked: tuple[str, str, Messages],
     ) -> None:
         """Ask until a reply can be read or `attempts` is reached."""
+        key, name, messages = asked
         broken = 0
         while self._is_open(key, read):
-            if not self._request(key, name, messages, parameters):
-                broken += 1
+            completion = self._request(client, name, messages, parameters)
+            if completion:
+                self._keep(key, name, completion)
+                continue
+            broken += 1
             if broken == self.settings.attempts:
                 raise MfpoError(
                     f"judge, question {name}: {self.settings.endpoint} replies, but not with a chat completion; "
                     "check the address (it mostly ends in /v1), then run again: what was judged is kept"
                 )
 
-    def _request(self, key: str, name: str, messages: Messages, parameters: Mapping[str, Any]) -> bool:
-        """Ask once and keep the reply; False when what came is no chat completion."""
+    def _request(
+        self, client: "OpenAI", name: str, messages: Messages, parameters: Mapping[str, Any]
+    ) -> Completion | None:
         import openai
 
         try:
-            response: Any = self._client.chat.completions.create(
-                model=self.settings.model,
-                messages=messages,  # type: ignore[arg-type]
-                **parameters,
-            )
-        except json.JSONDecodeError:
-            return False
+            return complete(client, self.settings.model, messages, parameters)
         except openai.APIError as error:
-            fault = self._explain(error)
-        else:
-            return self._keep(key, name, response)
+            fault = f"{self.settings.endpoint}: {explain(error, client)}"
         # Raised out here, so that the client's error, which holds the key, is no part of this one.
         raise MfpoError(
             f"judge, question {name}: {fault}; run again to go on, what was judged is kept in {self._cache}"
         )
 
-    def _keep(self, key: str, name: str, response: Any) -> bool:
-        """Add a reply to the cache; some servers answer 200 with an error page or without choices."""
-        choices = getattr(response, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-        if message is None:
-            return False
-        reply = self._without_key(str(message.content or getattr(message, "refusal", None) or ""))
-        tokens = {kind: getattr(response.usage, kind, None) for kind in _TOKENS}
-        kept = {"key": key, "question": name, "model": response.model, "reply": reply, **tokens}
+    def _keep(self, key: str, name: str, completion: Completion) -> None:
+        """Add a reply to the cache."""
+        reply = completion.text or ""
+        tokens = {kind: getattr(completion.usage, kind, None) for kind in _TOKENS}
+        kept = {"key": key, "question": name, "model": completion.model, "reply": reply, **tokens}
         with self._lock:
             self._counts.update({"asked": 1, "asked_again": bool(self._replies[key])})
             self._counts.update({kind: count for kind, count in tokens.items() if isinstance(count, int)})
             self._counts["without_token_count"] += None in tokens.values()
-            self._answered_by.add(str(response.model))
+            self._answered_by.add(completion.model)
             self._replies[key].append(reply)
-            with self._cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(kept) + "\n")
-        return True
-
-    def _explain(self, error: Any) -> str:
-        """What went wrong, on one line and without the key, which some servers send back."""
-        import openai
-
-        tries = f"{self.settings.retries + 1} times"
-        if isinstance(error, openai.APITimeoutError):
-            return f"{self.settings.endpoint} gave no reply within {self.settings.timeout:g} s, {tries}; raise timeout"
-        if isinstance(error, openai.APIConnectionError):
-            return f"{self.settings.endpoint} cannot be reached or cuts the connection (tried {tries}); start it"
-        status = getattr(error, "status_code", None)
-        said = " ".join(self._without_key(str(error)).split())[:200]
-        hint = {
-            401: "set OPENAI_API_KEY to a valid key",
-            404: "check model and endpoint",
-            429: "wait, or lower concurrency",
-        }
-        return f"{self.settings.endpoint} refuses ({said})" + (f"; {hint[status]}" if status in hint else "")
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key != "none" else text
+            self._file.write(json.dumps(kept).encode() + b"\n")
+            self._file.flush()
 
 
 @dataclass(frozen=True)
@@ -276,23 +247,34 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _read_cache(path: Path) -> defaultdict[str, list[str]]:
-    """The replies by key, in order; a last line that a killed run broke off is removed from the file."""
-    replies: defaultdict[str, list[str]] = defaultdict(list)
+def _open_cache(path: Path) -> IO[bytes]:
+    """The cache to read and add to, kept from other runs until it is closed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(path, len(whole))
-        lines = whole.decode().split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as error:
+        file = path.open("a+b")
+    except OSError as error:
         raise MfpoError(f"{path}: cannot keep the judge's verdicts ({error}); give another file") from None
+    try:
+        lock(file.fileno(), path)
+    except MfpoError:
+        file.close()
+        raise
+    return file
+
+
+def _read_cache(file: IO[bytes], path: Path) -> defaultdict[str, list[str]]:
+    """The replies by key, in order; a last line that a killed run broke off is removed from the file."""
+    replies: defaultdict[str, list[str]] = defaultdict(list)
+    file.seek(0)
+    *lines, broken_off = file.read().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             replies[str(row["key"])].append(str(row["reply"]))
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise MfpoError(f"{path}, line {number}: is no verdict that mfpo kept; give another file") from None
+    # Only what a verdict begins with is taken away, in case that this is another file.
+    if broken_off[: len(_START)] != _START[: len(broken_off)]:
+        raise MfpoError(f"{path}, line {len(lines) + 1}: is no verdict that mfpo kept; give another file")
+    file.truncate(file.tell() - len(broken_off))
     return replies

@@ -1,7 +1,12 @@
-"""The client of an endpoint that speaks OpenAI's API: a hosted model, vLLM's server, `transformers serve`."""
+"""The client of an endpoint that speaks OpenAI's API: a hosted model, vLLM's server, `transformers serve`.
+
+The key is read from OPENAI_API_KEY and is written nowhere; a local server needs none.
+"""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from mfpo.errors import MfpoError, SettingError
@@ -9,47 +14,113 @@ from mfpo.errors import MfpoError, SettingError
 if TYPE_CHECKING:
     from openai import OpenAI
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 OPENAI = "https://api.openai.com/v1"
 _NO_KEY = "none"
+# A shorter one is a dummy, whose letters stand in many a text.
+_SHORTEST_KEY = 12
+_HINTS = {
+    401: "set OPENAI_API_KEY to a valid key",
+    404: "check the model's name and the address, mostly ending in /v1",
+    429: "wait, or lower concurrency",
+}
+
+
+class Completion(NamedTuple):
+    """What the endpoint replied: `text` is None where it holds none, `finished` says why the reply ended there."""
+
+    text: str | None
+    finished: str | None
+    model: str
+    usage: Any
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise SettingError when the `endpoint` is no URL, or holds a key or password, which is then not shown."""
+    if set("@?#") & set(endpoint):
+        raise SettingError("the endpoint must hold no key, name or password; put the key into OPENAI_API_KEY")
+    try:
+        address = urlsplit(endpoint)
+        is_one = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # of the port, or of brackets
+        is_one = False
+    if not is_one or not endpoint.isprintable() or " " in endpoint:
+        raise SettingError(f"the endpoint is {endpoint!r}, but must be like http://localhost:8000/v1")
 
 
 def open_client(endpoint: str, *, retries: int, timeout: float) -> "OpenAI":
-    """A client of the `endpoint`, which threads may share; the key is OPENAI_API_KEY, and a local server needs none.
+    """A client of the `endpoint`, which threads may share.
 
     A request that meets 408, 409, 429, 5xx, a cut connection or no byte within `timeout` seconds is sent again, up to
-    `retries` times, after the server's Retry-After or 0.5, 1, 2, ... 8 s. Raises SettingError when the endpoint is no
-    URL or holds a secret, and MfpoError without the `openai` package.
+    `retries` times, after the server's Retry-After or 0.5, 1, 2, ... 8 s. Raises SettingError when the endpoint or the
+    key cannot be one, and MfpoError without the `openai` package.
     """
-    address = urlsplit(endpoint)
-    if address.username or address.password or address.query:
-        # Not shown: it may hold a key.
-        raise SettingError("the endpoint must hold no key, name or password; put the key into OPENAI_API_KEY")
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise SettingError(f"the endpoint is {endpoint!r}, but must be like http://localhost:8000/v1")
+    check_endpoint(endpoint)
     try:
         from openai import OpenAI
     except ImportError:
         raise MfpoError("an endpoint needs the openai package; pip install 'mfpo[judge]'") from None
     key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
+    if not (key.isascii() and key.isprintable()):
+        raise SettingError("OPENAI_API_KEY holds a letter or line break that no key has; copy the key again")
     return OpenAI(base_url=endpoint, api_key=key, timeout=timeout, max_retries=retries)
 
 
 def longest_answer(endpoint: str, tokens: int) -> dict[str, int]:
     """The field of a request that limits the answer: OpenAI's newer models refuse what other servers only know."""
-    return {"max_completion_tokens" if endpoint == OPENAI else "max_tokens": tokens}
+    return {"max_completion_tokens" if endpoint.rstrip("/") == OPENAI else "max_tokens": tokens}
+
+
+def complete(client: "OpenAI", model: str, messages: Any, parameters: Any) -> Completion | None:
+    """Ask once. None is no chat completion: some servers answer 200 with an error page, or without choices.
+
+    A refusal is a text. Raises openai.APIError, which may hold the key; `explain` says it without.
+    """
+    try:
+        response: Any = client.chat.completions.create(model=model, messages=messages, **parameters)
+        choice = response.choices[0]
+        text = choice.message.refusal if choice.message.content is None else choice.message.content
+        completion = Completion(text, choice.finish_reason, str(response.model), response.usage)
+    except (AttributeError, IndexError, TypeError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
+        return None
+    if text is None:
+        return completion
+    if not isinstance(text, str):
+        return None
+    # Half a surrogate pair cannot be written.
+    return completion._replace(text=_without_key(text, client).encode(errors="replace").decode())
 
 
 def explain(error: Exception, client: "OpenAI") -> str:
-    """What went wrong, on one line and without the key, which some servers send back."""
+    """What went wrong and what to do, on one line and without the key, which some servers send back."""
     import openai
 
+    tries = f"{client.max_retries + 1} times"
     if isinstance(error, openai.APITimeoutError):
-        return f"no reply within the timeout, {client.max_retries + 1} times"
+        return f"no reply within the timeout of {client.timeout:g} s, {tries}"
     if isinstance(error, openai.APIConnectionError):
-        return f"not reached, or the connection was cut, {client.max_retries + 1} times"
-    return without_key(" ".join(str(error).split()), client)[:200]
+        return f"not reached, or the connection was cut, {tries}"
+    hint = _HINTS.get(getattr(error, "status_code", 0))
+    return _without_key(" ".join(str(error).split()), client)[:200] + (f"; {hint}" if hint else "")
 
 
-def without_key(text: str, client: "OpenAI") -> str:
-    """`text` with the key struck out."""
-    return text if client.api_key == _NO_KEY else text.replace(client.api_key, "[key]")
+def side_by_side(
+    client: "OpenAI", work: Callable[[Item], Result], items: Sequence[Item], concurrency: int
+) -> Iterator[Result]:
+    """`work(item)` of each, as it comes, `concurrency` at a time.
+
+    The first error and Ctrl-C end it at once: a request that is under way is not waited for, and as the client is
+    closed, none is sent any more.
+    """
+    try:
+        # Not ThreadPoolExecutor, which waits for its threads, here and when Python ends.
+        with ThreadPool(concurrency) as pool:
+            yield from pool.imap_unordered(work, items)
+    finally:
+        client.close()
+
+
+def _without_key(text: str, client: "OpenAI") -> str:
+    return text.replace(client.api_key, "[key]") if len(client.api_key) >= _SHORTEST_KEY else text
