@@ -131,6 +131,22 @@ def test_other_answers_are_not_mixed_with_those_asked_again(tmp_path, questions,
     with pytest.raises(MfpoError, match="line 1: is no answer to one of these questions"):
         collect(questions, Asker(), out, made_by, retry_failed=True)
     assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_two_runs_do_not_write_one_file(tmp_path):
+    second = Asker()
+
+    def first(questions):
+        for question, reply in Asker()(questions):
+            with pytest.raises(MfpoError, match=r"a\.jsonl: another run is writing it"):
+                collect(QUESTIONS, second, tmp_path / "a.jsonl", MADE_BY)
+            yield question, reply
+
+    assert collect(QUESTIONS, first, tmp_path / "a.jsonl", MADE_BY) == Answered(5, 0)
+    assert not second.asked
+    assert [row["text"] for row in rows_of(tmp_path / "a.jsonl")] == TEXTS
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_a_finished_file_is_not_overwritten_and_an_absent_one_not_repaired(tmp_path):

@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rich.progress import track
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import read_rows
-from mfpo.folders import write_json
+from mfpo.folders import _lock as lock
 
 Row = dict[str, Any]
 # Asks questions; gives each with `text`, or with `text` None and the `error`, in any order.
@@ -40,33 +40,43 @@ def collect(
     A line is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. `made_by`
     holds `model`, `decode` and what else the answers depend on: what a killed run of the same wrote is not asked again.
     `retry_failed` keeps the answers in `out` and asks the questions that have an error there. Raises as `check_out`,
-    and MfpoError when answers in `out` are not to these questions.
+    and MfpoError when answers in `out` are not to these questions, or when another run is writing them.
     """
     check_out(out, retry_failed=retry_failed)
     lines = {question["question_id"]: _line(question, made_by) for question in questions}
+    before = _old_answers(out, lines) if retry_failed else []
     partial = out.with_name(out.name + ".partial")
     note = out.with_name(out.name + ".made_by.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    made_by = {"questions": list(questions), **made_by}
-    if not (partial.exists() and note.exists() and json.loads(note.read_text(encoding="utf-8")) == made_by):
-        note.unlink(missing_ok=True)
-        _write(partial, _old_answers(out, lines) if retry_failed else [])
-        write_json(note, made_by)
-    # What failed in a killed run is asked again, too.
-    kept = [row for row in _whole_lines(partial) if "error" not in row]
-    _write(partial, kept)
-    answered = {row["question_id"]: row for row in kept}
-    left = [question for question in questions if question["question_id"] not in answered]
-    with partial.open("a", encoding="utf-8") as file:
-        for question, reply in track(ask(left), f"answering {len(left)} questions", len(left), disable=not left):
-            row = lines[question["question_id"]] | reply
-            answered[question["question_id"]] = row
-            file.write(_dumps(row))
-            file.flush()
-    _write(partial, [answered[name] for name in lines])
-    os.replace(partial, out)
-    note.unlink()
+    with note.open("a+", encoding="utf-8") as held:
+        lock(held.fileno(), out)
+        _begin(held, json.dumps({"questions": list(questions), **made_by}), partial, before)
+        # What failed in a killed run is asked again, too.
+        kept = [row for row in _whole_lines(partial) if "error" not in row]
+        _write(partial, kept)
+        answered = {row["question_id"]: row for row in kept}
+        left = [question for question in questions if question["question_id"] not in answered]
+        with partial.open("a", encoding="utf-8") as file:
+            for question, reply in track(ask(left), f"answering {len(left)} questions", len(left), disable=not left):
+                row = lines[question["question_id"]] | reply
+                answered[question["question_id"]] = row
+                file.write(_dumps(row))
+                file.flush()
+        _write(partial, [answered[name] for name in lines])
+        os.replace(partial, out)
+        note.unlink()
     return Answered(len(lines), sum("error" in row for row in answered.values()))
+
+
+def _begin(note: IO[str], made_by: str, partial: Path, before: Sequence[Row]) -> None:
+    """Leave `partial` as it is if its note says that the same run wrote it; else it holds the answers of `before`."""
+    note.seek(0)
+    if note.read() != made_by or not partial.exists():
+        # Written in place, since the note is what is locked, and last, in case that this run is killed here.
+        note.truncate(0)
+        _write(partial, before)
+        note.write(made_by)
+        note.flush()
 
 
 def _line(question: Row, made_by: Mapping[str, Any]) -> Row:

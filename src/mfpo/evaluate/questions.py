@@ -45,10 +45,11 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]
         row = {"question_id": number, "image": source.rpartition("/")[2], **row}
     question_id = read_id(dict(row), ("question_id", "id"), where)
     text = next((row[key] for key in _TEXT_KEYS if key in row), None)
-    if question_id is None or not isinstance(text, str) or not text.strip():
+    image = row.get("image")
+    if question_id is None or not isinstance(text, str) or not text.strip() or not isinstance(image, str):
         raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
     # LLaVA's files write the image's place; the chat template does so again. Half a surrogate pair cannot be sent.
     text = text.replace("<image>", "").strip().encode(errors="replace").decode()
     label = read_label(dict(row), where)
-    question = {"question_id": question_id, "image": row.get("image"), "text": text}
+    question = {"question_id": question_id, "image": image, "text": text}
     return question if label is None else question | {"label": label}
