@@ -1,10 +1,15 @@
 """A local HTTP server that speaks /v1/chat/completions and misbehaves when it is told to."""
 
+import importlib.util
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -163,3 +168,30 @@ def stub_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
             return judge
 
         yield open_judge
+
+
+@pytest.fixture(scope="session")
+def served_llava(tiny_llava: Path) -> Iterator[tuple[str, str]]:
+    """The address of the tiny LLaVA under `transformers serve`, and its name there."""
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"`transformers serve` needs {' and '.join(missing)}: pip install 'transformers[serving]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(tiny_llava), "--device", "cpu"]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)], env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
+    try:
+        for _ in range(240):
+            assert server.poll() is None, "transformers serve ended"
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1", str(tiny_llava)
+    finally:
+        server.terminate()
+        server.wait()

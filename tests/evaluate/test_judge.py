@@ -1,17 +1,11 @@
 """The judge against a real HTTP server that misbehaves on purpose, and against a model under `transformers serve`."""
 
-import importlib.util
 import json
 import logging
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -388,54 +382,8 @@ def test_a_template_that_cannot_be_read(tmp_path):
         read_template(tmp_path / "picture.txt", ("a",))
 
 
-@pytest.fixture(scope="module")
-def served_model(tmp_path_factory):
-    """The address of a random Llama of two layers under `transformers serve`, and its name."""
-    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"`transformers serve` needs {' and '.join(missing)}: pip install 'transformers[serving]'")
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny_llama")
-    tokens = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template="{% for message in messages %}{{ message['content'] }}{% endfor %}",
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokens))).save_pretrained(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--device", "cpu"]
-    server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
-    try:
-        for _ in range(240):
-            assert server.poll() is None, "transformers serve ended"
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1", str(folder)
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def test_a_real_model_under_transformers_serve(served_model, tmp_path):
-    endpoint, name = served_model
+def test_a_real_model_under_transformers_serve(served_llava, tmp_path):
+    endpoint, name = served_llava
     settings = JudgeSettings(model=name, endpoint=endpoint, concurrency=2)
     asked = Judge(settings, tmp_path / "cache.jsonl")
     first = asked.ask(prompts("Is it good?", "Is it bad?"), len, temperature=0.0, max_tokens=8)
