@@ -92,3 +92,12 @@ def test_bad_questions_are_named(tmp_path, images, rows, words):
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path, images):
     path = write(tmp_path / "questions.jsonl", [GOOD | {"text": "What is \ud83d it?"}])
     assert read_questions(path, images)[0]["text"] == "What is ? it?"
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000 + "]" * 100_000])
+def test_json_that_python_refuses_is_named(tmp_path, images, value):
+    row = json.dumps(GOOD | {"label": 0}).replace("0}", value + "}")
+    for name, text in (("q.jsonl", row + "\n"), ("q.json", f"[{row}]")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(MfpoError, match=rf"{name}.*: holds a number of thousands of digits, or brackets"):
+            read_questions(tmp_path / name, images)

@@ -17,6 +17,9 @@ _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
 _TEXT_KEYS = ("text", "response", "caption")
 
+# What Python refuses to read though it is JSON.
+_TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
+
 # "COCO_val2014_000000310196.jpg", "val2017/000000310196.jpg" and 310196 are one image.
 _COCO_IMAGE = re.compile(
     r"(?:(?:.*/)?COCO_[a-z]+\d{4}_|(?:.*/)?(?:train|val|test)\d{4}/)?0*(\d+)(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE
@@ -61,6 +64,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise MfpoError(f"{where}: not valid JSON ({error.msg}); write one JSON object a line") from None
+        except (ValueError, RecursionError):
+            raise MfpoError(f"{where}: {_TOO_LARGE}") from None
         if not isinstance(row, dict):
             raise MfpoError(f"{where}: holds a {type(row).__name__}; write one JSON object a line")
         count += 1
@@ -77,6 +82,8 @@ def read_json(path: Path) -> Any:
         raise MfpoError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
         ) from None
+    except (ValueError, RecursionError):
+        raise MfpoError(f"{path}: {_TOO_LARGE}") from None
 
 
 def check_ids(answers: Sequence[Answer], known: Container[str], needed: Iterable[str] = ()) -> None:
