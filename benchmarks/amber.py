@@ -29,7 +29,7 @@ def main() -> None:
     questions = benchmark.questions.items()
     described = [
         # A hundred words each, as models write them: every object five times, true ones and likely ones.
-        Answer(name, None, None, " ".join(f"There is a {word}." for word in (*question.truth, *question.likely) * 5))
+        Answer(name, None, None, " ".join(f"There is a {word}." for word in (*question.truth, *question.hallu) * 5))
         for name, question in questions
         if question.kind == "generative"
     ]

@@ -3,23 +3,32 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
 console = Console(markup=False, emoji=False, highlight=False)
 
 Answers = Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")]
-JudgeName = Annotated[str, typer.Option(help="The judge, as the endpoint calls it.")]
+JUDGE = typer.Option(help="The judge, as the endpoint calls it.")
 Endpoint = Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")]
 JudgeSettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Another setting of the judge; `mfpo settings judge` lists them.")
 ]
 OPENAI = "https://api.openai.com/v1"
+Template = Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")]
+System = Annotated[Path | None, typer.Option(help="Text of the judge's system message; docs/judges.md.")]
+Official = Annotated[bool, typer.Option("--official", help="One order only, as the official script.")]
+Questions = Annotated[Path | None, typer.Option(help="Object HalBench's questions.")]
+Synonyms = Annotated[Path | None, typer.Option(help="The official table of refined synonyms.")]
+Extract = Annotated[
+    Literal["judge", "rules"] | None, typer.Option(help="Who names the objects; without --judge: rules.")
+]
+Tagger = Annotated[str | None, typer.Option(help="textblob, the default, or a spaCy pipeline as en_core_web_trf.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Count what is not answered instead of stopping.")]
 
 
@@ -68,11 +77,11 @@ def eval_existence(
     Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.jsonl --json existence.json
     """
     from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.existence import existence, labels_of, load_questions
+    from mfpo.evaluate.existence import existence, existence_json, load_questions, questions_in
 
     read = read_answers(answers)
-    labels = labels_of(load_questions(annotations) if annotations else read)
-    _show(asdict(existence(read, labels, allow_missing=allow_missing)), json_file)
+    questions = load_questions(annotations) if annotations else questions_in(read)
+    _show(existence_json(existence(read, questions, allow_missing=allow_missing)), json_file)
 
 
 @eval_app.command("pope")
@@ -92,7 +101,7 @@ def eval_pope(
 
     given = {split: read_answers(file) for split, file in split_files(answers).items()}
     questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
-    _show(pope_json(pope(given, questions, allow_missing=allow_missing)), json_file)
+    _show(pope_json(pope(given, questions, allow_missing=allow_missing), questions), json_file)
 
 
 @eval_app.command("amber")
@@ -119,9 +128,9 @@ def eval_amber(
 def eval_mmhal(
     answers: Answers,
     annotations: Annotated[Path, typer.Option(help="MMHal-Bench's template file.")],
-    judge: JudgeName,
+    judge: Annotated[str, JUDGE],
     endpoint: Endpoint = OPENAI,
-    template: Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")] = None,
+    template: Template = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
     settings: JudgeSettingsOption = None,
@@ -130,23 +139,22 @@ def eval_mmhal(
 
     Example: mfpo eval mmhal answers.jsonl --annotations mmhal-bench_answer_template.json --judge gpt-4-1106-preview
     """
-    from mfpo.evaluate.judge import read_template
-    from mfpo.evaluate.mmhal import DEFAULT, PLACES, load_mmhal, mmhal, mmhal_json, read_mmhal_answers
+    from mfpo.evaluate.judged import judge_mmhal
+    from mfpo.evaluate.mmhal import mmhal_json
 
-    asked = load_mmhal(annotations)
-    opened = _judge(answers, judge, endpoint, settings)
-    prompt = read_template(template, PLACES) if template else DEFAULT
-    read = read_mmhal_answers(answers, asked)
-    _show(mmhal_json(mmhal(read, asked, opened, template=prompt, allow_missing=allow_missing), opened), json_file)
+    chosen = _judge(judge, endpoint, settings)
+    scored = judge_mmhal(answers, annotations, judge=chosen, template=template, allow_missing=allow_missing)
+    _show(mmhal_json(*scored), json_file)
 
 
 @eval_app.command("llava-bench")
 def eval_llava_bench(
     answers: Answers,
     annotations: Annotated[Path, typer.Option(help="Folder of LLaVA-Bench (COCO).")],
-    judge: JudgeName,
+    judge: Annotated[str, JUDGE],
     endpoint: Endpoint = OPENAI,
-    official: Annotated[bool, typer.Option("--official", help="One order only, as the official script.")] = False,
+    system: System = None,
+    official: Official = False,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
     settings: JudgeSettingsOption = None,
@@ -155,25 +163,27 @@ def eval_llava_bench(
 
     Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
     """
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.llava_bench import llava_bench, llava_bench_json, load_llava_bench
+    from mfpo.evaluate.judged import judge_llava_bench
+    from mfpo.evaluate.llava_bench import llava_bench_json
 
-    benchmark = load_llava_bench(annotations)
-    opened = _judge(answers, judge, endpoint, settings)
-    result = llava_bench(read_answers(answers), benchmark, opened, official=official, allow_missing=allow_missing)
-    _show(llava_bench_json(result, opened), json_file)
+    chosen = _judge(judge, endpoint, settings)
+    scored = judge_llava_bench(
+        answers, annotations, judge=chosen, system=system, official=official, allow_missing=allow_missing
+    )
+    _show(llava_bench_json(*scored), json_file)
 
 
 @eval_app.command("object-halbench")
 def eval_object_halbench(
     answers: Answers,
     annotations: Annotated[Path, typer.Option(help="CHAIR's truth, as for `mfpo eval chair`.")],
-    questions: Annotated[Path | None, typer.Option(help="The benchmark's questions, for the judge.")] = None,
-    synonyms: Annotated[Path | None, typer.Option(help="The official table of refined synonyms.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Name of the judge that names the objects; without: rules.")] = None,
+    questions: Questions = None,
+    synonyms: Synonyms = None,
+    extract: Extract = None,
+    judge: Annotated[str | None, JUDGE] = None,
     endpoint: Endpoint = OPENAI,
-    template: Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")] = None,
-    tagger: Annotated[str, typer.Option(help="textblob, or a spaCy pipeline as en_core_web_trf.")] = "textblob",
+    template: Template = None,
+    tagger: Tagger = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
     settings: JudgeSettingsOption = None,
@@ -182,64 +192,82 @@ def eval_object_halbench(
 
     Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz --synonyms synonyms_refine.txt
     """
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.chair import load_annotations
-    from mfpo.evaluate.judge import read_template
-    from mfpo.evaluate.object_halbench import (
-        DEFAULT,
-        load_questions,
-        load_table,
-        object_halbench,
-        object_halbench_json,
-    )
+    from mfpo.evaluate.judged import judge_object_halbench
+    from mfpo.evaluate.object_halbench import object_halbench_json
 
-    opened = _judge(answers, judge, endpoint, settings) if judge else None
-    result = object_halbench(
-        read_answers(answers),
-        load_annotations(annotations),
-        load_table(synonyms),
-        judge=opened,
-        questions=load_questions(questions) if questions else None,
-        template=read_template(template, ("question", "answer")) if template else DEFAULT,
-        tagger=tagger,
+    scored = judge_object_halbench(
+        answers,
+        annotations,
+        judge=_judge(judge, endpoint, settings),
+        extract=extract,
+        questions=questions,
+        synonyms=synonyms,
+        template=template,
+        tagger=tagger or "textblob",
         allow_missing=allow_missing,
     )
-    _show(object_halbench_json(result, opened), json_file)
+    _show(object_halbench_json(*scored), json_file)
 
 
 @eval_app.command("compare")
 def eval_compare(
     a: Annotated[Path, typer.Argument(help="Answers of one model.")],
     b: Annotated[Path, typer.Argument(help="Answers of another to the same questions.")],
-    benchmark: Annotated[str, typer.Option(help="chair, existence, pope or amber.")],
+    benchmark: Annotated[str, typer.Option(help="The name of its command, such as chair or mmhal.")],
     annotations: Annotated[Path, typer.Option(help="What scores them.")],
+    judge: Annotated[str | None, JUDGE] = None,
+    endpoint: Endpoint = OPENAI,
+    template: Template = None,
+    system: System = None,
+    official: Official = False,
+    questions: Questions = None,
+    synonyms: Synonyms = None,
+    extract: Extract = None,
+    tagger: Tagger = None,
     json_file: Json = None,
+    settings: JudgeSettingsOption = None,
 ) -> None:
     """Whether a gain is real: paired differences with 95 % intervals, by bootstrap over questions.
+
+    The options of judges are those of the benchmark's own command, whose verdicts are taken up.
 
     Example: mfpo eval compare base.jsonl mfpo.jsonl --benchmark chair --annotations instances.json
     """
     from mfpo.evaluate.compare import compare_answers
     from mfpo.folders import write_json
 
-    differences = compare_answers(benchmark, a, b, annotations)
+    options = {
+        "judge": _judge(judge, endpoint, settings),
+        "template": template,
+        "system": system,
+        "official": official or None,
+        "questions": questions,
+        "synonyms": synonyms,
+        "extract": extract,
+        "tagger": tagger,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    differences, left_out = compare_answers(benchmark, a, b, annotations, **given)
     console.print(f"A: {a}", f"B: {b}", sep="\n")
-    shown = Table("figure", "A", "B", "A - B", "95 % interval", "p", "n")
+    shown = Table(Column("figure", overflow="fold"), "A", "B", "A - B", "95 % interval", "p", "n")
     for name, d in differences.items():
-        interval = f"{d.low:+.1f} to {d.high:+.1f}"
-        shown.add_row(name, f"{d.a:.1f}", f"{d.b:.1f}", f"{d.difference:+.1f}", interval, f"{d.p:.3f}", str(d.n))
+        interval = f"{d.low:+.2f} to {d.high:+.2f}"
+        shown.add_row(name, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.difference:+.2f}", interval, f"{d.p:.3f}", str(d.n))
     console.print(shown)
+    if left_out:
+        console.print(f"{len(left_out)} left out, unreadable for one of the two: {', '.join(left_out)}")
     if json_file:
         write_json(json_file, {name: asdict(difference) for name, difference in differences.items()})
 
 
-def _judge(answers: Path, name: str, endpoint: str, settings: list[str] | None) -> Any:
-    """The judge, whose verdicts are kept beside the answers."""
-    from mfpo.evaluate.judge import Judge, JudgeSettings
+def _judge(name: str | None, endpoint: str, settings: list[str] | None) -> Any:
+    """The judge's settings, or None where nothing is said of one."""
+    from mfpo.evaluate.judge import JudgeSettings
     from mfpo.settings import read_settings
 
-    chosen = read_settings(JudgeSettings, None, settings or [], model=name, endpoint=endpoint)
-    return Judge(chosen, answers.with_name(answers.name + ".verdicts.jsonl"))
+    if name is None and endpoint == OPENAI and not settings:
+        return None
+    return read_settings(JudgeSettings, None, settings or [], model=name, endpoint=endpoint)
 
 
 def _show(figures: dict[str, Any], json_file: Path | None) -> None:
@@ -247,24 +275,25 @@ def _show(figures: dict[str, Any], json_file: Path | None) -> None:
     from mfpo.folders import write_json
 
     intervals = figures.get("intervals", {})
-    shown = Table("figure", "value", "95 % interval", "n")
+    shown = Table(Column("figure", no_wrap=True), Column("value", overflow="fold"), "95 % interval", "n")
     for name, value in _flat({key: value for key, value in figures.items() if key != "intervals"}):
         figure = intervals.get(name, value)
         if isinstance(figure, dict):
-            interval = f"{figure['low']:.1f} to {figure['high']:.1f}"
-            shown.add_row(name, f"{figure['value']:.1f}", interval, str(figure["n"]))
+            interval = f"{figure['low']:.2f} to {figure['high']:.2f}"
+            shown.add_row(name, f"{figure['value']:.2f}", interval, str(figure["n"]))
+        elif isinstance(value, float):
+            shown.add_row(name, f"{value:.4f}" if name == "judge.cost" else f"{value:.2f}")
         else:
-            shown.add_row(name, f"{value:.1f}" if isinstance(value, float) else str(value))
+            shown.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
     console.print(shown)
     if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(json_file, figures)
 
 
 def _flat(figures: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The figures of all sections, `section.figure`, and everything else but lists."""
+    """The figures of all sections, `section.figure`, and everything else but details and empty lists."""
     for name, value in figures.items():
         if isinstance(value, dict) and "low" not in value:
             yield from _flat(value, f"{before}{name}.")
-        elif name != "details" and not isinstance(value, list):
+        elif name != "details" and value != []:
             yield before + name, value

@@ -19,7 +19,7 @@ from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
-from mfpo.evaluate.existence import existence, labels_of, load_questions
+from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.generate import answer
 from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
@@ -121,7 +121,7 @@ def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -
         if not file.exists():
             answer(scenes / f"{kind}.jsonl", model, scenes, file, max_new_tokens=128)
     captions = chair(read_answers(files["captions"]), load_annotations(scenes / "annotations.jsonl"))
-    questions = existence(read_answers(files["existence"]), labels_of(load_questions(scenes / "existence.jsonl")))
+    questions = existence(read_answers(files["existence"]), load_questions(scenes / "existence.jsonl"))
     return {
         "chair_s": captions.chair_s,
         "chair_i": captions.chair_i,

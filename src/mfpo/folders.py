@@ -20,12 +20,13 @@ _PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", 
 
 
 @contextmanager
-def whole_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
+def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> Iterator[Path]:
     """Give a folder beside `out` to write in, and rename it to `out` at the end.
 
     `made_by` holds the command and its settings. What a killed run left behind is given again, so that the caller can
-    go on, if it was made by the same settings and versions; otherwise it is removed, which stderr is told.
-    Raises MfpoError when `out` exists already, or somebody else's folder is where this one has to be.
+    go on, if it was made by the same settings and versions; otherwise it is removed, which stderr is told, or, where
+    it took too long to be made `anew`, it is an error. Raises MfpoError also when `out` exists already, or somebody
+    else's folder is where this one has to be.
     """
     if out.exists():
         raise MfpoError(f"{out} exists already; give another --out or remove it")
@@ -38,6 +39,12 @@ def whole_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
         if note.exists():
             before = json.loads(note.read_text(encoding="utf-8"))
             changed = [key for key in provenance | before if before.get(key) != provenance.get(key)]
+            if changed and not anew:
+                what = "; ".join(_difference(key, before.get(key), provenance.get(key)) for key in changed)
+                raise MfpoError(
+                    f"{folder} is of another run: {what}; give its command to go on with it, remove the folder to "
+                    "start anew, or give another --out"
+                )
             if changed:
                 print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)
                 _empty(folder)
@@ -68,6 +75,17 @@ def _lock(handle: int, folder: Path) -> None:
         raise MfpoError(f"{folder}: another run is writing it; wait for that one or give another --out") from None
 
 
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Where two values of a provenance differ, in the words of a user.
+
+    >>> _difference("settings", {"seed": 0, "beta": 0.1}, {"seed": 1, "beta": 0.1})
+    'seed was 0 and is 1'
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        return "; ".join(_difference(k, before.get(k), now.get(k)) for k in before | now if before.get(k) != now.get(k))
+    return f"{name} was {before} and is {now}"
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -82,7 +100,8 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON; the file appears whole or not at all."""
+    """Write `value` as JSON, in a folder that is made if need be; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -1,18 +1,21 @@
 """Which of COCO's 80 classes a text names, by the method of CHAIR (Rohrbach et al. 2018, section 2.1)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from itertools import pairwise
 
 from textblob.en.inflect import singularize
 
 # CHAIR's animals and vehicles: the word before one of them says its age or use, and is no person.
-_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
+ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 _VEHICLES = ("car", "airplane", "bus", "train", "truck", "boat")
-_BEFORE = {"baby": _ANIMALS, "adult": _ANIMALS, "passenger": _VEHICLES}
+_BEFORE = {"baby": ANIMALS, "adult": ANIMALS, "passenger": _VEHICLES}
+
+WORD = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)*")
+# A word, or a mark between two words, which then are no term together.
+TOKEN = re.compile(rf"{WORD.pattern}|\S")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ def _read_words() -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 CATEGORIES, _TERMS = _read_words()
+_PAIRS = {term for term in _TERMS if " " in term}
 _PARTS = {part for term in _TERMS for part in term.split()}
-_WORD = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)*")
 
 
 def mentions(text: str) -> list[Mention]:
@@ -64,17 +67,28 @@ def category_of(phrase: str) -> str | None:
     return found[-1].category if found else None
 
 
+def join_pairs(words: Sequence[str], pairs: Container[str]) -> Iterator[tuple[int, int]]:
+    """Start and end of each word, and of each two that are one of `pairs`.
+
+    >>> list(join_pairs(["a", "hot", "dog", "stand"], {"hot dog"}))
+    [(0, 1), (1, 3), (3, 4)]
+    """
+    start = 0
+    while start < len(words):
+        is_pair = start + 1 < len(words) and f"{words[start]} {words[start + 1]}" in pairs
+        end = start + (2 if is_pair else 1)
+        yield start, end
+        start = end
+
+
 def _terms(text: str) -> Iterator[Mention]:
     """The terms of the table in `text`, those of two words first, "none" included."""
-    words = [(match.start(), match.end(), _singular(match.group())) for match in _WORD.finditer(text)]
-    pairs = pairwise([*words, (len(text), len(text), "")])
-    for (start, end, word), (next_start, next_end, next_word) in pairs:
-        two = f"{word} {next_word}" if text[end:next_start].isspace() else ""
-        if two in _TERMS:
-            next(pairs)
-            yield Mention(_TERMS[two], start, next_end)
-        elif word in _TERMS:
-            yield Mention(_TERMS[word], start, end)
+    tokens = list(TOKEN.finditer(text))
+    words = [_singular(token.group()) for token in tokens]
+    for start, end in join_pairs(words, _PAIRS):
+        term = " ".join(words[start:end])
+        if term in _TERMS:
+            yield Mention(_TERMS[term], tokens[start].start(), tokens[end - 1].end())
 
 
 @lru_cache(maxsize=100_000)

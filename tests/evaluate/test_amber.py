@@ -105,10 +105,11 @@ def official(answers, annotations, relation, safe_words):
         chosen = [v for v in verdicts if kind in v[0]]
         right = sum(text == truth.capitalize() for _, truth, text in chosen)
         both = sum(text == "No" and truth == "no" for _, truth, text in chosen)
-        p = round(100 * both / (sum(text == "No" for _, _, text in chosen) + 0.001), 1)
-        r = round(100 * both / (sum(truth == "no" for _, truth, _ in chosen) + 0.001), 1)
+        begin = 3 * 0.001 if prefix == "attribute." else 0.001
+        p = round(100 * both / (sum(text == "No" for _, _, text in chosen) + begin), 1)
+        r = round(100 * both / (sum(truth == "no" for _, truth, _ in chosen) + begin), 1)
         constant = 0.001 if prefix == "existence." else 0.0001
-        figures |= {f"discriminative.{prefix}accuracy": round(100 * right / (len(chosen) + 0.001), 1)}
+        figures |= {f"discriminative.{prefix}accuracy": round(100 * right / (len(chosen) + begin), 1)}
         figures |= {f"discriminative.{prefix}precision": p, f"discriminative.{prefix}recall": r}
         f1 = 2 * (p / 100) * (r / 100) / (p / 100 + r / 100 + constant) * 100
         figures |= {f"discriminative.{prefix}f1": round(f1, 1)}
@@ -178,7 +179,7 @@ def test_one_description_by_hand():
     assert found.hallucinated == ("duck", "car")
     # The tree is a neighbour of the forest, which comes first: it covers the forest, and the tree stays uncovered.
     assert found.covered == {0, 1}
-    assert found.imagined == {0}
+    assert found.cog == {0}
 
 
 def test_figures_by_hand():
@@ -198,6 +199,16 @@ def test_no_is_the_positive_class():
     assert (found["relation.accuracy"], found["free_text.accuracy"], found["free_text.recall"]) == (0, 50, 66.6)
     assert result.counts["discriminative"]["neither_yes_nor_no"] == 1
     assert result.counts["discriminative"]["unreadable"] == 0
+
+
+def test_counts_of_attributes_begin_three_times():
+    """The script adds up those of state, number and action, each of which begins with 0.001."""
+    found = values(
+        amber([answer(4, "Yes"), answer(5, "No")], SMALL, by_words(SMALL), allow_missing=True), "discriminative."
+    )
+    assert (found["attribute.recall"], found["attribute.precision"]) == (99.7, 99.7)  # 1 / 1.003
+    assert (found["attribute.accuracy"], found["attribute.state.recall"]) == (99.9, 99.9)  # 2 / 2.003, 1 / 1.001
+    assert found["attribute.f1"] == 99.7
 
 
 def test_a_safe_word_counts_as_an_object_but_never_as_wrong():
@@ -239,11 +250,11 @@ def test_similarity_by_vectors_of_a_real_pipeline(tmp_path):
     assert not similar("dog", "cat")  # 0.53
     assert not similar("dog", "unknown")
     assert similar("unknown", "unknown")
-    benchmark = replace(SMALL, near=SMALL.near | {"puppy": ()})
+    benchmark = replace(SMALL, association=SMALL.association | {"puppy": ()})
     reading = Reading("words", "vectors", words_finder(benchmark.words), similar)
     found = describe("a puppy, a bird and a cat", SMALL.questions["1"], benchmark, reading)
     # The cat's vector is near to the bird's (0.89), which comes first.
-    assert (found.hallucinated, found.covered, found.imagined) == (("bird", "cat"), {1}, {0, 1})
+    assert (found.hallucinated, found.covered, found.cog) == (("bird", "cat"), {1}, {0, 1})
 
 
 def test_what_is_installed_is_said(benchmark):
@@ -285,8 +296,8 @@ def test_missing_answers_are_an_error_or_counted():
             r"1 not in the questions \(99\); 1 answered more than once",
         ),
         ([Answer(None, "AMBER_1.jpg", None, "a")], "1 of 1 answers have no question_id"),
-        ([answer(1, "a", "COCO_val2014_000000310196.jpg")], "1 of 1 answers are of another image .*1: COCO_val2014"),
-        ([answer(3, "a", "image/AMBER_2.jpg")], "of another image"),
+        ([answer(1, "a", "COCO_val2014_000000310196.jpg")], "1 of 1 answers have another image or prompt .*1"),
+        ([answer(3, "a", "image/AMBER_2.jpg")], "another image"),
         ([], "no answer"),
     ],
 )
@@ -321,6 +332,28 @@ def test_files_of_another_form_or_version(folder, tmp_path, name, content, fault
     (copy / name).write_text(content)
     with pytest.raises(MfpoError, match=fault):
         load_amber(copy)
+
+
+def test_the_folder_as_ambers_repository_has_it(folder, benchmark, tmp_path):
+    for path in folder.iterdir():
+        copy = tmp_path / ("query" if path.name.startswith("query_") else "") / path.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+    assert load_amber(tmp_path) == benchmark
+
+
+def test_answers_to_other_questions_of_the_same_image(benchmark):
+    asked = benchmark.questions["1005"]
+    assert (asked.image, asked.text, benchmark.questions["1"].text) == (
+        "AMBER_1.jpg",
+        "Is the sky sunny in this image?",
+        "",
+    )
+    given = Answer("1006", asked.image, asked.text, "Yes")
+    with pytest.raises(MfpoError, match=r"another image or prompt .*\(1006\)"):
+        amber([given], benchmark, by_words(benchmark), allow_missing=True)
+    described = Answer("1", asked.image, "Tell me all about it.", "A sky.")  # in other words
+    assert amber([described], benchmark, by_words(benchmark), allow_missing=True).counts["generative"]["answers"] == 1
 
 
 def test_a_folder_without_ambers_files(tmp_path):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, check_ids, image_key, read_answers, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, answered, check_asked, image_key, read_answers, read_rows, some
 
 
 def write(path, *rows):
@@ -136,7 +136,50 @@ def test_unknown_and_double_ids_are_named_together():
     with pytest.raises(
         MfpoError, match=r"4 not in the questions \(9, 7, 8 and 1 more\); 1 answered more than once \(1\)"
     ):
-        check_ids(answers, {"1", "2"})
+        check_asked(answers, dict.fromkeys("12", Asked()), "these", allow_missing=True)
+
+
+ASKED = {"1": Asked("Is there a dog?", ("COCO_val2014_000000000009.jpg",)), "2": Asked("A cat?", ("a/b.png", "c.png"))}
+
+
+@pytest.mark.parametrize(
+    ("question_id", "image", "prompt"),
+    [
+        ("1", None, None),
+        ("1", "9", "Is there a dog?"),
+        ("1", "val2014/000000000009.jpg", "<image>\nIs there  a dog? Answer yes or no."),
+        ("2", "b.jpg", None),
+        ("2", "x/c.png", "A cat?"),
+    ],
+)
+def test_an_answer_to_the_question(question_id, image, prompt):
+    given = Answer(question_id, image, prompt, "Yes")
+    assert check_asked([given], ASKED, "these", allow_missing=True) == {question_id: given}
+
+
+@pytest.mark.parametrize(
+    ("question_id", "image", "prompt"),
+    [("1", "10.jpg", None), ("1", "9", "Is there a dot?"), ("2", "d.png", "A cat?"), ("2", None, "A dog?")],
+)
+def test_an_answer_to_another_question(question_id, image, prompt):
+    with pytest.raises(MfpoError, match=rf"1 of 1 answers have another image or prompt .*\({question_id}\); .* these"):
+        check_asked([Answer(question_id, image, prompt, "Yes")], ASKED, "these", allow_missing=True)
+
+
+def test_a_failed_question_is_a_missing_answer(tmp_path):
+    """As `mfpo answer` writes them."""
+    path = write(
+        tmp_path / "answers.jsonl",
+        {"question_id": 1, "image": "9.jpg", "prompt": "Is there a dog?", "text": None, "error": "out of memory"},
+        {"question_id": 2, "text": "No", "error": None},
+    )
+    answers = read_answers(path)
+    assert [answer.failed for answer in answers] == [True, False]
+    with pytest.raises(MfpoError, match=r"1 of 2 questions have an error .*\(1\); .*--retry-failed.*--allow-missing"):
+        check_asked(answers, ASKED, "these")
+    assert list(check_asked(answers, ASKED, "these", allow_missing=True)) == ["2"]
+    with pytest.raises(MfpoError, match="1 of 1 questions have an error"):
+        answered(answers[:1], allow_missing=True)
 
 
 def test_some():

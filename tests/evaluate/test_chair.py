@@ -10,7 +10,7 @@ from textblob.en.inflect import singularize
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
-from mfpo.evaluate.chair import chair, chair_json, chair_tallies, load_annotations, prepare_truth
+from mfpo.evaluate.chair import chair, chair_json, load_annotations, prepare_truth
 from mfpo.evaluate.figures import compare
 
 # CHAIR_s, CHAIR_i and recall by an independent implementation of the official algorithm.
@@ -111,7 +111,7 @@ def test_double_captions_are_named():
 
 
 def test_models_that_saw_other_images_are_not_compared(reference_data, truth):
-    a, b = (chair_tallies(captions_of(reference_data, model), truth) for model in ("minigpt4", "instructblip"))
+    a, b = (chair(captions_of(reference_data, model), truth).tallies for model in ("minigpt4", "instructblip"))
     with pytest.raises(MfpoError, match="chair_s: 988 ids are answered in only one of the two"):
         compare(a, b)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mfpo.errors import MfpoError, SettingError
-from mfpo.evaluate.compare import TALLIERS, compare_answers
+from mfpo.evaluate.compare import compare_answers
 from mfpo.evaluate.pope import SPLITS
 
 
@@ -24,7 +24,7 @@ def amber_files(tmp_path, folder):
 
 def test_amber(tmp_path, reference_data):
     a, b = amber_files(tmp_path, reference_data / "amber")
-    found = compare_answers("amber", a, b, reference_data / "amber")
+    found = compare_answers("amber", a, b, reference_data / "amber").differences
     # 4,789 of 14,216 answers are yes; existence has no such question, so that nothing differs there.
     accuracy = found["discriminative.accuracy"]
     assert accuracy.difference == pytest.approx(100 * 4_789 / 14_216, abs=0.01)
@@ -37,7 +37,7 @@ def test_chair(tmp_path):
     a = write(tmp_path / "a.jsonl", [{"image_id": number, "caption": "A dog."} for number in range(100)])
     texts = ["A dog and a cat." if number < 10 else "A dog." for number in range(100)]
     b = write(tmp_path / "b.jsonl", [{"image_id": number, "caption": text} for number, text in enumerate(texts)])
-    found = compare_answers("chair", a, b, truth)
+    found = compare_answers("chair", a, b, truth).differences
     assert (found["chair_s"].a, found["chair_s"].b, found["chair_s"].difference) == (0, 10, -10)
     assert found["chair_s"].high < 0
     assert (found["recall"].difference, found["recall"].p) == (0, 1)
@@ -58,13 +58,11 @@ def test_existence_and_pope(tmp_path):
         write(tmp_path / "pope" / f"pope_{split}.jsonl", rows)
         write(tmp_path / "a" / f"{split}.jsonl", [{"question_id": r["question_id"], "text": r["label"]} for r in rows])
         write(tmp_path / "b" / f"{split}.jsonl", [{"question_id": r["question_id"], "text": "yes"} for r in rows])
-    by_split = compare_answers("pope", tmp_path / "a", tmp_path / "b", tmp_path / "pope")
+    by_split = compare_answers("pope", tmp_path / "a", tmp_path / "b", tmp_path / "pope").differences
     assert by_split["popular.accuracy"].difference == 50
     one = [tmp_path / name / "random.jsonl" for name in "ab"]
-    assert (
-        compare_answers("existence", *one, tmp_path / "pope/pope_random.jsonl")["accuracy"]
-        == by_split["random.accuracy"]
-    )
+    existence = compare_answers("existence", *one, tmp_path / "pope/pope_random.jsonl").differences
+    assert existence["accuracy"] == by_split["random.accuracy"]
 
 
 def test_answers_to_other_questions(tmp_path, reference_data):
@@ -75,6 +73,12 @@ def test_answers_to_other_questions(tmp_path, reference_data):
 
 
 def test_an_unknown_benchmark(tmp_path):
-    with pytest.raises(SettingError, match="one of chair, existence, pope, amber"):
+    with pytest.raises(SettingError, match="one of chair, existence, pope, amber, mmhal, llava-bench, object-halbench"):
         compare_answers("charm", tmp_path, tmp_path, tmp_path)
-    assert "amber" in TALLIERS
+
+
+def test_options_of_other_benchmarks(tmp_path):
+    with pytest.raises(SettingError, match="benchmark chair has no --tagger"):
+        compare_answers("chair", tmp_path, tmp_path, tmp_path, tagger="textblob")
+    with pytest.raises(SettingError, match="benchmark mmhal needs --judge, has no --system"):
+        compare_answers("mmhal", tmp_path, tmp_path, tmp_path, system=tmp_path)

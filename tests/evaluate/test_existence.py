@@ -7,11 +7,15 @@ import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
-from mfpo.evaluate.existence import existence, labels_of, load_questions, read_yes_no
+from mfpo.evaluate.existence import Question, existence, existence_json, load_questions, questions_in, read_yes_no
 
 
 def answer(question_id, text, label=None):
     return Answer(question_id, None, None, text, label)
+
+
+def asked(labels):
+    return [Question(name, f"{name}.jpg", "Is it?", label) for name, label in labels.items()]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_figures_equal_popes_where_every_answer_is_readable():
     draw = random.Random(0)
     labels = {str(number): draw.choice(["yes", "no"]) for number in range(300)}
     texts = draw.choices(["Yes, there is.", "No, there is not.", "There is no dog. Yes.", "There is a dog."], k=300)
-    result = existence([answer(name, text) for name, text in zip(labels, texts, strict=True)], labels)
+    result = existence([answer(name, text) for name, text in zip(labels, texts, strict=True)], asked(labels))
     figures = [result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio]
     assert figures == pytest.approx(pope_script(texts, labels.values()), rel=1e-12)
     assert (result.questions, result.unreadable) == (300, 0)
@@ -75,7 +79,7 @@ def test_figures_equal_popes_where_every_answer_is_readable():
 
 def test_an_unreadable_answer_is_wrong_and_no_yes():
     labels = {"1": "yes", "2": "no", "3": "yes", "4": "no"}
-    result = existence([answer("4", "hm"), answer("3", ""), answer("2", "No"), answer("1", "Yes")], labels)
+    result = existence([answer("4", "hm"), answer("3", ""), answer("2", "No"), answer("1", "Yes")], asked(labels))
     assert (result.accuracy, result.precision, result.recall) == (50, 100, 50)
     assert (result.yes_ratio, result.unreadable) == (25, 2)
     assert result.f1 == pytest.approx(200 / 3)
@@ -83,36 +87,38 @@ def test_an_unreadable_answer_is_wrong_and_no_yes():
 
 def test_missing_answers_are_counted_when_allowed():
     labels = {str(number): "yes" for number in range(10)}
-    result = existence([answer("1", "Yes"), answer("2", "No")], labels, allow_missing=True)
+    result = existence([answer("1", "Yes"), answer("2", "No")], asked(labels), allow_missing=True)
     assert (result.accuracy, result.questions, result.missing) == (50, 2, 8)
     assert result.intervals["accuracy"].n == 2
 
 
 def test_always_no_has_no_precision():
-    result = existence([answer("1", "No"), answer("2", "No")], {"1": "yes", "2": "no"})
+    result = existence([answer("1", "No"), answer("2", "No")], asked({"1": "yes", "2": "no"}))
     assert (result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio) == (50, 0, 0, 0, 0)
 
 
 def test_missing_double_and_unknown_questions_are_all_named():
     answers = [answer("1", "No"), answer("1", "Yes"), answer("9", "No")]
     with pytest.raises(MfpoError) as caught:
-        existence(answers, {str(number): "no" for number in range(1, 7)})
+        existence(answers, asked({str(number): "no" for number in range(1, 7)}))
     assert "1 not in the questions (9)" in str(caught.value)
     assert "1 answered more than once (1)" in str(caught.value)
     assert "5 without an answer (2, 3, 4 and 2 more)" in str(caught.value)
     with pytest.raises(MfpoError, match="no question"):
-        existence(answers, {})
+        existence(answers, [])
 
 
 def test_an_answer_without_question_id():
     with pytest.raises(MfpoError, match="1 of 2 answers have no question_id"):
-        existence([answer("1", "No"), Answer(None, "7", None, "No")], {"1": "no"})
+        existence([answer("1", "No"), Answer(None, "7", None, "No")], asked({"1": "no"}))
 
 
 def test_labels_that_the_answers_bring():
-    assert labels_of([answer("1", "No", "no"), answer("2", "No", "yes")]) == {"1": "no", "2": "yes"}
+    answers = [answer("1", "No", "no"), Answer("2", "a.jpg", "Is it?", "No", "yes")]
+    assert questions_in(answers) == [Question("1", "", "", "no"), Question("2", "a.jpg", "Is it?", "yes")]
+    assert existence(answers, questions_in(answers)).accuracy == 50
     with pytest.raises(MfpoError, match="question 2: no label"):
-        labels_of([answer("1", "No", "no"), answer("2", "No")])
+        questions_in([answer("1", "No", "no"), answer("2", "No")])
 
 
 @pytest.mark.parametrize("split", ["random", "popular", "adversarial"])
@@ -123,7 +129,7 @@ def test_popes_questions(reference_data, split):
     assert [(question.question_id, question.image, question.text, question.label) for question in questions] == [
         (str(row["question_id"]), row["image"], row["text"], row["label"]) for row in rows
     ]
-    result = existence([answer(question.question_id, "Yes") for question in questions], labels_of(questions))
+    result = existence([answer(question.question_id, "Yes") for question in questions], questions)
     share = 100 * sum(row["label"] == "yes" for row in rows) / len(rows)
     assert (result.accuracy, result.precision, result.recall, result.yes_ratio) == (share, share, 100, 100)
 
@@ -143,3 +149,21 @@ def test_a_bad_question_is_named(tmp_path, line, fault):
     path.write_text('{"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "yes"}\n' + line)
     with pytest.raises(MfpoError, match=fault):
         load_questions(path)
+
+
+def test_answers_to_other_questions_with_the_same_ids(reference_data):
+    folder = reference_data / "pope"
+    popular, adversarial = (load_questions(folder / f"coco_pope_{split}.jsonl") for split in ("popular", "adversarial"))
+    answers = [Answer(one.question_id, one.image, one.text, one.label) for one in adversarial]
+    assert existence(answers, adversarial).accuracy == 100
+    with pytest.raises(MfpoError, match=r"of 3000 answers have another image or prompt than their question \("):
+        existence(answers, popular)
+
+
+def test_failed_questions_are_counted_as_missing():
+    answers = [answer("1", "Yes"), Answer("2", None, None, "", failed=True)]
+    with pytest.raises(MfpoError, match="--retry-failed"):
+        existence(answers, asked({"1": "yes", "2": "yes"}))
+    result = existence(answers, asked({"1": "yes", "2": "yes"}), allow_missing=True)
+    assert (result.accuracy, result.questions, result.missing) == (100, 1, 1)
+    assert json.loads(json.dumps(existence_json(result)))["intervals"]["recall"]["value"] == 100

@@ -162,7 +162,7 @@ def test_unknown_and_double_answers(questions, stub_judge):
     "other", [Answer("0", "AMBER_1.jpg", None, "x"), Answer("0", None, "Describe this image.", "x")]
 )
 def test_answers_to_another_benchmark(questions, stub_judge, other):
-    with pytest.raises(MfpoError, match="1 of 96 answers have another prompt or image"):
+    with pytest.raises(MfpoError, match=r"1 of 96 answers have another image or prompt .* MMHal-Bench"):
         mmhal([other, *answers_to(questions)[1:]], questions, stub_judge(lambda prompt: "Rating: 5"))
 
 
@@ -202,7 +202,7 @@ def test_answers_without_ids_must_be_96(questions, tmp_path):
 def test_the_order_of_rows_by_place_is_checked_by_their_prompts(questions, path, tmp_path, stub_judge):
     rows = [{"prompt": row["question"], "text": "a"} for row in json.loads(path.read_text())][::-1]
     (tmp_path / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(MfpoError, match=r"\d\d of 96 answers have another prompt"):
+    with pytest.raises(MfpoError, match=r"\d\d of 96 answers have another image or prompt"):
         mmhal(
             read_mmhal_answers(tmp_path / "place.jsonl", questions), questions, stub_judge(lambda prompt: "Rating: 5")
         )

@@ -9,7 +9,6 @@ import pytest
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.chair import load_annotations
-from mfpo.evaluate.judge import Template
 from mfpo.evaluate.object_halbench import (
     DEFAULT,
     load_questions,
@@ -163,20 +162,66 @@ def test_a_perfect_file_scores_0_and_an_empty_one_names_nothing(listing, refined
     assert (figures["answers"], figures["answers_with_objects"], figures["empty"]) == (3, 0, 3)
 
 
-def test_which_reading_it_was(listing, refined):
+# RLHF-V, Table 6.
+EIGHT = [
+    "Provide a thorough description of the given image.",
+    "What is this photo about? Please answer in great detail.",
+    "Provide a thorough description of the given picture.",
+    "Explain the narrative or story that the image seems to convey, detailing each part that contributes to it.",
+    "Please provide a detailed description of the image. Describe the visual elements, colors, shapes, "
+    "textures, and any objects or people present along with the overall mood or atmosphere portrayed in the "
+    "image.",
+    "Please provide a detailed description of the image, including its visual elements, such as colors, "
+    "shapes, textures, objects, and people.",
+    "Provide an intricate description of the image, capturing its visual elements, including colors, shapes, "
+    "textures, objects, and any people present.",
+    "Compose a detailed account of the image, encompassing its visual characteristics, like colors, shapes, "
+    "textures, objects, and any human subjects, by paying careful attention to the specifics.",
+]
+
+
+def test_what_is_not_official_is_said(stub_judge, refined):
     by_rules = object_halbench([answer("1", "A dog.")], TRUTH, load_table())
-    assert by_rules.reading == {"extract": "rules", "official": False, "official_synonyms": False}
-    by_judge = object_halbench([answer("1", long("dog"))], TRUTH, refined, judge=listing)
-    assert by_judge.reading == {
-        "extract": "judge",
-        "official": False,
-        "official_prompt": False,
-        "tagger": "textblob",
-        "official_synonyms": True,
-    }
-    template = Template("{question} {answer}", DEFAULT.names)
-    other = object_halbench([answer("1", long("dog"))], TRUTH, refined, judge=listing, template=template)
-    assert not other.reading["official_prompt"]
+    assert by_rules.extract == "rules"
+    assert by_rules.not_official == (
+        "objects read by rules, not by a judge",
+        "other table of synonyms",
+        "1 images instead of 300",
+        "1 prompts that are none of the eight",
+        "truth by CHAIR's table of synonyms",
+    )
+    judge = stub_judge(lambda prompt: '["dog"]')
+    by_judge = object_halbench([answer("1", long("dog"), EIGHT[0])], TRUTH, refined, judge=judge)
+    assert by_judge.extract == "judge"
+    assert by_judge.not_official == (
+        "judge judge-1 instead of gpt-3.5-turbo-0613",
+        "other prompt of the judge",
+        "tagger textblob instead of en_core_web_trf",
+        "1 images instead of 300",
+        "truth by CHAIR's table of synonyms",
+    )
+    assert object_halbench_json(by_judge, judge)["not_official"] == list(by_judge.not_official)
+
+
+def test_300_images_with_the_eight_prompts_differ_in_what_remains(refined):
+    truth = {str(image): frozenset({"dog"}) for image in range(300)}
+    questions = dict.fromkeys(truth, EIGHT[1])
+    result = object_halbench([answer(image, "A dog.", None) for image in truth], truth, refined, questions=questions)
+    assert result.not_official == ("objects read by rules, not by a judge", "truth by CHAIR's table of synonyms")
+
+
+def test_the_eight_prompts(refined):
+    truth = dict.fromkeys(map(str, range(8)), frozenset({"dog"}))
+    answers = [answer(image, "A dog.", prompt) for image, prompt in zip(truth, EIGHT, strict=True)]
+    assert not any("eight" in words for words in object_halbench(answers, truth, refined).not_official)
+
+
+def test_failed_answers_are_missing(refined):
+    answers = [answer("1", "A dog."), Answer(None, "2", "Describe it.", "", failed=True)]
+    with pytest.raises(MfpoError, match=r"1 of 2 questions have an error .*\(2\).*--retry-failed"):
+        object_halbench(answers, TRUTH, refined)
+    questions = {"1": "Describe it.", "2": "Describe it."}
+    assert object_halbench(answers, TRUTH, refined, questions=questions, allow_missing=True).missing == 1
 
 
 def test_a_tagger_that_is_not_installed(listing, refined):
@@ -185,7 +230,7 @@ def test_a_tagger_that_is_not_installed(listing, refined):
 
 
 def slow_rules(text, truth, path):
-    """The official steps for a caption, each as its own pass over the table: (terms, hallucinated)."""
+    """The official steps for a caption, each as its own pass over the table; every mention counts: (terms, wrong)."""
     rows = [[word.strip() for word in line.split(",")] for line in path.read_text().splitlines()]
     singular = {"buses": "bus", "men": "man", "people": "people", "knives": "knife", "children": "children"}
     words = []
@@ -201,7 +246,7 @@ def slow_rules(text, truth, path):
     found = []
     for term in merged:
         for row in rows:
-            if term in row and term not in [known for known, _ in found]:
+            if term in row:
                 found.append((term, row[0]))
                 break
     return [term for term, _ in found], [term for term, name in found if name not in truth]
@@ -214,6 +259,7 @@ def test_rules_against_a_slow_reading(reference_data, refined):
         "A man and a woman with knives at a dining table; the table has cups, cups and a cup.",
         "Some children fly kites. A child holds a cell phone and a tennis racket.",
         "The carpet is red, a catalog lies on it.",
+        "A dog, a dog, two dogs.",
     ]
     truth = {str(i): frozenset({"person", "bus", "kite"}) for i in range(len(texts))}
     result = object_halbench([answer(str(i), text) for i, text in enumerate(texts)], truth, refined)
@@ -221,14 +267,23 @@ def test_rules_against_a_slow_reading(reference_data, refined):
     for i, text in enumerate(texts):
         assert (details[i]["objects"], details[i]["hallucinated"]) == slow_rules(text, truth[str(i)], path), text
     assert details[3]["objects"] == []
+    assert details[4]["hallucinated"] == ["dog"] * 3
 
 
-def test_rules_agree_with_chair_on_real_captions(reference_data):
-    """CHAIR_s and recall count captions and classes, which naming an object once or often does not change."""
+def test_words_on_both_sides_of_a_comma_are_no_term(refined):
+    result = object_halbench([answer("1", "The food is hot, dogs eat it.")], TRUTH, refined)
+    assert result.descriptions["1"].terms == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [("shikra", (55.6, 15.5, 77.6)), ("minigpt4", (29.0, 9.2, 62.3)), ("instructblip", (57.2, 22.7, 68.9))],
+)
+def test_rules_agree_with_chairs_official_script_on_real_captions(reference_data, model, published):
     truth = load_annotations(reference_data / "chair" / "coco2014_objects.jsonl.gz")
-    answers = read_answers(reference_data / "chair" / "captions_shikra_greedy.jsonl")
+    answers = read_answers(reference_data / "chair" / f"captions_{model}_greedy.jsonl")
     figures = object_halbench_json(object_halbench(answers, truth, load_table()))
-    assert (figures["chair_s"]["value"], figures["recall"]["value"]) == pytest.approx((55.6, 77.6), abs=1.0)
+    assert [figures[name]["value"] for name in ("chair_s", "chair_i", "recall")] == pytest.approx(published, abs=1.0)
 
 
 def test_questions_of_both_forms(tmp_path):
@@ -264,7 +319,11 @@ def test_missing_unknown_and_double_images(refined):
         ([Answer("1", None, None, "A dog.")], {}, "1 of 1 answers have no image_id"),
         ([answer("7", "A dog.")], {}, r"1 not in the questions \(7\)"),
         ([answer("7", "A dog.", None)], {"questions": {"7": "a"}}, r"1 images have no annotations \(7\)"),
-        ([answer("1", "A dog.", "Is it?")], {"questions": {"1": "a?"}}, r"1 of 1 answers have another prompt .*\(1\)"),
+        (
+            [answer("1", "A dog.", "Is it?")],
+            {"questions": {"1": "a?"}},
+            r"another image or prompt .*\(1\)",
+        ),
         ([], {}, "no answer to score"),
     ],
 )

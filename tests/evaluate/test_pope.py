@@ -59,7 +59,7 @@ def script(texts, labels):
 def test_the_headline_is_that_of_popes_script(questions):
     draw = random.Random(0)
     answers = answers_of(questions, lambda asked: draw.choice(SAID))
-    written = json.loads(json.dumps(pope_json(pope(answers, questions))))
+    written = json.loads(json.dumps(pope_json(pope(answers, questions), questions)))
     assert tuple(written) == SPLITS
     for split, figures in written.items():
         slow = script([given.text for given in answers[split]], [asked.label for asked in questions[split]])
@@ -94,19 +94,22 @@ def test_near_misses_of_popes_reading(text, reading):
 def test_missing_answers_are_an_error_or_counted(questions):
     answers = {"random": answers_of(questions, lambda asked: "Yes")["random"][:100]}
     with pytest.raises(MfpoError, match=rf"{len(questions['random']) - 100} without an answer \(101, 102, 103 and"):
+        pope(answers, {"random": questions["random"]})
+    with pytest.raises(MfpoError, match=r"no answers to the split popular, adversarial; .*--allow-missing"):
         pope(answers, questions)
-    official = pope(answers, questions, allow_missing=True)["random"].official
-    assert (official.questions, official.missing) == (100, len(questions["random"]) - 100)
+    written = pope_json(pope(answers, questions, allow_missing=True), questions)
+    assert (written["random"]["questions"], written["random"]["missing"]) == (100, len(questions["random"]) - 100)
+    assert written["popular"] == {"questions": 0, "missing": len(questions["popular"])}
 
 
 def test_answers_of_another_split_or_benchmark(questions):
     answers = answers_of(questions, lambda asked: "Yes")
-    with pytest.raises(MfpoError, match="to the split popular have another image or prompt"):
-        pope({"popular": answers["adversarial"]}, questions)
+    with pytest.raises(MfpoError, match=r"another image or prompt .* give answers to POPE's split popular"):
+        pope({"popular": answers["adversarial"]}, questions, allow_missing=True)
     other = [Answer("1", "AMBER_1.jpg", None, "Yes")]
     with pytest.raises(MfpoError, match=r"1 of 1 answers .* \(1\)"):
         pope({"random": other}, questions, allow_missing=True)
-    with pytest.raises(MfpoError, match="to the split random, but no questions"):
+    with pytest.raises(MfpoError, match="to the split random, adversarial, but no questions"):
         pope(answers, {"popular": questions["popular"]})
 
 
@@ -129,8 +132,8 @@ def test_the_split_stands_in_the_name(tmp_path):
 
 
 def test_comparison(questions):
-    good = pope_tallies(answers_of(questions, lambda asked: asked.label), questions)
-    yes = pope_tallies(answers_of(questions, lambda asked: "yes"), questions)
+    good = pope_tallies(pope(answers_of(questions, lambda asked: asked.label), questions))
+    yes = pope_tallies(pope(answers_of(questions, lambda asked: "yes"), questions))
     found = compare(good, yes)["adversarial.accuracy"]
     assert (found.a, found.b, found.n) == (100, 50, 3_000)
     assert found.low > 45

@@ -7,7 +7,6 @@ docs/evaluate.md lists them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from itertools import chain
 from operator import eq
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, check_ids, read_json, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_json, some
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, figure_of
 
@@ -34,12 +33,16 @@ _FILES = ("annotations.json", "query_generative.json", "query_discriminative.jso
 
 @dataclass(frozen=True)
 class Question:
-    """A question; `truth` holds the objects in the image and `likely` absent ones, or `truth` is "yes" or "no"."""
+    """A question; `truth` holds the objects in the image and `hallu` absent ones, or `truth` is "yes" or "no".
+
+    `text` is the question, "" where it is to describe the image, which may be asked in other words.
+    """
 
     image: str
     kind: str
     truth: str | tuple[str, ...]
-    likely: tuple[str, ...] = ()
+    hallu: tuple[str, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Benchmark:
     """The questions by id, the words that stand for an object besides its own, and those that are never wrong."""
 
     questions: Mapping[str, Question]
-    near: Mapping[str, Sequence[str]]
+    association: Mapping[str, Sequence[str]]
     safe: frozenset[str]
 
     @cached_property
     def words(self) -> frozenset[str]:
         """The words that count as objects; all others are passed over."""
-        return frozenset(self.near).union(*self.near.values())
+        return frozenset(self.association).union(*self.association.values())
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Description:
     objects: tuple[str, ...]
     hallucinated: tuple[str, ...]
     covered: frozenset[int]
-    imagined: frozenset[int]
+    cog: frozenset[int]
 
 
 def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, allow_missing: bool = False) -> Amber:
@@ -88,10 +91,9 @@ def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, 
     questions = benchmark.questions
     kinds = {_kind(questions[name]) for answer in answers if (name := str(answer.question_id)) in questions}
     asked = {kind: [name for name, question in questions.items() if _kind(question) == kind] for kind in sorted(kinds)}
-    _check_images(answers, questions)
-    check_ids(answers, questions, () if allow_missing else chain(*asked.values()))
-    given = {str(answer.question_id): answer.text for answer in answers}
-    texts = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
+    known = {name: Asked(questions[name].text, (questions[name].image,)) for names in asked.values() for name in names}
+    given = check_asked(answers, known, "AMBER", allow_missing=allow_missing)
+    texts = {kind: {name: given[name].text for name in asked[kind] if name in given} for kind in asked}
     counts = {kind: _counts(texts[kind], len(asked[kind])) for kind in asked}
     tallies: dict[str, Tally] = {}
     details = {
@@ -107,11 +109,11 @@ def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, 
 
 def describe(text: str, question: Question, benchmark: Benchmark, reading: Reading) -> Description:
     """Read one description as the official script does."""
-    safe, likely = _checklist(question.truth, benchmark), _checklist(question.likely, benchmark)
+    safe, hallu = _checklist(question.truth, benchmark), _checklist(question.hallu, benchmark)
     objects = [noun for noun in reading.find(text) if noun in benchmark.words]
     hallucinated: list[str] = []
     covered: set[int] = set()
-    imagined: set[int] = set()
+    cog: set[int] = set()
     for noun in objects:
         if noun in benchmark.safe:
             continue
@@ -120,12 +122,12 @@ def describe(text: str, question: Question, benchmark: Benchmark, reading: Readi
         if (hit := _first(same, safe)) is not None:
             covered.add(hit)
             continue
-        imagined.update(hit for hit in (_first(same, likely), _first(similar, likely)) if hit is not None)
+        cog.update(hit for hit in (_first(same, hallu), _first(similar, hallu)) if hit is not None)
         if (hit := _first(similar, safe)) is not None:
             covered.add(hit)
         else:
             hallucinated.append(noun)
-    return Description(tuple(objects), tuple(hallucinated), frozenset(covered), frozenset(imagined))
+    return Description(tuple(objects), tuple(hallucinated), frozenset(covered), frozenset(cog))
 
 
 def amber_json(result: Amber) -> dict[str, Any]:
@@ -152,23 +154,25 @@ def amber_json(result: Amber) -> dict[str, Any]:
 
 def load_amber(folder: Path) -> Benchmark:
     """Read AMBER's own files. Raises MfpoError when one is absent, of another form, or does not go with the others."""
-    annotations, *queries, near = (read_json(folder / name) for name in _FILES[:4])
+    annotations, *queries, near = (read_json(_find(folder, name)) for name in _FILES[:4])
     try:
         safe = (folder / _FILES[4]).read_text(encoding="utf-8").split("\n")
-        queried = {entry["id"]: str(entry["image"]) for query in queries for entry in query}
-        questions = {str(entry["id"]): _question(entry, queried.get(entry["id"], "")) for entry in annotations}
+        queried = {str(entry["id"]): (str(entry["image"]), str(entry["query"])) for query in queries for entry in query}
+        questions = {
+            (name := str(entry["id"])): _question(entry, *queried.get(name, ("", ""))) for entry in annotations
+        }
         near = {str(word): tuple(map(str, words)) for word, words in near.items()}
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise MfpoError(
             f"{folder}: does not hold AMBER's files ({error!r}); give one with {', '.join(_FILES)}"
         ) from None
-    apart = sorted({str(number) for number in queried} ^ questions.keys())
+    apart = sorted(queried.keys() ^ questions.keys())
     if apart:
         raise MfpoError(
             f"{folder}: {len(apart)} ids are only in annotations.json or only in the queries ({some(apart)}); "
             "give files of one version of AMBER"
         )
-    truths = [(*question.truth, *question.likely) for question in questions.values() if _kind(question) == "generative"]
+    truths = [(*question.truth, *question.hallu) for question in questions.values() if _kind(question) == "generative"]
     strange = sorted(set().union(*truths).difference(near))
     if strange:
         raise MfpoError(
@@ -178,33 +182,22 @@ def load_amber(folder: Path) -> Benchmark:
     return Benchmark(questions, near, frozenset(safe))
 
 
+def _find(folder: Path, name: str) -> Path:
+    """In AMBER's repository, the queries lie in a folder of their own."""
+    return below if (below := folder / "query" / name).exists() else folder / name
+
+
 def _kind(question: Question) -> str:
     return "generative" if question.kind == "generative" else "discriminative"
 
 
-def _question(entry: Mapping[str, Any], image: str) -> Question:
+def _question(entry: Mapping[str, Any], image: str, text: str) -> Question:
     kind, truth = entry["type"], entry["truth"]
     if kind == "generative":
         return Question(image, kind, tuple(map(str, truth)), tuple(map(str, entry["hallu"])))
     if kind not in _DIMENSIONS or truth not in ("yes", "no"):
         raise KeyError(f"id {entry['id']} has type {kind} and truth {truth}")
-    return Question(image, kind, truth)
-
-
-def _check_images(answers: Sequence[Answer], questions: Mapping[str, Question]) -> None:
-    """Other benchmarks number their questions from 1 too, so that only the image tells whose answers these are."""
-    wrong = [
-        f"{answer.question_id}: {answer.image_id}"
-        for answer in answers
-        if answer.image_id is not None
-        and (question := questions.get(str(answer.question_id))) is not None
-        and Path(answer.image_id).stem != Path(question.image).stem
-    ]
-    if wrong:
-        raise MfpoError(
-            f"{len(wrong)} of {len(answers)} answers are of another image than AMBER's question ({some(wrong)}); "
-            "give answers to AMBER's questions"
-        )
+    return Question(image, kind, truth, text=text)
 
 
 def _counts(texts: Mapping[str, str], asked: int) -> dict[str, int]:
@@ -222,7 +215,7 @@ def _unread(texts: Mapping[str, str]) -> dict[str, int]:
 
 def _checklist(entries: Sequence[str], benchmark: Benchmark) -> list[tuple[str, int]]:
     """The words that hit an entry, in the script's order: those near to each entry, then the entries themselves."""
-    near = [(word, index) for index, entry in enumerate(entries) for word in benchmark.near[entry]]
+    near = [(word, index) for index, entry in enumerate(entries) for word in benchmark.association[entry]]
     return near + [(entry, index) for index, entry in enumerate(entries)]
 
 
@@ -230,9 +223,9 @@ def _first(hits: Callable[[str], bool], checklist: Sequence[tuple[str, int]]) ->
     return next((index for word, index in checklist if hits(word)), None)
 
 
-def _rate(sums: Array, part: int, whole: int) -> Array:
-    """One sum by another in percent, over the 0.001 with which the script's counts begin (metrics.txt)."""
-    rate: Array = 100 * sums[..., part] / (sums[..., whole] + 0.001)
+def _rate(sums: Array, part: int, whole: int, begin: float = 0.001) -> Array:
+    """One sum by another in percent, over what the script's count begins with (metrics.txt)."""
+    rate: Array = 100 * sums[..., part] / (sums[..., whole] + begin)
     return rate
 
 
@@ -240,9 +233,9 @@ def _hal(sums: Array) -> Array:
     return 100 - _rate(sums, 0, 1)
 
 
-def _f1(sums: Array, above_zero: float) -> Array:
+def _f1(sums: Array, begin: float, above_zero: float) -> Array:
     """F1 of the printed precision and recall."""
-    precision, recall = np.round(_rate(sums, 2, 3), 1) / 100, np.round(_rate(sums, 2, 4), 1) / 100
+    precision, recall = (np.round(_rate(sums, 2, whole, begin), 1) / 100 for whole in (3, 4))
     f1: Array = 200 * precision * recall / (precision + recall + above_zero)
     return f1
 
@@ -254,7 +247,7 @@ def _generative(details: Mapping[str, Description], benchmark: Benchmark) -> dic
         parts["chair"][name] = len(found.hallucinated), len(found.objects)
         parts["cover"][name] = len(found.covered), len(question.truth)
         parts["hal"][name] = not found.hallucinated, 1
-        parts["cog"][name] = len(found.imagined), len(question.likely)
+        parts["cog"][name] = len(found.cog), len(question.hallu)
     rate = partial(_rate, part=0, whole=1)
     return {f"generative.{name}": Tally(units, _hal if name == "hal" else rate) for name, units in parts.items()}
 
@@ -267,13 +260,16 @@ def _discriminative(texts: Mapping[str, str], benchmark: Benchmark) -> dict[str,
     for dimension in dict.fromkeys(name for names in _DIMENSIONS.values() for name in names):
         asked = {name: said[name] for name in said if dimension in _DIMENSIONS[benchmark.questions[name].kind]}
         if asked:
-            tallies |= _rates(
-                f"{dimension}.", asked, benchmark, above_zero=0.001 if dimension == "existence" else 0.0001
-            )
+            # The script adds up the counts of the three kinds of attributes, with what each begins with.
+            begin = 0.003 if dimension == "attribute" else 0.001
+            above_zero = 0.001 if dimension == "existence" else 0.0001
+            tallies |= _rates(f"{dimension}.", asked, benchmark, begin, above_zero)
     return tallies | _rates("free_text.", read, benchmark)
 
 
-def _rates(prefix: str, said: Mapping[str, str], benchmark: Benchmark, above_zero: float = 0.0001) -> dict[str, Tally]:
+def _rates(
+    prefix: str, said: Mapping[str, str], benchmark: Benchmark, begin: float = 0.001, above_zero: float = 0.0001
+) -> dict[str, Tally]:
     """Accuracy, and precision, recall and F1 of the answer "No"; what is neither Yes nor No is wrong."""
     units: dict[str, tuple[float, ...]] = {}
     for name, text in said.items():
@@ -282,9 +278,9 @@ def _rates(prefix: str, said: Mapping[str, str], benchmark: Benchmark, above_zer
         correct = text == ("No" if is_no else "Yes")
         units[name] = (correct, 1, is_no and says_no, says_no, is_no)
     statistics: dict[str, Callable[[Array], Array]] = {
-        "accuracy": partial(_rate, part=0, whole=1),
-        "precision": partial(_rate, part=2, whole=3),
-        "recall": partial(_rate, part=2, whole=4),
-        "f1": partial(_f1, above_zero=above_zero),
+        "accuracy": partial(_rate, part=0, whole=1, begin=begin),
+        "precision": partial(_rate, part=2, whole=3, begin=begin),
+        "recall": partial(_rate, part=2, whole=4, begin=begin),
+        "f1": partial(_f1, begin=begin, above_zero=above_zero),
     }
     return {f"discriminative.{prefix}{name}": Tally(units, statistic) for name, statistic in statistics.items()}

@@ -1,6 +1,5 @@
 """Which of AMBER's objects a description names: as its script reads them, or by word lists where that cannot run."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +8,8 @@ from operator import eq
 
 from textblob.en.inflect import pluralize
 
-_WORD = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)*")
+from mfpo.objects import WORD
+
 # In AMBER's list, but hardly ever nouns in a description: "you can see a hot dog".
 _NO_NOUNS = ("can", "hot")
 _SIMILAR = 0.8
@@ -55,7 +55,7 @@ def words_finder(words: frozenset[str]) -> Callable[[str], list[str]]:
         forms.pop(word, None)
 
     def find(text: str) -> list[str]:
-        return [forms[word] for word in _WORD.findall(text) if word in forms]
+        return [forms[word] for word in WORD.findall(text) if word in forms]
 
     return find
 

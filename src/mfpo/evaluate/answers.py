@@ -5,17 +5,18 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError
 
-# The first key that a row has counts: ours and LLaVA's, then AMBER's and CHAIR's.
+# The first key that a row has counts: ours and LLaVA's, then AMBER's and CHAIR's; MMHal-Bench's file has a place of
+# its own for the answer.
 _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
-_TEXT_KEYS = ("text", "response", "caption")
+_TEXT_KEYS = ("model_answer", "text", "response", "caption")
 
 # What Python refuses to read though it is JSON.
 _TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
@@ -28,22 +29,34 @@ _COCO_IMAGE = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer; `question_id` or `image_id` is given, and `label` where the row brings the true "yes" or "no"."""
+    """One answer; `question_id` or `image_id` is given, and `label` where the row brings the true "yes" or "no".
+
+    `failed` means that the question was asked, and that an error came back.
+    """
 
     question_id: str | None
     image_id: str | None
     prompt: str | None
     text: str
     label: str | None = None
+    failed: bool = False
 
 
-def read_answers(path: Path) -> list[Answer]:
+class Asked(NamedTuple):
+    """A benchmark's question and the names of its image; "" and () where an answer may have any."""
+
+    text: str = ""
+    images: tuple[str, ...] = ()
+
+
+def read_answers(path: Path, *, by_place: bool = False) -> list[Answer]:
     """Read one answer a line, or a JSON list. An empty text is an answer too: the model had nothing to say.
 
-    The text stands under `text` (ours, LLaVA), `response` (AMBER) or `caption` (CHAIR), the ids under `question_id` or
-    `id`, and `image_id` or `image`. Raises MfpoError that names the file and the line.
+    The text stands under `text` (ours, LLaVA), `response` (AMBER), `caption` (CHAIR) or `model_answer` (MMHal-Bench),
+    the ids under `question_id` or `id`, and `image_id` or `image`; `by_place` takes rows without any, too. A row with
+    an `error` has failed. Raises MfpoError that names the file and the line.
     """
-    return [_answer(row, where) for where, row in read_rows(path)]
+    return [_answer(row, where, by_place) for where, row in read_rows(path)]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -51,12 +64,12 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
     """
-    if ".json" in path.suffixes and _read_text(path).lstrip().startswith("["):
+    if ".json" in path.suffixes and read_text(path).lstrip().startswith("["):
         yield from _entries(path)
         return
     count = 0
     # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -77,7 +90,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def read_json(path: Path) -> Any:
     """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or no JSON."""
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise MfpoError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
@@ -86,26 +99,48 @@ def read_json(path: Path) -> Any:
         raise MfpoError(f"{path}: {_TOO_LARGE}") from None
 
 
-def check_ids(answers: Sequence[Answer], known: Container[str], needed: Iterable[str] = ()) -> None:
-    """Raise MfpoError, with the first offenders, unless each answer is the only one to a `known` question.
+def check_asked(
+    answers: Sequence[Answer], asked: Mapping[str, Asked], benchmark: str, *, allow_missing: bool = False
+) -> dict[str, Answer]:
+    """The answers by question id, without those that failed.
 
-    The `needed` questions must be among the answered.
+    Raises MfpoError, with the first offenders, when an answer is to a question that is not `asked`, is a second one,
+    or has another image or prompt than its question, and when questions have no answer or failed; `allow_missing`
+    lets these pass.
     """
     if not answers:
         raise MfpoError("there is no answer to score")
     nameless = sum(answer.question_id is None for answer in answers)
     if nameless:
         raise MfpoError(f"{nameless} of {len(answers)} answers have no question_id; give one in each row")
+    wrong = [str(one.question_id) for one in answers if _is_another(one, asked.get(str(one.question_id), Asked()))]
+    if wrong:
+        raise MfpoError(
+            f"{len(wrong)} of {len(answers)} answers have another image or prompt than their question ({some(wrong)}); "
+            f"give answers to {benchmark}"
+        )
     counts = Counter(str(answer.question_id) for answer in answers)
     faults = {
-        "not in the questions": [name for name in counts if name not in known],
+        "not in the questions": [name for name in counts if name not in asked],
         "answered more than once": [name for name in counts if counts[name] > 1],
-        "without an answer": [name for name in needed if name not in counts],
+        "without an answer": [] if allow_missing else [name for name in asked if name not in counts],
     }
     found = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
     if found:
         hint = ", or score the others with --allow-missing" if faults["without an answer"] else ""
-        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of this benchmark{hint}")
+        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of {benchmark}{hint}")
+    return {str(answer.question_id): answer for answer in answered(answers, allow_missing=allow_missing)}
+
+
+def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
+    """The answers without those that failed. Raises MfpoError for these unless `allow_missing`, or if all failed."""
+    failed = [str(answer.question_id or answer.image_id) for answer in answers if answer.failed]
+    if failed and (not allow_missing or len(failed) == len(answers)):
+        raise MfpoError(
+            f"{len(failed)} of {len(answers)} questions have an error instead of an answer ({some(failed)}); ask them "
+            "again with `mfpo answer --retry-failed`, or score the others with --allow-missing"
+        )
+    return [answer for answer in answers if not answer.failed]
 
 
 def image_key(image: str) -> str:
@@ -149,18 +184,36 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _answer(row: dict[str, Any], where: str) -> Answer:
+def _answer(row: dict[str, Any], where: str, by_place: bool) -> Answer:
     question_id = read_id(row, _QUESTION_KEYS, where)
     image_id = read_id(row, _IMAGE_KEYS, where)
-    if question_id is None and image_id is None:
+    if question_id is None and image_id is None and not by_place:
         raise MfpoError(f"{where}: has no id; give one of {', '.join(_QUESTION_KEYS + _IMAGE_KEYS)}")
-    text = next((row[key] for key in _TEXT_KEYS if key in row), None)
+    failed = bool(row.get("error"))
+    text = "" if failed else next((row[key] for key in _TEXT_KEYS if key in row), None)
     if not isinstance(text, str):
         raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(_TEXT_KEYS)}")
-    prompt = row.get("prompt")
+    prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | None):
         raise MfpoError(f"{where}: prompt is {prompt!r}, but must be a text")
-    return Answer(question_id, image_id, prompt, text, read_label(row, where))
+    return Answer(question_id, image_id, prompt, text, read_label(row, where), failed)
+
+
+def _is_another(answer: Answer, asked: Asked) -> bool:
+    """Benchmarks number their questions alike, so that only image and prompt tell whose answers these are."""
+    images = [_stem(image) for image in asked.images]
+    if answer.image_id is not None and images and _stem(answer.image_id) not in images:
+        return True
+    return answer.prompt is not None and _plain(asked.text) not in _plain(answer.prompt)
+
+
+def _stem(image: str) -> str:
+    return Path(image_key(image)).stem
+
+
+def _plain(prompt: str) -> str:
+    """The words of a prompt; LLaVA's files write the image's place, which ours leave to the chat template."""
+    return " ".join(prompt.replace("<image>", " ").split())
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,7 +227,8 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, entry
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file (`.gz` too). Raises MfpoError when it is missing or no UTF-8."""
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")

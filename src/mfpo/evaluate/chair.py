@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, image_key, read_id, read_json, read_rows, some
+from mfpo.evaluate.answers import Answer, answered, image_key, read_id, read_json, read_rows, some
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.objects import CATEGORIES, Mention, mentions
 
@@ -38,8 +38,8 @@ class CaptionScore:
 class Chair:
     """CHAIR_s, CHAIR_i and recall in percent, `length` in words a caption; a share of nothing is 0.
 
-    `intervals` has the four again, each with its 95 % bootstrap interval and the number of images. `missing` captions
-    have no annotations and are not scored.
+    `intervals` has the four again, each with its 95 % bootstrap interval and the number of images; `tallies` is what
+    they are made of, for comparisons. `missing` captions failed or have no annotations, and are not scored.
     """
 
     chair_s: float
@@ -51,6 +51,7 @@ class Chair:
     empty: int
     missing: int
     intervals: Mapping[str, Figure]
+    tallies: Mapping[str, Tally]
     details: tuple[CaptionScore, ...]
 
 
@@ -63,10 +64,12 @@ def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, all
       captions.
 
     `truth` maps `image_key` of each image to the COCO classes in it. Raises MfpoError when there is no caption, when
-    one comes twice, or when captions have no image or one that `truth` does not know; `allow_missing` counts these.
+    one comes twice, or when captions failed, have no image or one that `truth` does not know; `allow_missing` counts
+    these.
     """
     details = _scores(answers, truth, allow_missing)
-    intervals = {name: figure_of(tally) for name, tally in _tallies(details).items()}
+    tallies = _tallies(details)
+    intervals = {name: figure_of(tally) for name, tally in tallies.items()}
     return Chair(
         **{name: figure.value for name, figure in intervals.items()},
         captions=len(details),
@@ -74,15 +77,9 @@ def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, all
         empty=sum(not score.answer.text.strip() for score in details),
         missing=len(answers) - len(details),
         intervals=intervals,
+        tallies=tallies,
         details=details,
     )
-
-
-def chair_tallies(
-    answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, allow_missing: bool = False
-) -> dict[str, Tally]:
-    """What the figures of `chair` are made of, by image, for comparisons."""
-    return _tallies(_scores(answers, truth, allow_missing))
 
 
 def chair_json(result: Chair) -> dict[str, Any]:
@@ -148,6 +145,7 @@ def _scores(
     double = [name for name, count in counts.items() if count > 1]
     if double:
         raise MfpoError(f"{len(double)} captions come more than once ({some(double)}); give each of them once")
+    answers = answered(answers, allow_missing=allow_missing)
     keys = [image_key(answer.image_id or "") for answer in answers]
     unknown = [_name(answer) for answer, key in zip(answers, keys, strict=True) if key not in truth]
     if unknown and not (allow_missing and len(unknown) < len(answers)):

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, check_ids, read_id, read_label, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_id, read_label, read_rows, some
 from mfpo.evaluate.figures import Figure, Tally, figure_of
 
 Reader = Callable[[str], str | None]
@@ -26,7 +27,8 @@ class Question:
 class Existence:
     """Shares in percent, with "yes" as the positive class; a share of nothing is 0.
 
-    `intervals` has the shares again, each with its 95 % bootstrap interval and the number of questions scored.
+    `intervals` has the shares again, each with its 95 % bootstrap interval and the number of questions scored;
+    `tallies` is what they are made of, for comparisons.
     """
 
     accuracy: float
@@ -38,6 +40,7 @@ class Existence:
     unreadable: int
     missing: int
     intervals: Mapping[str, Figure]
+    tallies: Mapping[str, Tally]
 
 
 def read_yes_no(text: str) -> str | None:
@@ -69,33 +72,40 @@ def read_as_pope(text: str) -> str:
 
 def existence(
     answers: Sequence[Answer],
-    labels: Mapping[str, str],
+    questions: Sequence[Question],
     *,
     read: Reader = read_yes_no,
     allow_missing: bool = False,
+    benchmark: str = "these questions",
 ) -> Existence:
-    """Score one answer to each question of `labels` (question id -> "yes" or "no").
+    """Score one answer to each question.
 
-    Answers are read by `read`; one that is unreadable counts as wrong and as no "yes". Raises MfpoError
-    when there is no question, or when answers are double, to questions that `labels` does not know, or missing;
-    `allow_missing` counts the missing instead, and only the others are scored.
+    Answers are read by `read`; one that is unreadable counts as wrong and as no "yes". Raises MfpoError when there is
+    no question, or when answers are double, to other questions, or missing; `allow_missing` counts the missing
+    instead, and only the others are scored. `benchmark` is what an error calls the questions.
     """
-    readings = _readings(answers, labels, read, allow_missing)
-    intervals = {name: figure_of(tally) for name, tally in _tallies(readings, labels).items()}
+    if not questions:
+        raise MfpoError("there is no question to score")
+    asked = {question.question_id: Asked(question.text, (question.image,)) for question in questions}
+    given = check_asked(answers, asked, benchmark, allow_missing=allow_missing)
+    readings = {name: read(answer.text) for name, answer in given.items()}
+    tallies = _tallies(readings, {question.question_id: question.label for question in questions})
+    intervals = {name: figure_of(tally) for name, tally in tallies.items()}
     return Existence(
         **{name: figure.value for name, figure in intervals.items()},
         questions=len(readings),
         unreadable=sum(reading is None for reading in readings.values()),
-        missing=len(labels) - len(readings),
+        missing=len(questions) - len(readings),
         intervals=intervals,
+        tallies=tallies,
     )
 
 
-def existence_tallies(
-    answers: Sequence[Answer], labels: Mapping[str, str], *, read: Reader = read_yes_no, allow_missing: bool = False
-) -> dict[str, Tally]:
-    """What the figures of `existence` are made of, for comparisons."""
-    return _tallies(_readings(answers, labels, read, allow_missing), labels)
+def existence_json(result: Existence) -> dict[str, Any]:
+    """The figures, the counts, and under `intervals` the figures with their intervals."""
+    names = (*result.intervals, "questions", "unreadable", "missing")
+    intervals = {name: asdict(figure) for name, figure in result.intervals.items()}
+    return {name: getattr(result, name) for name in names} | {"intervals": intervals}
 
 
 def load_questions(path: Path) -> list[Question]:
@@ -115,25 +125,12 @@ def load_questions(path: Path) -> list[Question]:
     return list(questions.values())
 
 
-def labels_of(rows: Sequence[Question] | Sequence[Answer]) -> dict[str, str]:
-    """Question id -> label, from questions, or from answers that bring their own labels.
-
-    Raises MfpoError when a row has no label.
-    """
-    missing = [str(row.question_id) for row in rows if row.label is None]
+def questions_in(answers: Sequence[Answer]) -> list[Question]:
+    """The questions of answers that bring their own labels. Raises MfpoError when one has no label."""
+    missing = [str(answer.question_id) for answer in answers if answer.label is None]
     if missing:
         raise MfpoError(f"question {some(missing)}: no label in the answers; give the questions with --annotations")
-    return {str(row.question_id): str(row.label) for row in rows}
-
-
-def _readings(
-    answers: Sequence[Answer], labels: Mapping[str, str], read: Reader, allow_missing: bool
-) -> dict[str, str | None]:
-    """What each answer says, by question id."""
-    if not labels:
-        raise MfpoError("there is no question to score")
-    check_ids(answers, labels, () if allow_missing else labels)
-    return {str(answer.question_id): read(answer.text) for answer in answers}
+    return [Question(str(one.question_id), one.image_id or "", one.prompt or "", str(one.label)) for one in answers]
 
 
 def _tallies(readings: Mapping[str, str | None], labels: Mapping[str, str]) -> dict[str, Tally]:

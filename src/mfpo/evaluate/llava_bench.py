@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, check_ids, image_key, read_json, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_json, read_rows, some
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Verdict
 
@@ -70,6 +70,11 @@ class LlavaBench:
     official_prompt: bool
 
     @property
+    def unreadable(self) -> list[str]:
+        """The questions with a verdict that cannot be read."""
+        return [name for name, pair in self.pairs.items() if pair.model is None]
+
+    @property
     def tallies(self) -> dict[str, Tally]:
         """What the figures are made of, "overall" first; as officially, without the questions left unread."""
         read = {
@@ -101,12 +106,12 @@ def llava_bench(
     fails for good.
     """
     questions = benchmark.questions
-    check_ids(answers, questions, () if allow_missing else questions)
-    _check_asked(answers, questions)
+    asked = {name: Asked(question.text, (question.image,)) for name, question in questions.items()}
+    given = check_asked(answers, asked, "LLaVA-Bench (COCO)", allow_missing=allow_missing)
     orders = ("reference first",) if official else ("reference first", "model first")
     prompts = {}
-    for answer in answers:
-        question = questions[str(answer.question_id)]
+    for name, answer in given.items():
+        question = questions[name]
         rule = benchmark.rules[question.category]
         contents = (
             _content(question, rule, question.reference, answer.text),
@@ -114,16 +119,13 @@ def llava_bench(
         )
         for order, content in zip(orders, contents, strict=False):
             messages = [{"role": "system", "content": system}, {"role": "user", "content": content}]
-            prompts[f"{answer.question_id} ({order})"] = messages
+            prompts[f"{name} ({order})"] = messages
     verdicts = judge.ask(prompts, read_scores, temperature=0.2, max_tokens=180)
     return LlavaBench(
-        pairs={
-            str(answer.question_id): _pair([verdicts[f"{answer.question_id} ({order})"] for order in orders])
-            for answer in answers
-        },
+        pairs={name: _pair([verdicts[f"{name} ({order})"] for order in orders]) for name in given},
         categories={name: question.category for name, question in questions.items()},
-        missing=len(questions) - len(answers),
-        empty=sum(not answer.text.strip() for answer in answers),
+        missing=len(questions) - len(given),
+        empty=sum(not answer.text.strip() for answer in given.values()),
         swapped=not official,
         official_prompt=_hash(system, benchmark.rules) == _OFFICIAL,
     )
@@ -148,7 +150,7 @@ def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
 
     Raises MfpoError when no verdict could be read.
     """
-    unreadable = [name for name, pair in result.pairs.items() if pair.model is None]
+    unreadable = result.unreadable
     if len(unreadable) == len(result.pairs):
         reply = next(iter(result.pairs.values())).replies[-1]
         raise MfpoError(
@@ -237,21 +239,6 @@ def _pair(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Pair:
     scores = [readings[0][::-1], *readings[1:]]
     model, reference = (sum(column) / len(scores) for column in zip(*scores, strict=True))
     return Pair(model, reference, replies)
-
-
-def _check_asked(answers: Sequence[Answer], questions: Mapping[str, Question]) -> None:
-    """Other benchmarks number their questions from 0 too; prompt or image tells whose answers these are."""
-    wrong = [str(answer.question_id) for answer in answers if _is_another(answer, questions[str(answer.question_id)])]
-    if wrong:
-        raise MfpoError(
-            f"{len(wrong)} of {len(answers)} answers have another prompt or image than LLaVA-Bench's question "
-            f"({some(wrong)}); give answers to LLaVA-Bench (COCO)"
-        )
-
-
-def _is_another(answer: Answer, question: Question) -> bool:
-    other_image = answer.image_id is not None and image_key(answer.image_id) != image_key(question.image)
-    return other_image or (answer.prompt is not None and question.text.strip() not in answer.prompt)
 
 
 def _hash(system: str, rules: Mapping[str, Rule]) -> str:

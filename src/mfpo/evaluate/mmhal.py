@@ -6,12 +6,12 @@ A rating below 3 is a hallucination. Ratings by different judges or prompts are 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, check_ids, read_id, read_json, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, read_json
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
 from mfpo.evaluate.judge import Judge, Template, Verdict
 
@@ -21,7 +21,6 @@ PLACES = ("image_contents", "question", "human_answer", "answer")
 # Of the prompt in eval/eval_gpt_mmhal.py of RLHF-V, which RLAIF-V uses too, without its outer blanks.
 _OFFICIAL = "2db099baee2b452ef26411b0be54e390817430773b7024d03dde4d0f1b742a19"
 _QUESTIONS = 96
-_TEXT_KEYS = ("model_answer", "text", "response")
 
 # "Rating: **4**", "rating - 4/6", "Rating is 4"; neither "Rating: 10" nor "Rating: 3.5" nor "Rating: 3-4".
 _RATING = re.compile(r"\brating\b\W{0,5}(?:(?:is|of|would be)\W{1,5})?(?<!-)([0-6])(?!\d|\.\d|\s*(?:[-–]|to|or)\s*\d)")
@@ -73,7 +72,7 @@ class Question:
     human_answer: str
 
 
-class Reading(NamedTuple):
+class Rating(NamedTuple):
     """The rating in a reply by the official rule and by the tolerant one; not both are None."""
 
     official: int | None
@@ -84,7 +83,7 @@ class Reading(NamedTuple):
 class Mmhal:
     """The verdict on each answered question, by its number, and what the figures need besides."""
 
-    verdicts: Mapping[str, Verdict[Reading]]
+    verdicts: Mapping[str, Verdict[Rating]]
     kinds: Mapping[str, str]
     missing: int
     empty: int
@@ -115,39 +114,43 @@ def mmhal(
     Raises MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
     (`allow_missing` counts them instead), and when the judge fails for good.
     """
-    asked = {question.number: question for question in questions}
-    check_ids(answers, asked, () if allow_missing else asked)
-    _check_asked(answers, asked)
+    given = check_asked(
+        answers,
+        {question.number: Asked(question.text, (question.image_id, question.image_file)) for question in questions},
+        "MMHal-Bench, numbered from 0",
+        allow_missing=allow_missing,
+    )
     prompts = {}
-    for answer in answers:
-        question = asked[str(answer.question_id)]
+    for question in questions:
+        if question.number not in given:
+            continue
         contents = ", ".join(question.contents)
         # The official script takes Muffin's role name out of the answers.
-        said = answer.text.replace("Assistant:", "").strip()
+        said = given[question.number].text.replace("Assistant:", "").strip()
         text = template.fill(contents, question.text, question.human_answer, said)
         prompts[question.number] = [{"role": "user", "content": text}]
     return Mmhal(
         verdicts=judge.ask(prompts, read_rating, temperature=0.0, max_tokens=512),
         kinds={question.number: question.kind for question in questions},
-        missing=len(asked) - len(answers),
-        empty=sum(not answer.text.strip() for answer in answers),
+        missing=len(questions) - len(given),
+        empty=sum(not answer.text.strip() for answer in given.values()),
         official_prompt=template.is_the_one(_OFFICIAL),
     )
 
 
-def read_rating(reply: str) -> Reading | None:
+def read_rating(reply: str) -> Rating | None:
     """The rating in a reply, or None when neither rule can read it.
 
     Official: exactly one of "rating: 0" to "rating: 6" stands in it. Tolerant: the last rating that it states.
 
     >>> read_rating("Rating: **4**"), read_rating("Rating: 10"), read_rating("Good.")
-    (Reading(official=None, tolerant=4), Reading(official=1, tolerant=None), None)
+    (Rating(official=None, tolerant=4), Rating(official=1, tolerant=None), None)
     """
     text = reply.lower()
     found = [rating for rating in range(7) if f"rating: {rating}" in text]
     stated = _RATING.findall(text)
-    reading = Reading(found[0] if len(found) == 1 else None, int(stated[-1]) if stated else None)
-    return None if reading == (None, None) else reading
+    rating = Rating(found[0] if len(found) == 1 else None, int(stated[-1]) if stated else None)
+    return None if rating == (None, None) else rating
 
 
 def mmhal_json(result: Mmhal, judge: Judge) -> dict[str, Any]:
@@ -201,7 +204,7 @@ def read_mmhal_answers(path: Path, questions: Sequence[Question]) -> list[Answer
     """
     numbers = {question.image_id: question.number for question in questions}
     numbers |= {question.number: question.number for question in questions}
-    answers = [_answer(row, where) for where, row in read_rows(path)]
+    answers = read_answers(path, by_place=True)
     names = [_name(answer, numbers) for answer in answers]
     if not any(names):
         if len(answers) != len(questions):
@@ -210,8 +213,10 @@ def read_mmhal_answers(path: Path, questions: Sequence[Question]) -> list[Answer
                 f"there are {len(questions)}; give each its id"
             )
         names = [question.number for question in questions]
+    # Users name the images as they like; a prompt alone tells whose answer it is.
     return [
-        Answer(name, answer.image_id, answer.prompt, answer.text) for name, answer in zip(names, answers, strict=True)
+        replace(answer, question_id=name, image_id=None if answer.prompt else answer.image_id)
+        for name, answer in zip(names, answers, strict=True)
     ]
 
 
@@ -220,17 +225,6 @@ def _name(answer: Answer, numbers: Mapping[str, str]) -> str | None:
     image = Path(answer.image_id).stem if answer.image_id else None
     known = (numbers[name] for name in (answer.question_id, image) if name and name in numbers)
     return next(known, answer.question_id or answer.image_id)
-
-
-def _answer(row: Mapping[str, Any], where: str) -> Answer:
-    text = next((row[key] for key in _TEXT_KEYS if key in row), None)
-    if not isinstance(text, str):
-        raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(_TEXT_KEYS)}")
-    prompt = row.get("prompt", row.get("question"))
-    if not isinstance(prompt, str | None):
-        raise MfpoError(f"{where}: prompt is {prompt!r}, but must be a text")
-    question_id = read_id(dict(row), ("question_id", "id"), where)
-    return Answer(question_id, read_id(dict(row), ("image_id", "image"), where), prompt, text)
 
 
 def _question(number: str, row: Mapping[str, Any]) -> Question:
@@ -245,24 +239,7 @@ def _question(number: str, row: Mapping[str, Any]) -> Question:
     )
 
 
-def _check_asked(answers: Sequence[Answer], asked: Mapping[str, Question]) -> None:
-    """Other benchmarks number their questions from 0 too; prompt or image tells whose answers these are."""
-    wrong = [str(answer.question_id) for answer in answers if _is_another(answer, asked[str(answer.question_id)])]
-    if wrong:
-        raise MfpoError(
-            f"{len(wrong)} of {len(answers)} answers have another prompt or image than MMHal-Bench's question "
-            f"({some(wrong)}); give answers to MMHal-Bench, numbered from 0"
-        )
-
-
-def _is_another(answer: Answer, question: Question) -> bool:
-    if answer.prompt is not None:
-        return question.text.strip() not in answer.prompt
-    images = (Path(question.image_id).stem, Path(question.image_file).stem)
-    return answer.image_id is not None and Path(answer.image_id).stem not in images
-
-
-def _official(verdict: Verdict[Reading]) -> int | None:
+def _official(verdict: Verdict[Rating]) -> int | None:
     return verdict.reading.official if verdict.reading else None
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,33 @@ from textblob.en import tag
 from textblob.en.inflect import singularize
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, check_ids, image_key, read_id, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, image_key, read_id, read_rows, some
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
-from mfpo.objects import CATEGORIES
+from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs
 
 # Of the prompt in RLHF-V's script, without its outer blanks, and of its table of synonyms.
 _OFFICIAL_PROMPT = "c3dc8146b288c75245224456441b366c51eb64a173436beb05fbffbd6bec06ff"
 _OFFICIAL_TABLE = "2d737a47045e2b0be2a47a2ce843a28afab97cb92218d83b6b3c633cfb86f398"
 _OFFICIAL_TAGGER = "en_core_web_trf"
+_OFFICIAL_JUDGE = "gpt-3.5-turbo-0613"
+_IMAGES = 300
+# How the SHA-256 of each of the eight prompts begins (RLHF-V, Table 6).
+_PROMPTS = {
+    "197d1556f6fa", "f4bb507df54c", "b0da955576dd", "e57b55fa4af1",
+    "3f3b705c8d2c", "1cb76be63b96", "24b21832ced1", "44ba527ec11f",
+}  # fmt: skip
 
 # The official double words besides the table's own, and the word that each stands for.
-_ANIMALS = ["bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub"]
 _PAIRS = (
     {"home plate": "home plate", "train track": "train track", "bow tie": "tie", "toilet seat": "toilet"}
-    | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS}
+    | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in (*ANIMALS, "animal", "cub")}
     | {"passenger jet": "jet", "passenger train": "train"}
 )
 _NOUNS = ("NN", "NNS", "NNP", "NNPS")
-_WORD = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)*")
 
+# The parts of the official prompt, in its order.
+PLACES = ("question", "answer")
 # Our own wording of what the official prompt asks.
 DEFAULT = Template(
     """A model was shown an image and asked:
@@ -52,7 +59,7 @@ Take the answer for true. List each visible object that it says is in the image,
 the object, without its colour, material, size or any other property. Reply with a JSON list of texts and nothing \
 else, for example ["dog", "dining table"]; reply with [] if it names no visible object.
 """,
-    ("question", "answer"),
+    PLACES,
 )
 
 # A text's words, each with its lemma and its part of speech as in the Penn Treebank.
@@ -80,7 +87,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Description:
-    """The terms that one answer names, each once, their COCO classes, and the classes in the image."""
+    """The terms that one answer names, their COCO classes, and the classes in the image."""
 
     terms: tuple[str, ...]
     classes: tuple[str, ...]
@@ -95,11 +102,15 @@ class Description:
 
 @dataclass(frozen=True)
 class ObjectHalBench:
-    """The descriptions by image, how they were read, and the images whose verdicts stay unreadable."""
+    """The descriptions by image, and the images whose verdicts stay unreadable.
+
+    `extract` is "judge" or "rules", and `not_official` says in what these figures differ from published ones.
+    """
 
     descriptions: Mapping[str, Description]
     unreadable: tuple[str, ...]
-    reading: Mapping[str, Any]
+    extract: str
+    not_official: tuple[str, ...]
     missing: int
     empty: int
 
@@ -142,28 +153,27 @@ def object_halbench(
     given = _by_image(answers, truth, questions, allow_missing=allow_missing)
     # The official script takes Muffin's role name out of the answers.
     texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in given.items()}
-    reading: dict[str, Any] = {"extract": "rules", "official": False}
-    named: dict[str, list[str] | None]
-    if judge is None:
-        named = {image: _terms_in(text, table) for image, text in texts.items()}
-    else:
-        asked = {image: (questions or {}).get(image) or answer.prompt for image, answer in given.items()}
+    asked = {image: (questions or {}).get(image) or answer.prompt for image, answer in given.items()}
+    terms: dict[str, list[str] | None]
+    if judge:
+        tag_words = _open_tagger(tagger, table)
         lists = _listed(texts, asked, judge, template)
-        terms = partial(_terms_of, table=table, tagger=_open_tagger(tagger, table))
-        named = {image: None if names is None else terms(names) for image, names in lists.items()}
-        reading = {"extract": "judge", "official_prompt": template.is_the_one(_OFFICIAL_PROMPT), "tagger": tagger}
-        official = reading["official_prompt"] and table.official and tagger == _OFFICIAL_TAGGER
-        reading = {"official": official, **reading}
+        terms = {image: None if names is None else _terms_of(names, table, tag_words) for image, names in lists.items()}
+        differences = _differences_of_judge(judge, template, tagger)
+    else:
+        terms = {image: _terms_in(text, table) for image, text in texts.items()}
+        differences = ["objects read by rules, not by a judge"]
     return ObjectHalBench(
         {
-            image: _description(terms, texts[image], truth[image], table)
-            for image, terms in named.items()
-            if terms is not None
+            image: _description(found, texts[image], truth[image], table)
+            for image, found in terms.items()
+            if found is not None
         },
-        tuple(image for image, terms in named.items() if terms is None),
-        reading | {"official_synonyms": table.official},
-        len(questions) - len(given) if questions else 0,
-        sum(not text for text in texts.values()),
+        tuple(image for image, found in terms.items() if found is None),
+        extract="judge" if judge else "rules",
+        not_official=(*differences, *_differences_of_data(table, asked)),
+        missing=len(questions) - len(given) if questions else 0,
+        empty=sum(not text for text in texts.values()),
     )
 
 
@@ -197,7 +207,8 @@ def object_halbench_json(result: ObjectHalBench, judge: Judge | None = None) -> 
         )
     described = result.descriptions.values()
     return {
-        **result.reading,
+        "extract": result.extract,
+        "not_official": list(result.not_official),
         **{name: asdict(figure_of(tally)) for name, tally in result.tallies.items()},
         "printed_by_papers": ["chair_s_refined", "chair_i"],
         "answers": len(described),
@@ -235,8 +246,7 @@ def load_table(path: Path | None = None) -> Table:
             f"{path}: {len(strange)} classes are not COCO's or are absent ({some(strange)}); "
             "give a line a class: the class, then its synonyms, all between commas"
         )
-    official = hashlib.sha256(text.strip().encode()).hexdigest() == _OFFICIAL_TABLE
-    return Table(classes, {term: term for term in classes if " " in term} | _PAIRS, official)
+    return Table(classes, {term: term for term in classes if " " in term} | _PAIRS, _hash(text) == _OFFICIAL_TABLE)
 
 
 def load_questions(path: Path) -> dict[str, str]:
@@ -267,21 +277,39 @@ def _by_image(
     if nameless:
         raise MfpoError(f"{nameless} of {len(answers)} answers have no image_id; give one in each row")
     named = [replace(answer, question_id=image_key(str(answer.image_id))) for answer in answers]
-    check_ids(named, questions or truth, () if allow_missing else questions or ())
-    given = {str(answer.question_id): answer for answer in named}
+    # Without the questions, nobody knows what else was asked.
+    prompts = questions or {name: "" for answer in named if (name := str(answer.question_id)) in truth}
+    asked = {image: Asked(prompt) for image, prompt in prompts.items()}
+    given = check_asked(named, asked, "Object HalBench", allow_missing=allow_missing)
     unknown = [image for image in given if image not in truth]
     if unknown:
         raise MfpoError(
             f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give those of COCO 2014"
         )
-    prompts = ((image, answer.prompt, (questions or {}).get(image)) for image, answer in given.items())
-    wrong = [image for image, prompt, text in prompts if prompt and text and text.strip() not in prompt]
-    if wrong:
-        raise MfpoError(
-            f"{len(wrong)} of {len(given)} answers have another prompt than the question about their image "
-            f"({some(wrong)}); give answers to Object HalBench"
-        )
     return given
+
+
+def _differences_of_judge(judge: Judge, template: Template, tagger: str) -> list[str]:
+    """In what the judge and the reading of its lists differ from the official ones."""
+    model = judge.settings.model
+    parts = {
+        f"judge {model} instead of {_OFFICIAL_JUDGE}": model == _OFFICIAL_JUDGE,
+        "other prompt of the judge": template.is_the_one(_OFFICIAL_PROMPT),
+        f"tagger {tagger} instead of {_OFFICIAL_TAGGER}": tagger == _OFFICIAL_TAGGER,
+    }
+    return [difference for difference, is_official in parts.items() if not is_official]
+
+
+def _differences_of_data(table: Table, asked: Mapping[str, str | None]) -> list[str]:
+    """In what the table, the images, the prompts and the truth differ from the official ones."""
+    strange = sum(_hash(prompt or "")[:12] not in _PROMPTS for prompt in asked.values())
+    parts = {
+        "other table of synonyms": table.official,
+        f"{len(asked)} images instead of {_IMAGES}": len(asked) == _IMAGES,
+        f"{strange} prompts that are none of the eight": strange == 0,
+        "truth by CHAIR's table of synonyms": False,
+    }
+    return [difference for difference, is_official in parts.items() if not is_official]
 
 
 def _listed(
@@ -300,14 +328,14 @@ def _listed(
 
 
 def _terms_of(names: Sequence[str], table: Table, tagger: Tagger) -> list[str]:
-    """The terms that the judge's names stand for: their double words, or else their runs of nouns."""
+    """The terms that the judge's names stand for, each once: their double words, or else their runs of nouns."""
     terms: list[str] = []
     for name in names:
         tagged = tagger(f"a {name}")
         lemmas = [lemma for lemma, _ in tagged]
         double = [term for term, is_double in _merge(lemmas, table.pairs) if is_double]
         terms += double or _noun_runs(tagged)
-    return terms
+    return list(dict.fromkeys(terms))
 
 
 def _noun_runs(tagged: Sequence[tuple[str, str]]) -> list[str]:
@@ -316,29 +344,25 @@ def _noun_runs(tagged: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _terms_in(text: str, table: Table) -> list[str]:
-    """The double words and words of a text, as the official script reads COCO's reference captions."""
-    words = [table.singular(word) for word in _WORD.findall(text)]
+    """The terms of a text, each mention, as the official script reads COCO's reference captions."""
+    words = [table.singular(token) for token in TOKEN.findall(text)]
     return [term for term, _ in _merge(words, table.pairs)]
 
 
 def _merge(words: Sequence[str], pairs: Mapping[str, str]) -> list[tuple[str, bool]]:
     """The words, two that are a pair as the term that it stands for, each with whether it was one."""
-    merged: list[tuple[str, bool]] = []
-    place = 0
-    while place < len(words):
-        term = pairs.get(" ".join(words[place : place + 2]))
-        merged.append((term, True) if term else (words[place], False))
-        place += 2 if term else 1
-    return merged
+    spans = [words[start:end] for start, end in join_pairs(words, pairs)]
+    return [(pairs[" ".join(span)], True) if len(span) == 2 else (span[0], False) for span in spans]
 
 
 def _description(terms: Sequence[str], text: str, truth: frozenset[str], table: Table) -> Description:
-    """Each term once, as officially, so that a synonym of the same class counts again but a repetition does not."""
-    once = dict.fromkeys(terms)
-    if "toilet" in once:
-        once.pop("seat", None)
-    known = tuple(term for term in once if term in table.classes)
+    """The terms that name a class; beside a toilet, a seat is no chair."""
+    known = tuple(term for term in terms if term in table.classes and not (term == "seat" and "toilet" in terms))
     return Description(known, tuple(table.classes[term] for term in known), truth, len(text.split(" ")))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()
 
 
 def _open_tagger(name: str, table: Table) -> Tagger:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, image_key, some
-from mfpo.evaluate.existence import Existence, Question, existence, existence_tallies, labels_of, read_as_pope
+from mfpo.evaluate.answers import Answer, some
+from mfpo.evaluate.existence import Existence, Question, existence, read_as_pope
 from mfpo.evaluate.figures import Tally
 
 SPLITS = ("random", "popular", "adversarial")
@@ -24,35 +25,40 @@ class Split:
 def pope(
     answers: Mapping[str, Sequence[Answer]], questions: Mapping[str, Sequence[Question]], *, allow_missing: bool = False
 ) -> dict[str, Split]:
-    """Score the answers of each split. Raises MfpoError as `existence`, and when they belong to other questions."""
+    """Score the answers of each split.
+
+    Raises MfpoError as `existence` does, and when a split has answers but no questions, or no answers;
+    `allow_missing` lets the latter pass.
+    """
+    strange = [split for split in answers if split not in questions]
+    if strange:
+        raise MfpoError(f"there are answers to the split {some(strange)}, but no questions; give them by --annotations")
+    missing = [split for split in questions if split not in answers]
+    if missing and not allow_missing:
+        raise MfpoError(
+            f"there are no answers to the split {some(missing)}; give them, or score the others with --allow-missing"
+        )
     scored = {}
     for split, given in answers.items():
-        labels = _labels(split, given, questions)
-        official = existence(given, labels, read=read_as_pope, allow_missing=allow_missing)
-        scored[split] = Split(official, existence(given, labels, allow_missing=allow_missing))
+        score = partial(
+            existence, given, questions[split], allow_missing=allow_missing, benchmark=f"POPE's split {split}"
+        )
+        scored[split] = Split(score(read=read_as_pope), score())
     return scored
 
 
-def pope_tallies(
-    answers: Mapping[str, Sequence[Answer]], questions: Mapping[str, Sequence[Question]], *, allow_missing: bool = False
-) -> dict[str, Tally]:
+def pope_tallies(scored: Mapping[str, Split]) -> dict[str, Tally]:
     """What the official figures are made of, for comparisons, as "popular.f1"."""
     return {
-        f"{split}.{name}": tally
-        for split, given in answers.items()
-        for name, tally in existence_tallies(
-            given, _labels(split, given, questions), read=read_as_pope, allow_missing=allow_missing
-        ).items()
+        f"{split}.{name}": tally for split, score in scored.items() for name, tally in score.official.tallies.items()
     }
 
 
-def pope_json(scored: Mapping[str, Split]) -> dict[str, Any]:
+def pope_json(scored: Mapping[str, Split], questions: Mapping[str, Sequence[Question]]) -> dict[str, Any]:
     """By split, the official figures with intervals, the counts, and the figures where unreadable answers are wrong."""
     return {
-        split: _figures(score.official)
-        | {"questions": score.official.questions, "missing": score.official.missing}
-        | {"unreadable": score.tolerant.unreadable, "tolerant": _figures(score.tolerant)}
-        for split, score in scored.items()
+        split: _split_json(scored[split]) if split in scored else {"questions": 0, "missing": len(asked)}
+        for split, asked in questions.items()
     }
 
 
@@ -75,26 +81,10 @@ def split_files(paths: Iterable[Path]) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _labels(split: str, answers: Sequence[Answer], questions: Mapping[str, Sequence[Question]]) -> dict[str, str]:
-    """The labels of a split's questions, once the answers are known to be to these."""
-    if split not in questions:
-        raise MfpoError(f"there are answers to the split {split}, but no questions; give its file with --annotations")
-    asked = {question.question_id: question for question in questions[split]}
-    wrong = [str(answer.question_id) for answer in answers if _is_another(answer, asked.get(str(answer.question_id)))]
-    if wrong:
-        raise MfpoError(
-            f"{len(wrong)} of {len(answers)} answers to the split {split} have another image or prompt than its "
-            f"question ({some(wrong)}); give answers to POPE's questions of this split"
-        )
-    return labels_of(questions[split])
-
-
-def _is_another(answer: Answer, question: Question | None) -> bool:
-    """The splits have the same ids, so that only image and prompt tell that an answer is to another question."""
-    if question is None:
-        return False
-    other_image = answer.image_id is not None and image_key(answer.image_id) != image_key(question.image)
-    return other_image or (answer.prompt is not None and question.text not in answer.prompt)
+def _split_json(score: Split) -> dict[str, Any]:
+    counts = {"questions": score.official.questions, "missing": score.official.missing}
+    tolerant = {"unreadable": score.tolerant.unreadable, "tolerant": _figures(score.tolerant)}
+    return _figures(score.official) | counts | tolerant
 
 
 def _figures(score: Existence) -> dict[str, Any]:
