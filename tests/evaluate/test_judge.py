@@ -317,8 +317,9 @@ def test_a_fatal_error_ends_at_once(fake_server, tmp_path):
 
 def test_two_runs_do_not_write_one_cache(fake_server, tmp_path):
     def reply(prompt):
-        with pytest.raises(MfpoError, match=r"cache\.jsonl: another run is writing it"):
-            readings(judge(server, tmp_path), ["b"])
+        if prompt == "a":
+            with pytest.raises(MfpoError, match=r"cache\.jsonl: another run is writing it"):
+                readings(judge(server, tmp_path), ["b"])
         return "5"
 
     with fake_server(reply) as server:
@@ -355,7 +356,7 @@ def test_a_file_that_is_no_cache_is_left_alone(tmp_path, content):
     path = tmp_path / "answers.jsonl"
     path.write_text(content)
     with pytest.raises(MfpoError, match="line 1: is no verdict"):
-        readings(Judge(JudgeSettings(model="m"), path), ["a"])
+        readings(Judge(JudgeSettings(model="m", endpoint="http://127.0.0.1:9/v1", retries=0), path), ["a"])
     assert path.read_text() == content
 
 
