@@ -51,6 +51,8 @@ def official_figures(replies):
         ("Rating:5", None, 5),
         ("The rating is 1.", None, 1),
         ("Not a Rating: 6, so Rating: 2", None, 2),
+        ("Rating (0-6): 4", None, 4),
+        ("**Rating (0 to 6):** 4", None, 4),
         ("Rating: 3.5", 3, None),
         ("Rating: 3-4", 3, None),
     ],
@@ -59,7 +61,9 @@ def test_ratings(reply, official, tolerant):
     assert read_rating(reply) == (official, tolerant)
 
 
-@pytest.mark.parametrize("reply", ["", "4", "I cannot rate it", "Rating: 7", "Rating: -1"])
+@pytest.mark.parametrize(
+    "reply", ["", "4", "I cannot rate it", "My rating (0-6)", "Rating (0-6): 3.5", "Rating: 7", "Rating: -1"]
+)
 def test_no_rating(reply):
     assert read_rating(reply) is None
 

@@ -22,8 +22,11 @@ PLACES = ("image_contents", "question", "human_answer", "answer")
 _OFFICIAL = "2db099baee2b452ef26411b0be54e390817430773b7024d03dde4d0f1b742a19"
 _QUESTIONS = 96
 
-# "Rating: **4**", "rating - 4/6", "Rating is 4"; neither "Rating: 10" nor "Rating: 3.5" nor "Rating: 3-4".
-_RATING = re.compile(r"\brating\b\W{0,5}(?:(?:is|of|would be)\W{1,5})?(?<!-)([0-6])(?!\d|\.\d|\s*(?:[-–]|to|or)\s*\d)")
+# "Rating: **4**", "rating - 4/6", "Rating (0-6): 4", "Rating is 4"; not "Rating: 10", "Rating: 3.5", "Rating: 3-4".
+_RATING = re.compile(
+    r"\brating\b(?:\s*\(0\s*(?:[-–]|to)\s*6\))?\W{0,5}(?:(?:is|of|would be)\W{1,5})?"
+    r"(?<!-)([0-6])(?!\d|\.\d|\s*(?:[-–]|to|or)\s*\d)"
+)
 
 # Our own wording of what the official prompt asks.
 DEFAULT = Template(
