@@ -77,7 +77,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], frames: int) -> np.
     return np.repeat(noise, frames, axis=2).reshape(shape)
 
 
-class _Contrast(LogitsProcessor):  # type: ignore[misc, unused-ignore]
+class Contrast(LogitsProcessor):  # type: ignore[misc, unused-ignore]
     """Contrasts the first half of a batch, which sees the images, with the second, which sees the noised ones.
 
     Both halves get the same scores, so that both go on with the same token. With `rngs`, Gumbel noise is added, so that
@@ -116,7 +116,7 @@ def vcd(
     doubled["pixel_values"] = torch.cat([batch["pixel_values"], noised])
     for name, value in doubled.items():
         doubled[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
-    scores = _Contrast(settings, [sampling for _, sampling in rngs] if settings.sample else None)
+    scores = Contrast(settings, [sampling for _, sampling in rngs] if settings.sample else None)
     output = model.generate(
         **doubled,
         logits_processor=[scores],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from mfpo.decode.opera import OPERASettings, opera
 from mfpo.decode.vcd import VCDSettings, vcd
 from mfpo.errors import MfpoError
 from mfpo.evaluate.collect import Row, check_out, collect
@@ -93,7 +94,11 @@ class Decoder(NamedTuple):
 
 
 # What `mfpo answer --decode` chooses from.
-DECODERS: dict[str, Decoder] = {"greedy": Decoder(GreedySettings, greedy), "vcd": Decoder(VCDSettings, vcd)}
+DECODERS: dict[str, Decoder] = {
+    "greedy": Decoder(GreedySettings, greedy),
+    "vcd": Decoder(VCDSettings, vcd),
+    "opera": Decoder(OPERASettings, opera),
+}
 
 
 def _ask(
