@@ -207,6 +207,7 @@ def test_object_halbench_by_rules_and_by_a_judge(mfpo, captions, fake_server, tm
         (["--extract", "judge"], "extract is judge, but no judge is given"),
         (["--extract", "rules", "--judge", "judge-1"], "extract is rules, but a judge is given"),
         (["--set", "attempts=2"], "no judge is named"),
+        (["--template", "prompt.txt"], "a template is the prompt of a judge"),
     ],
 )
 def test_half_a_judge(mfpo, captions, tmp_path, options, words):

@@ -120,6 +120,7 @@ def test_a_stove_top_oven_is_the_oven_only_by_its_noun(listing, refined):
         ("", None),
         ("I'm sorry.", None),
         ("[" * 100_000, None),
+        ("[" + "9" * 5_000 + "]", None),
     ],
 )
 def test_lists_of_objects(reply, names):
@@ -220,6 +221,7 @@ def test_failed_answers_are_missing(refined):
     answers = [answer("1", "A dog."), Answer(None, "2", "Describe it.", "", failed=True)]
     with pytest.raises(MfpoError, match=r"1 of 2 questions have an error .*\(2\).*--retry-failed"):
         object_halbench(answers, TRUTH, refined)
+    assert object_halbench(answers, TRUTH, refined, allow_missing=True).missing == 1
     questions = {"1": "Describe it.", "2": "Describe it."}
     assert object_halbench(answers, TRUTH, refined, questions=questions, allow_missing=True).missing == 1
 

@@ -172,7 +172,7 @@ def object_halbench(
         tuple(image for image, found in terms.items() if found is None),
         extract="judge" if judge else "rules",
         not_official=(*differences, *_differences_of_data(table, asked)),
-        missing=len(questions) - len(given) if questions else 0,
+        missing=len(questions or answers) - len(given),
         empty=sum(not text for text in texts.values()),
     )
 
@@ -189,7 +189,7 @@ def read_objects(reply: str) -> list[str] | None:
     for part in (text, text.rpartition("\n")[2], text[text.find("[") : text.rfind("]") + 1]):
         try:
             names = json.loads(part)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, endless brackets
             continue
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return names
