@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mfpo.report.page import Page, _write
 from mfpo.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
@@ -37,18 +39,22 @@ def plot(
     label: str,
     limits: tuple[float, float] | None = None,
     reference: float | None = None,
+    wide: bool = False,
+    names: Sequence[str] = (),
 ) -> Markup:
-    """One look a name, in the order of `lines`; `label` is read to who cannot see the plot.
+    """One look a name, in the order of `lines`, or of `names` where some of these have no line in this plot.
 
-    `limits` are those of the y axis; a thin line is drawn at `reference`.
+    `label` is read to who cannot see the plot. `limits` are those of the y axis; a thin line is drawn at `reference`;
+    `wide` is for a plot without another beside.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
+        figure = Figure(figsize=(10.4 if wide else 5.4, 3.1), layout="constrained")
         axes = figure.add_subplot()
         if reference is not None:
             axes.axhline(reference, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
-        for number, (name, line) in enumerate(lines.items()):
-            colour, dashes = _LOOKS[number % len(_LOOKS)]
+        looks = dict(zip(names or lines, cycle(_LOOKS), strict=False))
+        for name, line in lines.items():
+            colour, dashes = looks[name]
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
             if line.raw is not None:
@@ -56,6 +62,7 @@ def plot(
             axes.plot(line.x, line.y, color=colour, linestyle=dashes, label=name)
         if limits:
             axes.set_ylim(limits)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # steps and layers
         axes.margins(x=0.01)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -66,8 +73,9 @@ def plot(
 
 
 def limits_of(lines: Sequence[Line], *, contains: float = 0.0) -> tuple[float, float]:
-    """y limits for plots side by side: all lines with their intervals, and `contains`."""
-    values = [value for line in lines for part in (line.y, line.low or (), line.high or ()) for value in part]
+    """y limits for plots side by side: all lines, their intervals and raw values, and `contains`."""
+    parts = [part for line in lines for part in (line.y, line.low, line.high, line.raw) if part is not None]
+    values = [value for part in parts for value in part]
     low, high = min([contains, *values]), max([contains, *values])
     pad = 0.06 * ((high - low) or 1.0)
     return low - (pad if low < contains else 0.0), high + pad

@@ -134,6 +134,7 @@ def _panels(logs: Mapping[str, Metrics], runs: Mapping[str, Rewards], finals: Ma
             label=f"The {modality} margin of {', '.join(part)} by training step",
             limits=limits,
             reference=0.0,
+            names=list(runs),
         )
         for modality, part in lines.items()
         if part
@@ -147,6 +148,8 @@ def _panels(logs: Mapping[str, Metrics], runs: Mapping[str, Rewards], finals: Ma
             y_label="image / text",
             label=f"Image margin over text margin of {', '.join(balances)} by training step",
             reference=1.0,
+            wide=True,
+            names=list(runs),
         )
         panels.append(
             Panels("Balance", "Image margin over text margin: 1 where both modalities pull alike.", {"balance": drawn})

@@ -1,0 +1,228 @@
+"""Whether a model's answers rest on the image: what happens to them as noise destroys it (paper, Figure 1)."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mfpo.align.logprobs import collate, encode, pad_id, sequence_logps
+from mfpo.build.noise import STEPS, Schedule, add_noise
+from mfpo.build.stages import generator
+from mfpo.errors import MfpoError, SettingError
+from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
+from mfpo.evaluate.generate import GreedySettings, greedy
+from mfpo.folders import versions, whole_folder, write_json
+from mfpo.models import load_model, load_processor
+from mfpo.probe.cases import Case, Cases, check_limit, progress, read_cases
+from mfpo.probe.page import Line, limits_of, plot, write_page
+from mfpo.records import answer_text
+from mfpo.report.sections import Panels
+
+Where = Literal["image", "region"]
+# By id: whether the answer stayed the same, and the drop of log p(y_w).
+Outcomes = dict[str, tuple[bool, float]]
+WHERE: dict[Where, str] = {"image": "whole image", "region": "key region"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistortionSettings:
+    steps: tuple[int, ...] = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)
+    schedule: Schedule = "sigmoid"
+    seed: int = 0
+    max_new_tokens: int = 128
+    batch_size: int = 32
+    max_length: int = 2048
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+        faults = []
+        if not self.steps or len(set(self.steps)) < len(self.steps):
+            faults.append("steps must be different numbers, such as 0,500,999")
+        faults += [f"step {step} must be from 0 to {STEPS - 1}" for step in self.steps if not 0 <= step < STEPS]
+        if self.schedule not in get_args(Schedule):
+            faults.append(f"schedule is {self.schedule!r}, but must be one of {', '.join(get_args(Schedule))}")
+        if self.seed < 0:
+            faults.append(f"seed is {self.seed}, but must be 0 or more")
+        for name in ("max_new_tokens", "batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                faults.append(f"{name} is {getattr(self, name)}, but must be 1 or more")
+        if faults:
+            raise SettingError("; ".join(faults))
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """What noise at `step` does to the answers of a model.
+
+    `same` is the share of its greedy answers, in percent, that are word for word those on the clean image; `drop` the
+    mean of log p(y_w | m, t) - log p(y_w | noised m, t), in nats.
+    """
+
+    model: str
+    where: Where
+    step: int
+    same: Figure
+    drop: Figure
+
+
+@dataclass(frozen=True)
+class Distortions:
+    rows: list[Distortion]
+    cases: Cases
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The greedy answer of a model to a case, and its log p of the chosen one."""
+
+    answer: str
+    logp: float
+
+
+def probe_distortion(data: Path, models: Mapping[str, Path], out: Path, settings: DistortionSettings) -> Distortions:
+    """Write results.json and report.html on `models`, by name, into the folder `out`.
+
+    All models and steps see one and the same draw of noise a record. Raises MfpoError before anything is asked when a
+    model or the dataset cannot be used.
+    """
+    processors = {name: load_processor(path) for name, path in models.items()}
+
+    def check(case: Case) -> None:
+        for processor in processors.values():
+            encode(processor, [case.image], case.prompt, [case.chosen], max_length=settings.max_length)
+
+    provenance = {"command": "probe distortion", "data": data, "models": models, "settings": asdict(settings)}
+    with whole_folder(out, provenance) as folder:
+        cases = read_cases(data, settings.limit, check)
+        rows: list[Distortion] = []
+        for name, path in models.items():
+            model = load_model(path)
+            rows += distortion(name, model, processors[name], cases, settings)
+            del model  # two models need not fit into memory
+        results: dict[str, Any] = {"settings": asdict(settings), "data": str(data), "set_aside": cases.set_aside}
+        results |= {"figures": [asdict(row) for row in rows], "versions": versions()}
+        write_json(folder / "results.json", results)
+        lead = {f"{len(cases.rows)} records:": "answers to the same questions while noise destroys the image"}
+        write_page(folder / "report.html", "Distorted images", lead, _panels(rows), settings)
+    return Distortions(rows, cases)
+
+
+def distortion(
+    name: str, model: Any, processor: Any, cases: Cases, settings: DistortionSettings
+) -> Iterator[Distortion]:
+    """The figures of one model, the whole image before the key region, by step."""
+    outcomes: dict[tuple[Where, int], Outcomes] = {(where, step): {} for where in WHERE for step in settings.steps}
+    batches = math.ceil(len(cases.rows) / settings.batch_size)
+    asked = _outcomes(model, processor, cases, settings)
+    for place, by_id in progress(asked, f"asking {name}", batches * len(outcomes)):
+        outcomes[place] |= by_id
+    for (where, step), by_id in outcomes.items():
+        same = Tally({id: (float(is_same), 1.0) for id, (is_same, _) in by_id.items()}, share)
+        drop = Tally({id: (drop, 1.0) for id, (_, drop) in by_id.items()}, mean)
+        yield Distortion(name, where, step, figure_of(same), figure_of(drop))
+
+
+def _outcomes(
+    model: Any, processor: Any, cases: Cases, settings: DistortionSettings
+) -> Iterator[tuple[tuple[Where, int], Outcomes]]:
+    """The outcomes of each batch of cases, for each place and step."""
+    for start in range(0, len(cases.rows), settings.batch_size):
+        batch = cases.open(cases.rows[start : start + settings.batch_size])
+        clean = ask(model, processor, batch, settings)
+        for step, where in product(settings.steps, WHERE):
+            noised = [noise(case, where, step=step, schedule=settings.schedule, seed=settings.seed) for case in batch]
+            answers = zip(batch, clean, ask(model, processor, noised, settings), strict=True)
+            yield (where, step), {case.id: (a.answer == b.answer, a.logp - b.logp) for case, a, b in answers}
+
+
+def noise(case: Case, where: Where, *, step: int, schedule: Schedule, seed: int) -> Case:
+    """The case with its image noised, all of it or the regions of its keywords.
+
+    The noise is drawn from the seed and the record's id: it is the same at every step, and the same in a region as
+    there in the whole image.
+    """
+    pixels = np.asarray(case.image)
+    everywhere = np.ones(pixels.shape[:2], dtype=bool)
+    noised = add_noise(pixels, everywhere, step=step, schedule=schedule, rng=generator(seed, case.id))
+    if where == "region":
+        mask = np.any(list(case.masks.values()), axis=0)
+        noised = np.where(mask[..., None], noised, pixels)
+    return replace(case, image=Image.fromarray(noised))
+
+
+def ask(model: Any, processor: Any, cases: Sequence[Case], settings: DistortionSettings) -> list[Asked]:
+    """What the model answers, and what it gives the chosen answers, on one batch of cases."""
+    try:
+        answers = answers_of(model, processor, cases, max_new_tokens=settings.max_new_tokens)
+        logps = chosen_logps(model, processor, cases, max_length=settings.max_length).tolist()
+    except torch.OutOfMemoryError:
+        raise MfpoError(f"no GPU memory for {len(cases)} records at a time; give a smaller --batch-size") from None
+    return [Asked(answer, logp) for answer, logp in zip(answers, logps, strict=True)]
+
+
+@torch.inference_mode()
+def answers_of(model: Any, processor: Any, cases: Sequence[Case], *, max_new_tokens: int) -> list[str]:
+    """The model's greedy answer to each case."""
+    rows, images = [{"text": answer_text(case.prompt)} for case in cases], [case.image for case in cases]
+    texts = greedy(model, processor, rows, images, GreedySettings(), max_new_tokens)
+    return [text.strip() for text in texts]
+
+
+@torch.inference_mode()
+def chosen_logps(model: Any, processor: Any, cases: Sequence[Case], *, max_length: int) -> Tensor:
+    """log p(y_w | m, t) of each case, in nats, (cases,)."""
+    rows = [encode(processor, [case.image], case.prompt, [case.chosen], max_length=max_length) for case in cases]
+    return sequence_logps(model, collate(rows, pad_id(processor)))
+
+
+def _panels(rows: Sequence[Distortion]) -> list[Panels]:
+    kinds = (
+        ("same", "Answers that stay the same", "same answers, %", (0.0, 103.0), _SAME),
+        ("drop", "Drop of log p(y_w)", "drop, nats", None, _DROP),
+    )
+    panels = []
+    for key, title, y_label, limits, note in kinds:
+        lines = {where: _lines([row for row in rows if row.where == where], key) for where in WHERE}
+        limits = limits or limits_of([line for part in lines.values() for line in part.values()])
+        drawn = {
+            WHERE[where]: plot(
+                part,
+                x_label="noise step",
+                y_label=y_label,
+                label=f"{title} by noise step, {WHERE[where]}, for {', '.join(part)}; results.json has the figures",
+                limits=limits,
+                reference=0.0 if key == "drop" else None,
+            )
+            for where, part in lines.items()
+        }
+        panels.append(Panels(title, note, drawn))
+    return panels
+
+
+_SAME = (
+    "Greedy answers that are word for word those on the clean image, with 95 % intervals. Answers that stay the same "
+    "when the image is gone do not rest on it."
+)
+_DROP = "log p(y_w | m, t) - log p(y_w | noised m, t), mean over the records, with 95 % intervals."
+
+
+def _lines(rows: Sequence[Distortion], key: str) -> dict[str, Line]:
+    lines = {}
+    for name in dict.fromkeys(row.model for row in rows):
+        own = sorted((row for row in rows if row.model == name), key=lambda row: row.step)
+        figures: list[Figure] = [getattr(row, key) for row in own]
+        lines[name] = Line(
+            x=[row.step for row in own],
+            y=[figure.value for figure in figures],
+            low=[figure.low for figure in figures],
+            high=[figure.high for figure in figures],
+        )
+    return lines
