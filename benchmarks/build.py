@@ -25,7 +25,7 @@ from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.regions import Segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.picturebook.pairs import PictureBook, absent_kinds, scene_seeds
+from mfpo.picturebook.pairs import PictureBook, absent_kinds, correct, scene_seeds
 from mfpo.picturebook.scenes import make_scene
 from mfpo.picturebook.texts import caption
 from mfpo.records import SourceRecord, encode_image
@@ -64,7 +64,8 @@ class Scenes(PictureBook):
             sample = caption(scene, np.random.default_rng(seed), prior=1.0)
             if absent_kinds(sample, scene):
                 found += 1
-                yield {"scene": seed, "question": "What is in this picture?", "sample": sample}
+                question, chosen = "What is in this picture?", correct(sample, scene)
+                yield {"scene": seed, "question": question, "chosen": chosen, "rejected": sample}
 
 
 def cost(function: Any) -> tuple[float, float]:

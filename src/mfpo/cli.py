@@ -21,6 +21,7 @@ from rich.table import Table
 
 from mfpo.cli_eval import eval_app
 from mfpo.cli_probe import probe_app
+from mfpo.cli_study import reproduce
 from mfpo.errors import MfpoError, SettingError
 from mfpo.settings import read_settings
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 book_app = typer.Typer(help="The picture book: drawn scenes and the tiny LLaVA trained on them.", no_args_is_help=True)
 app.add_typer(eval_app, name="eval")
 app.add_typer(probe_app, name="probe")
+app.command()(reproduce)
 app.add_typer(book_app, name="picturebook")
 
 console = Console(markup=False, emoji=False, highlight=False)  # a folder may be called v1[/x]

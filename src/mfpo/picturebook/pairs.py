@@ -1,8 +1,8 @@
 """Preference pairs of the picture book: the base model's own answer, and the same answer corrected (as RLHF-V's)."""
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
@@ -15,6 +15,8 @@ from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, noun_phrase, place
 from mfpo.records import NamedMask, Origin, SourceRecord, encode_image, new_record
+
+PairKind = Literal["corrected", "ranked"]
 
 _KINDS = "|".join(KINDS)
 _THING = re.compile(rf"\b(an?) ({'|'.join(RGB)}) ({_KINDS})\b", re.IGNORECASE)
@@ -44,14 +46,16 @@ def scene_seeds(split: str, seed: int) -> Iterator[int]:
 class PictureBook:
     """`count` pairs on new scenes, only where the base model's sampled caption names what is not there.
 
+    A `corrected` pair prefers the same caption with its faults put right, as RLHF-V's; a `ranked` one prefers another
+    sampled caption that names nothing absent, as those of which a judge finds one better do (VLFeedback's).
     A source for `mfpo build`; each record brings the masks of all objects of its scene.
     """
 
     name = "picturebook"
 
-    def __init__(self, count: int, *, seed: int = 0, split: str = "pairs") -> None:
+    def __init__(self, count: int, *, seed: int = 0, split: str = "pairs", kind: PairKind = "corrected") -> None:
         scene_seeds(split, seed)  # an error now, not when the first row is asked for
-        self.count, self.seed, self.split = count, seed, split
+        self.count, self.seed, self.split, self.kind = count, seed, split, kind
 
     def __len__(self) -> int:
         return self.count
@@ -64,28 +68,39 @@ class PictureBook:
         while found < self.count:
             scenes = [make_scene(next(seeds)) for _ in range(_BATCH)]
             questions = [CAPTION_PROMPTS[scene.seed % len(CAPTION_PROMPTS)] for scene in scenes]
-            samples = _sample(model, processor, scenes, questions)
-            for scene, question, sample in zip(scenes, questions, samples, strict=True):
-                if found < self.count and absent_kinds(sample, scene):
+            samples = [
+                _sample(model, processor, scenes, questions) for _ in range(1 if self.kind == "corrected" else 2)
+            ]
+            for scene, question, *answers in zip(scenes, questions, *samples, strict=True):
+                pair = _pair(scene, answers)
+                if found < self.count and pair:
                     found += 1
-                    yield {"scene": scene.seed, "question": question, "sample": sample}
+                    yield {"scene": scene.seed, "question": question, "chosen": pair[0], "rejected": pair[1]}
 
     def id(self, row: dict[str, Any], number: int) -> str:
         return f"scene-{row['scene']}"
 
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
-        """Draw the scene and correct the sample."""
-        scene = make_scene(row["scene"])
-        image, masks = draw_scene(scene)
+        """Draw the scene."""
+        image, masks = draw_scene(make_scene(row["scene"]))
         return new_record(
             id=self.id(row, number),
             images=[encode_image(image)],
             question=row["question"],
-            chosen=correct(row["sample"], scene),
-            rejected=row["sample"],
+            chosen=row["chosen"],
+            rejected=row["rejected"],
             objects=[NamedMask(name=name, mask=encode_mask(mask)) for name, mask in masks.items()],
             source=Origin(dataset=self.name, row=number),
         )
+
+
+def _pair(scene: Scene, answers: Sequence[str]) -> tuple[str, str] | None:
+    """The chosen and the rejected answer, of one sampled caption or of two; None where nothing tells them apart."""
+    wrong = [answer for answer in answers if absent_kinds(answer, scene)]
+    right = [answer for answer in answers if answer not in wrong]
+    if len(answers) == 1:
+        return (correct(wrong[0], scene), wrong[0]) if wrong else None
+    return (right[0], wrong[0]) if right and wrong else None
 
 
 def absent_kinds(text: str, scene: Scene) -> set[str]:

@@ -4,9 +4,11 @@ from typing import Any
 
 import datasets
 import torch
+from torch import Tensor
 
-from mfpo.align.logprobs import collate, sequence_logps
+from mfpo.align.logprobs import sequence_logps
 from mfpo.align.pairs import Pairs
+from mfpo.align.prefix import shares_prefix
 
 
 def image_dependence(
@@ -16,12 +18,20 @@ def image_dependence(
 
     About 0 means that the model answers from its language prior. `dataset` needs the column `rejected_images`.
     """
+    logps = pair_logps(model, processor, dataset, batch_size=batch_size, max_length=max_length)
+    return (logps[:, 0] - logps[:, 2]).mean().item()
+
+
+@torch.inference_mode()
+def pair_logps(
+    model: Any, processor: Any, dataset: datasets.Dataset, *, batch_size: int = 16, max_length: int = 2048
+) -> Tensor:
+    """log p of (y_w, m), (y_l, m) and (y_w, m') of each record in nats, (records, 3)."""
     pairs = Pairs(dataset, processor, rejected_images=True, max_length=max_length)
-    drops = []
+    logps = []
     for start in range(0, len(pairs), batch_size):
-        records = [pairs[row].prompts for row in range(start, min(start + batch_size, len(pairs)))]
-        rows = [prompt.split()[0] for prompts in records for prompt in prompts]
-        with torch.inference_mode():
-            original, destroyed = sequence_logps(model, collate(rows, pairs.pad_id)).view(-1, 2).T
-        drops.append(original - destroyed)
-    return torch.cat(drops).mean().item()
+        rows = range(start, min(start + batch_size, len(pairs)))
+        batch = pairs.collate([pairs[row] for row in rows], shared=shares_prefix(model))
+        batch.pop("rows")
+        logps.append(sequence_logps(model, batch).view(-1, 3))
+    return torch.cat(logps).cpu()

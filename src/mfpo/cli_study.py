@@ -1,0 +1,74 @@
+"""The command `mfpo reproduce`: nothing but parsing, calls and tables."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mfpo.errors import SettingError
+
+console = Console(markup=False, emoji=False, highlight=False)
+
+# Pairs and scenes of the seeds that a table may use; those of the validation are its own.
+_VALIDATION_SEED = 90
+
+
+def reproduce(
+    names: Annotated[list[str], typer.Argument(help="table1, figure2, ..., all, or rates; a wrong one lists them.")],
+    out: Annotated[Path, typer.Option(help="Folder of trainings, scores and pages; goes on with what is there.")],
+    seeds: Annotated[int, typer.Option(help="Seeds of pairs, trainings and scored scenes.", min=1, max=90)] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first of them.", min=0, max=89)] = 0,
+    scenes: Annotated[int, typer.Option(help="Scenes to score on, for each seed.", min=10)] = 1_000,
+) -> None:
+    """Make tables and figures of the paper, its numbers beside ours, as pages in OUT/pages.
+
+    Example: mfpo reproduce table4 table8 --seeds 3 --out runs/study
+    """
+    from mfpo.study import figures, questions
+    from mfpo.study.experiments import EXPERIMENTS
+    from mfpo.study.picturebook import PictureBookScale
+    from mfpo.study.study import Study
+
+    del figures, questions  # importing them has registered their experiments
+    chosen = list(EXPERIMENTS) if names == ["all"] else names
+    unknown = [name for name in chosen if name not in EXPERIMENTS and name != "rates"]
+    if unknown:
+        raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, rates, {', '.join(EXPERIMENTS)}")
+    run_seeds = range(first_seed, first_seed + seeds)
+    for name in chosen:
+        if name == "rates":
+            _rates(out, scenes)
+            continue
+        study = Study(out, PictureBookScale(out / "picturebook", scenes=scenes), run_seeds, console)
+        _write(study, name, EXPERIMENTS[name](study))
+
+
+def _rates(out: Path, scenes: int) -> None:
+    from mfpo.study.experiments import Result
+    from mfpo.study.picturebook import PictureBookScale
+    from mfpo.study.rates import RATES, validate
+    from mfpo.study.study import Study
+
+    scale = PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2)
+    study = Study(out, scale, [_VALIDATION_SEED], console)
+    table, best = validate(study)
+    notes = [f"{method}: {rate:g} is best; the tables use {RATES[method]:g}." for method, rate in best.items()]
+    _write(study, "rates", Result("Learning rates, on validation scenes", table, notes=notes))
+
+
+def _write(study: Any, name: str, result: Any) -> None:
+    from mfpo.folders import versions
+    from mfpo.study.page import markdown, sentences, terminal, write_html
+
+    pages = study.out / "pages"
+    pages.mkdir(parents=True, exist_ok=True)
+    seeds = ", ".join(map(str, study.seeds))
+    command = f"mfpo reproduce {name} --seeds {len(study.seeds)} --first-seed {study.seeds[0]} --out {study.out}"
+    facts = {"seeds": seeds, "scenes": str(study.scale.context["scenes"]), **versions()}
+    (pages / f"{name}.md").write_text(markdown(result, command, facts), encoding="utf-8")
+    write_html(result, pages / f"{name}.html", command, facts)
+    console.print(terminal(result))
+    for sentence in [*sentences(result.table.verdicts), *result.notes]:
+        console.print(sentence)
+    console.print(f"open {pages / f'{name}.html'}")

@@ -1,0 +1,191 @@
+"""The paper's tables as the trials that they are made of; its figures are in `figures`, our own in `questions`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mfpo.probe.page import Line
+from mfpo.study.paper import PAPER
+from mfpo.study.rates import RATES
+from mfpo.study.study import Study
+from mfpo.study.tables import Claim, Table, fill
+from mfpo.study.trials import Data, Trial, trained
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines by name, drawn into one plot."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, Line]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment came to; `notes` are sentences for its page."""
+
+    title: str
+    table: Table
+    plots: Sequence[Plot] = ()
+    notes: Sequence[str] = ()
+
+
+Experiment = Callable[[Study], Result]
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def experiment(name: str) -> Callable[[Experiment], Experiment]:
+    """Register a function as `mfpo reproduce NAME`."""
+
+    def add(function: Experiment) -> Experiment:
+        if name in EXPERIMENTS:
+            raise ValueError(f"two experiments are named {name!r}")
+        EXPERIMENTS[name] = function
+        return function
+
+    return add
+
+
+BASE = Trial()
+
+
+def by(method: str, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
+    """A trial of a method at its own validated rate."""
+    return trained(method, RATES[method], data, stage=stage, **settings)
+
+
+def mfpo(data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
+    return by("mfpo", data, stage=stage, **settings)
+
+
+def terms(*names: str) -> dict[str, Any]:
+    """The weights of the loss with the named terms alone."""
+    return {f"{term}_weight": 0.0 for term in ("text", "image", "margin") if term not in names}
+
+
+@experiment("table1")
+def table1(study: Study) -> Result:
+    """All methods, trained on the same records, each at its own validated rate; and two ways to decode."""
+    trials = {
+        "base": BASE,
+        "VCD": replace(BASE, decode="vcd"),
+        "OPERA": replace(BASE, decode="opera"),
+        "EOS": by("eos"),
+        "HACL": by("hacl"),
+        "HA-DPO": by("ha-dpo"),
+        "POVID": by("povid"),
+        "HALVA": by("halva"),
+        "RLHF-V's dense DPO": by("ddpo"),
+        "DPO": by("dpo"),
+        "mDPO": by("mdpo"),
+        "MFPO": mfpo(),
+    }
+    others = ("base", "HA-DPO", "POVID", "HALVA", "DPO", "mDPO")
+    claims = [Claim("MFPO", other, figure) for other in others for figure in ("chair_s", "chair_i")]
+    claims += [Claim("MFPO", other, "cover") for other in ("DPO", "mDPO")]
+    return Result("Table 1: all methods", fill(study, trials, paper=PAPER["table1"], claims=claims))
+
+
+@experiment("table2")
+def table2(study: Study) -> Result:
+    """By type of question: what is there, and what is not, chosen in three ways."""
+    trials = {"base": BASE, "DPO": by("dpo"), "mDPO": by("mdpo"), "MFPO": mfpo()}
+    table = fill(study, trials, columns=study.scale.question_types)
+    return Result("Table 2: by type of question", table)
+
+
+@experiment("table3")
+def table3(study: Study) -> Result:
+    """General questions, after training on either source of preferences: nothing should be lost."""
+    ranked = Data(source="ranked")
+    trials = {
+        "base": BASE,
+        "DPO, corrected": by("dpo"),
+        "DPO, ranked": by("dpo", ranked),
+        "MFPO, corrected": mfpo(),
+        "MFPO, ranked": mfpo(ranked),
+    }
+    columns = {name: study.scale.figures[name] for name in ("existence_accuracy", "cover", "length")}
+    paper = {"base": PAPER["table3"]["base"], "MFPO, corrected": PAPER["table3"]["MFPO"]}
+    claims = [Claim("MFPO, corrected", "base", "cover"), Claim("MFPO, corrected", "base", "existence_accuracy")]
+    return Result("Table 3: general questions", fill(study, trials, columns=columns, paper=paper, claims=claims))
+
+
+@experiment("table4")
+def table4(study: Study) -> Result:
+    """The loss's terms, alone and together."""
+    joint = "text + image + margin"
+    claims = [Claim(joint, row) for row in ("text + image", "text + margin", "image + margin")]
+    trials = {"base": BASE, **term_trials(Data())}
+    return Result("Table 4: the terms of the loss", fill(study, trials, paper=PAPER["table4"], claims=claims))
+
+
+def term_trials(data: Data) -> dict[str, Trial]:
+    combinations = (
+        ("text",),
+        ("image",),
+        ("text", "image"),
+        ("text", "margin"),
+        ("image", "margin"),
+        ("text", "image", "margin"),
+    )
+    return {" + ".join(names): mfpo(data, **terms(*names)) for names in combinations}
+
+
+@experiment("table5")
+def table5(study: Study) -> Result:
+    """The reward that the chosen answer has to exceed."""
+    trials = {"base": BASE, "eta 0": mfpo(), "eta 0.2": mfpo(eta=0.2), "eta 0.4": mfpo(eta=0.4)}
+    claims = [Claim("eta 0", "eta 0.2"), Claim("eta 0", "eta 0.4")]
+    return Result("Table 5: the margin", fill(study, trials, paper=PAPER["table5"], claims=claims))
+
+
+@experiment("table6")
+def table6(study: Study) -> Result:
+    """The weights of text, image and margin term."""
+    ratios = ((1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 1.0, 2.0), (1.0, 0.2, 1.0))
+    trials = {"base": BASE}
+    for ratio in ratios:
+        names = ("text_weight", "image_weight", "margin_weight")
+        weights: dict[str, Any] = {name: one for name, one in zip(names, ratio, strict=True) if one != 1.0}
+        trials[" : ".join(f"{weight:g}" for weight in ratio)] = mfpo(**weights)
+    claims = [Claim("1 : 1 : 1", row) for row in trials if row not in ("base", "1 : 1 : 1")]
+    return Result("Table 6: the weights of the terms", fill(study, trials, paper=PAPER["table6"], claims=claims))
+
+
+@experiment("table7")
+def table7(study: Study) -> Result:
+    """Training from easy to hard against all records at once."""
+    trials = {"base": BASE, "end to end": mfpo(curriculum=False), "easy to hard": mfpo()}
+    claims = [Claim("easy to hard", "end to end")]
+    return Result("Table 7: easy to hard", fill(study, trials, paper=PAPER["table7"], claims=claims))
+
+
+@experiment("table8")
+def table8(study: Study) -> Result:
+    """Where the noise of the rejected image is: everywhere, in a fifth of the image, in the key regions."""
+    claims = [Claim("region", "random 20 %"), Claim("random 20 %", "global"), Claim("region", "global")]
+    trials = {"base": BASE, **corruption_trials(Data())}
+    return Result("Table 8: where the noise is", fill(study, trials, paper=PAPER["table8"], claims=claims))
+
+
+def corruption_trials(data: Data) -> dict[str, Trial]:
+    kinds = {"global": "global", "random 20 %": "random", "region": "region"}
+    return {row: mfpo(replace(data, corruption=kind)) for row, kind in kinds.items()}
+
+
+@experiment("table9")
+def table9(study: Study) -> Result:
+    """Another source of preferences: two sampled answers, ranked, in place of corrected ones."""
+    ranked = Data(source="ranked")
+    trials = {
+        "base": BASE,
+        "DPO": by("dpo", ranked),
+        "mDPO": by("mdpo", replace(ranked, corruption="crop")),
+        "MFPO": mfpo(ranked),
+    }
+    claims = [Claim("MFPO", "mDPO"), Claim("MFPO", "mDPO", "chair_i")]
+    return Result("Table 9: another preference source", fill(study, trials, paper=PAPER["table9"], claims=claims))

@@ -1,0 +1,104 @@
+"""What an experiment came to, as a table in the terminal, as Markdown for the docs, and as a page with plots."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+from markupsafe import Markup
+from rich.table import Table as Shown
+
+from mfpo.probe.page import limits_of, plot, write_page
+from mfpo.probe.page import table as html_table
+from mfpo.report.sections import Panels
+from mfpo.study.experiments import Plot, Result
+from mfpo.study.paper import TABLE1_COLUMNS
+from mfpo.study.statistics import Estimate
+from mfpo.study.tables import Verdict
+
+
+def cells(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows: ours by figure, then the paper's numbers."""
+    table = result.table
+    quoted = list(dict.fromkeys(name for row in table.paper.values() for name in row))
+    titles = TABLE1_COLUMNS | dict(table.columns)
+    header = [
+        "row",
+        *table.columns.values(),
+        *(f"paper: {titles.get(name, name.replace('_', ' '))}" for name in quoted),
+    ]
+    rows = [
+        [
+            row,
+            *(_print(own.get(figure)) for figure in table.columns),
+            *(f"{table.paper.get(row, {}).get(name, '')}" for name in quoted),
+        ]
+        for row, own in table.rows.items()
+    ]
+    return header, rows
+
+
+def _print(one: Estimate | None) -> str:
+    """A mean, its interval, and the spread between seeds."""
+    if one is None:
+        return ""
+    spread = "" if one.spread is None else f" ± {one.spread:.1f}"
+    return f"{one.mean:.1f}{spread} ({one.low:.1f} to {one.high:.1f})"
+
+
+def sentences(verdicts: Iterable[Verdict]) -> list[str]:
+    """The verdicts in words, what goes against the paper first."""
+    order = ("against the paper", "not settled", "as in the paper")
+    told = []
+    for verdict in sorted(verdicts, key=lambda one: order.index(one.word)):
+        claim, gain = verdict.claim, verdict.gain
+        figure = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "cover": "Cover"}.get(claim.figure, claim.figure)
+        told.append(
+            f"{verdict.word}: {claim.better} better than {claim.worse} in {figure} by {gain.mean:.1f} "
+            f"({gain.low:.1f} to {gain.high:.1f})"
+        )
+    return told
+
+
+def terminal(result: Result) -> Shown:
+    """A table for the terminal."""
+    header, rows = cells(result)
+    shown = Shown(*header, title=result.title)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown(result: Result, command: str, facts: dict[str, str]) -> str:
+    """A page for the docs."""
+    header, rows = cells(result)
+    lines = [f"# {result.title}", ""]
+    lines += [f"- {sentence}" for sentence in sentences(result.table.verdicts)] + [""] * bool(result.table.verdicts)
+    lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
+    lines += [*result.notes, ""] * bool(result.notes)
+    lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+
+def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) -> None:
+    """A self-contained page: the verdicts, the table, the plots."""
+    header, rows = cells(result)
+    lead = {f"{number}.": text for number, text in enumerate(sentences(result.table.verdicts), start=1)}
+    lead |= {"Note:": " ".join(result.notes)} if result.notes else {}
+    panels = [Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)})]
+    if result.plots:
+        panels.append(Panels("Plots", "Bands are 95 % intervals.", {one.title: _draw(one) for one in result.plots}))
+    write_page(path, result.title, lead, panels, SimpleNamespace(command=command, **facts))
+
+
+def _draw(one: Plot) -> Markup:
+    return plot(
+        one.lines,
+        x_label=one.x_label,
+        y_label=one.y_label,
+        label=f"{one.title}: {', '.join(one.lines)}; the table has the figures",
+        limits=limits_of(list(one.lines.values())),
+    )

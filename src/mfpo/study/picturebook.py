@@ -1,0 +1,188 @@
+"""The study's small scale: pairs, scenes and truth of the picture book, minutes a trial on a CPU."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from mfpo.align.curriculum import RankSettings, rank
+from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.existence import existence, load_questions
+from mfpo.evaluate.figures import Tally
+from mfpo.evaluate.generate import answer
+from mfpo.models import load_model, load_processor
+from mfpo.picturebook.book import draw_book
+from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook.pairs import PairKind, PictureBook
+from mfpo.picturebook.scenes import THEMES, make_scene
+from mfpo.probe.dependence import pair_logps
+from mfpo.records import read_dataset
+from mfpo.study.statistics import LOGPS, Array
+from mfpo.study.trials import Data, Trial
+
+# The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
+SEEN_THEMES = tuple(THEMES)[:4]
+
+_KINDS: dict[str, PairKind] = {"corrected": "corrected", "ranked": "ranked"}
+
+
+class PictureBookScale:
+    """Data and scores of the picture book, kept in `folder`.
+
+    `split` is that of the scored scenes: `heldout` to report, `validation` to choose by. `scenes` are described, of the
+    first `asked` of them the existence questions are asked, and `dependence_pairs` pairs show how much an answer rests
+    on its image.
+    """
+
+    base = WEIGHTS
+    figures: Mapping[str, str] = {
+        "chair_s": "CHAIR_s",
+        "chair_i": "CHAIR_i",
+        "cover": "Cover",
+        "length": "length",
+        "existence_accuracy": "existence",
+        "image_dependence": "image dependence",
+    }
+    question_types: Mapping[str, str] = {
+        "existence_present": "present",
+        "existence_random": "random",
+        "existence_popular": "popular",
+        "existence_adversarial": "adversarial",
+    }
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str = "heldout",
+        scenes: int = 1_000,
+        asked: int = 300,
+        dependence_pairs: int = 150,
+        pool: int = 600,
+    ) -> None:
+        self.folder = folder
+        self.split = split
+        self.scenes, self.asked, self.dependence_pairs, self.pool = scenes, asked, dependence_pairs, pool
+        self.context: Mapping[str, Any] = {
+            "scale": "picturebook",
+            "split": split,
+            "scenes": scenes,
+            "asked": asked,
+            "dependence_pairs": dependence_pairs,
+            "pool": pool,
+        }
+
+    def data(self, data: Data, seed: int) -> Path:
+        """The folder of the pairs, with rejected images and ranked from easy to hard."""
+        built = self.folder / "data" / f"{Trial(data=data).key(self.pool)}-{seed}"
+        ranked = built.with_name(f"{built.name}-ranked")
+        if not ranked.exists():
+            if not built.exists():
+                chosen = {"corruption": data.corruption, "noise_step": data.noise_step, "schedule": data.schedule}
+                settings = BuildSettings(seed=seed, **chosen)  # type: ignore[arg-type]  # Literals
+                build(self._pairs(data, seed), built, settings, DatasetRegions(), progress=_bar)
+            rank(built, self.base, ranked, RankSettings())
+        return ranked
+
+    def _pairs(self, data: Data, seed: int) -> "KeptPairs":
+        """The first pairs of a pool that is drawn once for each source and seed."""
+        path = self.folder / "pools" / f"{data.source}-{seed}-{self.pool}.jsonl"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = list(_bar(PictureBook(self.pool, seed=seed, kind=_KINDS[data.source])))
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            partial.replace(path)
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if data.themes == "some":
+            rows = [row for row in rows if make_scene(row["scene"]).theme in SEEN_THEMES]
+        return KeptPairs(rows[: data.pairs], seed=seed, kind=_KINDS[data.source])
+
+    def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
+        """The counts of each figure, scene by scene in the order of the book."""
+        book = self._book(seed)
+        answers = self.folder / "answers" / trial.key(self.context, seed)
+        tallies: dict[str, Tally] = {}
+        described = self._answers(model, book / "captions.jsonl", answers, trial.decode)
+        captions = chair(described, load_annotations(book / "annotations.jsonl")).tallies
+        tallies |= {name: captions[name] for name in ("chair_s", "chair_i", "length")} | {"cover": captions["recall"]}
+        if trial.decode == "greedy":
+            asked = self._answers(model, book / "asked.jsonl", answers, trial.decode)
+            questions = load_questions(book / "asked.jsonl")
+            accuracy = existence(asked, questions).tallies["accuracy"]
+            tallies |= {"existence_accuracy": accuracy} | _by_kind(accuracy, book / "asked.jsonl")
+        counts = {name: np.array(list(tally.units.values()), dtype=np.float64) for name, tally in tallies.items()}
+        if trial.decode == "greedy":
+            counts |= self._pair_figures(model, seed)
+        return counts
+
+    def _pair_figures(self, model: Path, seed: int) -> dict[str, Array]:
+        """The log-probabilities of the scored pairs' sequences, and image dependence, which is a difference of two."""
+        pairs = read_dataset(self.scored_pairs(seed))
+        logps = pair_logps(load_model(model), load_processor(model), pairs).double().numpy().T
+        values = dict(zip(LOGPS, logps, strict=True)) | {"image_dependence": logps[0] - logps[2]}
+        return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}
+
+    def _answers(self, model: Path, questions: Path, folder: Path, decode: str) -> Any:
+        out = folder / f"{questions.stem}.jsonl"
+        if not out.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            answer(questions, model, questions.parent, out, strategy=decode, batch_size=64, max_new_tokens=128)
+        return read_answers(out)
+
+    def _book(self, seed: int) -> Path:
+        """The scenes to score on, with the questions that are asked."""
+        book = self.folder / "scenes" / f"{self.split}-{seed}-{self.scenes}"
+        if not book.exists():
+            draw_book(book, count=self.scenes, seed=seed, split=self.split)
+        asked = book / "asked.jsonl"
+        if not asked.exists():
+            lines = (book / "existence.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            images = list(dict.fromkeys(json.loads(line)["image"] for line in lines))[: self.asked]
+            asked.write_text("".join(line for line in lines if json.loads(line)["image"] in images), encoding="utf-8")
+        return book
+
+    def scored_pairs(self, seed: int) -> Path:
+        """The folder of pairs on scenes that nobody trained on, with the default rejected images."""
+        out = self.folder / "data" / f"{self.split}-pairs-{seed}-{self.dependence_pairs}"
+        if not out.exists():
+            source = PictureBook(self.dependence_pairs, seed=seed, split=self.split)
+            build(source, out, BuildSettings(seed=seed), DatasetRegions(), progress=_bar)
+        return out
+
+    def is_seen(self, seed: int) -> list[bool]:
+        """Whether each scored scene has one of the themes that `Data.themes` keeps."""
+        truth = (self._book(seed) / "annotations.jsonl").read_text(encoding="utf-8").splitlines()
+        seeds = [int(json.loads(line)["image_id"].removeprefix("scene-").removesuffix(".png")) for line in truth]
+        return [make_scene(number).theme in SEEN_THEMES for number in seeds]
+
+
+def _by_kind(accuracy: Tally, questions: Path) -> dict[str, Tally]:
+    """The accuracy on questions for what is there, and for what is not, by how that was chosen."""
+    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    kinds: dict[str, dict[str, tuple[float, ...]]] = {}
+    for row in rows:
+        name = f"existence_{row['negative'] or 'present'}"
+        kinds.setdefault(name, {})[row["question_id"]] = accuracy.units[row["question_id"]]
+    return {name: Tally(units) for name, units in kinds.items()}
+
+
+class KeptPairs(PictureBook):
+    """Pairs of the picture book that were drawn before."""
+
+    def __init__(self, rows: list[dict[str, Any]], *, seed: int, kind: PairKind) -> None:
+        super().__init__(len(rows), seed=seed, kind=kind)
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def _bar(rows: Any) -> Any:
+    return track(rows, "building")

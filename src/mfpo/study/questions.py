@@ -1,0 +1,68 @@
+"""What the paper could not ask: how much data the image loss needs, and whether what is learned carries over."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mfpo.study.experiments import BASE, Plot, Result, by, corruption_trials, experiment, mfpo, term_trials, terms
+from mfpo.study.statistics import Array, Scores, estimate
+from mfpo.study.study import Study
+from mfpo.study.tables import Claim, Table, fill, line
+from mfpo.study.trials import Data
+
+SIZES = (30, 60, 150, 600)
+
+# Figures that are counted scene by scene.
+_BY_SCENE = ("chair_s", "chair_i", "cover", "length")
+
+
+@experiment("data-size")
+def data_size(study: Study) -> Result:
+    """Tables 4 and 8 at several numbers of pairs."""
+    trials = {"base": BASE}
+    points: dict[str, dict[float, str]] = {}
+    for size in SIZES:
+        data = Data(pairs=size)
+        trials[f"DPO, {size} pairs"] = by("dpo", data)
+        for kind, trial in (term_trials(data) | corruption_trials(data)).items():
+            if kind != "region":  # which is all terms together
+                row = f"{kind}, {size} pairs"
+                trials[row] = trial
+                points.setdefault(kind, {})[size] = row
+    rivals = ("text + margin", "image + margin", "random 20 %", "global")
+    joint = "text + image + margin"
+    claims = [Claim(f"{joint}, {size} pairs", f"{row}, {size} pairs") for size in SIZES for row in rivals]
+    table = fill(study, trials, claims=claims)
+    plots = [
+        Plot(name, "pairs", f"{name}, %", {kind: line(table, own, figure) for kind, own in points.items()})
+        for figure, name in (("chair_s", "CHAIR_s"), ("cover", "Cover"))
+    ]
+    return Result("How much data", table, plots)
+
+
+@experiment("carry-over")
+def carry_over(study: Study) -> Result:
+    """Trained on pairs from some themes, scored on scenes of those and of the others."""
+    some = Data(pairs=300, themes="some")
+    linear = Data(pairs=300, themes="some", schedule="linear")
+    trials = {
+        "base": BASE,
+        "DPO": by("dpo", some),
+        "text + margin": mfpo(some, **terms("text", "margin")),
+        "MFPO": mfpo(some),
+        "MFPO, DDPM's schedule": mfpo(linear),
+    }
+    seen = [np.array(study.scale.is_seen(seed)) for seed in study.seeds]
+    rows = {}
+    for name, trial in trials.items():
+        scores = study.scores(trial)
+        for title, chosen in (("seen", seen), ("unseen", [~one for one in seen])):
+            own = _of_scenes(scores, chosen)
+            rows[f"{name}, {title} themes"] = {figure: estimate(own, figure) for figure in _BY_SCENE}
+    columns = {figure: title for figure, title in study.scale.figures.items() if figure in _BY_SCENE}
+    return Result("Does it carry over", Table(rows, columns))
+
+
+def _of_scenes(scores: Sequence[Scores], chosen: Sequence[Array]) -> list[Scores]:
+    """The scores of the chosen scenes alone, seed by seed."""
+    return [{figure: own[figure][kept] for figure in _BY_SCENE} for own, kept in zip(scores, chosen, strict=True)]

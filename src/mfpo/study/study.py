@@ -1,0 +1,106 @@
+"""Trials, each trained and scored once: what the tables share is found again, and a killed study goes on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+
+from mfpo.align.train_settings import TrainSettings
+from mfpo.align.trainer import train
+from mfpo.folders import versions
+from mfpo.study.statistics import Array, Scores
+from mfpo.study.trials import Data, Trial
+
+
+class Scale(Protocol):
+    """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
+
+    `figures` are the columns of the tables by key, `question_types` those of Table 2; `context` is what scores depend
+    on beside trial and seed.
+    """
+
+    base: Path
+    figures: Mapping[str, str]
+    question_types: Mapping[str, str]
+    context: Mapping[str, Any]
+
+    def data(self, data: Data, seed: int) -> Path:
+        """The folder of the ranked pairs."""
+        ...
+
+    def score(self, model: Path, trial: Trial, seed: int) -> Mapping[str, Array]:
+        """The counts of each figure, (scenes, 2)."""
+        ...
+
+    def scored_pairs(self, seed: int) -> Path:
+        """The folder of pairs that nobody trained on."""
+        ...
+
+    def is_seen(self, seed: int) -> list[bool]:
+        """Whether each scored scene has one of the themes that `Data.themes` keeps."""
+        ...
+
+
+class Study:
+    """The trials of `scale` under `out`, for each of `seeds`: `runs/` has the trainings, `scores/` what came out."""
+
+    def __init__(self, out: Path, scale: Scale, seeds: Sequence[int], console: Console) -> None:
+        self.out, self.scale, self.seeds, self.console = out, scale, seeds, console
+
+    def run(self, trial: Trial, seed: int) -> Path:
+        """The run folder of a trial, trained now unless it has been before."""
+        whole = Trial(method=trial.method, data=trial.data, settings=trial.settings)
+        run = self.out / "runs" / f"{whole.key(str(self.scale.base))}-{seed}"
+        if not run.exists():
+            settings = TrainSettings(
+                method=str(trial.method), seed=seed, save_steps=1_000, keep_stages=True, **dict(trial.settings)
+            )
+            train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
+        return run
+
+    def model(self, trial: Trial, seed: int) -> Path:
+        """The model of a trial."""
+        if trial.method is None:
+            return self.scale.base
+        run = self.run(trial, seed)
+        return next((run / "stages").glob(f"*-{trial.stage}")) if trial.stage else run / "model"
+
+    def scores(self, trial: Trial) -> list[Scores]:
+        """The scores of a trial, seed by seed."""
+        return [self._scores(trial, seed) for seed in self.seeds]
+
+    def _scores(self, trial: Trial, seed: int) -> Scores:
+        path = self.out / "scores" / f"{trial.key(self.scale.context)}-{seed}.json"
+        if not path.exists():
+            self.console.print(f"seed {seed}: {describe(trial)}", style="dim")
+            counts = self.scale.score(self.model(trial, seed), trial, seed)
+            kept = {name: [[_short(part), _short(whole)] for part, whole in one] for name, one in counts.items()}
+            _write(path, {"trial": asdict(trial), "seed": seed, "versions": versions(), "counts": kept})
+        counts = json.loads(path.read_text(encoding="utf-8"))["counts"]
+        return {name: np.array(one, dtype=np.float64) for name, one in counts.items()}
+
+
+def _write(path: Path, value: Any) -> None:
+    """Write `value` in one line, as small as can be; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, separators=(",", ":")) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _short(value: float) -> float | int:
+    """A count without its zeros, a log-probability with as many places as it is good for."""
+    return int(value) if value == int(value) else round(float(value), 4)
+
+
+def describe(trial: Trial) -> str:
+    """A trial in a line."""
+    if trial.method is None:
+        return f"base, {trial.decode}"
+    data = ", ".join(str(value) for value in asdict(trial.data).values())
+    settings = ", ".join(f"{name}={value}" for name, value in trial.settings)
+    return f"{trial.method} on {data}; {settings}" + (f"; after {trial.stage}" if trial.stage else "")

@@ -1,0 +1,79 @@
+"""A table of the study: rows of trials, the paper's numbers beside ours, and whether ours go the paper's way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mfpo.probe.page import Line
+from mfpo.study.statistics import Estimate, difference, estimate
+from mfpo.study.study import Study
+from mfpo.study.trials import Trial
+
+# Figures of which less is better.
+LOWER_IS_BETTER = frozenset({"chair_s", "chair_i"})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The paper's row `better` is better than its row `worse` in `figure`."""
+
+    better: str
+    worse: str
+    figure: str = "chair_s"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim: `gain` is how much better the row is here, with its interval."""
+
+    claim: Claim
+    gain: Estimate
+
+    @property
+    def word(self) -> str:
+        if self.gain.low > 0:
+            return "as in the paper"
+        return "against the paper" if self.gain.high < 0 else "not settled"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Estimates by row and figure, the paper's numbers for the same rows, and the verdicts on its claims."""
+
+    rows: Mapping[str, Mapping[str, Estimate]]
+    columns: Mapping[str, str]
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    verdicts: Sequence[Verdict] = ()
+
+
+def fill(
+    study: Study,
+    trials: Mapping[str, Trial],
+    *,
+    columns: Mapping[str, str] | None = None,
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+    claims: Sequence[Claim] = (),
+) -> Table:
+    """Score the trials, row by row; `columns` are figures by key, those of the scale if not given."""
+    columns = columns or study.scale.figures
+    scores = {row: study.scores(trial) for row, trial in trials.items()}
+    rows = {
+        row: {figure: estimate(own, figure) for figure in columns if figure in own[0]} for row, own in scores.items()
+    }
+    verdicts = []
+    for claim in claims:
+        better, worse = scores[claim.better], scores[claim.worse]
+        if claim.figure in LOWER_IS_BETTER:
+            better, worse = worse, better
+        verdicts.append(Verdict(claim, difference(better, worse, claim.figure)))
+    return Table(rows, columns, paper or {}, verdicts)
+
+
+def line(table: Table, points: Mapping[float, str], figure: str) -> Line:
+    """A figure of the rows in `points`, x -> row, as a line with its intervals."""
+    estimates = [table.rows[row][figure] for row in points.values()]
+    return Line(
+        x=list(points),
+        y=[one.mean for one in estimates],
+        low=[one.low for one in estimates],
+        high=[one.high for one in estimates],
+    )

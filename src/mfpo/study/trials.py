@@ -1,0 +1,55 @@
+"""What a number in the study stands for: preference data, a method with its settings, and a way to decode."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Pairs = Literal["corrected", "ranked"]
+Themes = Literal["all", "some"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Preference pairs and the rejected images that are made for them.
+
+    `source` is where the pairs come from: `corrected` answers, as RLHF-V's, or two answers `ranked`, as Silkie's.
+    `themes` are those of the scenes: all, or only some, so that the others are unseen.
+    """
+
+    pairs: int = 600
+    source: Pairs = "corrected"
+    themes: Themes = "all"
+    corruption: str = "region"
+    noise_step: int = 500
+    schedule: str = "sigmoid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A model to score: the base, or what `method` made of it with `settings` on `data`; `decode` is how it answers.
+
+    `stage` is the stage of the training after which it is scored; None for the last one.
+    """
+
+    method: str | None = None
+    data: Data = field(default_factory=Data)
+    settings: tuple[tuple[str, Any], ...] = ()
+    stage: str | None = None
+    decode: str = "greedy"
+
+    def key(self, *context: object) -> str:
+        """A name for files, which stands for the trial and the `context` it is run in."""
+        text = json.dumps([asdict(self), context], sort_keys=True, default=str)
+        return f"{self.method or 'base'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+# The kind of rejected image that makes a method what it is.
+_CORRUPTION = {"mdpo": "crop", "povid": "global"}
+
+
+def trained(method: str, rate: float, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
+    """A trial of `method` at the learning rate `rate`, on `data` or on what the method is made for."""
+    data = data or Data(corruption=_CORRUPTION.get(method, "region"))
+    given = tuple(sorted({"learning_rate": rate, **settings}.items()))
+    return Trial(method=method, data=data, settings=given, stage=stage)
