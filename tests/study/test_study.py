@@ -1,0 +1,136 @@
+"""A study of a few pairs and scenes: what is trained and scored once is found again, and the tables are right."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mfpo.picturebook.scenes import make_scene
+from mfpo.records import read_dataset
+from mfpo.study import figures, questions
+from mfpo.study.experiments import BASE, EXPERIMENTS, Result, mfpo, terms
+from mfpo.study.page import cells, markdown, sentences, write_html
+from mfpo.study.picturebook import SEEN_THEMES, PictureBookScale
+from mfpo.study.statistics import Estimate, estimate
+from mfpo.study.study import Study
+from mfpo.study.tables import Claim, Table, Verdict, fill
+from mfpo.study.trials import Data, Trial, trained
+
+FEW = Data(pairs=8)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    out = tmp_path_factory.mktemp("study")
+    scale = PictureBookScale(out / "picturebook", scenes=12, asked=4, dependence_pairs=4, pool=16)
+    return Study(out, scale, [0, 1], Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def scored(study):
+    return {"base": study.scores(BASE), "MFPO": study.scores(mfpo(FEW))}
+
+
+def test_all_experiments_of_the_issue_are_there():
+    assert figures
+    assert questions
+    assert EXPERIMENTS.keys() == {
+        *(f"table{number}" for number in range(1, 10)),
+        *(f"figure{number}" for number in (1, 2, 5, 6, 7, 8)),
+        "data-size",
+        "carry-over",
+    }
+
+
+def test_scores_are_those_of_the_answers(study, scored):
+    for seed, own in zip(study.seeds, scored["base"], strict=True):
+        assert {name: len(counts) for name, counts in own.items() if name in ("chair_s", "length")} == {
+            "chair_s": 12,
+            "length": 12,
+        }
+        (captions,) = study.scale.folder.glob(f"answers/{BASE.key(study.scale.context, seed)}/captions.jsonl")
+        words = [len(json.loads(line)["text"].split()) for line in captions.read_text().splitlines()]
+        assert estimate([own], "length").mean == pytest.approx(np.mean(words))
+        drop = own["logp_chosen"] - own["logp_rejected_image"]
+        np.testing.assert_allclose(own["image_dependence"][:, 0], drop[:, 0], atol=1e-3)
+
+
+def test_a_trial_is_trained_and_scored_once(study, scored, monkeypatch):
+    monkeypatch.setattr("mfpo.study.study.train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(study.scale, "score", lambda *args: pytest.fail("scored again"))
+    again = study.scores(mfpo(FEW))
+    for before, after in zip(scored["MFPO"], again, strict=True):
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_stage_is_scored_without_training_again(study, scored, monkeypatch):
+    monkeypatch.setattr("mfpo.study.study.train", lambda *args: pytest.fail("trained again"))
+    assert study.model(mfpo(FEW, stage="easy"), 0).name == "0-easy"
+    assert (study.model(mfpo(FEW, stage="easy"), 0) / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        mfpo(Data(pairs=9)),
+        mfpo(FEW, **terms("text", "image")),
+        mfpo(Data(pairs=8, corruption="global")),
+        trained("mfpo", 1e-6, FEW),
+        Trial(),
+    ],
+)
+def test_another_trial_has_another_key(other):
+    assert other.key() != mfpo(FEW).key()
+
+
+def test_pairs_of_a_size_are_the_first_of_the_larger_one_and_some_themes_are_kept(study):
+    eight, four = (list(read_dataset(study.scale.data(Data(pairs=size), 0))["id"]) for size in (8, 4))
+    assert set(four) < set(eight)
+    seen = read_dataset(study.scale.data(Data(pairs=4, themes="some"), 0))["id"]
+    assert {make_scene(int(one.removeprefix("scene-"))).theme for one in seen} <= set(SEEN_THEMES)
+    is_seen = study.scale.is_seen(0)
+    assert len(is_seen) == 12
+    assert 0 < sum(is_seen) < 12
+
+
+def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):
+    records = read_dataset(study.scale.data(Data(pairs=4, source="ranked"), 0))
+    assert len(records) == 4
+    assert all(record["chosen"] != record["rejected"] for record in records)
+
+
+def test_a_table_says_what_goes_against_the_paper_first(study, scored):
+    claims = [Claim("base", "MFPO", "length"), Claim("MFPO", "base", "length")]
+    table = fill(study, {"base": BASE, "MFPO": mfpo(FEW)}, claims=claims)
+    assert table.rows["base"]["chair_s"] == estimate(scored["base"], "chair_s")
+    gains = [verdict.gain.mean for verdict in table.verdicts]
+    assert gains[0] == pytest.approx(-gains[1])
+
+
+def test_verdicts_are_told_in_order_and_by_their_interval():
+    def verdict(low: float, high: float) -> Verdict:
+        return Verdict(Claim("a", "b"), Estimate((low + high) / 2, None, low, high, 1))
+
+    told = sentences([verdict(1, 3), verdict(-1, 3), verdict(-3, -1)])
+    assert [sentence.partition(":")[0] for sentence in told] == [
+        "against the paper", "not settled", "as in the paper"
+    ]  # fmt: skip
+    assert told[2] == "as in the paper: a better than b in CHAIR_s by 2.0 (1.0 to 3.0)"
+
+
+def test_pages_have_the_papers_numbers_beside_ours(tmp_path):
+    rows = {"base": {"chair_s": Estimate(43.42, 1.0, 40.0, 46.0, 3)}, "MFPO": {}}
+    paper = {"base": {"chair_s": 53.6, "mmhal_score": 2.07}, "MFPO": {"chair_s": 13.4}}
+    result = Result("Table <1>", Table(rows, {"chair_s": "CHAIR_s"}, paper), notes=["a | note"])
+    assert cells(result) == (
+        ["row", "CHAIR_s", "paper: CHAIR_s", "paper: MMHal score"],
+        [["base", "43.4 ± 1.0 (40.0 to 46.0)", "53.6", "2.07"], ["MFPO", "", "13.4", ""]],
+    )
+    text = markdown(result, "mfpo reproduce table1", {"torch": "2"})
+    assert "| base | 43.4 ± 1.0 (40.0 to 46.0) | 53.6 | 2.07 |" in text
+    write_html(result, tmp_path / "page.html", "mfpo reproduce table1", {"torch": "2"})
+    html = (tmp_path / "page.html").read_text()
+    assert "Table &lt;1&gt;" in html
+    assert "43.4" in html
