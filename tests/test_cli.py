@@ -91,6 +91,9 @@ def test_bad_rows_are_set_aside_counted_and_named(mfpo, tmp_path, photos):
         assert words in row["reason"]
 
 
+ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images", "{tmp}", "--out", "{tmp}/out"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -105,6 +108,14 @@ def test_bad_rows_are_set_aside_counted_and_named(mfpo, tmp_path, photos):
         (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "--method", "ppo"], "'ppo'"),
         (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "beta=low"], "must be a number"),
         (["answer", "{tmp}/questions.jsonl", "--model", "{tmp}", "--images", "{tmp}", "--out", "{tmp}/a"], "no model"),
+        ([*ANSWER, "--decode", "dola"], "greedy, vcd, opera"),
+        ([*ANSWER, "--decode", "vcd", "cd_alhpa=1"], "did you mean 'cd_alpha'"),
+        ([*ANSWER, "--decode", "vcd", "noise_step=1000"], "from 0 to 999"),
+        ([*ANSWER, "--decode", "opera", "num_beams=1"], "at least 2"),
+        ([*ANSWER, "cd_alpha=1"], "no setting is named 'cd_alpha'"),
+        ([*ANSWER, "--decode", "vcd", "--endpoint", "http://localhost:1/v1"], "--decode"),
+        ([*ANSWER, "--decode", "opera", "--engine", "vllm"], "--decode"),
+        ([*ANSWER, "cd_alpha=1", "--engine", "vllm"], "--decode"),
         (["eval", "chair", "{tmp}/none.jsonl", "--annotations", "{tmp}/none.json"], "none.json"),
         (["report", "{tmp}"], "neither"),
         (["settings", "cooking"], "build, rank, train"),
@@ -180,6 +191,36 @@ def test_answers_of_a_killed_run_are_kept_only_for_the_same_questions(mfpo, tmp_
     asked.append("killed")
     assert ask([QUESTION | {"question_id": 0, "text": "Why?"}]) == 0
     assert asked == ["0", "1", "killed", "0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "settings"),
+    [
+        (
+            "vcd",
+            "sample=false",
+            {"cd_alpha": 1.0, "cd_beta": 0.1, "noise_step": 500, "sample": False, "seed": 0},
+        ),
+        (
+            "opera",
+            "num_beams=2",
+            {"num_beams": 2, "scale_factor": 50.0, "threshold": 15, "num_attn_candidates": 5, "penalty_weight": 1.0},
+        ),
+    ],
+)
+def test_decoding_is_chosen_by_name_and_its_settings_stand_in_each_answer(
+    mfpo, tmp_path, photos, name, override, settings
+):
+    write_rows(tmp_path / "q.jsonl", [QUESTION | {"question_id": number} for number in range(2)])
+    ends = ("--model", "picturebook", "--images", photos, "--out", tmp_path / "a.jsonl", "--max-new-tokens", 5)
+    status, _, err = mfpo("answer", tmp_path / "q.jsonl", *ends, "--decode", name, override)
+    assert status == 0, err
+    answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [answer["decode"] for answer in answers] == [{"strategy": name} | settings | {"max_new_tokens": 5}] * 2
+    assert all(answer["text"] for answer in answers)
+    status, out, _ = mfpo("settings", name)
+    assert status == 0
+    assert all(setting in out for setting in settings)
 
 
 def test_verbose_shows_the_traceback(tmp_path):
