@@ -61,7 +61,8 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    # Heads of 16, the narrowest that FlexAttention takes on a GPU.
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**shape, image_size=32, patch_size=8, projection_dim=32),
         # Large random weights, so that tests see each image and each word in the log-probabilities.

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import MISSING, fields
@@ -273,12 +274,12 @@ def merge(
     import torch
 
     from mfpo.folders import whole_folder
-    from mfpo.models import load_model, load_processor
+    from mfpo.models import in_precision, load_model, load_processor, stored_dtype
 
     if not (run / "model" / "adapter_config.json").exists():
         raise MfpoError(f"{run / 'model'}: no adapter there to merge; lora_rank=0 trains the model itself")
-    # In float32, since small steps of an adapter are lost in bfloat16.
-    model = load_model(run / "model", dtype=torch.float32)
+    # Added up in float32 and rounded once, to the precision of the base.
+    model = in_precision(load_model(run / "model", dtype=torch.float32), stored_dtype(run / "model"))
     with whole_folder(out, {"command": "merge", "run": run}) as folder:
         model.save_pretrained(folder)
         load_processor(run / "model").save_pretrained(folder)
@@ -333,6 +334,8 @@ def picturebook_draw(
 def main() -> None:
     """Run a command. A user's mistake is one line on stderr and exit status 1; -v shows the traceback."""
     warnings.filterwarnings("ignore", category=RuntimeWarning, message="Image size")  # PIL's on bombs, which we refuse
+    # What peft asks of transformers, as plain peft does too.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
     try:
         app()
     except MfpoError as error:
@@ -347,11 +350,13 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            _complain("stopped; the same command finds its whole shards, checkpoints and answers again")
+            _complain("stopped; give the same command again, and it goes on from what is whole")
         raise
 
 
 def _complain(message: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(10)  # a launcher ends all processes when one fails: what the first one says too is said once.
     Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(message)
 
 

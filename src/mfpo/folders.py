@@ -13,7 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mfpo.errors import MfpoError
+from safetensors import SafetensorError
+
+from mfpo.errors import MfpoError, first_line
 
 # What a result may depend on.
 _PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pillow")
@@ -51,6 +53,19 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
         write_json(note, provenance)
         yield folder
         folder.rename(out)
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Raises MfpoError when `what` cannot be written in `folder`."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of them, as to who writes
+        free = shutil.disk_usage(folder).free >> 20
+        raise MfpoError(
+            f"{what} cannot be written ({first_line(error)}), {free} MiB are free in {folder}; make room and "
+            "give the same command again: it goes on from what is whole"
+        ) from error
 
 
 @contextmanager

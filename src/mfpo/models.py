@@ -47,7 +47,7 @@ def default_dtype() -> torch.dtype:
 _SAFE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, *, revision: str | None = None) -> Path:
     """The folder of a model: `name` itself, or, if there is no such folder, the download of the hub's `owner/name`.
 
     Raises MfpoError when it is neither.
@@ -55,7 +55,7 @@ def find_model(name: str) -> Path:
     if Path(name).is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Path(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=_SAFE_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_SAFE_FILES))
     except (OSError, HfHubHTTPError) as error:
         raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({first_line(error)})") from None
 
@@ -65,7 +65,7 @@ def check_model(path: Path) -> None:
     if (path / "adapter_config.json").is_file():
         if not (path / "adapter_model.safetensors").is_file():
             raise MfpoError(f"{path}: no adapter_model.safetensors there; nothing else is loaded")
-        return check_model(_base_of(path))
+        return check_model(base_of(path))
     if not (path / "config.json").is_file():
         raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
     try:
@@ -87,26 +87,45 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
     """
     check_model(path)
     if (path / "adapter_config.json").is_file():
-        base = load_model(_base_of(path), dtype=dtype)
+        base = load_model(base_of(path), dtype=dtype)
         try:
             return PeftModel.from_pretrained(base, path).merge_and_unload().eval()
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise MfpoError(f"{path}: its adapter cannot be loaded ({first_line(error)})") from None
+    # Absolute, as an adapter trained on it will name its base by this path.
+    return load_weights(AutoModelForImageTextToText, path.resolve(), dtype=dtype or default_dtype()).to(device())
+
+
+def load_weights(auto_class: Any, path: Path, **options: Any) -> Any:
+    """The model of `auto_class` in the folder `path`, in evaluation mode; only safetensors, and no code from there.
+
+    Raises MfpoError when weights are missing, broken, or of another shape than the configuration says.
+    """
     try:
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
-            path.resolve(),  # absolute, as an adapter trained on it will name its base by this path
-            dtype=dtype or default_dtype(),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+        model, loaded = auto_class.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise MfpoError(f"{path}: its weights cannot be loaded ({first_line(error)})") from None
     # transformers fills such weights with random numbers.
     missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
     if missing:
         raise MfpoError(f"{path}: {len(missing)} weights are missing or of another shape, such as {missing[0]}")
-    return model.to(device()).eval()
+    return model.eval()
+
+
+def in_precision(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights in `dtype`, and a configuration that says so in all its parts."""
+    parts = [getattr(model.config, name, None) for name in model.config.sub_configs]
+    for config in [model.config, *filter(None, parts)]:
+        config.dtype = dtype
+    return model.to(dtype)
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """The precision that the model in the folder `path`, or the base of an adapter there, says it is stored in."""
+    base = base_of(path) if (path / "adapter_config.json").is_file() else path
+    return AutoConfig.from_pretrained(base, trust_remote_code=False).dtype or torch.float32
 
 
 def load_processor(path: Path) -> Any:
@@ -138,15 +157,16 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
     )
 
 
-def _base_of(adapter: Path) -> Path:
+def base_of(adapter: Path) -> Path:
     """The folder of the model that an adapter belongs to, downloaded if it is a name on the hub."""
     try:
-        base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+        config = PeftConfig.from_pretrained(adapter)
     except (ValueError, TypeError) as error:
         raise MfpoError(f"{adapter}: its adapter_config.json is none of peft's ({first_line(error)})") from None
+    base = config.base_model_name_or_path
     if not base:
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
-    folder = find_model(base)
+    folder = find_model(base, revision=config.revision)
     if (folder / "adapter_config.json").is_file():
         raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
     return folder

@@ -24,11 +24,12 @@ _SPECIALS = ["<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<g
 _TOKENS = [*_SPECIALS, *_TILES, *sorted(pre_tokenizers.ByteLevel.alphabet())]
 _IMAGE = _TOKENS.index("<image>")
 
-_SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+# Heads of 16, the narrowest that FlexAttention takes on a GPU.
+_SHAPE = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 # Large random weights, so that each image and each word shows in the log-probabilities.
 _TEXT = {**_SHAPE, "num_key_value_heads": 2, "vocab_size": len(_TOKENS), "initializer_range": 0.2}
 _TEXT |= {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_CLIP = {**_SHAPE, "image_size": 32, "patch_size": 8, "projection_dim": 32}
+_CLIP = {**_SHAPE, "image_size": 32, "patch_size": 8, "projection_dim": 64}
 
 # The images and the text of a prompt -> its tokens, (length,), and its features.
 Prompt = Callable[[Sequence[Image.Image], str], tuple[Tensor, dict[str, Tensor]]]
@@ -125,10 +126,10 @@ def _qwen(model: Any) -> tuple[Any, Prompt]:
 
 
 def qwen2_5_vl() -> tuple[Any, Prompt]:
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 100.0}
+    rope = {"rope_type": "default", "mrope_section": [2, 2, 4], "rope_theta": 100.0}
     config = transformers.Qwen2_5_VLConfig(
         vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4}
-        | {"out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [1]},
+        | {"out_hidden_size": 64, "window_size": 16, "fullatt_block_indexes": [1]},
         text_config=_TEXT | {"rope_parameters": rope},
         image_token_id=_IMAGE,
     )
@@ -136,11 +137,11 @@ def qwen2_5_vl() -> tuple[Any, Prompt]:
 
 
 def qwen3_vl() -> tuple[Any, Prompt]:
-    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 100.0}
+    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 100.0}
     config = transformers.Qwen3VLConfig(
         vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4}
-        | {"out_hidden_size": 32, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
-        text_config=_TEXT | {"head_dim": 8, "rope_parameters": rope},
+        | {"out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+        text_config=_TEXT | {"head_dim": 16, "rope_parameters": rope},
         image_token_id=_IMAGE,
     )
     return _qwen(transformers.Qwen3VLForConditionalGeneration(config))

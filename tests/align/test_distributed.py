@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from mfpo.align.curriculum import RankSettings, rank
@@ -97,6 +98,30 @@ def test_sharded_model_has_the_log_probabilities_and_gradients_of_the_whole(tiny
     script = str(Path(__file__).with_name("sharded_logps.py"))
     done = subprocess.run([*TORCHRUN, script, str(preference_data), str(tiny_llava)], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+def launched(config: Path, folder: Path) -> list[str]:
+    """`accelerate launch` with a shipped config, but for two processes on the CPU."""
+    given = yaml.safe_load(config.read_text()) | {"use_cpu": True, "num_processes": 2}
+    assert given["distributed_type"] == "MULTI_GPU"
+    (folder / config.name).write_text(yaml.safe_dump(given | {"distributed_type": "MULTI_CPU"}))
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / config.name), "-m"]
+
+
+@pytest.mark.parametrize("kind", ["full"], indirect=True)
+def test_accelerate_launches_what_the_shipped_config_says(kind, one, tiny_llava, ranked, tmp_path):
+    start = command(ranked, tiny_llava, tmp_path / "run", kind)[len(TORCHRUN) + 1 :]
+    done = subprocess.run([*launched(CONFIGS / "ddp.yaml", tmp_path), *start], capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert b"2 processes train together" in done.stderr
+    assert_same_curve(tmp_path / "run", one)
+
+
+def test_a_mistake_is_told_once(tiny_llava, ranked, tmp_path):
+    start = command(ranked, tiny_llava, tmp_path / "run", {"learning_rat": 1e-3})
+    done = subprocess.run(start, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert done.stderr.count("no setting is named 'learning_rat', did you mean 'learning_rate'?") == 1
 
 
 def test_shipped_configs_are_read_by_accelerate():

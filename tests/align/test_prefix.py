@@ -99,10 +99,14 @@ def test_gradients_are_those_of_the_plain_path(family):
 
 def test_gradient_checkpointing_changes_nothing(family):
     batch = collate(family.rows, 0)
+    passes = []
+    family.model.get_decoder().layers[0].self_attn.q_proj.register_forward_pre_hook(lambda *_: passes.append(1))
     expected = gradients(family.model, shared_logps(family.model, batch))
+    assert len(passes) == 1
     family.model.gradient_checkpointing_enable()
     family.model.train()
     assert_same_gradients(gradients(family.model, shared_logps(family.model, batch)), expected)
+    assert len(passes) == 3, "the layer is computed again in the backward pass"
 
 
 def test_images_and_the_prompt_are_seen(family):
@@ -183,8 +187,8 @@ class LargestLogits(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         output = function(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, (tuple, list)) else [output]:
-            # The head's weights and their gradient, transposed, are as wide too, and have 32 rows.
-            if torch.is_tensor(tensor) and tensor.shape[-1:] == (self.vocabulary,) and len(tensor) != 32:
+            # The head's weights and their gradient, transposed, are as wide too, and have 64 rows.
+            if torch.is_tensor(tensor) and tensor.shape[-1:] == (self.vocabulary,) and len(tensor) != 64:
                 self.tokens = max(self.tokens, tensor.numel() // self.vocabulary)
         return output
 

@@ -168,11 +168,15 @@ def test_key_changes_with_model_length_precision_and_code(monkeypatch, tmp_path)
     given = {"model": "a", "max_length": 2048, "bf16": False}
     keys = {reference_key(**given), *(reference_key(**given | {name: "other"}) for name in given)}
     for name in reference_module._CODE:
-        shutil.copy(Path(reference_module.__file__).with_name(name), tmp_path / name)
-    monkeypatch.setattr(reference_module, "__file__", str(tmp_path / "reference.py"))
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(Path(reference_module.__file__).parents[1] / name, tmp_path / name)
+    monkeypatch.setattr(reference_module, "__file__", str(tmp_path / "align" / "reference.py"))
     assert reference_key(**given) in keys
-    (tmp_path / "prefix.py").write_text("other code")
-    assert reference_key(**given) not in keys
+    for name in ("align/prefix.py", "align/policy.py", "models.py"):
+        code = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_text("other code")
+        assert reference_key(**given) not in keys
+        (tmp_path / name).write_bytes(code)
     assert len(keys) == 4
 
 

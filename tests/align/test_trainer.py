@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import weakref
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from mfpo.align import run_stage as run_stage_module
@@ -27,6 +30,7 @@ from mfpo.align.preference_trainer import PreferenceTrainer, count_tokens, windo
 from mfpo.align.stage import StageLog, StageRecords
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import files_of, train
+from mfpo.cli import main
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.records import column, read_dataset
@@ -206,13 +210,15 @@ def test_run_killed_between_stages_ends_like_an_uninterrupted_one(
     assert_same_weights(tmp_path / "run", whole)
 
 
-def test_killed_run_is_not_continued_with_other_settings(run, tiny_llava, ranked, tmp_path, monkeypatch):
+def test_killed_run_is_neither_continued_nor_removed_by_other_settings(tiny_llava, ranked, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(run_stage_module, "_train", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
-    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST))
-    assert lasting(tmp_path / "run") == lasting(run)
+    before = sorted(path.name for path in (tmp_path / "run.partial").iterdir())
+    with pytest.raises(MfpoError, match=r"run.partial is of another run: seed was 0 and is 1; give its command"):
+        train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo", seed=1))
+    assert sorted(path.name for path in (tmp_path / "run.partial").iterdir()) == before
 
 
 def test_half_a_line_of_metrics_is_forgotten(tmp_path):
@@ -235,8 +241,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(folder, request, tiny
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
-def test_two_batches_of_two_are_one_of_four(tiny_llava, preference_data, tmp_path):
-    for name, batch_size, accumulation in (("plain", 4, 1), ("accumulated", 2, 2)):
+def test_two_batches_of_four_are_one_of_eight(tiny_llava, preference_data, tmp_path):
+    """The second step has 6 of the 14 records, 4 and 2 in a batch, each of which weighs the same."""
+    for name, batch_size, accumulation in (("plain", 8, 1), ("accumulated", 4, 2)):
         settings = FAST | {"batch_size": batch_size, "gradient_accumulation": accumulation, "method": "dpo"}
         train(preference_data, tiny_llava, tmp_path / name, TrainSettings(**settings))
     for one, other in zip(metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "accumulated"), strict=True):
@@ -295,13 +302,57 @@ def test_a_stage_of_one_step_trains(tiny_llava, preference_data, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_bfloat16_checkpoint_is_trained_in_float32_on_a_cpu(tiny_llava, preference_data, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("a machine with a GPU trains there")
+def test_bfloat16_model_is_trained_in_float32_and_saved_as_its_source(tiny_llava, ranked, tmp_path):
     load_model(tiny_llava, dtype=torch.bfloat16).save_pretrained(tmp_path / "bf16")
     load_processor(tiny_llava).save_pretrained(tmp_path / "bf16")
-    train(preference_data, tmp_path / "bf16", tmp_path / "run", TrainSettings(**FAST, method="dpo"))
-    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["dtype"] == "float32"
+    train(ranked, tmp_path / "bf16", tmp_path / "run", TrainSettings(**FAST, keep_stages=True))
+    easy = load_file(tmp_path / "run" / "stages" / "0-easy" / "model.safetensors")
+    assert {value.dtype for value in easy.values()} == {torch.float32}
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in easy.values())
+    source, trained = (load_file(tmp_path / name / "model.safetensors") for name in ("bf16", "run/model"))
+    assert {name: (value.shape, value.dtype) for name, value in trained.items()} == {
+        name: (value.shape, torch.bfloat16) for name, value in source.items()
+    }
+    source, trained = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("bf16", "run/model"))
+    assert trained == source
+    assert {path.name for path in (tmp_path / "run" / "model").iterdir()} >= {"README.md", "processor_config.json"}
+
+
+def test_batches_and_precision_are_those_of_the_settings(monkeypatch, tmp_path):
+    """Not as many records more as there are GPUs, and not what the file given to `accelerate launch` says."""
+
+    def four_gpus(arguments):
+        arguments._n_gpu = 4
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(four_gpus))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    arguments = run_stage_module._arguments(TrainSettings(batch_size=2).resolved(), tmp_path, steps=1)
+    assert arguments.train_batch_size == 2
+    assert arguments.mixed_precision == "no"
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_one_policy_is_in_memory_at_a_time(lora_rank, tiny_llava, ranked, tmp_path, monkeypatch):
+    open_policy, opened = run_stage_module.open_policy, []
+
+    def watch(*args, **kwargs):
+        assert [policy() for policy in opened] == [None] * len(opened)
+        policy = open_policy(*args, **kwargs)
+        opened.append(weakref.ref(policy))
+        return policy
+
+    monkeypatch.setattr(run_stage_module, "open_policy", watch)
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, lora_rank=lora_rank))
+    assert len(opened) == 3
+
+
+def test_adapter_names_a_base_from_the_hub_as_other_machines_find_it(tiny_llava, preference_data, tmp_path):
+    model = tmp_path / "hub" / "models--acme--tiny" / "snapshots" / "abc123"
+    shutil.copytree(tiny_llava, model)
+    train(preference_data, model, tmp_path / "run", TrainSettings(**FAST, method="dpo", lora_rank=2))
+    config = json.loads((tmp_path / "run" / "model" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("acme/tiny", "abc123")
 
 
 def loss_of(tiny_llava, data, tmp_path, settings: TrainSettings, reference: torch.Tensor) -> torch.Tensor:
@@ -318,9 +369,8 @@ def loss_of(tiny_llava, data, tmp_path, settings: TrainSettings, reference: torc
         end_ids=torch.tensor([2]),
     )
     with torch.no_grad():
-        return trainer.compute_loss(
-            trainer.model, trainer.collate([trainer.train_dataset[0], trainer.train_dataset[1]])
-        )
+        batch = trainer.collate([trainer.train_dataset[0], trainer.train_dataset[1]])
+        return trainer.compute_loss(trainer.model, batch, num_items_in_batch=2)
 
 
 def test_loss_is_the_formula_of_the_paper(tiny_llava, preference_data, tmp_path, run):
@@ -494,28 +544,58 @@ def test_gradient_that_is_not_finite_ends_the_run_before_the_weights_are_spoilt(
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_trackers_get_the_metrics(tiny_llava, ranked, tmp_path, monkeypatch):
-    """What the Trainer hands to trackers it also keeps in its state."""
-    told = []
-    log = PreferenceTrainer.log
+def test_tensorboard_shows_the_metrics(tiny_llava, ranked, tmp_path):
+    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, curriculum=False, report_to="tensorboard"))
+    (file,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    shown: dict[int, dict[str, float]] = {}
+    for event in events_of(file):
+        for value in event.summary.value:
+            shown.setdefault(event.step, {})[value.tag] = value.simple_value
+    lines = metrics_of(tmp_path / "run")
+    assert len(lines) == 8
+    for line in lines:
+        expected = {f"train/{name}": value for name, value in line.items() if name not in ("stage", "step")}
+        found = {name: value for name, value in shown[line["step"]].items() if name in expected}
+        assert found == pytest.approx(expected, rel=1e-6)
 
-    def listen(trainer, *args):
-        log(trainer, *args)
-        told.append(trainer.state.log_history[-1])
 
-    monkeypatch.setattr(PreferenceTrainer, "log", listen)
-    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, curriculum=False))
-    for line, metrics in zip(metrics_of(tmp_path / "run"), told, strict=False):
-        assert {name: metrics[name] for name in line if name != "stage"} == {
-            name: value for name, value in line.items() if name != "stage"
-        }
+def events_of(file: Path) -> list[Event]:
+    """The records of a TFRecord file: a length, a checksum, the record, a checksum."""
+    data, events = file.read_bytes(), []
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+
+def test_merged_model_is_stored_as_its_base(tiny_llava, preference_data, tmp_path, monkeypatch):
+    load_model(tiny_llava, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    load_processor(tiny_llava).save_pretrained(tmp_path / "base")
+    settings = TrainSettings(**FAST, method="dpo", lora_rank=4)
+    train(preference_data, tmp_path / "base", tmp_path / "run", settings)
+    monkeypatch.setattr("sys.argv", ["mfpo", "merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    base, merged = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
+    plain = PeftModel.from_pretrained(
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "run" / "model"
+    )
+    rounded = plain.merge_and_unload().to(torch.bfloat16)
+    rounded.save_pretrained(tmp_path / "plain")
+    assert all(
+        torch.equal(value, merged[name]) for name, value in load_file(tmp_path / "plain/model.safetensors").items()
+    )
+    assert any(not torch.equal(value, merged[name]) for name, value in base.items())
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("base", "merged")]
+    assert configs[0] == configs[1]
 
 
 def test_card_says_what_made_the_model(run, lora_run, tiny_llava, ranked):
     for folder, library in ((run, "transformers"), (lora_run, "peft")):
         head, text = (folder / "model" / "README.md").read_text().removeprefix("---\n").split("---\n", 1)
         assert yaml.safe_load(head)["library_name"] == library
-        assert yaml.safe_load(head)["base_model"] == tiny_llava.name
+        assert "base_model" not in yaml.safe_load(head), "a folder is no name on the hub"
         assert ranked.name in text
         assert str(tiny_llava.parent) not in text, "no path of this machine"
         last = metrics_of(folder)[-1]
@@ -566,6 +646,15 @@ def test_processor_of_another_model_is_refused(change, tiny_llava, ranked, tmp_p
     assert "the model cannot read what the processor beside it makes of record 'r00' (" in message
 
 
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"], indirect=True)
+def test_processor_of_another_family_is_refused(family, tiny_llava, preference_data, tmp_path):
+    """As many kinds of error as there are families."""
+    family.model.save_pretrained(tmp_path / "model")
+    load_processor(tiny_llava).save_pretrained(tmp_path / "model")
+    message = refused(preference_data, tmp_path / "model", tmp_path, method="dpo")
+    assert "the model cannot read what the processor beside it makes of record 'r00' (" in message
+
+
 def test_processor_with_another_image_token_is_refused(tiny_llava, ranked, tmp_path):
     model = with_processor(tiny_llava, tmp_path / "model", lambda processor: None)
     config = json.loads((model / "config.json").read_text())
@@ -604,7 +693,9 @@ def test_4_bit_weights_need_a_gpu(tiny_llava, ranked, tmp_path, monkeypatch):
 
 
 def test_tracker_that_is_not_installed_is_refused(tiny_llava, ranked, tmp_path):
-    assert "report_to is 'wandbb', but installed are none" in refused(ranked, tiny_llava, tmp_path, report_to="wandbb")
+    assert "report_to is 'wandbb', but no such tracker is installed" in refused(
+        ranked, tiny_llava, tmp_path, report_to="wandbb"
+    )
 
 
 def test_folder_without_model_is_refused(tiny_llava, ranked, tmp_path):
@@ -648,6 +739,24 @@ def test_existing_run_is_not_overwritten(run, tiny_llava, ranked):
         train(ranked, tiny_llava, run, TrainSettings(**FAST))
 
 
+def test_image_that_cannot_be_read_names_the_record(tiny_llava, preference_data, tmp_path):
+    rows = read_dataset(preference_data).with_format("arrow")[:]["images"].to_pylist()
+    rows[3] = [{"bytes": b"junk", "path": None}]
+    (tmp_path / "data").mkdir()
+    for shard, start in zip(sorted(preference_data.glob("*.parquet")), (0, 8), strict=True):
+        table = pq.read_table(shard)
+        images = pa.array(rows[start : start + len(table)], table.schema.field("images").type)
+        place = table.column_names.index("images")
+        pq.write_table(table.set_column(place, table.schema.field("images"), images), tmp_path / "data" / shard.name)
+    message = refused(tmp_path / "data", tiny_llava, tmp_path, method="dpo")
+    assert message.startswith("record 'r03': one of its images cannot be read (")
+
+
+def test_sharded_adapters_are_refused(tiny_llava, ranked, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "train adapters with ddp.yaml" in refused(ranked, tiny_llava, tmp_path, lora_rank=2)
+
+
 def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
     with pytest.raises(RecordError, match=r"record 'r00': the prompt with its images has \d+ tokens"):
         train(ranked, tiny_llava, tmp_path / "run", TrainSettings(max_length=20))
@@ -656,7 +765,7 @@ def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "mpfo"}, "no method is named 'mpfo'; there are dpo, mdpo, mfpo"),
+        ({"method": "mpfo"}, "no method is named 'mpfo'; there are ddpo, dpo, eos"),
         ({"method": "dpo", "eta": 0.5}, "method dpo has no eta"),
         ({"method": "dpo", "image_weight": 0.5}, "image_weight is 0.5, but method dpo has no image term"),
         ({"method": "dpo", "margin_weight": 2.0}, "margin_weight is 2.0, but method dpo has no margin term"),

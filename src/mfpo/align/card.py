@@ -15,9 +15,10 @@ _FIGURES = ("loss", "rewards/margins", "rewards/accuracies", "rewards/image_marg
 
 def model_card(*, model: Path, data: Path, settings: TrainSettings, metrics: Path) -> str:
     """The README.md of a model trained from `model` on `data`, with the last line of each stage in `metrics`."""
-    base = hub_name(model) or model.resolve().name
+    hub = hub_name(model)
+    base = hub or model.resolve().name
     head = {
-        "base_model": base,
+        **({"base_model": hub} if hub else {}),
         "library_name": "peft" if settings.lora_rank else "transformers",
         "pipeline_tag": "image-text-to-text",
         "tags": sorted({"mfpo", settings.method, "preference-optimization"}),

@@ -109,17 +109,20 @@ def rank(data: Path, model: Path, out: Path, settings: RankSettings) -> dict[str
     return summary
 
 
+def level_names(count: int) -> list[str]:
+    """Three are easy, medium and hard, any other number level-1, level-2, ..."""
+    return list(LEVELS) if count == len(LEVELS) else [f"level-{number + 1}" for number in range(count)]
+
+
 def cut_levels(entropies: Sequence[float], ids: Sequence[str], count: int = len(LEVELS)) -> list[str]:
     """The level of each record: sorted by entropy, equal ones by id, and cut into `count` equal parts.
-
-    Three are easy, medium and hard, any other number level-1, level-2, ...
 
     >>> cut_levels([3.0, 1.0, 2.0], ["a", "b", "c"])
     ['hard', 'easy', 'medium']
     >>> cut_levels([3.0, 1.0, 2.0], ["a", "b", "c"], 2)
     ['level-2', 'level-1', 'level-1']
     """
-    names = LEVELS if count == len(LEVELS) else tuple(f"level-{number + 1}" for number in range(count))
+    names = level_names(count)
     order = sorted(range(len(ids)), key=lambda i: (entropies[i], ids[i]))
     levels = [""] * len(ids)
     for place, i in enumerate(order):

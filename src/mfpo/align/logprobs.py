@@ -258,6 +258,7 @@ def logps_of(logits: Tensor, ids: Tensor) -> Tensor:
 
 def by_token(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Scores of all answer tokens, (tokens, ...), as (sequences, tokens, ...); 0 outside the batch's `answer_mask`."""
+    assert scores.dtype == torch.float32, "what wraps the model has rounded them on their way out"
     answer_mask = batch["answer_mask"].to(scores.device)
     spread = scores.new_zeros(*answer_mask.shape, *scores.shape[1:])
     spread[answer_mask] = scores

@@ -6,11 +6,12 @@ from typing import Any
 
 import datasets
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mfpo.align.logprobs import Encoded, collate, encode, pad_id
 from mfpo.align.objectives import Weigh
-from mfpo.errors import RecordError
+from mfpo.errors import RecordError, first_line
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
 _CACHE_BYTES = 4 << 30
@@ -60,7 +61,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         if index in self._cache:
             return self._cache[index]
         try:
-            pair = Pair(index, self._encode(self._dataset[index]))
+            pair = Pair(index, self._encode(self._record(index)))
         except RecordError as error:
             raise RecordError(f"record {self.ids[index]!r}: {error}") from None
         size = sum(value.nbytes for prompt in pair.prompts for value in prompt.features.values())
@@ -69,12 +70,22 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             self._cache[index] = pair
         return pair
 
+    def _record(self, index: int) -> dict[str, Any]:
+        """The record with its images decoded."""
+        try:
+            record = self._dataset[index]
+            for column in {"images", "rejected_images"} & record.keys():
+                record[column] = [image.convert("RGB") for image in record[column]]
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as to the format
+            raise RecordError(f"one of its images cannot be read ({first_line(error)})") from None
+        return record
+
     def _encode(self, record: dict[str, Any]) -> tuple[Encoded, ...]:
         answers = {"images": [record["chosen"], record["rejected"]], "rejected_images": [record["chosen"]]}
         prompts = []
         for column in [name for name in answers if name in record]:
-            images = [image.convert("RGB") for image in record[column]]
-            encoded = encode(self._processor, images, record["prompt"], answers[column], max_length=self._max_length)
+            given = (record[column], record["prompt"], answers[column])
+            encoded = encode(self._processor, *given, max_length=self._max_length)
             if self._weigh:
                 encoded = replace(encoded, weights=self._weigh(encoded.prompt_ids, encoded.answers))
             prompts.append(encoded)

@@ -8,12 +8,21 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch._C import DispatchKey
+from torch._higher_order_ops.flex_attention import flex_attention
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
 from mfpo.align.prefix import shares_prefix
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError, SettingError
-from mfpo.models import device, load_model
+from mfpo.models import device, load_model, load_weights
+
+# What projects the images' features into the language model, where it is a part of the vision tower (Qwen-VL).
+_PROJECTORS = ("merger", "deepstack_merger_list")
+
+# Of FSDP2 in bfloat16. accelerate's own would also round what comes out of the model, our log-probabilities.
+SHARDED_PRECISION = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def computes_in_bf16(settings: TrainSettings) -> bool:
@@ -36,15 +45,15 @@ def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> A
         base = _load_4bit(model)
     else:
         base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
-    attention = settings.attention or ("flex_attention" if device().type == "cuda" else "sdpa")
     if shares_prefix(base):
-        base.set_attn_implementation({"text_config": attention})
+        base.set_attn_implementation({"text_config": attention_of(base, settings)})
     return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
 
 
 def _load_4bit(model: Path) -> Any:
     """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in bfloat16."""
-    return AutoModelForImageTextToText.from_pretrained(
+    return load_weights(
+        AutoModelForImageTextToText,
         model.resolve(),
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
@@ -54,9 +63,30 @@ def _load_4bit(model: Path) -> Any:
         ),
         dtype=torch.bfloat16,
         device_map={"": torch.cuda.current_device()},
-        use_safetensors=True,
-        trust_remote_code=False,
-    ).eval()
+    )
+
+
+def wanted_attention(settings: TrainSettings) -> str:
+    return settings.attention or ("flex_attention" if device().type == "cuda" else "sdpa")
+
+
+def attention_of(base: Any, settings: TrainSettings) -> str:
+    """How the language model attends where prompts are shared: as wanted, or by sdpa where it has no FlexAttention.
+
+    Raises SettingError when the settings ask for FlexAttention in vain.
+    """
+    decoder = base.get_decoder()
+    text = decoder.config
+    fault = None
+    if not decoder._supports_flex_attn:
+        fault = f"transformers has none for a {text.model_type!r} language model"
+    elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:
+        fault = f"that of torch {torch.__version__} knows no mixed precision"
+    elif (width := getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) < 16:
+        fault = f"torch's is for heads of 16 or more on a GPU, and these have {width}"
+    if fault and settings.attention == "flex_attention":
+        raise SettingError(f"attention is flex_attention, but {fault}; set attention=sdpa")
+    return "sdpa" if fault else wanted_attention(settings)
 
 
 def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], adapter: Path | None) -> Any:
@@ -71,7 +101,10 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
             module.attention_dropout = 0.0
     if not settings.lora_rank:
         if not settings.train_vision_tower:
-            _vision_tower(base).requires_grad_(False)
+            tower = _vision_tower(base)
+            tower.requires_grad_(False)
+            for name in _PROJECTORS:
+                getattr(tower, name, nn.Identity()).requires_grad_(True)
         return base
     if adapter is not None:
         return PeftModel.from_pretrained(base, adapter, is_trainable=True)

@@ -1,25 +1,24 @@
 """`transformers.Trainer` with a preference objective in place of its loss, and the metrics of preference training."""
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from mfpo.align.inputs import Inputs, collate_alone
 from mfpo.align.objectives import OBJECTIVES, LogRatios, Losses, total
 from mfpo.align.pairs import Pair
+from mfpo.align.policy import SHARDED_PRECISION
 from mfpo.align.prefix import shares_prefix
 from mfpo.align.stage import StageOrder, StageRecords, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
+from mfpo.folders import writing
 
 # Below it, the mean margin of a window is rounding, and a ratio to it means nothing.
 _ROUNDING = 1e-5
@@ -54,8 +53,10 @@ class PreferenceTrainer(Trainer):
         # The Trainer notes in it that the model keeps no cache, which would be saved; our passes ask for none anyway.
         vars(model.config).clear()
         vars(model.config).update(config)
-        # The loss is a mean over the batch; the Trainer has to divide it by the number of accumulated batches.
-        self.model_accepts_loss_kwargs = False
+        if self.is_fsdp_enabled and self.args.bf16:
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = SHARDED_PRECISION
+        # Says that the loss is divided by the records of the whole step, not of the batch, by ourselves.
+        self.model_accepts_loss_kwargs = True
         self.pairs = records.pairs
         self.shares_prefix = shares_prefix(model)
         self.reference = reference
@@ -68,6 +69,7 @@ class PreferenceTrainer(Trainer):
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
+        self.rates: dict[str, float] = {}
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(QuietBar)
@@ -91,12 +93,19 @@ class PreferenceTrainer(Trainer):
             epoch=lambda: self.state.global_step // steps_per_epoch(records, s, processes),
         )
 
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Tensor]:
+        """The batches of a step of the optimizer, and how many records count in them, in all processes together."""
+        batches, _ = super().get_batch_samples(*args)
+        records = sum(batch["counts"].sum() for batch in batches)
+        return batches, self.accelerator.reduce(torch.as_tensor(records, device=self.args.device), "sum")
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The mean loss of a batch, over all processes together once their gradients are averaged.
+        """The part of a batch in the mean loss over the `num_items_in_batch` records of the step.
 
-        Raises MfpoError with the records' ids when it is not finite.
+        It is that of all processes together once their gradients are averaged. Raises MfpoError with the records' ids
+        when it is not finite.
         """
         rows, counts, alone = inputs.pop("rows"), inputs.pop("counts"), inputs.pop("alone", [])
         self.rows_of_step += rows.tolist()
@@ -119,14 +128,16 @@ class PreferenceTrainer(Trainer):
         sums = {name: value[counts].double().sum() for name, value in values.items()}
         for name, amount in (sums | {"records": counts.sum()} | count_tokens(inputs)).items():
             self.window[name] = self.window.get(name, 0.0) + amount
-        records = self.accelerator.reduce(counts.sum(), "sum")
-        return losses[counts].sum() * self.accelerator.num_processes / records
+        return losses[counts].sum() * self.accelerator.num_processes / num_items_in_batch
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not math.isfinite(norm):
             raise self._not_finite("gradient", self.rows_of_step)
         self.rows_of_step.clear()
+        self.rates = {"learning_rate": self._get_learning_rate()}
+        if norm is not None:
+            self.rates["grad_norm"] = float(norm)
         return norm
 
     def _not_finite(self, what: str, rows: Sequence[int]) -> MfpoError:
@@ -142,11 +153,11 @@ class PreferenceTrainer(Trainer):
         if self.window:
             summed = self.accelerator.reduce(torch.stack([value.double() for value in self.window.values()]), "sum")
             sums = dict(zip(self.window, summed.tolist(), strict=True))
-            means = window_means(sums, seconds=time.monotonic() - self.window_start)
+            # The Trainer has no rates for a window that the end of the stage cuts short.
+            means = window_means(sums, seconds=time.monotonic() - self.window_start) | self.rates
             self.window.clear()
-            rates = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
             if self.is_world_process_zero():
-                self.write(means | rates, self.state.global_step)
+                self.write(means, self.state.global_step)
             logs = logs | means
         self.window_start = time.monotonic()
         super().log(logs, start_time)
@@ -160,19 +171,6 @@ class PreferenceTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with writing(f"the checkpoint of step {self.state.global_step}", Path(self.args.output_dir)):
             super()._save_checkpoint(model, trial)
-
-
-@contextmanager
-def writing(what: str, folder: Path) -> Iterator[None]:
-    """Raises MfpoError when `what` cannot be written in `folder`."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of them, as to who writes
-        free = shutil.disk_usage(folder).free >> 20
-        raise MfpoError(
-            f"{what} cannot be written ({str(error).splitlines()[0]}), {free} MiB are free in {folder}; make room and "
-            "give the same command again: it goes on from the checkpoint before"
-        ) from error
 
 
 class QuietBar(ProgressCallback):

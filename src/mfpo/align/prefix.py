@@ -153,9 +153,11 @@ def scores_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tens
 @contextmanager
 def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let `module` compute something else for a while."""
-    original = module.forward
+    before = vars(module).get("forward")  # as accelerate and LoRA leave it; else it is the class's
     module.forward = forward
     try:
         yield
     finally:
-        module.forward = original
+        del module.forward
+        if before is not None:
+            module.forward = before

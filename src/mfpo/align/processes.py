@@ -46,9 +46,12 @@ def share(rows: list[int]) -> list[int]:
 
 @contextmanager
 def common_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
-    """`whole_folder` for all processes: the first one makes it and renames it once all have left."""
+    """`whole_folder` for all processes: the first one makes it and renames it once all have left.
+
+    Checkpoints of another run are never removed; raises MfpoError instead.
+    """
     if processes().is_main_process:
-        with whole_folder(out, made_by) as folder:
+        with whole_folder(out, made_by, anew=False) as folder:
             processes().wait_for_everyone()
             yield folder
             processes().wait_for_everyone()

@@ -32,7 +32,7 @@ from mfpo.folders import fingerprint, versions
 # Hash of a sequence -> log p of its answer, and how many of the answer's tokens were cut at the maximum length.
 Known = dict[str, tuple[float, int]]
 
-_CODE = ("logprobs.py", "pairs.py", "prefix.py", "methods/ddpo.py")
+_CODE = (*(f"align/{name}.py" for name in ("logprobs", "pairs", "policy", "prefix", "methods/ddpo")), "models.py")
 
 # Records between two writes, which a killed run does not lose.
 _BLOCK = 4096
@@ -40,8 +40,8 @@ _BLOCK = 4096
 
 def reference_key(**depends_on: object) -> str:
     """A name for log-probabilities that depend on `depends_on`, on the versions and on the code that computes them."""
-    here = Path(__file__).parent
-    code = [fingerprint(here, name) for name in _CODE]
+    package = Path(__file__).parents[1]
+    code = [fingerprint(package, name) for name in _CODE]
     text = json.dumps([depends_on, versions(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

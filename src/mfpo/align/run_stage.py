@@ -21,14 +21,15 @@ from mfpo.align.logprobs import collate, sequence_logps, token_logps
 from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
 from mfpo.align.policy import computes_in_bf16, open_policy, precision
-from mfpo.align.preference_trainer import PreferenceTrainer, writing
+from mfpo.align.preference_trainer import PreferenceTrainer
 from mfpo.align.processes import gathered, processes, say, share
 from mfpo.align.reference import find_reference, read_reference, reference_logps, write_reference
 from mfpo.align.semantic_entropy import end_ids
 from mfpo.align.stage import StageLog, StageRecords, last_checkpoint, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
-from mfpo.errors import MfpoError
-from mfpo.folders import write_json
+from mfpo.align.vision_cache import keep_features
+from mfpo.errors import MfpoError, first_line
+from mfpo.folders import write_json, writing
 from mfpo.models import device
 
 # The stages of a run: each one's name and the rows of its records.
@@ -37,7 +38,10 @@ Plan = list[tuple[str, list[int]]]
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a run share; `hashes` are those of the records' sequences, `key` that of the reference."""
+    """What all stages of a run share; `hashes` are those of the records' sequences.
+
+    `key` is that of the reference, `tower_key` that of the vision tower's features.
+    """
 
     model: Path
     data: Path
@@ -47,26 +51,30 @@ class Run:
     pairs: Pairs
     hashes: list[list[str]]
     key: str
+    tower_key: str
 
     def end(self, number: int, name: str) -> Path:
         """Where the stage leaves the policy, as a whole model or adapter."""
         return self.folder / "stages" / f"{number}-{name}"
 
 
-def run_stage(run: Run, plan: Plan, number: int) -> None:
-    """Train stage `number` from where the one before ended, unless it is done; with `rerank`, re-cut what is left."""
+def run_stage(run: Run, plan: Plan, number: int) -> Plan:
+    """Train stage `number` from where the one before ended, unless it is done; return the plan.
+
+    With `rerank`, the stages that are left are cut anew in it.
+    """
     end = run.end(number, plan[number][0])
     last = run.end(number - 1, plan[number - 1][0]) if number else None
     order = run.folder / "stages" / f"{number}.order.json"
     checkpoint, step = last_checkpoint(_checkpoints(end))
-    policy = None if end.exists() else open_policy(run.model, run.settings, last=checkpoint or last)
+    policy = None if end.exists() else _open(run, last=checkpoint or last)
     if run.settings.rerank and number:
         if not order.exists():
             _write_json(order, rerank(policy, run, plan[number:]))
-        plan[number:] = [(name, rows) for name, rows in json.loads(order.read_text(encoding="utf-8"))]
+        plan = plan[:number] + [(name, rows) for name, rows in json.loads(order.read_text(encoding="utf-8"))]
     if policy is not None:
         name, rows = plan[number]
-        say(f"stage {name}: {len(rows)} records")
+        say(f"stage {number + 1} of {len(plan)}, {name}: {len(rows)} records")
         reference = _reference(policy, run, rows, number)
         first_step = sum(_steps(len(rows), run.settings) for _, rows in plan[:number])
         log = StageLog(run.folder / "metrics.jsonl", name, first_step)
@@ -75,6 +83,14 @@ def run_stage(run: Run, plan: Plan, number: int) -> None:
         if processes().is_main_process:
             log.forget_after(step)
         _train(policy, run, rows, reference, end, log, checkpoint)
+    return plan
+
+
+def _open(run: Run, *, last: Path | None) -> Any:
+    policy = open_policy(run.model, run.settings, last=last)
+    if run.settings.vision_cache:
+        keep_features(policy, run.data / ".vision" / run.tower_key)
+    return policy
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -144,8 +160,10 @@ def check_fit(policy: Any, run: Run) -> None:
         if fault is None:
             with torch.inference_mode(), precision(run.settings):
                 sequence_logps(policy, batch)
-    except ValueError as error:
-        fault = str(error).splitlines()[0]
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:  # as to where they part
+        fault = first_line(error)
     if fault:
         raise MfpoError(
             f"{run.model}: the model cannot read what the processor beside it makes of record {run.pairs.ids[0]!r} "
@@ -176,16 +194,14 @@ def _train(
         settings=run.settings,
         write=log.write,
     )
-    trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # else the Trainer would split batches over all GPUs it sees
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with writing(f"the end of stage {log.stage}", run.folder):
         _save(trainer, run, end, log.path)
-    trainer.accelerator.free_memory()
 
 
 def load_reference(run: Run) -> Any:
     """The first model as it was, for a method that needs more of it than its log-probabilities."""
-    return open_policy(run.model, run.settings, last=None).requires_grad_(False).eval()
+    return _open(run, last=None).requires_grad_(False).eval()
 
 
 def _save(trainer: PreferenceTrainer, run: Run, end: Path, metrics: Path) -> None:
@@ -209,7 +225,7 @@ def _save(trainer: PreferenceTrainer, run: Run, end: Path, metrics: Path) -> Non
 def _arguments(settings: TrainSettings, checkpoints: Path, *, steps: int) -> TrainingArguments:
     # The Trainer rounds up, and its first warm-up step has rate 0: a stage of a few steps would not train at all.
     warmup = settings.warmup_ratio * steps
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -231,3 +247,7 @@ def _arguments(settings: TrainSettings, checkpoints: Path, *, steps: int) -> Tra
         label_names=[],
         disable_tqdm=False,
     )
+    # Else the Trainer would take batches for all GPUs that it sees; and the settings decide, not accelerate's file.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
+    return arguments

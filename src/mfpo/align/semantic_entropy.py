@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mfpo.align.logprobs import Encoded, collate, token_logps
 from mfpo.align.prefix import shares_prefix
-from mfpo.errors import MfpoError
-from mfpo.models import device, quiet
+from mfpo.errors import MfpoError, first_line
+from mfpo.models import device, load_weights, quiet
 from mfpo.objects import mentions
 
 # (premise, hypothesis) pairs -> for each, whether the premise entails the hypothesis.
@@ -134,22 +133,15 @@ def load_entailment(path: Path) -> Entails:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MfpoError(f"{path}: no sequence classifier in safetensors can be loaded from there ({reason})") from None
-    missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
-    if missing:
-        raise MfpoError(f"{path}: {len(missing)} weights are missing or of another shape, such as {missing[0]}")
+    except (OSError, ValueError, KeyError) as error:
+        raise MfpoError(f"{path}: its tokenizer cannot be loaded ({first_line(error)})") from None
+    model = load_weights(AutoModelForSequenceClassification, path).to(device())
     labels = {label.lower(): number for number, label in model.config.id2label.items()}
     if "entailment" not in labels:
         raise MfpoError(
             f"{path}: none of its labels is 'entailment' but {', '.join(labels)}; give a model trained on MNLI, "
             "with the labels' names in its config.json (id2label)"
         )
-    model = model.to(device()).eval()
     # RoBERTa counts positions from 2.
     room = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 514) - 2)
 

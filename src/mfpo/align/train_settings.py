@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import mfpo.align.methods  # noqa: F401, registers them
 from mfpo.align.objectives import OBJECTIVES, keyword_defaults
 from mfpo.errors import SettingError
 from mfpo.settings import setting
@@ -31,6 +32,7 @@ class TrainSettings:
     rerank: bool = setting(
         False, "rank the records that are left anew before each stage, by the model that it starts from"
     )
+    keep_stages: bool = setting(False, "keep the models that the earlier stages ended with, in RUN/stages (Figure 5)")
     learning_rate: float | None = setting(None, "peak rate; null: 5e-7 for the whole model, 5e-6 for LoRA, as peers")
     warmup_ratio: float = setting(0.03, "share of a stage's steps in which the rate rises, as RLHF-V; then a cosine")
     epochs: int = setting(3, "passes over the records of each stage; not in the paper, usual for RLHF-V data")
@@ -41,6 +43,7 @@ class TrainSettings:
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
     quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs a GPU and bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
+    vision_cache: bool = setting(False, "keep the frozen vision tower's features of each image in DATA/.vision")
     max_length: int = setting(2048, "tokens of prompt, images and answer; an answer's end beyond it is cut")
     seed: int = setting(0, "seed of the order of records and of new adapters")
     bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
@@ -86,6 +89,8 @@ class TrainSettings:
             faults.append("lora_targets names what gets an adapter, but lora_rank is 0; set lora_rank too")
         if self.quantize_4bit and not self.lora_rank:
             faults.append("quantize_4bit is for adapters, but lora_rank is 0; set lora_rank too")
+        if self.vision_cache and self.train_vision_tower:
+            faults.append("vision_cache keeps what a frozen vision tower computes, but train_vision_tower is true")
         if self.lora_rank and self.train_vision_tower:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
         if faults:
@@ -126,5 +131,5 @@ class TrainSettings:
             **(self.options_of(method.weigh) if method.weigh else {}),
             curriculum=method.is_staged if self.curriculum is None else self.curriculum,
             learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
-            lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            lora_alpha=2 * self.lora_rank or None if self.lora_alpha is None else self.lora_alpha,
         )

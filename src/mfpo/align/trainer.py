@@ -3,7 +3,8 @@
 A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.parquet`, `summary.json` and `model/`.
 """
 
-import json
+import itertools
+import os
 import shutil
 from dataclasses import asdict
 from functools import partial
@@ -12,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import yaml
+from accelerate.utils.memory import clear_device_cache
+from peft import PeftConfig
+from transformers import AutoModelForImageTextToText
 from transformers.integrations import get_available_reporting_integrations
 
-from mfpo.align.curriculum import LEVELS, stages
+from mfpo.align.card import hub_name
+from mfpo.align.curriculum import level_names, stages
 from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
-from mfpo.align.policy import computes_in_bf16
-from mfpo.align.processes import as_first_says, common_folder, processes
+from mfpo.align.policy import computes_in_bf16, wanted_attention, weights_dtype
+from mfpo.align.processes import as_first_says, common_folder, processes, say
 from mfpo.align.reference import reference_key, sequence_hashes
 from mfpo.align.run_stage import Plan, Run, run_stage
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
-from mfpo.folders import fingerprint
-from mfpo.models import device, find_model, load_processor, quiet
+from mfpo.folders import fingerprint, writing
+from mfpo.models import base_of, device, load_processor, load_weights, quiet, stored_dtype
 from mfpo.records import TEXT_COLUMNS, column, read_dataset
 
 
@@ -46,28 +52,63 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
     weigh = OBJECTIVES[settings.method].weigh
     made_by = {"command": "train", "data": str(data), "model": str(model), "settings": asdict(settings)}
     made_by |= as_first_says(files_of(data, model) if processes().is_main_process else None)
+    computed_by = {
+        "model": made_by["model_files"],
+        "bf16": computes_in_bf16(settings),
+        "in_4bit": settings.quantize_4bit,
+        "weights": str(weights_dtype(settings)),
+        "device": device().type,
+    }
     key = reference_key(
-        model=made_by["model_files"],
+        **computed_by,
         max_length=settings.max_length,
-        bf16=computes_in_bf16(settings),
-        in_4bit=settings.quantize_4bit,
-        device=device().type,
+        attention=wanted_attention(settings),
         **(settings.options_of(weigh) if weigh else {}),
     )
     hashes = sequence_hashes(dataset, pairs.names, paired=weigh is not None)
+    if processes().num_processes > 1:
+        say(f"{processes().num_processes} processes train together")
     with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
-        run = Run(model, data, folder, settings, processor, pairs, hashes, key)
+        run = Run(model, data, folder, settings, processor, pairs, hashes, key, tower_key=reference_key(**computed_by))
         if processes().is_main_process:
             config = yaml.safe_dump(asdict(settings), sort_keys=False)
             (folder / "config.yaml").write_text(config, encoding="utf-8")
         if not (folder / "model").exists():
             for number in range(len(plan)):
-                run_stage(run, plan, number)
+                plan = run_stage(run, plan, number)
+                # The trainer and its policy refer to each other; here go the weights, before the next stage loads its.
+                clear_device_cache(garbage_collection=True)
         processes().wait_for_everyone()
         if processes().is_main_process:
             if not (folder / "model").exists():
-                run.end(len(plan) - 1, plan[-1][0]).rename(folder / "model")
-            shutil.rmtree(folder / "stages", ignore_errors=True)
+                with writing("the trained model", folder):
+                    finish(run, run.end(len(plan) - 1, plan[-1][0]))
+            if not settings.keep_stages:
+                shutil.rmtree(folder / "stages", ignore_errors=True)
+
+
+def finish(run: Run, end: Path) -> None:
+    """Make what the last stage has left the run's model.
+
+    A whole model gets the precision that its source is stored in; the stages before have float32, as small steps would
+    be lost from one to the next. An adapter names a base from the hub as others find it, not by its folder here.
+    """
+    dtype = stored_dtype(run.model)
+    model = run.folder / "model"
+    hub = hub_name(run.model)
+    if run.settings.lora_rank and hub:
+        config = PeftConfig.from_pretrained(end)
+        config.base_model_name_or_path, config.revision = hub, run.model.name
+        config.save_pretrained(end)
+    if run.settings.lora_rank or dtype == torch.float32:
+        end.rename(model)
+        return
+    partial = model.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(end, partial, ignore=shutil.ignore_patterns("*.safetensors*"))
+    load_weights(AutoModelForImageTextToText, end, dtype=dtype).save_pretrained(partial)
+    partial.rename(model)
+    shutil.rmtree(end)
 
 
 def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings) -> Pairs:
@@ -80,9 +121,7 @@ def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSetting
 
 def files_of(data: Path, model: Path) -> dict[str, Any]:
     """Hashes of the dataset and of the model, for an adapter of its base too."""
-    adapter = model / "adapter_config.json"
-    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.exists() else None
-    folders = [model] if base is None else [model, find_model(base)]
+    folders = [model, base_of(model)] if (model / "adapter_config.json").exists() else [model]
     return {"data_files": fingerprint(data, "*.parquet"), "model_files": [fingerprint(path, "*") for path in folders]}
 
 
@@ -94,10 +133,14 @@ def check_settings(model: Path, settings: TrainSettings) -> None:
         raise MfpoError("quantize_4bit needs a GPU, and there is none; set quantize_4bit=false")
     if settings.quantize_4bit and find_spec("bitsandbytes") is None:
         raise MfpoError("quantize_4bit needs bitsandbytes; run `pip install bitsandbytes`")
+    if settings.lora_rank and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise MfpoError("FSDP splits weights that all move, in one precision; train adapters with ddp.yaml instead")
     trackers = get_available_reporting_integrations()
     if settings.report_to not in ("none", *trackers):
-        known = ", ".join(["none", *sorted(trackers)])
-        raise MfpoError(f"report_to is {settings.report_to!r}, but installed are {known}; install the tracker first")
+        raise MfpoError(
+            f"report_to is {settings.report_to!r}, but no such tracker is installed (there are: "
+            f"{', '.join(sorted(trackers)) or 'none at all'}); `pip install` it first, or leave report_to out"
+        )
 
 
 def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
@@ -121,10 +164,9 @@ def make_plan(data: Path, dataset: datasets.Dataset, settings: TrainSettings) ->
     if not settings.curriculum:
         return [("all", list(range(len(dataset))))]
     plan = stages(column(dataset, "level"))
-    names = [name for name, _ in plan]
-    last = names[-1].removeprefix("level-")
-    wanted = [f"level-{number}" for number in range(1, int(last) + 1)] if last.isdecimal() else LEVELS
-    empty = [name for name in wanted if name not in names]
+    names = {name for name, _ in plan}
+    count = next(count for count in itertools.count(len(names)) if names <= {*level_names(count)})
+    empty = [name for name in level_names(count) if name not in names]
     if empty:
         raise MfpoError(
             f"{data}: level {', '.join(empty)} has no records; rank more records, or set curriculum=false to train on "
