@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class Shape:
     """The language model, the frozen vision tower, and the records of a batch."""
 
     width: int
+    inner: int
+    heads: int
     layers: int
     tower_width: int
     tower_layers: int
@@ -71,31 +74,35 @@ class Shape:
     dtype: torch.dtype = torch.float32
 
 
-# The tower has about the share of the work that it has in LLaVA-1.5-7B.
+# The tower has about the share of the work that it has in LLaVA-1.5-7B. In 7b-full all sides hold bfloat16 weights, as
+# TRL's two models fit no GPU of 80 GB else; `mfpo train` holds float32 ones and computes under autocast.
 SHAPES = {
-    "small": Shape(width=768, layers=8, tower_width=256, tower_layers=4, batch=4, answers=(40, 160)),
-    "tiny": Shape(width=256, layers=4, tower_width=128, tower_layers=2, batch=4, answers=(40, 160)),
-    "7b-full": Shape(4096, 32, 1024, 24, batch=4, answers=(40, 160), dtype=torch.bfloat16),
-    "7b-lora": Shape(4096, 32, 1024, 24, batch=8, answers=(40, 160), lora_rank=128, dtype=torch.bfloat16),
+    "small": Shape(768, 2048, 12, 8, tower_width=256, tower_layers=4, batch=4, answers=(40, 160)),
+    "tiny": Shape(256, 640, 4, 4, tower_width=128, tower_layers=2, batch=4, answers=(40, 160)),
+    "7b-full": Shape(4096, 11008, 32, 32, 1024, 24, batch=4, answers=(40, 160), dtype=torch.bfloat16),
+    "7b-lora": Shape(4096, 11008, 32, 32, 1024, 24, batch=8, answers=(40, 160), lora_rank=128, dtype=torch.bfloat16),
 }
 SIDES = ("mfpo", "dpo", "trl_dpo", "plain_live", "plain_precomputed")
 
 
-def make_model(shape: Shape) -> Any:
-    """A random LLaVA with CLIP-336's 576 image tokens; on the GPU if there is one. The tower is frozen."""
+def make_model(shape: Shape, *, attention: str = "sdpa") -> Any:
+    """A random LLaVA with CLIP-336's 576 image tokens; on the GPU if there is one. The tower is frozen.
+
+    `attention` is the language model's.
+    """
     torch.manual_seed(0)
-    text = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, "num_attention_heads": shape.width // 64}
+    text = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads}
     tower = {"hidden_size": shape.tower_width, "num_hidden_layers": shape.tower_layers}
     tower |= {"num_attention_heads": shape.tower_width // 64, "intermediate_size": 4 * shape.tower_width}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**tower, image_size=336, patch_size=14),
-        text_config=LlamaConfig(**text, vocab_size=32_000, intermediate_size=shape.width * 8 // 3 // 64 * 64),
+        text_config=LlamaConfig(**text, vocab_size=32_000, intermediate_size=shape.inner),
         image_token_index=3,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    attention = "flex_attention" if device == "cuda" else "sdpa"
     with torch.device(device):
-        model = LlavaForConditionalGeneration._from_config(config, dtype=shape.dtype, attn_implementation=attention)
+        model = LlavaForConditionalGeneration._from_config(config, dtype=shape.dtype)
+    model.set_attn_implementation({"text_config": attention})
     model.model.vision_tower.requires_grad_(False)
     if shape.lora_rank:
         from peft import LoraConfig, get_peft_model
@@ -159,7 +166,7 @@ def make_records(shape: Shape, batches: int) -> datasets.Dataset:
 
 def ours(method: str, shape: Shape, records: datasets.Dataset) -> Iterator[Callable[[], float]]:
     """Shared prefixes; the reference pass over the same batch is done apart, by `reference_seconds`."""
-    model = make_model(shape)
+    model = make_model(shape, attention="flex_attention" if torch.cuda.is_available() else "sdpa")
     pairs = Pairs(records, make_processor(), rejected_images=method == "mfpo", max_length=2048)
     for start in range(0, len(pairs), shape.batch):
         batch = pairs.collate([pairs[row] for row in range(start, start + shape.batch)], shared=True)
@@ -170,9 +177,9 @@ def ours(method: str, shape: Shape, records: datasets.Dataset) -> Iterator[Calla
                 return by_kind(sequence_logps(model, batch), len(pairs.names))
 
         def step(batch: dict[str, Tensor] = batch) -> float:
-            started = time.perf_counter(), time.process_time()
+            started = clocks()
             kept = reference()
-            SHARED.append((time.perf_counter() - started[0], time.process_time() - started[1]))
+            SHARED.append((clocks() - started).tolist())
             ratios = LogRatios(*(by_kind(sequence_logps(model, batch), len(pairs.names)) - kept))
             loss = total(mfpo(ratios, beta=BETA) if method == "mfpo" else dpo(ratios, beta=BETA)).mean()
             loss.backward()
@@ -183,7 +190,14 @@ def ours(method: str, shape: Shape, records: datasets.Dataset) -> Iterator[Calla
 
 
 # Wall and processor seconds of our reference passes, which serve all epochs.
-SHARED: list[tuple[float, float]] = []
+SHARED: list[list[float]] = []
+
+
+def clocks() -> Any:
+    """Wall and processor seconds, once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def by_kind(logps: Tensor, kinds: int) -> Tensor:
@@ -192,7 +206,9 @@ def by_kind(logps: Tensor, kinds: int) -> Tensor:
 
 def plain(has_reference: bool, shape: Shape, records: datasets.Dataset) -> Iterator[Callable[[], float]]:
     """Three padded rows a record, each with its image, all logits: what mDPO's trainer does."""
-    model, reference = make_model(shape), make_model(shape).requires_grad_(False) if has_reference else None
+    model = make_model(shape)
+    # With adapters, peers take the model without them, not a second one.
+    reference = model if shape.lora_rank or not has_reference else make_model(shape).requires_grad_(False)
     processor = make_processor()
     for start in range(0, len(records), shape.batch):
         rows = records.select(range(start, start + shape.batch))
@@ -217,8 +233,8 @@ def plain(has_reference: bool, shape: Shape, records: datasets.Dataset) -> Itera
             kept = logps(model).cpu() if not has_reference else kept
 
         def step(logps: Callable[..., Tensor] = logps, kept: Tensor = kept) -> float:
-            with torch.no_grad():
-                before = logps(reference) if reference is not None else kept
+            with torch.no_grad(), model.disable_adapter() if shape.lora_rank else nullcontext():
+                before = logps(reference) if has_reference else kept
             ours = logps(model)
             loss = total(mfpo(LogRatios(*(ours - before.to(ours.device))), beta=BETA)).mean()
             loss.backward()
@@ -289,11 +305,9 @@ def run_side(side: str, shape: Shape, steps: int) -> dict[str, float]:
     wall, cpu, losses = [], [], []
     for number, step in enumerate(steps_of(side, shape, make_records(shape, steps + 1))):
         SHARED.clear()
-        started = time.perf_counter(), time.process_time()
+        started = clocks()
         losses.append(step())
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        spent = time.perf_counter() - started[0], time.process_time() - started[1]
+        spent = clocks() - started
         once = SHARED[0] if SHARED else (0.0, 0.0)
         if number:  # the first warms up
             wall.append(spent[0] - once[0] * (1 - 1 / EPOCHS))
@@ -326,8 +340,7 @@ def matmul_share(shape: Shape, seconds: float) -> float:
     batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
     is_token = batch["documents"] >= 0
     seen = int((dense_mask(batch)[:, 0] & is_token[:, :, None] & is_token[:, None]).sum())
-    inner = shape.width * 8 // 3 // 64 * 64
-    body = 2 * shape.layers * (4 * shape.width**2 + 3 * shape.width * inner) * int(is_token.sum())
+    body = 2 * shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.inner) * int(is_token.sum())
     head = 2 * 32_000 * shape.width * int(batch["answer_mask"].sum())
     attention = 4 * shape.layers * shape.width * seen
     tower = 2 * shape.tower_layers * 12 * shape.tower_width**2 * 577 * len(batch["pixel_values"])
