@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from mfpo.errors import SettingError
+from mfpo.settings import read_settings
 
 console = Console(markup=False, emoji=False, highlight=False)
 
@@ -19,7 +20,9 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of trainings, scores and pages; goes on with what is there.")],
     seeds: Annotated[int, typer.Option(help="Seeds of pairs, trainings and scored scenes.", min=1, max=90)] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of them.", min=0, max=89)] = 0,
-    scenes: Annotated[int, typer.Option(help="Scenes to score on, for each seed.", min=10)] = 1_000,
+    scenes: Annotated[int, typer.Option(help="Scenes of the picture book to score on, for each seed.", min=10)] = 1_000,
+    scale: Annotated[str, typer.Option(help="picturebook, or paper with --config.")] = "picturebook",
+    config: Annotated[Path | None, typer.Option(help="YAML that names a real model, its data, benchmarks.")] = None,
 ) -> None:
     """Make tables and figures of the paper, its numbers beside ours, as pages in OUT/pages.
 
@@ -27,34 +30,32 @@ def reproduce(
     """
     from mfpo.study import figures, questions
     from mfpo.study.experiments import EXPERIMENTS
-    from mfpo.study.picturebook import PictureBookScale
     from mfpo.study.study import Study
 
     del figures, questions  # importing them has registered their experiments
-    chosen = list(EXPERIMENTS) if names == ["all"] else names
-    unknown = [name for name in chosen if name not in EXPERIMENTS and name != "rates"]
+    chosen = [name for name in EXPERIMENTS if name != "rates"] if names == ["all"] else names
+    unknown = [name for name in chosen if name not in EXPERIMENTS]
     if unknown:
-        raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, rates, {', '.join(EXPERIMENTS)}")
-    run_seeds = range(first_seed, first_seed + seeds)
+        raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
     for name in chosen:
-        if name == "rates":
-            _rates(out, scenes)
-            continue
-        study = Study(out, PictureBookScale(out / "picturebook", scenes=scenes), run_seeds, console)
+        run_seeds = [_VALIDATION_SEED] if name == "rates" else range(first_seed, first_seed + seeds)
+        study = Study(out, _scale(scale, config, out, scenes, name), run_seeds, console)
         _write(study, name, EXPERIMENTS[name](study))
 
 
-def _rates(out: Path, scenes: int) -> None:
-    from mfpo.study.experiments import Result
-    from mfpo.study.picturebook import PictureBookScale
-    from mfpo.study.rates import RATES, validate
-    from mfpo.study.study import Study
+def _scale(scale: str, config: Path | None, out: Path, scenes: int, name: str) -> Any:
+    """The picture book, whose validation scenes are for the rates, or what a file names."""
+    if scale == "picturebook" and config is None:
+        from mfpo.study.picturebook import PictureBookScale
 
-    scale = PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2)
-    study = Study(out, scale, [_VALIDATION_SEED], console)
-    table, best = validate(study)
-    notes = [f"{method}: {rate:g} is best; the tables use {RATES[method]:g}." for method, rate in best.items()]
-    _write(study, "rates", Result("Learning rates, on validation scenes", table, notes=notes))
+        if name == "rates":
+            return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2)
+        return PictureBookScale(out / "picturebook", scenes=scenes)
+    if scale == "paper" and config is not None and name != "rates":
+        from mfpo.study.real import RealScale, RealSettings
+
+        return RealScale(out / "paper", read_settings(RealSettings, config, []))
+    raise SettingError("--scale is picturebook, without --config, or paper, with it; rates are of the picture book")
 
 
 def _write(study: Any, name: str, result: Any) -> None:
@@ -65,7 +66,7 @@ def _write(study: Any, name: str, result: Any) -> None:
     pages.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, study.seeds))
     command = f"mfpo reproduce {name} --seeds {len(study.seeds)} --first-seed {study.seeds[0]} --out {study.out}"
-    facts = {"seeds": seeds, "scenes": str(study.scale.context["scenes"]), **versions()}
+    facts = {"seeds": seeds, "scenes": str(study.scale.context.get("scenes", "of the benchmarks")), **versions()}
     (pages / f"{name}.md").write_text(markdown(result, command, facts), encoding="utf-8")
     write_html(result, pages / f"{name}.html", command, facts)
     console.print(terminal(result))

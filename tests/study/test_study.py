@@ -40,6 +40,7 @@ def test_all_experiments_of_the_issue_are_there():
         *(f"figure{number}" for number in (1, 2, 5, 6, 7, 8)),
         "data-size",
         "carry-over",
+        "rates",
     }
 
 
@@ -77,7 +78,7 @@ def test_a_stage_is_scored_without_training_again(study, scored, monkeypatch):
         mfpo(Data(pairs=9)),
         mfpo(FEW, **terms("text", "image")),
         mfpo(Data(pairs=8, corruption="global")),
-        trained("mfpo", 1e-6, FEW),
+        trained("mfpo", FEW, learning_rate=1e-6),
         Trial(),
     ],
 )

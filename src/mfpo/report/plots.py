@@ -54,6 +54,9 @@ LOSSES = {
     "loss/text": ("text", RED, "--"),
     "loss/image": ("image", BLUE, "-."),
     "loss/margin": ("margin", GREEN, "-"),
+    "loss/lm": ("language model", PURPLE, ":"),
+    "loss/kl": ("divergence", ORANGE, "--"),
+    "loss/contrast": ("contrast", SKY, "-."),
 }
 LEVEL_COLOURS = (SKY, ORANGE, RED, GREEN, PURPLE, BLUE, GREY)
 # The base model is what the others are measured against, so it is grey.

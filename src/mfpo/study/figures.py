@@ -10,12 +10,12 @@ from mfpo.probe.attention import AttentionSettings, probe_attention
 from mfpo.probe.distortion import WHERE, DistortionSettings, probe_distortion
 from mfpo.probe.page import Line
 from mfpo.probe.rewards import smooth
-from mfpo.study.experiments import BASE, Plot, Result, by, experiment, mfpo, terms
+from mfpo.study.experiments import BASE, Plot, Result, experiment, mfpo, terms
 from mfpo.study.paper import PAPER
 from mfpo.study.statistics import LOGPS, Estimate, Scores, estimate
 from mfpo.study.study import Study
 from mfpo.study.tables import Claim, Table, fill, line
-from mfpo.study.trials import Data, Trial
+from mfpo.study.trials import Data, Trial, trained
 
 NOISE_STEPS = (100, 300, 500, 700, 900)
 
@@ -33,7 +33,7 @@ _WINDOW = 5
 def figure1(study: Study) -> Result:
     """Answers to distorted images, and attention on the key object, of the first seed's models."""
     seed = study.seeds[0]
-    trials = {"base": BASE, "DPO": by("dpo"), "MFPO": mfpo()}
+    trials = {"base": BASE, "DPO": trained("dpo"), "MFPO": mfpo()}
     models = {name: study.model(trial, seed) for name, trial in trials.items()}
     pairs = study.scale.scored_pairs(seed)
     distorted = study.out / "probes" / f"distortion-{seed}"
@@ -77,7 +77,7 @@ def figure2(study: Study) -> Result:
     """How far text and image reward pull apart: trained on text alone, with cropped and with region images too."""
     cropped = Data(corruption="crop")
     trials = {
-        "text": by("dpo"),
+        "text": trained("dpo"),
         "text + cropped image": mfpo(cropped, **terms("text", "image")),
         "text + region image": mfpo(**terms("text", "image")),
     }

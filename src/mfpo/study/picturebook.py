@@ -23,6 +23,7 @@ from mfpo.picturebook.pairs import PairKind, PictureBook
 from mfpo.picturebook.scenes import THEMES, make_scene
 from mfpo.probe.dependence import pair_logps
 from mfpo.records import read_dataset
+from mfpo.study.rates import RATES
 from mfpo.study.statistics import LOGPS, Array
 from mfpo.study.trials import Data, Trial
 
@@ -30,6 +31,10 @@ from mfpo.study.trials import Data, Trial
 SEEN_THEMES = tuple(THEMES)[:4]
 
 _KINDS: dict[str, PairKind] = {"corrected": "corrected", "ranked": "ranked"}
+
+
+# Beam search over candidates takes 1.5 s a caption, so that OPERA describes the first of the scenes alone.
+_OPERA_SCENES = 200
 
 
 class PictureBookScale:
@@ -78,6 +83,14 @@ class PictureBookScale:
             "pool": pool,
         }
 
+    def rate(self, method: str) -> float:
+        """The validated rate of a method."""
+        return RATES[method]
+
+    def train_settings(self) -> list[str]:
+        """What else trainings are told: nothing."""
+        return []
+
     def data(self, data: Data, seed: int) -> Path:
         """The folder of the pairs, with rejected images and ranked from easy to hard."""
         built = self.folder / "data" / f"{Trial(data=data).key(self.pool)}-{seed}"
@@ -109,25 +122,20 @@ class PictureBookScale:
         book = self._book(seed)
         answers = self.folder / "answers" / trial.key(self.context, seed)
         tallies: dict[str, Tally] = {}
-        described = self._answers(model, book / "captions.jsonl", answers, trial.decode)
-        captions = chair(described, load_annotations(book / "annotations.jsonl")).tallies
-        tallies |= {name: captions[name] for name in ("chair_s", "chair_i", "length")} | {"cover": captions["recall"]}
+        captions = book / ("captions.jsonl" if trial.decode != "opera" else "few_captions.jsonl")
+        truth = load_annotations(book / "annotations.jsonl")
+        described = self._answers(model, captions, answers, trial.decode)
+        of_captions = chair(described, truth, allow_missing=trial.decode == "opera").tallies
+        tallies |= {name: of_captions[name] for name in ("chair_s", "chair_i", "length")} | {
+            "cover": of_captions["recall"]
+        }
         if trial.decode == "greedy":
             asked = self._answers(model, book / "asked.jsonl", answers, trial.decode)
             questions = load_questions(book / "asked.jsonl")
             accuracy = existence(asked, questions).tallies["accuracy"]
             tallies |= {"existence_accuracy": accuracy} | _by_kind(accuracy, book / "asked.jsonl")
-        counts = {name: np.array(list(tally.units.values()), dtype=np.float64) for name, tally in tallies.items()}
-        if trial.decode == "greedy":
-            counts |= self._pair_figures(model, seed)
-        return counts
-
-    def _pair_figures(self, model: Path, seed: int) -> dict[str, Array]:
-        """The log-probabilities of the scored pairs' sequences, and image dependence, which is a difference of two."""
-        pairs = read_dataset(self.scored_pairs(seed))
-        logps = pair_logps(load_model(model), load_processor(model), pairs).double().numpy().T
-        values = dict(zip(LOGPS, logps, strict=True)) | {"image_dependence": logps[0] - logps[2]}
-        return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}
+        counts = counts_of(tallies)
+        return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
 
     def _answers(self, model: Path, questions: Path, folder: Path, decode: str) -> Any:
         out = folder / f"{questions.stem}.jsonl"
@@ -141,6 +149,10 @@ class PictureBookScale:
         book = self.folder / "scenes" / f"{self.split}-{seed}-{self.scenes}"
         if not book.exists():
             draw_book(book, count=self.scenes, seed=seed, split=self.split)
+        few = book / "few_captions.jsonl"
+        if not few.exists():
+            lines = (book / "captions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+            few.write_text("".join(lines[:_OPERA_SCENES]), encoding="utf-8")
         asked = book / "asked.jsonl"
         if not asked.exists():
             lines = (book / "existence.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -171,6 +183,18 @@ def _by_kind(accuracy: Tally, questions: Path) -> dict[str, Tally]:
         name = f"existence_{row['negative'] or 'present'}"
         kinds.setdefault(name, {})[row["question_id"]] = accuracy.units[row["question_id"]]
     return {name: Tally(units) for name, units in kinds.items()}
+
+
+def counts_of(tallies: Mapping[str, Tally]) -> dict[str, Array]:
+    """The counts of each figure, unit by unit."""
+    return {name: np.array(list(tally.units.values()), dtype=np.float64) for name, tally in tallies.items()}
+
+
+def pair_figures(model: Path, pairs: Path) -> dict[str, Array]:
+    """The log-probabilities of the pairs' sequences, and image dependence, which is a difference of two."""
+    logps = pair_logps(load_model(model), load_processor(model), read_dataset(pairs)).double().numpy().T
+    values = dict(zip(LOGPS, logps, strict=True)) | {"image_dependence": logps[0] - logps[2]}
+    return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}
 
 
 class KeptPairs(PictureBook):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mfpo.study.experiments import BASE, Plot, Result, by, corruption_trials, experiment, mfpo, term_trials, terms
+from mfpo.study.experiments import BASE, Plot, Result, corruption_trials, experiment, mfpo, term_trials, terms
 from mfpo.study.statistics import Array, Scores, estimate
 from mfpo.study.study import Study
 from mfpo.study.tables import Claim, Table, fill, line
-from mfpo.study.trials import Data
+from mfpo.study.trials import Data, trained
 
 SIZES = (30, 60, 150, 600)
 
@@ -23,7 +23,7 @@ def data_size(study: Study) -> Result:
     points: dict[str, dict[float, str]] = {}
     for size in SIZES:
         data = Data(pairs=size)
-        trials[f"DPO, {size} pairs"] = by("dpo", data)
+        trials[f"DPO, {size} pairs"] = trained("dpo", data)
         for kind, trial in (term_trials(data) | corruption_trials(data)).items():
             if kind != "region":  # which is all terms together
                 row = f"{kind}, {size} pairs"
@@ -47,7 +47,7 @@ def carry_over(study: Study) -> Result:
     linear = Data(pairs=300, themes="some", schedule="linear")
     trials = {
         "base": BASE,
-        "DPO": by("dpo", some),
+        "DPO": trained("dpo", some),
         "text + margin": mfpo(some, **terms("text", "margin")),
         "MFPO": mfpo(some),
         "MFPO, DDPM's schedule": mfpo(linear),

@@ -13,7 +13,7 @@ Scores = Mapping[str, Array]
 
 # The figures whose part is in percent of the whole; of the others it is the mean.
 PERCENT = frozenset(
-    {"chair_s", "chair_i", "cover"}
+    {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"}
     | {f"existence_{kind}" for kind in ("accuracy", "present", "random", "popular", "adversarial")}
 )
 

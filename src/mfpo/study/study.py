@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import train
 from mfpo.folders import versions
+from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial
 
@@ -27,6 +28,14 @@ class Scale(Protocol):
     figures: Mapping[str, str]
     question_types: Mapping[str, str]
     context: Mapping[str, Any]
+
+    def rate(self, method: str) -> float:
+        """The learning rate of a method, where a trial has none of its own."""
+        ...
+
+    def train_settings(self) -> list[str]:
+        """What else trainings are told, as KEY=VALUE."""
+        ...
 
     def data(self, data: Data, seed: int) -> Path:
         """The folder of the ranked pairs."""
@@ -53,14 +62,20 @@ class Study:
 
     def run(self, trial: Trial, seed: int) -> Path:
         """The run folder of a trial, trained now unless it has been before."""
-        whole = Trial(method=trial.method, data=trial.data, settings=trial.settings)
-        run = self.out / "runs" / f"{whole.key(str(self.scale.base))}-{seed}"
+        trial = replace(self.with_rate(trial), stage=None, decode="greedy")
+        run = self.out / "runs" / f"{trial.key(str(self.scale.base))}-{seed}"
         if not run.exists():
-            settings = TrainSettings(
-                method=str(trial.method), seed=seed, save_steps=1_000, keep_stages=True, **dict(trial.settings)
-            )
+            given = {"method": trial.method, "seed": seed, "save_steps": 1_000, "keep_stages": True}
+            settings = read_settings(TrainSettings, None, self.scale.train_settings(), **given, **dict(trial.settings))
             train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
         return run
+
+    def with_rate(self, trial: Trial) -> Trial:
+        """The trial with the learning rate that it is trained at."""
+        if trial.method is None:
+            return trial
+        settings = {"learning_rate": self.scale.rate(trial.method), **dict(trial.settings)}
+        return replace(trial, settings=tuple(sorted(settings.items())))
 
     def model(self, trial: Trial, seed: int) -> Path:
         """The model of a trial."""
@@ -71,7 +86,7 @@ class Study:
 
     def scores(self, trial: Trial) -> list[Scores]:
         """The scores of a trial, seed by seed."""
-        return [self._scores(trial, seed) for seed in self.seeds]
+        return [self._scores(self.with_rate(trial), seed) for seed in self.seeds]
 
     def _scores(self, trial: Trial, seed: int) -> Scores:
         path = self.out / "scores" / f"{trial.key(self.scale.context)}-{seed}.json"

@@ -9,7 +9,7 @@ from mfpo.study.study import Study
 from mfpo.study.trials import Trial
 
 # Figures of which less is better.
-LOWER_IS_BETTER = frozenset({"chair_s", "chair_i"})
+LOWER_IS_BETTER = frozenset({"chair_s", "chair_i", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"})
 
 
 @dataclass(frozen=True)

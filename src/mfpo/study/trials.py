@@ -48,8 +48,7 @@ class Trial:
 _CORRUPTION = {"mdpo": "crop", "povid": "global"}
 
 
-def trained(method: str, rate: float, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
-    """A trial of `method` at the learning rate `rate`, on `data` or on what the method is made for."""
+def trained(method: str, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
+    """A trial of `method` on `data` or on what the method is made for; without a learning rate it has the scale's."""
     data = data or Data(corruption=_CORRUPTION.get(method, "region"))
-    given = tuple(sorted({"learning_rate": rate, **settings}.items()))
-    return Trial(method=method, data=data, settings=given, stage=stage)
+    return Trial(method=method, data=data, settings=tuple(sorted(settings.items())), stage=stage)

@@ -1,0 +1,184 @@
+"""The study's large scale: a real model, preference data and benchmarks, as a YAML file names them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mfpo.align.curriculum import RankSettings, rank
+from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.regions import open_segmenter
+from mfpo.errors import SettingError
+from mfpo.evaluate.amber import amber, load_amber
+from mfpo.evaluate.amber_words import open_reading
+from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.figures import Tally
+from mfpo.evaluate.generate import answer
+from mfpo.evaluate.judge import JudgeSettings
+from mfpo.evaluate.judged import judge_mmhal, judge_object_halbench
+from mfpo.models import find_model
+from mfpo.settings import read_settings, setting
+from mfpo.sources import Source, open_source
+from mfpo.study.picturebook import counts_of, pair_figures
+from mfpo.study.statistics import Array
+from mfpo.study.trials import Data, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSettings:
+    """What `mfpo reproduce --scale paper --config FILE` reads. Raises SettingError when no benchmark is named."""
+
+    model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or hub name of the base model")
+    source: str = setting("HaoyeZhang/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
+    ranked_source: str | None = setting(None, "preference data of ranked answers, such as VLFeedback, for Table 9")
+    images: str | None = setting(None, "folder that image paths of the sources start from")
+    regions: str = setting("grounded-sam", "segmenter, as for `mfpo build --regions`")
+    held_out: int = setting(100, "last rows of the source, which are not trained on but measured on")
+    learning_rate: float = setting(5e-6, "of every method, as peers train LoRA on RLHF-V's data")
+    train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, apart by blanks")
+    batch_size: int = setting(32, "questions at a time")
+    objhal_questions: str | None = setting(None, "Object HalBench's questions")
+    objhal_images: str | None = setting(None, "folder of its images")
+    objhal_truth: str | None = setting(None, "CHAIR's truth on them, from `mfpo eval truth`")
+    amber: str | None = setting(None, "AMBER's data folder")
+    amber_images: str | None = setting(None, "folder of its images")
+    mmhal: str | None = setting(None, "MMHal-Bench's template file; needs a judge")
+    mmhal_images: str | None = setting(None, "folder of its images")
+    judge: str | None = setting(None, "model that judges; Object HalBench goes by rules without one")
+    judge_endpoint: str | None = setting(None, "endpoint of the judge")
+
+    def __post_init__(self) -> None:
+        if not (self.objhal_questions or self.amber or self.mmhal):
+            raise SettingError("no benchmark is named; give objhal_questions, amber or mmhal")
+        if self.mmhal and not self.judge:
+            raise SettingError("mmhal needs a judge; give judge too")
+
+
+class RealScale:
+    """Data and scores of a real model, kept in `folder`."""
+
+    question_types: Mapping[str, str] = {}
+
+    def __init__(self, folder: Path, settings: RealSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.base = find_model(settings.model)
+        self.figures: Mapping[str, str] = _columns(settings)
+        self.context: Mapping[str, Any] = {"scale": "paper", **asdict(settings)}
+        endpoint = {"endpoint": settings.judge_endpoint} if settings.judge_endpoint else {}
+        self.judge = (
+            read_settings(JudgeSettings, None, [], model=settings.judge, **endpoint) if settings.judge else None
+        )
+
+    def rate(self, method: str) -> float:
+        """One rate for every method, as the paper has."""
+        return self.settings.learning_rate
+
+    def train_settings(self) -> list[str]:
+        """What else trainings are told."""
+        return self.settings.train.split()
+
+    def data(self, data: Data, seed: int) -> Path:
+        """The folder of the pairs, with rejected images and ranked from easy to hard; `pairs` 600 means all of them."""
+        if data.themes != "all":
+            raise SettingError("carry-over needs themes, which only the picture book has")
+        return self._ranked(data, Trial(data=data).key(self.context), seed, held_out=False)
+
+    def scored_pairs(self, seed: int) -> Path:
+        """The held-out rows of the source with the default rejected images."""
+        return self._ranked(Data(), "held-out", seed, held_out=True)
+
+    def is_seen(self, seed: int) -> list[bool]:
+        raise SettingError("carry-over needs themes, which only the picture book has")
+
+    def _ranked(self, data: Data, name: str, seed: int, *, held_out: bool) -> Path:
+        built = self.folder / "data" / f"{name}-{seed}"
+        ranked = built.with_name(f"{built.name}-ranked")
+        if not ranked.exists():
+            if not built.exists():
+                chosen = {"corruption": data.corruption, "noise_step": data.noise_step, "schedule": data.schedule}
+                settings = BuildSettings(seed=seed, **chosen)  # type: ignore[arg-type]  # Literals
+                segmenter = open_segmenter(self.settings.regions, settings) if settings.needs_regions else None
+                build(self._rows(data, held_out=held_out), built, settings, segmenter)
+            rank(built, self.base, ranked, RankSettings())
+        return ranked
+
+    def _rows(self, data: Data, *, held_out: bool) -> "Rows":
+        s = self.settings
+        name = s.source if data.source == "corrected" else s.ranked_source
+        if name is None:
+            raise SettingError("ranked_source is not given; name the preference data of ranked answers")
+        source = open_source(name, images=Path(s.images) if s.images else None)
+        count = sum(1 for _ in source)
+        end = count - s.held_out
+        if end < 1:
+            raise SettingError(f"held_out is {s.held_out}, but {name} has {count} rows; lower it")
+        if held_out:
+            return Rows(source, end, count)
+        return Rows(source, 0, end if data == replace(data, pairs=Data().pairs) else min(end, data.pairs))
+
+    def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
+        """The counts of each figure, question by question."""
+        s = self.settings
+        answers = self.folder / "answers" / trial.key(self.context, seed)
+        tallies: dict[str, Tally] = {}
+        if s.objhal_questions:
+            file = self._answers(model, s.objhal_questions, s.objhal_images, answers / "objhal.jsonl", trial)
+            found, _ = judge_object_halbench(
+                file, Path(str(s.objhal_truth)), judge=self.judge, questions=Path(s.objhal_questions)
+            )
+            tallies |= {"chair_s": found.tallies["chair_s_refined"], "chair_i": found.tallies["chair_i"]}
+        if s.amber:
+            questions = Path(s.amber) / "query_generative.json"
+            file = self._answers(model, str(questions), s.amber_images, answers / "amber.jsonl", trial)
+            benchmark = load_amber(Path(s.amber))
+            of_amber = amber(read_answers(file), benchmark, open_reading(benchmark.words), allow_missing=True).tallies
+            tallies |= {name: of_amber[f"generative.{key}"] for name, key in _AMBER.items()}
+        if s.mmhal and self.judge:
+            file = self._answers(model, s.mmhal, s.mmhal_images, answers / "mmhal.jsonl", trial)
+            judged, _ = judge_mmhal(file, Path(s.mmhal), judge=self.judge)
+            tallies |= {"mmhal_score": judged.tallies["score"], "mmhal_rate": judged.tallies["hallucination_rate"]}
+        counts = counts_of(tallies)
+        return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
+
+    def _answers(self, model: Path, questions: str, images: str | None, out: Path, trial: Trial) -> Path:
+        if images is None:
+            raise SettingError(f"the folder of the images of {questions} is not given")
+        if not out.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            size = self.settings.batch_size
+            answer(Path(questions), model, Path(images), out, strategy=trial.decode, batch_size=size)
+        return out
+
+
+class Rows:
+    """The rows `start` to `stop` of a source."""
+
+    def __init__(self, source: Source, start: int, stop: int) -> None:
+        self.source, self.start, self.stop = source, start, stop
+        self.name = source.name
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return islice(iter(self.source), self.start, self.stop)
+
+    def id(self, row: dict[str, Any], number: int) -> str:
+        return self.source.id(row, self.start + number)
+
+    def record(self, row: dict[str, Any], number: int) -> Any:
+        return self.source.record(row, self.start + number)
+
+
+_AMBER = {"amber_chair": "chair", "cover": "cover", "amber_hal": "hal", "amber_cog": "cog"}
+
+
+def _columns(s: RealSettings) -> dict[str, str]:
+    """The columns of the tables: those of the benchmarks that are named."""
+    columns = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i"} if s.objhal_questions else {}
+    columns |= (
+        {"amber_chair": "AMBER CHAIR", "cover": "Cover", "amber_hal": "Hal", "amber_cog": "Cog"} if s.amber else {}
+    )
+    columns |= {"mmhal_score": "MMHal score", "mmhal_rate": "MMHal rate"} if s.mmhal else {}
+    return columns | {"image_dependence": "image dependence"}

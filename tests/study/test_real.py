@@ -1,0 +1,94 @@
+"""The large scale with a tiny LLaVA, the shared photos as preference data, and their own objects as truth."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from mfpo.errors import SettingError
+from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.chair import load_annotations, prepare_truth
+from mfpo.evaluate.object_halbench import load_table, object_halbench
+from mfpo.records import read_dataset
+from mfpo.settings import read_settings
+from mfpo.sources import open_source
+from mfpo.study.experiments import BASE
+from mfpo.study.real import RealScale, RealSettings, Rows
+from mfpo.study.statistics import estimate
+from mfpo.study.study import Study
+from mfpo.study.trials import Data, trained
+
+
+@pytest.fixture(scope="module")
+def study(reference_data, tiny_llava, tmp_path_factory) -> Study:
+    out = tmp_path_factory.mktemp("paper")
+    photos = reference_data / "photos"
+    names = sorted(path.name for path in photos.glob("*.jpg"))[:6]
+    questions = [{"question_id": n, "image": name, "text": "Describe it."} for n, name in enumerate(names)]
+    (out / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+    prepare_truth([photos / "instances.json"], [], out / "truth.jsonl")
+    settings = {
+        "model": str(tiny_llava),
+        "source": str(photos / "preferences.jsonl"),
+        "images": str(photos),
+        "regions": f"coco={photos / 'instances.json'}",
+        "held_out": 4,
+        "learning_rate": 1e-3,
+        "train": "batch_size=4 epochs=1",
+        "objhal_questions": str(out / "questions.jsonl"),
+        "objhal_images": str(photos),
+        "objhal_truth": str(out / "truth.jsonl"),
+    }
+    (out / "config.yaml").write_text(yaml.safe_dump(settings))
+    scale = RealScale(out / "paper", read_settings(RealSettings, out / "config.yaml", []))
+    return Study(out, scale, [0], Console(quiet=True))
+
+
+def test_the_held_out_rows_are_the_last_and_nobody_trains_on_them(study, reference_data):
+    ids = list(read_dataset(study.scale.data(Data(), 0))["id"])
+    held_out = list(read_dataset(study.scale.scored_pairs(0))["id"])
+    assert not set(ids) & set(held_out)
+    source = open_source(reference_data / "photos" / "preferences.jsonl")
+    every = [source.id(row, number) for number, row in enumerate(source)]
+    assert set(held_out) <= set(every[-4:])
+    assert set(ids) <= set(every[:-4])
+    assert [Rows(source, 2, 5).id(row, n) for n, row in enumerate(Rows(source, 2, 5))] == every[2:5]
+
+
+def test_a_method_is_trained_as_the_file_says_and_scored_as_eval_does(study):
+    trial = trained("dpo")
+    (scores,) = study.scores(trial)
+    run = study.run(study.with_rate(trial), 0)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["batch_size"], config["epochs"], config["learning_rate"]) == (4, 1, 1e-3)
+    (answers,) = (study.out / "paper" / "answers").glob("dpo-*/objhal.jsonl")
+    truth = load_annotations(study.out / "truth.jsonl")
+    result = object_halbench(read_answers(answers), truth, load_table(None), allow_missing=True)
+    assert len(scores["chair_s"]) == len(result.tallies["chair_s_refined"].units)
+    np.testing.assert_array_equal(scores["chair_i"], list(result.tallies["chair_i"].units.values()))
+    assert estimate([scores], "image_dependence").seeds == 1
+    assert study.scale.figures.keys() == {"chair_s", "chair_i", "image_dependence"}
+
+
+def test_base_is_scored_untrained(study):
+    (scores,) = study.scores(BASE)
+    assert len(scores["image_dependence"]) == len(read_dataset(study.scale.scored_pairs(0)))
+
+
+def test_what_the_scale_has_not_is_an_error(study):
+    with pytest.raises(SettingError, match="ranked_source is not given"):
+        study.scale.data(Data(source="ranked"), 0)
+    with pytest.raises(SettingError, match="only the picture book has"):
+        study.scale.data(Data(themes="some"), 0)
+    with pytest.raises(SettingError, match="no benchmark is named"):
+        RealSettings()
+    with pytest.raises(SettingError, match="mmhal needs a judge"):
+        RealSettings(mmhal="m.json")
+
+
+def test_the_shipped_file_is_read():
+    path = Path(__file__).parents[2] / "configs" / "study" / "llava-1.5-7b.yaml"
+    assert read_settings(RealSettings, path, []).train.startswith("lora_rank=128")
