@@ -21,6 +21,7 @@ def reproduce(
     seeds: Annotated[int, typer.Option(help="Seeds of pairs, trainings and scored scenes.", min=1, max=90)] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of them.", min=0, max=89)] = 0,
     scenes: Annotated[int, typer.Option(help="Scenes of the picture book to score on, for each seed.", min=10)] = 1_000,
+    pairs: Annotated[int, typer.Option(help="Pairs of the picture book to train on.", min=6)] = 600,
     scale: Annotated[str, typer.Option(help="picturebook, or paper with --config.")] = "picturebook",
     config: Annotated[Path | None, typer.Option(help="YAML that names a real model, its data, benchmarks.")] = None,
 ) -> None:
@@ -39,18 +40,18 @@ def reproduce(
         raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
     for name in chosen:
         run_seeds = [_VALIDATION_SEED] if name == "rates" else range(first_seed, first_seed + seeds)
-        study = Study(out, _scale(scale, config, out, scenes, name), run_seeds, console)
+        study = Study(out, _scale(scale, config, out, scenes, pairs, name), run_seeds, console)
         _write(study, name, EXPERIMENTS[name](study))
 
 
-def _scale(scale: str, config: Path | None, out: Path, scenes: int, name: str) -> Any:
+def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, name: str) -> Any:
     """The picture book, whose validation scenes are for the rates, or what a file names."""
     if scale == "picturebook" and config is None:
         from mfpo.study.picturebook import PictureBookScale
 
         if name == "rates":
-            return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2)
-        return PictureBookScale(out / "picturebook", scenes=scenes)
+            return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2, pairs=pairs)
+        return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
     if scale == "paper" and config is not None and name != "rates":
         from mfpo.study.real import RealScale, RealSettings
 
@@ -66,7 +67,8 @@ def _write(study: Any, name: str, result: Any) -> None:
     pages.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, study.seeds))
     command = f"mfpo reproduce {name} --seeds {len(study.seeds)} --first-seed {study.seeds[0]} --out {study.out}"
-    facts = {"seeds": seeds, "scenes": str(study.scale.context.get("scenes", "of the benchmarks")), **versions()}
+    scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
+    facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **versions()}
     (pages / f"{name}.md").write_text(markdown(result, command, facts), encoding="utf-8")
     write_html(result, pages / f"{name}.html", command, facts)
     console.print(terminal(result))

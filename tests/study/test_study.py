@@ -23,7 +23,7 @@ FEW = Data(pairs=8)
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     out = tmp_path_factory.mktemp("study")
-    scale = PictureBookScale(out / "picturebook", scenes=12, asked=4, dependence_pairs=4, pool=16)
+    scale = PictureBookScale(out / "picturebook", scenes=12, asked=4, dependence_pairs=4, pairs=16)
     return Study(out, scale, [0, 1], Console(quiet=True))
 
 

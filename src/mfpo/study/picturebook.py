@@ -42,7 +42,7 @@ class PictureBookScale:
 
     `split` is that of the scored scenes: `heldout` to report, `validation` to choose by. `scenes` are described, of the
     first `asked` of them the existence questions are asked, and `dependence_pairs` pairs show how much an answer rests
-    on its image.
+    on its image. `pairs` are there to train on.
     """
 
     base = WEIGHTS
@@ -69,18 +69,18 @@ class PictureBookScale:
         scenes: int = 1_000,
         asked: int = 300,
         dependence_pairs: int = 150,
-        pool: int = 600,
+        pairs: int = 600,
     ) -> None:
         self.folder = folder
         self.split = split
-        self.scenes, self.asked, self.dependence_pairs, self.pool = scenes, asked, dependence_pairs, pool
+        self.scenes, self.asked, self.dependence_pairs, self.pairs = scenes, asked, dependence_pairs, pairs
         self.context: Mapping[str, Any] = {
             "scale": "picturebook",
             "split": split,
             "scenes": scenes,
             "asked": asked,
             "dependence_pairs": dependence_pairs,
-            "pool": pool,
+            "pairs": pairs,
         }
 
     def rate(self, method: str) -> float:
@@ -93,7 +93,7 @@ class PictureBookScale:
 
     def data(self, data: Data, seed: int) -> Path:
         """The folder of the pairs, with rejected images and ranked from easy to hard."""
-        built = self.folder / "data" / f"{Trial(data=data).key(self.pool)}-{seed}"
+        built = self.folder / "data" / f"{Trial(data=data).key(self.pairs)}-{seed}"
         ranked = built.with_name(f"{built.name}-ranked")
         if not ranked.exists():
             if not built.exists():
@@ -105,10 +105,10 @@ class PictureBookScale:
 
     def _pairs(self, data: Data, seed: int) -> "KeptPairs":
         """The first pairs of a pool that is drawn once for each source and seed."""
-        path = self.folder / "pools" / f"{data.source}-{seed}-{self.pool}.jsonl"
+        path = self.folder / "pools" / f"{data.source}-{seed}-{self.pairs}.jsonl"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = list(_bar(PictureBook(self.pool, seed=seed, kind=_KINDS[data.source])))
+            rows = list(_bar(PictureBook(self.pairs, seed=seed, kind=_KINDS[data.source])))
             partial = path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             partial.replace(path)

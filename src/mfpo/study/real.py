@@ -1,7 +1,8 @@
 """The study's large scale: a real model, preference data and benchmarks, as a YAML file names them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class RealScale:
         return self.settings.train.split()
 
     def data(self, data: Data, seed: int) -> Path:
-        """The folder of the pairs, with rejected images and ranked from easy to hard; `pairs` 600 means all of them."""
+        """The folder of the pairs, with rejected images and ranked from easy to hard."""
         if data.themes != "all":
             raise SettingError("carry-over needs themes, which only the picture book has")
         return self._ranked(data, Trial(data=data).key(self.context), seed, held_out=False)
@@ -103,19 +104,28 @@ class RealScale:
             rank(built, self.base, ranked, RankSettings())
         return ranked
 
+    @cached_property
+    def pairs(self) -> int:
+        return self._trained_rows(self.settings.source)
+
+    def _trained_rows(self, source: str) -> int:
+        """How many rows of a source are trained on."""
+        count = sum(1 for _ in self._open(source))
+        if count <= self.settings.held_out:
+            raise SettingError(f"held_out is {self.settings.held_out}, but {source} has {count} rows; lower it")
+        return count - self.settings.held_out
+
+    def _open(self, source: str) -> Source:
+        return open_source(source, images=Path(self.settings.images) if self.settings.images else None)
+
     def _rows(self, data: Data, *, held_out: bool) -> "Rows":
-        s = self.settings
-        name = s.source if data.source == "corrected" else s.ranked_source
+        name = self.settings.source if data.source == "corrected" else self.settings.ranked_source
         if name is None:
             raise SettingError("ranked_source is not given; name the preference data of ranked answers")
-        source = open_source(name, images=Path(s.images) if s.images else None)
-        count = sum(1 for _ in source)
-        end = count - s.held_out
-        if end < 1:
-            raise SettingError(f"held_out is {s.held_out}, but {name} has {count} rows; lower it")
+        end = self._trained_rows(name)
         if held_out:
-            return Rows(source, end, count)
-        return Rows(source, 0, end if data == replace(data, pairs=Data().pairs) else min(end, data.pairs))
+            return Rows(self._open(name), end, end + self.settings.held_out)
+        return Rows(self._open(name), 0, min(end, data.pairs or end))
 
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, question by question."""

@@ -20,11 +20,12 @@ from mfpo.study.trials import Data, Trial
 class Scale(Protocol):
     """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
 
-    `figures` are the columns of the tables by key, `question_types` those of Table 2; `context` is what scores depend
-    on beside trial and seed.
+    `pairs` is how many pairs there are to train on, `figures` are the columns of the tables by key, `question_types`
+    those of Table 2; `context` is what scores depend on beside trial and seed.
     """
 
     base: Path
+    pairs: int
     figures: Mapping[str, str]
     question_types: Mapping[str, str]
     context: Mapping[str, Any]
@@ -63,7 +64,7 @@ class Study:
     def run(self, trial: Trial, seed: int) -> Path:
         """The run folder of a trial, trained now unless it has been before."""
         trial = replace(self.with_rate(trial), stage=None, decode="greedy")
-        run = self.out / "runs" / f"{trial.key(str(self.scale.base))}-{seed}"
+        run = self.out / "runs" / f"{trial.key(str(self.scale.base), self.scale.pairs)}-{seed}"
         if not run.exists():
             given = {"method": trial.method, "seed": seed, "save_steps": 1_000, "keep_stages": True}
             settings = read_settings(TrainSettings, None, self.scale.train_settings(), **given, **dict(trial.settings))

@@ -13,11 +13,12 @@ Themes = Literal["all", "some"]
 class Data:
     """Preference pairs and the rejected images that are made for them.
 
-    `source` is where the pairs come from: `corrected` answers, as RLHF-V's, or two answers `ranked`, as Silkie's.
-    `themes` are those of the scenes: all, or only some, so that the others are unseen.
+    `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
+    RLHF-V's, or two answers `ranked`, as Silkie's. `themes` are those of the scenes: all, or only some, so that the
+    others are unseen.
     """
 
-    pairs: int = 600
+    pairs: int | None = None
     source: Pairs = "corrected"
     themes: Themes = "all"
     corruption: str = "region"
