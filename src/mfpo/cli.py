@@ -205,8 +205,8 @@ def answer(
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible endpoint to ask.")] = None,
-    engine: Annotated[str, typer.Option(help="transformers or vllm, for a local model.")] = "transformers",
-    batch_size: Annotated[int, typer.Option(help="Questions at a time.", min=1)] = 32,
+    engine: Annotated[str | None, typer.Option(help="transformers (the default) or vllm, for a local model.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Questions at a time; 32 by default.", min=1)] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the longest answer.", min=1)] = 512,
     concurrency: Annotated[int, typer.Option(help="Requests to the endpoint at a time.", min=1)] = 8,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the endpoint what failed again.")] = False,
@@ -221,6 +221,10 @@ def answer(
         raise SettingError(
             "--decode and its settings are for --engine transformers; endpoints and vLLM answer greedily"
         )
+    if batch_size and (endpoint or engine == "vllm"):
+        raise SettingError("--batch-size is for --engine transformers; endpoints and vLLM form batches themselves")
+    if endpoint and engine:
+        raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
     if endpoint:
         _answer_by_endpoint(questions, endpoint, model, images, out, max_new_tokens, concurrency, retry_failed)
     if retry_failed:
@@ -228,8 +232,8 @@ def answer(
     if engine == "vllm":
         from mfpo.evaluate.vllm_engine import answer_by_vllm
 
-        count = answer_by_vllm(questions, _model(model), images, out, max_new_tokens=max_new_tokens)
-    elif engine == "transformers":
+        count = answer_by_vllm(questions, _model(model), images, out, name=model, max_new_tokens=max_new_tokens)
+    elif engine in (None, "transformers"):
         from mfpo.evaluate.generate import DECODERS
         from mfpo.evaluate.generate import answer as run
 
@@ -241,9 +245,10 @@ def answer(
             _model(model),
             images,
             out,
+            name=model,
             strategy=decode,
             settings=chosen,
-            batch_size=batch_size,
+            batch_size=batch_size or 32,
             max_new_tokens=max_new_tokens,
         )
     else:
@@ -350,13 +355,28 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            _complain("stopped; give the same command again, and it goes on from what is whole")
+            _complain("stopped" + _kept(sys.argv[1:]))
         raise
+
+
+def _kept(arguments: Iterable[str]) -> str:
+    """What a command that was stopped has kept for the next time, if anything."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    kept = {
+        "build": "its whole shards",
+        "rank": "the entropies that it measured",
+        "train": "its last checkpoint",
+        "answer": "the answers so far",
+        "eval": "a judge's verdicts so far",
+        "demo": "its whole parts",
+        "reproduce": "its whole parts",
+    }
+    return f"; the same command finds {kept[command]} again" if command in kept else ""
 
 
 def _complain(message: str) -> None:
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(10)  # a launcher ends all processes when one fails: what the first one says too is said once.
+        time.sleep(30)  # a launcher ends all processes when one fails: what the first one says too is said once.
     Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(message)
 
 
@@ -402,7 +422,8 @@ def _answer_by_endpoint(
         concurrency=concurrency,
         retry_failed=retry_failed,
     )
-    console.print(f"{out}: {answered.questions} questions, of which {answered.failed} failed")
+    hint = "; --retry-failed asks them again" if answered.failed else ""
+    console.print(f"{out}: {answered.questions} questions, of which {answered.failed} failed{hint}")
     raise typer.Exit(ROWS_SET_ASIDE if answered.failed else 0)
 
 
