@@ -257,7 +257,8 @@ def test_losses_of_the_trainer_are_those_of_single_sequences(
     reference[[3, 5]] = logps["reference"][:, :count]
     trainer = open_trainer(tiny_llava, preference_data, tmp_path, settings, reference, frozen=other_model)
     with torch.no_grad():
-        loss = trainer.compute_loss(trainer.model, trainer.collate([trainer.train_dataset[i] for i in (0, 1)]))
+        batch = trainer.collate([trainer.train_dataset[i] for i in (0, 1)])
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=2)
     expected = slow_loss(method, answers, LogRatios(*(logps["policy"] - logps["reference"]).T))
     assert loss.item() == pytest.approx(expected, abs=2e-4)
 
@@ -294,7 +295,7 @@ def test_features_of_hacl_are_the_states_at_the_end_of_images_and_of_texts(tiny_
     trainer = open_trainer(tiny_llava, preference_data, tmp_path, settings, torch.zeros(14, 2))
     records = [trainer.train_dataset[i] for i in (0, 1)]
     with torch.no_grad():
-        loss = trainer.compute_loss(trainer.model, trainer.collate(records))
+        loss = trainer.compute_loss(trainer.model, trainer.collate(records), num_items_in_batch=2)
     model, features, nll, tokens = load_model(tiny_llava), [], 0.0, 0
     image_id = model.config.image_token_id
     for pair, _ in records:
