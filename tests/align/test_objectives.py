@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
+from mfpo.align import objectives
 from mfpo.align.logprobs import Encoded, collate, sequence_logps
 from mfpo.align.methods.dpo import dpo
 from mfpo.align.methods.mdpo import mdpo
 from mfpo.align.methods.mfpo import mfpo
 from mfpo.align.objectives import OBJECTIVES, LogRatios, objective, total
+from mfpo.align.train_settings import TrainSettings
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
 
@@ -78,6 +80,20 @@ def test_the_registry_knows_what_each_method_takes():
     assert OBJECTIVES["ddpo"].options == {"beta": 0.5, "gamma": 5.0, "normalize": True}
     with pytest.raises(ValueError, match="two objectives are named 'dpo'"):
         objective("dpo", terms=("text",))(dpo)
+
+
+def test_a_method_may_have_an_option_that_is_no_setting(monkeypatch, ratios):
+    monkeypatch.setattr("mfpo.align.objectives.OBJECTIVES", dict(OBJECTIVES))
+    monkeypatch.setattr("mfpo.align.train_settings.OBJECTIVES", objectives.OBJECTIVES)
+
+    @objective("ours", terms=("text",))
+    def ours(ratios: LogRatios, *, beta: float = 0.2, tau: float = 3.0):
+        return {"text": tau * beta * ratios.chosen}
+
+    assert TrainSettings(method="dpo").options_of(dpo) == {"beta": 0.1}
+    settings = TrainSettings(method="ours").resolved()
+    assert settings.beta == 0.2
+    assert settings.options_of(ours) == {"beta": 0.2, "tau": 3.0}
 
 
 def test_dpo_is_trl_sigmoid_loss(tiny_llava, preference_data, tmp_path):

@@ -103,7 +103,7 @@ class TrainSettings:
         faults = [
             f"{name} is {getattr(self, name)}, but method {self.method} has no {name}"
             for name in sorted(options - method.options.keys())
-            if getattr(self, name) is not None
+            if getattr(self, name, None) is not None
         ]
         for term in ("text", "image", "margin"):
             weight = getattr(self, f"{term}_weight")
@@ -118,17 +118,17 @@ class TrainSettings:
         return faults
 
     def options_of(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """The settings that are keyword arguments of a method's function; unset ones have its defaults."""
-        given = {name: getattr(self, name) for name in keyword_defaults(function)}
+        """The keyword arguments of a method's function: settings of the same name, or else its defaults."""
+        given = {name: getattr(self, name, None) for name in keyword_defaults(function)}
         return {name: keyword_defaults(function)[name] if value is None else value for name, value in given.items()}
 
     def resolved(self) -> "TrainSettings":
         """The settings with each null replaced by what it stands for, but for other methods' and `lora_targets`."""
         method = OBJECTIVES[self.method]
+        options = self.options_of(method.losses) | (self.options_of(method.weigh) if method.weigh else {})
         return replace(
             self,
-            **self.options_of(method.losses),
-            **(self.options_of(method.weigh) if method.weigh else {}),
+            **{name: value for name, value in options.items() if hasattr(self, name)},
             curriculum=method.is_staged if self.curriculum is None else self.curriculum,
             learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
             lora_alpha=2 * self.lora_rank or None if self.lora_alpha is None else self.lora_alpha,
