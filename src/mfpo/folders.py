@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mfpo.errors import MfpoError, first_line
+from mfpo.errors import MfpoError, SettingError, first_line
 
 # What a result may depend on.
 _PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pillow")
@@ -77,17 +77,18 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise MfpoError(f"{folder}: cannot be made ({error.strerror}); give another --out") from None
     try:
-        _lock(handle, folder)
+        lock(handle, folder)
         yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, folder: Path) -> None:
+def lock(handle: int, path: Path) -> None:
+    """Keep other runs from the open file or folder `path`. Raises MfpoError when one has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise MfpoError(f"{folder}: another run is writing it; wait for that one or give another --out") from None
+        raise MfpoError(f"{path}: another run is writing it; wait for that one, or write elsewhere") from None
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
@@ -112,6 +113,17 @@ def _empty(folder: Path) -> None:
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that a result may depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def check_file(path: Path | None) -> Path | None:
+    """`path`. Raises SettingError when no file can be written there, before anything is computed for it."""
+    if path is not None:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not above.is_dir():
+            raise SettingError(f"{path}: {'is a folder' if path.is_dir() else f'{above} is a file'}; name a new file")
+        if not os.access(path if path.exists() else above, os.W_OK):
+            raise SettingError(f"{path}: may not be written; name a file elsewhere")
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

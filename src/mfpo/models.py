@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from mfpo.errors import MfpoError, first_line
+from mfpo.folders import fingerprint
 
 
 @contextmanager
@@ -120,6 +121,12 @@ def in_precision(model: Any, dtype: torch.dtype) -> Any:
     for config in [model.config, *filter(None, parts)]:
         config.dtype = dtype
     return model.to(dtype)
+
+
+def model_files(path: Path) -> list[str]:
+    """Hashes of the files of the model in the folder `path`; for an adapter of its base's, too."""
+    folders = [path, base_of(path)] if (path / "adapter_config.json").is_file() else [path]
+    return [fingerprint(folder, "*") for folder in folders]
 
 
 def stored_dtype(path: Path) -> torch.dtype:

@@ -65,13 +65,35 @@ def test_what_failed_at_the_endpoint_is_status_3_and_asked_again(mfpo, folder, f
         assert "4 questions, of which 2 failed" in said
         assert texts(folder) == [None, None, "WHICH COLOUR HAS THE BALL?", "WHY?"]
         status, said = mfpo(*ask)
-        assert (status, "exists already" in said, len(server.bodies)) == (1, True, 5)
+        assert (status, "2 questions failed; --retry-failed asks them again" in said, len(server.bodies)) == (
+            1,
+            True,
+            5,
+        )
         status, said = mfpo(*ask, "--retry-failed")
         assert (status, len(server.bodies)) == (0, 7)
         assert "4 questions, of which 0 failed" in said
         assert texts(folder) == ["WHAT IS IT?", "A DOG?", "WHICH COLOUR HAS THE BALL?", "WHY?"]
         assert {body["max_tokens"] for body in server.bodies} == {9}
         assert KEY not in (folder / "a.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--endpoint", "http://localhost:9/v1", "--batch-size", "4"], "--batch-size is for --engine transformers"),
+        (["--engine", "vllm", "--batch-size", "4"], "--batch-size is for --engine transformers"),
+        (["--endpoint", "http://localhost:9/v1", "--engine", "vllm"], "--engine vllm is for a local model"),
+    ],
+)
+def test_options_that_would_do_nothing(mfpo, folder, options, words):
+    status, said = mfpo("m", *options)
+    assert (status, words in said) == (1, True), said
+
+
+def test_the_picture_books_model_is_called_so_in_its_answers(mfpo, folder):
+    assert mfpo("picturebook", "--max-new-tokens", "1")[0] == 0
+    assert {json.loads(line)["model"] for line in (folder / "a.jsonl").read_text().splitlines()} == {"picturebook"}
 
 
 def test_a_wrong_key_is_one_line_and_status_1(mfpo, fake_server, monkeypatch):
@@ -90,13 +112,14 @@ def test_ctrl_c_ends_the_command_at_once(folder, fake_server):
     hangs = threading.Event()
     with fake_server(lambda content: hangs.wait(60) and "Yes") as server:
         command = [str(Path(sys.executable).with_name("mfpo")), *arguments(folder, "m", "--endpoint", server.url)]
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             while len(server.bodies) < 4:
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=10) != 0
+            assert process.wait(timeout=10) == 130
+            assert process.stderr.read().endswith("stopped; the same command finds the answers so far again\n")
         finally:
             process.kill()
             hangs.set()

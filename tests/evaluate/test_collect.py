@@ -42,6 +42,12 @@ def test_lines_have_the_keys_and_the_order_of_the_questions(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.jsonl"]
 
 
+def test_a_file_with_failed_questions_says_how_to_ask_them_again(tmp_path):
+    collect(QUESTIONS, Asker(broken="13"), tmp_path / "a.jsonl", MADE_BY)
+    with pytest.raises(MfpoError, match=r"a\.jsonl: 2 questions failed; --retry-failed asks them again"):
+        collect(QUESTIONS, Asker(), tmp_path / "a.jsonl", MADE_BY)
+
+
 def test_a_run_killed_at_any_byte_ends_with_the_same_file(tmp_path):
     collect(QUESTIONS, Asker(), tmp_path / "whole.jsonl", MADE_BY)
     whole = (tmp_path / "whole.jsonl").read_bytes()

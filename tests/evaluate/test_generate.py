@@ -1,14 +1,17 @@
 """Answers in batches are those of one question at a time, in the questions' order."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mfpo.evaluate.generate import answer
-from mfpo.models import encode_questions, load_model, load_processor
+from mfpo.models import encode_questions, load_model, load_processor, model_files
 
 WORDS = ["what", "colour", "is", "the", "big", "round", "thing", "left", "of", "a", "dog"]
 
@@ -64,6 +67,24 @@ def test_lines_say_which_model_and_settings_answered(tiny_llava, questions, tmp_
     assert list(line) == ["question_id", "image", "prompt", "text", "model", "decode"]
     assert (line["prompt"], line["model"]) == (rows[0]["text"], str(tiny_llava))
     assert line["decode"] == {"strategy": "greedy", "max_new_tokens": 1}
+
+
+def test_a_killed_run_does_not_go_on_with_another_base_below_its_adapter(tiny_llava, questions, tmp_path):
+    folder, _ = questions
+    base = shutil.copytree(tiny_llava, tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    adapted = get_peft_model(load_model(base, dtype=torch.float32), config)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(tmp_path / "adapter")
+    load_processor(base).save_pretrained(tmp_path / "adapter")
+    before = model_files(tmp_path / "adapter")
+    assert before == model_files(tmp_path / "adapter") != model_files(base)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    after = model_files(tmp_path / "adapter")
+    assert (after[0], after[1] != before[1], after[1:]) == (before[0], True, model_files(base))
+    assert answer(folder / "q.jsonl", tmp_path / "adapter", folder, tmp_path / "a.jsonl", name="mine") == 24
+    assert json.loads((tmp_path / "a.jsonl").read_text().split("\n")[0])["model"] == "mine"
 
 
 def test_batches_are_of_like_length(tiny_llava, questions, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from mfpo.align.run_stage import Plan, Run, run_stage
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError
 from mfpo.folders import fingerprint, writing
-from mfpo.models import base_of, device, load_processor, load_weights, quiet, stored_dtype
+from mfpo.models import device, load_processor, load_weights, model_files, quiet, stored_dtype
 from mfpo.records import TEXT_COLUMNS, column, read_dataset
 
 
@@ -120,9 +120,8 @@ def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSetting
 
 
 def files_of(data: Path, model: Path) -> dict[str, Any]:
-    """Hashes of the dataset and of the model, for an adapter of its base too."""
-    folders = [model, base_of(model)] if (model / "adapter_config.json").exists() else [model]
-    return {"data_files": fingerprint(data, "*.parquet"), "model_files": [fingerprint(path, "*") for path in folders]}
+    """Hashes of the dataset and of the model."""
+    return {"data_files": fingerprint(data, "*.parquet"), "model_files": model_files(model)}
 
 
 def check_settings(model: Path, settings: TrainSettings) -> None:

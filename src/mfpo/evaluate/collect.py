@@ -10,7 +10,7 @@ from rich.progress import track
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import read_rows
-from mfpo.folders import _lock as lock
+from mfpo.folders import lock
 
 Row = dict[str, Any]
 # Asks questions; gives each with `text`, or with `text` None and the `error`, in any order.
@@ -27,6 +27,9 @@ class Answered(NamedTuple):
 def check_out(out: Path, *, retry_failed: bool = False) -> None:
     """Raise MfpoError when `out` is there already, or, to ask failed questions again, is not."""
     if out.exists() and not retry_failed:
+        failed = sum("error" in row for _, row in read_rows(out)) if out.is_file() else 0
+        if failed:
+            raise MfpoError(f"{out}: {failed} questions failed; --retry-failed asks them again, or give another --out")
         raise MfpoError(f"{out} exists already; give another --out or remove it")
     if retry_failed and not out.exists():
         raise MfpoError(f"{out} does not exist, so that nothing can be asked again; leave out --retry-failed")

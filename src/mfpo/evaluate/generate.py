@@ -14,8 +14,7 @@ from mfpo.decode.vcd import VCDSettings, vcd
 from mfpo.errors import MfpoError
 from mfpo.evaluate.collect import Row, check_out, collect
 from mfpo.evaluate.questions import read_questions
-from mfpo.folders import fingerprint
-from mfpo.models import encode_questions, load_model, load_processor
+from mfpo.models import encode_questions, load_model, load_processor, model_files
 from mfpo.records import decode_image, load_image
 
 
@@ -25,6 +24,7 @@ def answer(
     images: Path,
     out: Path,
     *,
+    name: str | None = None,
     strategy: str = "greedy",
     settings: Any = None,
     batch_size: int = 32,
@@ -32,17 +32,17 @@ def answer(
 ) -> int:
     """Answer each question of a file (`read_questions`); return how many there were.
 
-    `strategy` is one of `DECODERS`, `settings` are that one's, or None for its defaults. `out` gets a line an answer,
-    as `collect` writes it. A killed run goes on where it stopped, if questions, model and settings are the same.
-    Raises MfpoError when a question lacks a key, an id comes twice, or an image cannot be read, before anything is
-    generated.
+    `name` is what the answers call the model, by default its folder. `strategy` is one of `DECODERS`, `settings` are
+    that one's, or None for its defaults. `out` gets a line an answer, as `collect` writes it. A killed run goes on
+    where it stopped, if questions, model and settings are the same. Raises MfpoError when a question lacks a key, an
+    id comes twice, or an image cannot be read, before anything is generated.
     """
     settings = settings or DECODERS[strategy].settings()
     rows = read_questions(questions, images)
     check_out(out)
     model, processor = load_model(model_path), load_processor(model_path)
     decode = {"strategy": strategy, **asdict(settings), "max_new_tokens": max_new_tokens}
-    made_by = {"model": str(model_path), "decode": decode, "fingerprint": fingerprint(model_path, "*")}
+    made_by = {"model": name or str(model_path), "decode": decode, "fingerprint": model_files(model_path)}
     run = partial(generate, model, processor, strategy=strategy, settings=settings, max_new_tokens=max_new_tokens)
     return collect(rows, partial(_ask, run, processor, images, batch_size=batch_size), out, made_by).questions
 

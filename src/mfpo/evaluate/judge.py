@@ -28,7 +28,7 @@ from mfpo.evaluate.openai_client import (
     open_client,
     side_by_side,
 )
-from mfpo.folders import _lock as lock
+from mfpo.folders import lock
 from mfpo.settings import setting
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
     """
     questions: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
+    faults = []
     for number, (where, row) in enumerate(read_rows(path)):
         question = _question(row, number, where)
         question_id, image = question["question_id"], question["image"]
@@ -32,8 +33,11 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
         try:
             decode_image(load_image(images, image))
         except RecordError as error:
-            raise MfpoError(f"{where}: {error}") from None
+            faults.append(f"{where}: {error}")
         seen.add(image)
+    if faults:
+        rest = f" (and {len(faults) - 1} more images cannot be read)" if faults[1:] else ""
+        raise MfpoError(faults[0] + rest)
     return list(questions.values())
 
 

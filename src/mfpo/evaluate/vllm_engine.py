@@ -8,14 +8,15 @@ from mfpo.errors import MfpoError
 from mfpo.evaluate.collect import Row, check_out, collect
 from mfpo.evaluate.endpoint import chat
 from mfpo.evaluate.questions import read_questions
-from mfpo.folders import fingerprint
-from mfpo.models import check_model
+from mfpo.models import check_model, model_files
 
 # vLLM forms its batches itself; the answers of so many questions are written at a time.
 _CHUNK = 512
 
 
-def answer_by_vllm(questions: Path, model_path: Path, images: Path, out: Path, *, max_new_tokens: int = 512) -> int:
+def answer_by_vllm(
+    questions: Path, model_path: Path, images: Path, out: Path, *, name: str | None = None, max_new_tokens: int = 512
+) -> int:
     """As `mfpo.evaluate.generate.answer`. Raises MfpoError also without vLLM, and for an adapter."""
     rows = read_questions(questions, images)
     check_out(out)
@@ -39,5 +40,5 @@ def answer_by_vllm(questions: Path, model_path: Path, images: Path, out: Path, *
             yield from zip(chunk, ({"text": output.outputs[0].text.strip()} for output in outputs), strict=True)
 
     decode = {"strategy": "greedy", "max_new_tokens": max_new_tokens, "engine": "vllm"}
-    made_by = {"model": str(model_path), "decode": decode, "fingerprint": fingerprint(model_path, "*")}
+    made_by = {"model": name or str(model_path), "decode": decode, "fingerprint": model_files(model_path)}
     return collect(rows, ask, out, made_by).questions
