@@ -11,7 +11,7 @@ import pytest
 
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.judge import Judge, JudgeSettings, Template, read_template
-from mfpo.evaluate.openai_client import longest_answer
+from mfpo.evaluate.openai_client import longest_answer, open_client, side_by_side
 
 pytest.importorskip("openai", reason="judges need the openai package: pip install 'mfpo[judge]'")
 
@@ -313,6 +313,26 @@ def test_a_fatal_error_ends_at_once(fake_server, tmp_path):
             readings(judge(server, tmp_path), ["a", "b", "c"])
         assert time.monotonic() - start < 5
         hangs.set()
+
+
+def test_after_a_fatal_error_nothing_more_is_asked():
+    """However late the caller hears of the error: the other thread would ask a hundred more."""
+    asked = []
+
+    def work(number):
+        asked.append(number)
+        time.sleep(0.05 if number == 1 else 0.01)
+        if number == 1:
+            raise MfpoError("fatal")
+        return number
+
+    client = open_client("http://localhost:9/v1", retries=0, timeout=1.0)
+    replies = side_by_side(client, work, range(1000), 2)
+    next(replies)
+    time.sleep(1)
+    with pytest.raises(MfpoError, match="fatal"):
+        list(replies)
+    assert len(asked) < 50
 
 
 def test_two_runs_do_not_write_one_cache(fake_server, tmp_path):

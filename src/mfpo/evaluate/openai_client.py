@@ -114,10 +114,21 @@ def side_by_side(
     The first error and Ctrl-C end it at once: a request that is under way is not waited for, and as the client is
     closed, none is sent any more.
     """
+    errors: list[BaseException] = []
+
+    def work_on(item: Item) -> Result:
+        if errors:  # no new request, until the caller has heard of it
+            raise errors[0]
+        try:
+            return work(item)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
     try:
         # Not ThreadPoolExecutor, which waits for its threads, here and when Python ends.
         with ThreadPool(concurrency) as pool:
-            yield from pool.imap_unordered(work, items)
+            yield from pool.imap_unordered(work_on, items)
     finally:
         client.close()
 
