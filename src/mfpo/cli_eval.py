@@ -9,17 +9,19 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from mfpo.evaluate.openai_client import OPENAI
+from mfpo.folders import check_file
+
 eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
 console = Console(markup=False, emoji=False, highlight=False)
 
 Answers = Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")]
-Json = Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")]
+Json = Annotated[Path | None, typer.Option("--json", callback=check_file, help="File to write every figure to.")]
 JUDGE = typer.Option(help="The judge, as the endpoint calls it.")
 Endpoint = Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")]
 JudgeSettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="Another setting of the judge; `mfpo settings judge` lists them.")
 ]
-OPENAI = "https://api.openai.com/v1"
 Template = Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")]
 System = Annotated[Path | None, typer.Option(help="Text of the judge's system message; docs/judges.md.")]
 Official = Annotated[bool, typer.Option("--official", help="One order only, as the official script.")]
@@ -54,7 +56,7 @@ def eval_chair(
 def eval_truth(
     instances: Annotated[list[Path], typer.Option(help="COCO instances JSON; may be given again.")],
     captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be given again.")],
-    out: Annotated[Path, typer.Option(help="Compact file to write, such as truth.jsonl.gz.")],
+    out: Annotated[Path, typer.Option(callback=check_file, help="Compact file to write, such as truth.jsonl.gz.")],
 ) -> None:
     """Join COCO's instances and reference captions into CHAIR's ground truth.
 
@@ -86,7 +88,9 @@ def eval_existence(
 
 @eval_app.command("pope")
 def eval_pope(
-    answers: Annotated[list[Path], typer.Argument(help="A file a split, its name in the file's, or their folder.")],
+    answers: Annotated[
+        list[Path], typer.Argument(help="A file a split, its name in the file's; their folder; one of all.")
+    ],
     annotations: Annotated[Path, typer.Option(help="Folder of POPE's question files.")],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
@@ -95,12 +99,9 @@ def eval_pope(
 
     Example: mfpo eval pope answers/ --annotations pope --json pope.json
     """
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.existence import load_questions
-    from mfpo.evaluate.pope import pope, pope_json, split_files
+    from mfpo.evaluate.pope import pope, pope_json, read_pope
 
-    given = {split: read_answers(file) for split, file in split_files(answers).items()}
-    questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
+    given, questions = read_pope(answers, annotations)
     _show(pope_json(pope(given, questions, allow_missing=allow_missing), questions), json_file)
 
 
@@ -203,7 +204,7 @@ def eval_object_halbench(
         questions=questions,
         synonyms=synonyms,
         template=template,
-        tagger=tagger or "textblob",
+        tagger=tagger,
         allow_missing=allow_missing,
     )
     _show(object_halbench_json(*scored), json_file)
@@ -286,6 +287,8 @@ def _show(figures: dict[str, Any], json_file: Path | None) -> None:
         else:
             shown.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
     console.print(shown)
+    if figures.get("unreadable") and figures["unreadable"] == figures.get("answers"):
+        console.print("No verdict can be read: these figures say nothing of the answers.", style="yellow")
     if json_file:
         write_json(json_file, figures)
 

@@ -47,6 +47,23 @@ def answer(question_id, text, image=None):
     return Answer(str(question_id), image, None, text)
 
 
+def test_descriptions_that_are_all_yes_or_no_are_refused():
+    with pytest.raises(MfpoError, match="all 2 answers begin with yes or no"):
+        amber([answer(1, "Yes"), answer(2, "No.")], SMALL, by_words(SMALL), allow_missing=True)
+
+
+def test_without_what_the_script_begins_with_shares_are_plain():
+    given = [answer(1, "A dog and a car."), answer(2, "A person."), answer(3, "No"), answer(4, "No"), answer(5, "No")]
+    result = amber(given, SMALL, by_words(SMALL), allow_missing=True, begin=0)
+    assert [figure_of(result.tallies[f"generative.{name}"]).value for name in ("chair", "hal")] == [
+        pytest.approx(200 / 3),
+        100,
+    ]
+    assert figure_of(result.tallies["discriminative.accuracy"]).value == pytest.approx(200 / 3)
+    assert figure_of(result.tallies["discriminative.existence.precision"]).value == 100
+    assert figure_of(amber(given[:1], SMALL, by_words(SMALL), begin=0, allow_missing=True).tallies["generative.cog"])
+
+
 def values(result, prefix):
     return {name.removeprefix(prefix): figure_of(tally).rounded(1).value for name, tally in result.tallies.items()
             if name.startswith(prefix)}  # fmt: skip
@@ -309,7 +326,7 @@ def test_answers_that_are_not_ambers(answers, fault):
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("annotations.json", "{}", "15220 ids are only in"),
+        ("annotations.json", "{}", r"does not hold AMBER's files \(annotations.json: no list\)"),
         ("annotations.json", "[1]", "does not hold AMBER's files"),
         (
             "annotations.json",
@@ -320,7 +337,7 @@ def test_answers_that_are_not_ambers(answers, fault):
         ("query_generative.json", '[{"id": 1}]', "does not hold AMBER's files"),
         ("query_generative.json", "[]", r"1004 ids are only in annotations.json .*1, 10, 100 and 1001 more"),
         ("relation.json", '{"sky": []}', r"objects of annotations.json are not in relation.json"),
-        ("relation.json", "[]", "does not hold AMBER's files"),
+        ("relation.json", "[]", r"does not hold AMBER's files \(relation.json: no object\)"),
         ("relation.json", "{", "not valid JSON"),
     ],
 )

@@ -136,10 +136,34 @@ def test_truth_from_instances_and_captions(tmp_path):
     for name in ("truth.jsonl", "truth.jsonl.gz"):
         assert prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], tmp_path / name) == 2
         assert load_annotations(tmp_path / name) == {"7": {"dog", "frisbee", "person"}, "8": set()}
-    with pytest.raises(MfpoError, match=r"instances\.json: is no COCO captions file"):
-        prepare_truth([tmp_path / "instances.json"], [tmp_path / "instances.json"], tmp_path / "truth.jsonl")
-    with pytest.raises(MfpoError, match=r"captions\.json: is no COCO instances file"):
-        prepare_truth([tmp_path / "captions.json"], [], tmp_path / "truth.jsonl")
+    out = tmp_path / "other.jsonl"
+    with pytest.raises(MfpoError, match=r"instances\.json: is no COCO captions file \(caption is missing\)"):
+        prepare_truth([tmp_path / "instances.json"], [tmp_path / "instances.json"], out)
+    with pytest.raises(MfpoError, match=r"captions\.json: is no COCO instances file \(categories is missing\)"):
+        prepare_truth([tmp_path / "captions.json"], [], out)
+    captions["annotations"].append({"image_id": 9, "caption": "A boat."})
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    with pytest.raises(MfpoError, match=r"\(it has annotations of 9, but no entry with this id\)"):
+        prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], out)
+    (tmp_path / "captions.json").write_text("[[1]]")
+    with pytest.raises(MfpoError, match=r"\(its parts are no lists of objects\)"):
+        prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], out)
+    with pytest.raises(MfpoError, match=r"truth\.jsonl exists already"):
+        prepare_truth([tmp_path / "instances.json"], [], tmp_path / "truth.jsonl")
+    with pytest.raises(MfpoError, match=r"truth\.json: .* name it \.jsonl or \.jsonl\.gz"):
+        prepare_truth([tmp_path / "instances.json"], [], tmp_path / "truth.json")
+    assert not out.exists()
+    assert not (tmp_path / "truth.json").exists()
+
+
+def test_answers_that_are_all_yes_or_no_are_no_captions():
+    truth = {str(number): frozenset({"dog"}) for number in range(4)}
+    said = ["Yes", "no.", "Yes, there is a dog.", ""]
+    with pytest.raises(MfpoError, match="all 3 answers begin with yes or no"):
+        chair([caption(str(number), text) for number, text in enumerate(said)], truth)
+    said[3] = "Nobody plays with a dog."
+    assert chair([caption(str(number), text) for number, text in enumerate(said)], truth).captions == 4
+    assert chair([caption("1", ""), caption("2", "")], truth).empty == 2
 
 
 def test_json_of_the_figures_and_of_each_caption():

@@ -208,11 +208,33 @@ def test_object_halbench_by_rules_and_by_a_judge(mfpo, captions, fake_server, tm
         (["--extract", "rules", "--judge", "judge-1"], "extract is rules, but a judge is given"),
         (["--set", "attempts=2"], "no judge is named"),
         (["--template", "prompt.txt"], "a template is the prompt of a judge"),
+        (["--tagger", "textblob"], "a tagger reads what a judge lists"),
     ],
 )
 def test_half_a_judge(mfpo, captions, tmp_path, options, words):
     status, _, err = mfpo("eval", "object-halbench", tmp_path / "first.jsonl", "--annotations", captions, *options)
     assert (status, words in err) == (1, True), err
+
+
+@pytest.mark.parametrize(("out", "words"), [("", "is a folder"), ("first.jsonl/x.json", "first.jsonl is a file")])
+def test_a_json_file_that_cannot_be_is_told_before_anything_is_asked(mfpo, captions, fake_server, tmp_path, out, words):
+    with fake_server(lambda prompt: '["dog"]') as server:
+        judge = ("--annotations", captions, "--judge", "judge-1", "--endpoint", server.url)
+        first = tmp_path / "first.jsonl"
+        status, _, err = mfpo("eval", "object-halbench", first, *judge, "--json", tmp_path / out)
+        assert (status, server.bodies, err.count("\n"), words in err) == (1, [], 1, True), err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"truth.jsonl", "first.jsonl", "second.jsonl"}
+
+
+def test_a_judge_of_whom_nothing_can_be_read(mfpo, mmhal, fake_server, tmp_path):
+    with fake_server(lambda prompt: "I refuse.") as server:
+        judge = ("--annotations", mmhal, "--judge", "judge-1", "--endpoint", server.url, "--set", "attempts=1")
+        status, shown, _ = mfpo("eval", "mmhal", tmp_path / "good.jsonl", *judge)
+    assert status == 0
+    assert re.search(r"│ score +│ 0\.00 ", shown)
+    assert shown.index("│ score") < shown.index("by_type.")
+    assert "No verdict can be read: these figures say nothing of the answers." in shown
 
 
 def test_an_option_that_the_benchmark_does_not_have(mfpo, captions, tmp_path):

@@ -32,6 +32,43 @@ def test_amber(tmp_path, reference_data):
     assert (accuracy.n, found["discriminative.existence.f1"].p) == (14_216, 1)
 
 
+def test_equal_figures_of_amber_do_not_differ(tmp_path, reference_data):
+    """A says "No" to every question of existence, B to half: both are right whenever they say it."""
+    rows = json.loads((reference_data / "amber" / "annotations.json").read_text())
+    names = [row["id"] for row in rows if row["type"] == "discriminative-hallucination"]
+    a = write(tmp_path / "a.jsonl", [{"id": name, "response": "No"} for name in names])
+    b = write(tmp_path / "b.jsonl", [{"id": name, "response": "No" if name % 2 else "Yes"} for name in names])
+    found = compare_answers("amber", a, b, reference_data / "amber").differences["discriminative.existence.precision"]
+    assert (found.a, found.b, found.difference, found.low, found.high, found.p) == (100, 100, 0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"question_id": "x"}, r"2 question ids are in only one of the two \(3, x\)"),
+        ({"prompt": "Is there a dog?"}, r"1 of 4 have another prompt in one file than in the other \(3\)"),
+    ],
+)
+@pytest.mark.parametrize("benchmark", ["chair", "object-halbench"])
+def test_captions_of_other_questions_about_the_same_images(tmp_path, benchmark, change, fault):
+    truth = write(tmp_path / "truth.jsonl", [{"image_id": number, "objects": ["dog"]} for number in range(4)])
+    rows = [
+        {"question_id": str(number), "image_id": number, "prompt": "<image>\nDescribe it.", "text": "A dog."}
+        for number in range(4)
+    ]
+    a = write(tmp_path / "a.jsonl", rows)
+    b = write(tmp_path / "b.jsonl", [*rows[:3], rows[3] | change])
+    with pytest.raises(MfpoError, match=fault):
+        compare_answers(benchmark, a, b, truth)
+    # Where only one of the files numbers its questions, images tell which belong together.
+    del rows[0]["question_id"], rows[1]["question_id"], rows[2]["question_id"], rows[3]["question_id"]
+    b = write(tmp_path / "b.jsonl", [row | {"prompt": "Describe  it."} for row in rows])
+    assert compare_answers(benchmark, a, b, truth).differences["chair_i"].n == 4
+    b = write(tmp_path / "b.jsonl", [*rows[:3], rows[3] | {"prompt": "What?"}])
+    with pytest.raises(MfpoError, match="1 of 4 have another prompt"):
+        compare_answers(benchmark, a, b, truth)
+
+
 def test_chair(tmp_path):
     truth = write(tmp_path / "truth.jsonl", [{"image_id": number, "objects": ["dog"]} for number in range(100)])
     a = write(tmp_path / "a.jsonl", [{"image_id": number, "caption": "A dog."} for number in range(100)])

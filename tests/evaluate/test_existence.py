@@ -160,6 +160,13 @@ def test_answers_to_other_questions_with_the_same_ids(reference_data):
         existence(answers, popular)
 
 
+def test_a_label_that_is_not_the_questions():
+    asked = [Question("1", "1.jpg", "A dog?", "yes"), Question("2", "1.jpg", "A cat?", "no")]
+    given = [Answer("1", None, None, "Yes", "yes"), Answer("2", None, None, "No", "yes")]
+    with pytest.raises(MfpoError, match=r"1 of 2 answers have another label than their question \(2\)"):
+        existence(given, asked)
+
+
 def test_failed_questions_are_counted_as_missing():
     answers = [answer("1", "Yes"), Answer("2", None, None, "", failed=True)]
     with pytest.raises(MfpoError, match="--retry-failed"):

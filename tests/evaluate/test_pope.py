@@ -9,7 +9,7 @@ from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
 from mfpo.evaluate.existence import load_questions, read_as_pope
 from mfpo.evaluate.figures import compare
-from mfpo.evaluate.pope import SPLITS, pope, pope_json, pope_tallies, split_files
+from mfpo.evaluate.pope import SPLITS, pope, pope_json, pope_tallies, read_pope, split_files
 
 SAID = [
     "Yes, there is.",
@@ -122,13 +122,52 @@ def test_a_longer_prompt_around_the_question_is_the_same_question(questions):
 def test_the_split_stands_in_the_name(tmp_path):
     for name in ("coco_pope_popular.jsonl", "answers-random.jsonl"):
         (tmp_path / name).touch()
+    other = tmp_path / "other"
+    (other / "empty").mkdir(parents=True)
+    (other / "random.jsonl").touch()
+    (other / "answers.jsonl").touch()
     assert list(split_files([tmp_path])) == ["random", "popular"]
     with pytest.raises(MfpoError, match=r"are both the split random"):
-        split_files([tmp_path, tmp_path / "random.jsonl"])
+        split_files([tmp_path, other / "random.jsonl"])
     with pytest.raises(MfpoError, match=r"answers\.jsonl: its name must tell the split"):
-        split_files([tmp_path / "answers.jsonl"])
-    with pytest.raises(MfpoError, match=r"no \.jsonl file"):
-        split_files([])
+        split_files([other / "answers.jsonl"])
+    with pytest.raises(MfpoError, match=r"no \.jsonl file in .*empty"):
+        split_files([other / "empty"])
+    with pytest.raises(MfpoError, match=r"none\.jsonl: no such file"):
+        split_files([other / "none.jsonl"])
+
+
+def test_one_file_of_all_splits(questions, reference_data, tmp_path):
+    """LLaVA's rows: its own ids, a longer prompt, no image, one split after the other."""
+    rows = [
+        {"question_id": f"x{number}", "prompt": f"{asked.text}\nAnswer with one word.", "text": asked.label}
+        for number, asked in enumerate(
+            asked for split in ("adversarial", "random", "popular") for asked in questions[split]
+        )
+    ]
+    (tmp_path / "llava.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = read_pope([tmp_path / "llava.jsonl"], reference_data / "pope")
+    # All that is said is right, so that no answer has come to another question of its split.
+    assert {split: score.official.accuracy for split, score in pope(found, questions).items()} == dict.fromkeys(
+        SPLITS, 100
+    )
+
+
+@pytest.mark.parametrize("change", ["order", "number", "without prompts"])
+def test_one_file_of_which_nobody_knows_the_splits(questions, reference_data, tmp_path, change):
+    rows = [
+        {"question_id": number, "prompt": asked.text, "text": "yes"}
+        for number, asked in enumerate(asked for split in SPLITS for asked in questions[split])
+    ]
+    if change == "order":
+        rows[0], rows[1] = rows[1], rows[0]
+    elif change == "number":
+        rows.pop()
+    else:
+        rows = [{"question_id": row["question_id"], "text": "yes"} for row in rows]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(MfpoError, match=r"a\.jsonl: its name tells none of .* give a file a split"):
+        read_pope([tmp_path / "a.jsonl"], reference_data / "pope")
 
 
 def test_comparison(questions):

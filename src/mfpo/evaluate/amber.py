@@ -15,9 +15,9 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_json, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_json, some
 from mfpo.evaluate.existence import read_yes_no
-from mfpo.evaluate.figures import Array, Tally, figure_of
+from mfpo.evaluate.figures import Array, Tally, figure_of, quotient
 
 # The types in annotations.json, and the dimensions in which they count.
 _DIMENSIONS = {
@@ -82,9 +82,17 @@ class Description:
     cog: frozenset[int]
 
 
-def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, allow_missing: bool = False) -> Amber:
+def amber(
+    answers: Sequence[Answer],
+    benchmark: Benchmark,
+    reading: Reading,
+    *,
+    allow_missing: bool = False,
+    begin: float = 0.001,
+) -> Amber:
     """Score descriptions, yes/no answers, or both; a kind that has no answer at all is left out.
 
+    `begin` is what each count begins with in the script's metrics.txt; with 0, equal shares are equal figures.
     Raises MfpoError when ids are absent, unknown or double, when an image is not the question's, and when answers are
     missing; `allow_missing` counts these instead, and as in the official script they are not scored.
     """
@@ -100,9 +108,10 @@ def amber(answers: Sequence[Answer], benchmark: Benchmark, reading: Reading, *, 
         name: describe(text, questions[name], benchmark, reading) for name, text in texts.get("generative", {}).items()
     }
     if details:
-        tallies |= _generative(details, benchmark)
+        check_captions(texts["generative"].values())
+        tallies |= _generative(details, benchmark, begin)
     if "discriminative" in texts:
-        tallies |= _discriminative(texts["discriminative"], benchmark)
+        tallies |= _discriminative(texts["discriminative"], benchmark, begin)
         counts["discriminative"] |= _unread(texts["discriminative"])
     return Amber(tallies, counts, details, reading)
 
@@ -155,6 +164,11 @@ def amber_json(result: Amber) -> dict[str, Any]:
 def load_amber(folder: Path) -> Benchmark:
     """Read AMBER's own files. Raises MfpoError when one is absent, of another form, or does not go with the others."""
     annotations, *queries, near = (read_json(_find(folder, name)) for name in _FILES[:4])
+    lists = dict(zip(_FILES[:3], (annotations, *queries), strict=True))
+    strange = [name for name, entries in lists.items() if not isinstance(entries, list)]
+    if strange or not isinstance(near, dict):
+        fault = f"{some(strange)}: no list" if strange else f"{_FILES[3]}: no object"
+        raise MfpoError(f"{folder}: does not hold AMBER's files ({fault}); give one with {', '.join(_FILES)}")
     try:
         safe = (folder / _FILES[4]).read_text(encoding="utf-8").split("\n")
         queried = {str(entry["id"]): (str(entry["image"]), str(entry["query"])) for query in queries for entry in query}
@@ -223,14 +237,13 @@ def _first(hits: Callable[[str], bool], checklist: Sequence[tuple[str, int]]) ->
     return next((index for word, index in checklist if hits(word)), None)
 
 
-def _rate(sums: Array, part: int, whole: int, begin: float = 0.001) -> Array:
-    """One sum by another in percent, over what the script's count begins with (metrics.txt)."""
-    rate: Array = 100 * sums[..., part] / (sums[..., whole] + begin)
-    return rate
+def _rate(sums: Array, part: int, whole: int, begin: float) -> Array:
+    """One sum by another in percent, over what the count begins with; a share of nothing is 0."""
+    return quotient(100 * sums[..., part], sums[..., whole] + begin)
 
 
-def _hal(sums: Array) -> Array:
-    return 100 - _rate(sums, 0, 1)
+def _hal(sums: Array, begin: float) -> Array:
+    return 100 - _rate(sums, 0, 1, begin)
 
 
 def _f1(sums: Array, begin: float, above_zero: float) -> Array:
@@ -240,7 +253,7 @@ def _f1(sums: Array, begin: float, above_zero: float) -> Array:
     return f1
 
 
-def _generative(details: Mapping[str, Description], benchmark: Benchmark) -> dict[str, Tally]:
+def _generative(details: Mapping[str, Description], benchmark: Benchmark, begin: float) -> dict[str, Tally]:
     parts: dict[str, dict[str, tuple[float, ...]]] = {"chair": {}, "cover": {}, "hal": {}, "cog": {}}
     for name, found in details.items():
         question = benchmark.questions[name]
@@ -248,27 +261,27 @@ def _generative(details: Mapping[str, Description], benchmark: Benchmark) -> dic
         parts["cover"][name] = len(found.covered), len(question.truth)
         parts["hal"][name] = not found.hallucinated, 1
         parts["cog"][name] = len(found.cog), len(question.hallu)
-    rate = partial(_rate, part=0, whole=1)
-    return {f"generative.{name}": Tally(units, _hal if name == "hal" else rate) for name, units in parts.items()}
+    rate, hal = partial(_rate, part=0, whole=1, begin=begin), partial(_hal, begin=begin)
+    return {f"generative.{name}": Tally(units, hal if name == "hal" else rate) for name, units in parts.items()}
 
 
-def _discriminative(texts: Mapping[str, str], benchmark: Benchmark) -> dict[str, Tally]:
+def _discriminative(texts: Mapping[str, str], benchmark: Benchmark, begin: float) -> dict[str, Tally]:
     """The figures of all questions, of each dimension, and of all when free text is read as in POPE."""
     said = {name: text if text in ("Yes", "No") else "" for name, text in texts.items()}
     read = {name: (read_yes_no(text) or "").capitalize() for name, text in texts.items()}
-    tallies = _rates("", said, benchmark)
+    tallies = _rates("", said, benchmark, begin)
     for dimension in dict.fromkeys(name for names in _DIMENSIONS.values() for name in names):
         asked = {name: said[name] for name in said if dimension in _DIMENSIONS[benchmark.questions[name].kind]}
         if asked:
             # The script adds up the counts of the three kinds of attributes, with what each begins with.
-            begin = 0.003 if dimension == "attribute" else 0.001
+            begins = 3 * begin if dimension == "attribute" else begin
             above_zero = 0.001 if dimension == "existence" else 0.0001
-            tallies |= _rates(f"{dimension}.", asked, benchmark, begin, above_zero)
-    return tallies | _rates("free_text.", read, benchmark)
+            tallies |= _rates(f"{dimension}.", asked, benchmark, begins, above_zero)
+    return tallies | _rates("free_text.", read, benchmark, begin)
 
 
 def _rates(
-    prefix: str, said: Mapping[str, str], benchmark: Benchmark, begin: float = 0.001, above_zero: float = 0.0001
+    prefix: str, said: Mapping[str, str], benchmark: Benchmark, begin: float, above_zero: float = 0.0001
 ) -> dict[str, Tally]:
     """Accuracy, and precision, recall and F1 of the answer "No"; what is neither Yes nor No is wrong."""
     units: dict[str, tuple[float, ...]] = {}

@@ -5,7 +5,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ _TEXT_KEYS = ("model_answer", "text", "response", "caption")
 
 # What Python refuses to read though it is JSON.
 _TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
+
+_YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 # "COCO_val2014_000000310196.jpg", "val2017/000000310196.jpg" and 310196 are one image.
 _COCO_IMAGE = re.compile(
@@ -113,7 +115,7 @@ def check_asked(
     nameless = sum(answer.question_id is None for answer in answers)
     if nameless:
         raise MfpoError(f"{nameless} of {len(answers)} answers have no question_id; give one in each row")
-    wrong = [str(one.question_id) for one in answers if _is_another(one, asked.get(str(one.question_id), Asked()))]
+    wrong = [str(one.question_id) for one in answers if is_another(one, asked.get(str(one.question_id), Asked()))]
     if wrong:
         raise MfpoError(
             f"{len(wrong)} of {len(answers)} answers have another image or prompt than their question ({some(wrong)}); "
@@ -141,6 +143,13 @@ def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
             "again with `mfpo answer --retry-failed`, or score the others with --allow-missing"
         )
     return [answer for answer in answers if not answer.failed]
+
+
+def check_captions(texts: Iterable[str]) -> None:
+    """Raise MfpoError when none describes anything: all that are not empty begin with yes or no."""
+    said = [text for text in texts if text.strip()]
+    if said and all(map(_YES_NO.match, said)):
+        raise MfpoError(f"all {len(said)} answers begin with yes or no, and none is a caption; give descriptions")
 
 
 def image_key(image: str) -> str:
@@ -199,19 +208,19 @@ def _answer(row: dict[str, Any], where: str, by_place: bool) -> Answer:
     return Answer(question_id, image_id, prompt, text, read_label(row, where), failed)
 
 
-def _is_another(answer: Answer, asked: Asked) -> bool:
+def is_another(answer: Answer, asked: Asked) -> bool:
     """Benchmarks number their questions alike, so that only image and prompt tell whose answers these are."""
     images = [_stem(image) for image in asked.images]
     if answer.image_id is not None and images and _stem(answer.image_id) not in images:
         return True
-    return answer.prompt is not None and _plain(asked.text) not in _plain(answer.prompt)
+    return answer.prompt is not None and plain(asked.text) not in plain(answer.prompt)
 
 
 def _stem(image: str) -> str:
     return Path(image_key(image)).stem
 
 
-def _plain(prompt: str) -> str:
+def plain(prompt: str) -> str:
     """The words of a prompt; LLaVA's files write the image's place, which ours leave to the chat template."""
     return " ".join(prompt.replace("<image>", " ").split())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, answered, image_key, read_id, read_json, read_rows, some
+from mfpo.evaluate.answers import Answer, answered, check_captions, image_key, read_id, read_json, read_rows, some
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.objects import CATEGORIES, Mention, mentions
 
@@ -64,8 +64,8 @@ def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, all
       captions.
 
     `truth` maps `image_key` of each image to the COCO classes in it. Raises MfpoError when there is no caption, when
-    one comes twice, or when captions failed, have no image or one that `truth` does not know; `allow_missing` counts
-    these.
+    one comes twice, when all are a yes or no, or when captions failed, have no image or one that `truth` does not know;
+    `allow_missing` counts these.
     """
     details = _scores(answers, truth, allow_missing)
     tallies = _tallies(details)
@@ -117,8 +117,13 @@ def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path
     """Write CHAIR's ground truth to a JSONL file (`.gz` too) that `load_annotations` reads; return the images in it.
 
     An image holds the classes of its instances, and those that its reference captions name (section 2.1). COCO's files
-    of several splits go into one. Raises MfpoError for a file of another form.
+    of several splits go into one. Raises MfpoError for a file of another form, and when `out` is named otherwise or
+    exists.
     """
+    if ".jsonl" not in out.suffixes:
+        raise MfpoError(f"{out}: the truth is one JSON object a line; name it .jsonl or .jsonl.gz")
+    if out.exists():
+        raise MfpoError(f"{out} exists already; give another --out or remove it")
     truth: dict[str, set[str]] = {}
     for path in instances:
         for image, objects in _instances(path).values():
@@ -146,6 +151,7 @@ def _scores(
     if double:
         raise MfpoError(f"{len(double)} captions come more than once ({some(double)}); give each of them once")
     answers = answered(answers, allow_missing=allow_missing)
+    check_captions(answer.text for answer in answers)
     keys = [image_key(answer.image_id or "") for answer in answers]
     unknown = [_name(answer) for answer, key in zip(answers, keys, strict=True) if key not in truth]
     if unknown and not (allow_missing and len(unknown) < len(answers)):
@@ -210,7 +216,7 @@ def _instances(path: Path) -> dict[Any, tuple[str, list[str]]]:
         return _by_image(data, lambda entry: names[entry["category_id"]])
     except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
-            f"{path}: is no COCO instances file ({error}); give one with images, categories and annotations, "
+            f"{path}: is no COCO instances file ({_lack(error)}); give one with images, categories and annotations, "
             "or a .jsonl file with image_id and objects"
         ) from None
 
@@ -221,7 +227,17 @@ def _reference_captions(path: Path) -> dict[Any, tuple[str, list[str]]]:
     try:
         return _by_image(data, lambda entry: str(entry["caption"]))
     except (AttributeError, KeyError, TypeError) as error:
-        raise MfpoError(f"{path}: is no COCO captions file ({error}); give one with images and annotations") from None
+        raise MfpoError(
+            f"{path}: is no COCO captions file ({_lack(error)}); give one with images and annotations"
+        ) from None
+
+
+def _lack(error: Exception) -> str:
+    """What the file does not hold: a key, or the image or category that an annotation is of."""
+    if not isinstance(error, KeyError):
+        return "its parts are no lists of objects"
+    name = error.args[0]
+    return f"{name} is missing" if isinstance(name, str) else f"it has annotations of {name}, but no entry with this id"
 
 
 def _by_image(data: Any, read: Callable[[Any], str]) -> dict[Any, tuple[str, list[str]]]:

@@ -81,15 +81,22 @@ def existence(
     """Score one answer to each question.
 
     Answers are read by `read`; one that is unreadable counts as wrong and as no "yes". Raises MfpoError when there is
-    no question, or when answers are double, to other questions, or missing; `allow_missing` counts the missing
-    instead, and only the others are scored. `benchmark` is what an error calls the questions.
+    no question, or when answers are double, to other questions, of another label, or missing; `allow_missing` counts
+    the missing instead, and only the others are scored. `benchmark` is what an error calls the questions.
     """
     if not questions:
         raise MfpoError("there is no question to score")
     asked = {question.question_id: Asked(question.text, (question.image,)) for question in questions}
     given = check_asked(answers, asked, benchmark, allow_missing=allow_missing)
+    labels = {question.question_id: question.label for question in questions}
+    wrong = [name for name, answer in given.items() if answer.label not in (None, labels[name])]
+    if wrong:
+        raise MfpoError(
+            f"{len(wrong)} of {len(given)} answers have another label than their question ({some(wrong)}); "
+            f"give answers to {benchmark}"
+        )
     readings = {name: read(answer.text) for name, answer in given.items()}
-    tallies = _tallies(readings, {question.question_id: question.label for question in questions})
+    tallies = _tallies(readings, labels)
     intervals = {name: figure_of(tally) for name, tally in tallies.items()}
     return Existence(
         **{name: figure.value for name, figure in intervals.items()},

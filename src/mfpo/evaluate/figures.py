@@ -17,12 +17,12 @@ _QUANTILES = (0.025, 0.975)
 
 def mean(sums: Array) -> Array:
     """The first sum by the second, (..., 2) -> (...); a mean of nothing is 0."""
-    return _quotient(sums[..., 0], sums[..., 1])
+    return quotient(sums[..., 0], sums[..., 1])
 
 
 def share(sums: Array) -> Array:
     """The first sum in percent of the second, (..., 2) -> (...); a share of nothing is 0."""
-    return _quotient(100 * sums[..., 0], sums[..., 1])
+    return quotient(100 * sums[..., 0], sums[..., 1])
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def _difference(name: str, a: Tally, b: Tally, seed: int) -> Difference:
     return Difference(float(figure_a), float(figure_b), difference, float(low), float(high), p, len(counts))
 
 
-def _quotient(part: Array, whole: Array) -> Array:
+def quotient(part: Array, whole: Array) -> Array:
+    """One by the other, each of any shape; 0 where the other is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
 
 

@@ -57,19 +57,21 @@ def judge_object_halbench(
     questions: Path | None = None,
     synonyms: Path | None = None,
     template: Path | None = None,
-    tagger: str = "textblob",
+    tagger: str | None = None,
     allow_missing: bool = False,
 ) -> tuple[objects.ObjectHalBench, Judge | None]:
     """Object HalBench; `annotations` is CHAIR's truth, `synonyms` the table, and `template` the judge's prompt.
 
     `extract` says who reads the objects, by default the judge if there is one. Raises SettingError when it says "judge"
-    and there is none, or "rules" and there is one, and for a template without a judge.
+    and there is none, or "rules" and there is one, and for a template or a tagger without a judge.
     """
     if extract and (extract == "judge") != (judge is not None):
         given_judge = "a judge is given" if judge else "no judge is given"
         raise SettingError(f"extract is {extract}, but {given_judge}; give --judge with --extract judge alone")
     if template and judge is None:
         raise SettingError("a template is the prompt of a judge; give --judge, or leave out --template")
+    if tagger and judge is None:
+        raise SettingError("a tagger reads what a judge lists; give --judge, or leave out --tagger")
     truth = load_annotations(annotations)
     table = objects.load_table(synonyms)
     asked = objects.load_questions(questions) if questions else None
@@ -83,7 +85,7 @@ def judge_object_halbench(
         judge=opened,
         questions=asked,
         template=prompt,
-        tagger=tagger,
+        tagger=tagger or "textblob",
         allow_missing=allow_missing,
     )
     return result, opened

@@ -161,12 +161,15 @@ def mmhal_json(result: Mmhal, judge: Judge) -> dict[str, Any]:
     official = {name: _official(verdict) for name, verdict in result.verdicts.items()}
     tolerant = {name: verdict.reading and verdict.reading.tolerant for name, verdict in result.verdicts.items()}
     unreadable = [name for name, rating in official.items() if rating is None]
-    figures: dict[str, Any] = {"official_prompt": result.official_prompt, "by_type": {}}
+    figures: dict[str, Any] = {}
+    by_type: dict[str, Any] = {}
     for name, tally in result.tallies.items():
         kind, _, figure = name.rpartition(".")
-        place = figures["by_type"].setdefault(kind, {}) if kind else figures
+        place = by_type.setdefault(kind, {}) if kind else figures
         place[figure] = asdict(figure_of(tally))
     return figures | {
+        "by_type": by_type,
+        "official_prompt": result.official_prompt,
         "answers": len(result.verdicts),
         "missing": result.missing,
         "empty": result.empty,

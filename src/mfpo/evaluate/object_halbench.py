@@ -18,7 +18,7 @@ from textblob.en import tag
 from textblob.en.inflect import singularize
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, image_key, read_id, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, image_key, read_id, read_rows, some
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
 from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs
@@ -281,6 +281,7 @@ def _by_image(
     prompts = questions or {name: "" for answer in named if (name := str(answer.question_id)) in truth}
     asked = {image: Asked(prompt) for image, prompt in prompts.items()}
     given = check_asked(named, asked, "Object HalBench", allow_missing=allow_missing)
+    check_captions(answer.text for answer in given.values())
     unknown = [image for image in given if image not in truth]
     if unknown:
         raise MfpoError(

@@ -1,14 +1,15 @@
 """POPE: existence questions on COCO in three splits, by how the absent objects were chosen (Li et al. 2023)."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, some
-from mfpo.evaluate.existence import Existence, Question, existence, read_as_pope
+from mfpo.evaluate.answers import Answer, Asked, is_another, read_answers, some
+from mfpo.evaluate.existence import Existence, Question, existence, load_questions, read_as_pope
 from mfpo.evaluate.figures import Tally
 
 SPLITS = ("random", "popular", "adversarial")
@@ -62,16 +63,51 @@ def pope_json(scored: Mapping[str, Split], questions: Mapping[str, Sequence[Ques
     }
 
 
-def split_files(paths: Iterable[Path]) -> dict[str, Path]:
+def read_pope(answers: Sequence[Path], annotations: Path) -> tuple[dict[str, list[Answer]], dict[str, list[Question]]]:
+    """Answers and questions by split, from a file a split or their folders; one file may hold all answers (`by_split`).
+
+    Raises MfpoError as `split_files` and `by_split` do.
+    """
+    questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
+    files = _files(answers)
+    if len(files) == 1 and not any(split in files[0].name for split in SPLITS):
+        return by_split(read_answers(files[0]), questions, files[0]), questions
+    return {split: read_answers(file) for split, file in split_files(files).items()}, questions
+
+
+def by_split(
+    answers: Sequence[Answer], questions: Mapping[str, Sequence[Question]], path: Path
+) -> dict[str, list[Answer]]:
+    """The answers to all questions in one file, as LLaVA has them: one split after the other, in any order of splits.
+
+    They get the ids of POPE's questions. Raises MfpoError when images and prompts fit no order of splits, or several.
+    """
+    fits = []
+    for order in permutations(questions):
+        asked = [(split, question) for split in order for question in questions[split]]
+        if len(asked) == len(answers) and not any(
+            is_another(answer, Asked(question.text, (question.image,)))
+            for answer, (_, question) in zip(answers, asked, strict=True)
+        ):
+            fits.append(asked)
+    if len(fits) != 1:
+        raise MfpoError(
+            f"{path}: its name tells none of {', '.join(SPLITS)}, and its {len(answers)} rows are not, by image and "
+            f"prompt, all questions of one split after the other; give a file a split, named after it"
+        )
+    found: dict[str, list[Answer]] = {split: [] for split in questions}
+    for answer, (split, question) in zip(answers, fits[0], strict=True):
+        found[split].append(replace(answer, question_id=question.question_id))
+    return found
+
+
+def split_files(paths: Sequence[Path]) -> dict[str, Path]:
     """The file of each split, among files and the JSONL files of folders, by its name: "answers_popular.jsonl".
 
-    Raises MfpoError when a file's name tells no split or several, or when a split has two files.
+    Raises MfpoError when a file is absent, its name tells no split or several, or when a split has two files.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
-    if not files:
-        raise MfpoError(f"no .jsonl file there; give a file for each of {', '.join(SPLITS)}")
     found: dict[str, Path] = {}
-    for file in files:
+    for file in _files(paths):
         named = [split for split in SPLITS if split in file.name]
         if len(named) != 1:
             raise MfpoError(f"{file}: its name must tell the split, which is one of {', '.join(SPLITS)}; rename it")
@@ -79,6 +115,16 @@ def split_files(paths: Iterable[Path]) -> dict[str, Path]:
             raise MfpoError(f"{file} and {found[named[0]]} are both the split {named[0]}; give one of them")
         found[named[0]] = file
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+    if not files:
+        raise MfpoError(f"no .jsonl file in {some(list(map(str, paths)))}; give a file for each of {', '.join(SPLITS)}")
+    absent = [str(file) for file in files if not file.exists()]
+    if absent:
+        raise MfpoError(f"{some(absent)}: no such file or folder; give an existing one")
+    return files
 
 
 def _split_json(score: Split) -> dict[str, Any]:
