@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "probe": {"align", "build", "evaluate", "report"},
     "report": set(),
     "picturebook": set(),
+    "study": {"align", "build", "evaluate", "picturebook", "probe", "report", "sources"},
 }
+COMMANDS = {"cli", "cli_eval", "cli_probe", "cli_study", "demo"}
 
 
 def imported_parts(path):
@@ -40,16 +42,23 @@ def imported_parts(path):
 def test_a_part_imports_only_what_comes_before_it(part):
     files = sorted((PACKAGE / part).rglob("*.py"))
     assert files
-    top = {path.stem for path in PACKAGE.glob("*.py")} - {"cli", "cli_eval", "cli_probe", "demo"}
+    top = {path.stem for path in PACKAGE.glob("*.py")} - COMMANDS
     for path in files:
         assert imported_parts(path) <= MAY_IMPORT[part] | {part} | top, path
 
 
 def test_the_modules_at_the_top_import_no_part():
     for path in PACKAGE.glob("*.py"):
-        if path.stem not in ("cli", "cli_eval", "cli_probe", "demo"):
+        if path.stem not in COMMANDS:
             assert not imported_parts(path) & set(MAY_IMPORT), path
 
 
 def test_every_part_is_listed():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(MAY_IMPORT)
+
+
+def test_only_its_command_imports_the_study():
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert {path.name for path in files if path.parent.name != "study" and "study" in imported_parts(path)} == {
+        "cli_study.py"
+    }
