@@ -1,5 +1,7 @@
 """The command `mfpo reproduce`: nothing but parsing, calls and tables."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +68,7 @@ def _write(study: Any, name: str, result: Any) -> None:
     pages = study.out / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, study.seeds))
-    command = f"mfpo reproduce {name} --seeds {len(study.seeds)} --first-seed {study.seeds[0]} --out {study.out}"
+    command = shlex.join(["mfpo", *sys.argv[1:]])
     scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
     facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **versions()}
     (pages / f"{name}.md").write_text(markdown(result, command, facts), encoding="utf-8")

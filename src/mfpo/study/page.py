@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from markupsafe import Markup
+from rich.table import Column
 from rich.table import Table as Shown
 
 from mfpo.probe.page import limits_of, plot, write_page
@@ -16,7 +17,7 @@ from mfpo.study.statistics import Estimate
 from mfpo.study.tables import Verdict
 
 
-def cells(result: Result) -> tuple[list[str], list[list[str]]]:
+def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
     """The header and the rows: ours by figure, then the paper's numbers."""
     table = result.table
     quoted = list(dict.fromkeys(name for row in table.paper.values() for name in row))
@@ -29,7 +30,7 @@ def cells(result: Result) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             row,
-            *(_print(own.get(figure)) for figure in table.columns),
+            *(_print(own.get(figure), intervals=intervals) for figure in table.columns),
             *(f"{table.paper.get(row, {}).get(name, '')}" for name in quoted),
         ]
         for row, own in table.rows.items()
@@ -37,12 +38,12 @@ def cells(result: Result) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _print(one: Estimate | None) -> str:
-    """A mean, its interval, and the spread between seeds."""
+def _print(one: Estimate | None, *, intervals: bool) -> str:
+    """A mean, the spread between seeds, and its interval."""
     if one is None:
         return ""
     spread = "" if one.spread is None else f" ± {one.spread:.1f}"
-    return f"{one.mean:.1f}{spread} ({one.low:.1f} to {one.high:.1f})"
+    return f"{one.mean:.1f}{spread}" + (f" ({one.low:.1f} to {one.high:.1f})" if intervals else "")
 
 
 def sentences(verdicts: Iterable[Verdict]) -> list[str]:
@@ -60,9 +61,9 @@ def sentences(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def terminal(result: Result) -> Shown:
-    """A table for the terminal."""
-    header, rows = cells(result)
-    shown = Shown(*header, title=result.title)
+    """A table for the terminal, which is too narrow for intervals."""
+    header, rows = cells(result, intervals=False)
+    shown = Shown(*(Column(name, overflow="fold") for name in header), title=result.title)
     for row in rows:
         shown.add_row(*row)
     return shown
@@ -90,15 +91,17 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
     lead |= {"Note:": " ".join(result.notes)} if result.notes else {}
     panels = [Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)})]
     if result.plots:
-        panels.append(Panels("Plots", "Bands are 95 % intervals.", {one.title: _draw(one) for one in result.plots}))
+        plots = {one.title: _draw(one, wide=len(result.plots) == 1) for one in result.plots}
+        panels.append(Panels("Plots", "Bands are 95 % intervals.", plots))
     write_page(path, result.title, lead, panels, SimpleNamespace(command=command, **facts))
 
 
-def _draw(one: Plot) -> Markup:
+def _draw(one: Plot, *, wide: bool) -> Markup:
     return plot(
         one.lines,
         x_label=one.x_label,
         y_label=one.y_label,
         label=f"{one.title}: {', '.join(one.lines)}; the table has the figures",
         limits=limits_of(list(one.lines.values())),
+        wide=wide,
     )

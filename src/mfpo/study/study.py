@@ -117,6 +117,6 @@ def describe(trial: Trial) -> str:
     """A trial in a line."""
     if trial.method is None:
         return f"base, {trial.decode}"
-    data = ", ".join(str(value) for value in asdict(trial.data).values())
-    settings = ", ".join(f"{name}={value}" for name, value in trial.settings)
-    return f"{trial.method} on {data}; {settings}" + (f"; after {trial.stage}" if trial.stage else "")
+    changed = [f"{name}={value}" for name, value in asdict(trial.data).items() if value != getattr(Data(), name)]
+    changed += [f"{name}={value}" for name, value in trial.settings]
+    return ", ".join([trial.method, *changed]) + (f", after {trial.stage}" if trial.stage else "")
