@@ -115,6 +115,8 @@ def test_metrics_average_over_the_logging_window(run, tiny_llava, ranked, tmp_pa
     expected = (4 * easy[0]["loss"] + easy[1]["loss"] + 4 * easy[2]["loss"]) / 9
     assert wide[0]["loss"] == pytest.approx(expected, abs=1e-6)
     assert wide[1]["rewards/chosen"] == pytest.approx(easy[3]["rewards/chosen"], abs=1e-6)
+    for name in ("learning_rate", "grad_norm"):
+        assert [line[name] for line in wide] == [pytest.approx(easy[step][name]) for step in (2, 3)]
 
 
 def test_reference_is_the_untrained_model(run, tiny_llava, ranked):
