@@ -223,7 +223,9 @@ def test_a_server_that_goes_down_ends_the_run_and_the_same_call_goes_on(folder, 
         server.broken = {}
         server.bodies.clear()
         assert answers(folder, server) == (40, 0)
-        assert len(server.bodies) == 30
+        # A request of the first run may have come late, so that one of these is there twice.
+        asked = {body["messages"][0]["content"][1]["text"] for body in server.bodies}
+        assert asked == {f"What is {number}?" for number in range(10, 40)}
     assert [row["text"] for row in rows_of(folder)] == [f"You ask: What is {number}?" for number in range(40)]
 
 
