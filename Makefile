@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/mfpo demo
 
 test: .venv/installed lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -37,6 +37,7 @@ class PretrainSettings:
     language_rate: float = setting(1.5e-3, "their learning rate")
     batch_size: int = setting(64, "scenes a step; half are captions, half dialogues of questions")
     prior: float = setting(0.7, "how often a caption mentions an absent partner")
+    bf16: bool = setting(True, "compute in bfloat16, as for the shipped weights; slow on a CPU without AVX-512")
 
 
 def pretrain(out: Path, settings: PretrainSettings) -> None:
@@ -88,7 +89,7 @@ def _train_tower(
     log = []
     for step, update in _steps(parameters, settings.tower_rate, settings.tower_steps, "vision tower"):
         chosen = torch.from_numpy(rng.integers(len(pixels), size=settings.batch_size))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             features = tower(_normalise(pixels[chosen], processor)).last_hidden_state[:, 1:]
             kind_logits, colour_logits = heads(features).float().split([1 + len(KINDS), 1 + len(RGB)], dim=-1)
         kind, colour = labels[chosen].unbind(-1)
@@ -118,7 +119,7 @@ def _train_language(
         turns = [_caption_turn(scenes[i], rng, settings.prior) for i in chosen[:half]]
         turns += [_question_turns(scenes[i], rng) for i in chosen[half:]]
         batch = _tokenise(turns, processor)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             hidden = model.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
