@@ -77,7 +77,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("cut.jsonl.gz", gzip.compress(b'{"id": 1, "text": "a"}' * 50)[:-12]),
+        ("cut.jsonl.gz", gzip.compress(b'{"id": 1, "text": "a"}' * 50, mtime=0)[:-12]),
         ("plain.jsonl.gz", b'{"id": 1, "text": "a"}\n'),
         ("latin.jsonl", '{"id": 1, "text": "café"}'.encode("latin-1")),
     ],
