@@ -105,7 +105,7 @@ def test_two_builds_into_one_folder(folder):
     process.send_signal(signal.SIGCONT)
     assert (status, err) == (
         1,
-        "error: out.partial: another run is writing it; wait for that one or give another --out\n",
+        "error: out.partial: another run is writing it; wait for that one, or write elsewhere\n",
     )
     assert process.wait() == 0
     assert run("--out", "whole")[0] == 0
