@@ -7,6 +7,7 @@ superset, stands in for the latter, with SmolVLM's own image processor.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from mfpo.align.logprobs import Encoded
+from mfpo.align.preference_trainer import PreferenceTrainer
+from mfpo.align.stage import StageRecords
+from mfpo.align.train_settings import TrainSettings
+from mfpo.align.trainer import open_pairs
+from mfpo.models import load_model, load_processor
+from mfpo.records import read_dataset
 
 _TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 _SPECIALS = ["<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
@@ -196,3 +203,27 @@ def make_llava() -> Callable[..., Family]:
         return Family("llava", model.eval(), prompt, ragged_rows(prompt))
 
     return make
+
+
+@pytest.fixture
+def open_trainer(tiny_llava: Path, tmp_path: Path) -> Callable[..., PreferenceTrainer]:
+    """A trainer of the tiny LLaVA on records 3 and 5 of a dataset, with a reference of our own."""
+
+    def open_it(
+        data: Path, settings: TrainSettings, reference: Tensor, *, frozen: Any = None, attention: str = "sdpa"
+    ) -> PreferenceTrainer:
+        model = load_model(tiny_llava)
+        model.set_attn_implementation(attention)
+        pairs = open_pairs(read_dataset(data), load_processor(tiny_llava), settings)
+        return PreferenceTrainer(
+            model=model,
+            args=transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+            records=StageRecords(pairs, [3, 5]),
+            reference=reference,
+            settings=settings,
+            write=lambda metrics, step: None,
+            end_ids=torch.tensor([2]),
+            frozen=frozen,
+        )
+
+    return open_it

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import TrainingArguments
 
 from mfpo.align.logprobs import encode
 from mfpo.align.methods.ddpo import changed_tokens, weigh_changed
@@ -15,10 +14,8 @@ from mfpo.align.methods.hacl import Features, hacl
 from mfpo.align.methods.halva import halva, phrase_pairs
 from mfpo.align.methods.povid import povid
 from mfpo.align.objectives import Answer, Answers, LogRatios, total
-from mfpo.align.preference_trainer import PreferenceTrainer
-from mfpo.align.stage import StageRecords
 from mfpo.align.train_settings import TrainSettings
-from mfpo.align.trainer import open_pairs
+from mfpo.errors import MfpoError
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
 
@@ -193,20 +190,6 @@ def test_weights_of_changed_tokens():
 # Through the trainer: the loss of two records from the model's own logits, one sequence at a time.
 
 
-def open_trainer(tiny_llava, data, tmp_path, settings, reference, frozen=None) -> PreferenceTrainer:
-    pairs = open_pairs(read_dataset(data), load_processor(tiny_llava), settings)
-    return PreferenceTrainer(
-        model=load_model(tiny_llava),
-        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
-        records=StageRecords(pairs, [3, 5]),
-        reference=reference,
-        settings=settings,
-        write=lambda metrics, step: None,
-        end_ids=torch.tensor([2]),
-        frozen=frozen,
-    )
-
-
 def by_the_book(model, processor, record, images: str, text: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The logits that predict an answer's tokens, from one sequence alone; the answer's and the prompt's tokens."""
     pictures = [image.convert("RGB") for image in record[images]]
@@ -230,7 +213,7 @@ def other_model(tiny_llava):
 
 @pytest.mark.parametrize("method", ["ha-dpo", "povid", "halva", "eos", "ddpo"])
 def test_losses_of_the_trainer_are_those_of_single_sequences(
-    method, tiny_llava, preference_data, tmp_path, other_model
+    method, tiny_llava, preference_data, other_model, open_trainer
 ):
     settings = TrainSettings(method=method).resolved()
     dataset, processor = read_dataset(preference_data), load_processor(tiny_llava)
@@ -255,7 +238,7 @@ def test_losses_of_the_trainer_are_those_of_single_sequences(
     count = 3 if method == "povid" else 2
     reference = torch.zeros(14, count)
     reference[[3, 5]] = logps["reference"][:, :count]
-    trainer = open_trainer(tiny_llava, preference_data, tmp_path, settings, reference, frozen=other_model)
+    trainer = open_trainer(preference_data, settings, reference, frozen=other_model)
     with torch.no_grad():
         batch = trainer.collate([trainer.train_dataset[i] for i in (0, 1)])
         loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=2)
@@ -290,9 +273,9 @@ def slow_loss(method: str, answers: dict[str, list[Answer]], ratios: LogRatios) 
     return kl + text / max(pairs, 1)
 
 
-def test_features_of_hacl_are_the_states_at_the_end_of_images_and_of_texts(tiny_llava, preference_data, tmp_path):
+def test_features_of_hacl_are_the_states_at_the_end_of_images_and_of_texts(tiny_llava, preference_data, open_trainer):
     settings = TrainSettings(method="hacl", temperature=0.3).resolved()
-    trainer = open_trainer(tiny_llava, preference_data, tmp_path, settings, torch.zeros(14, 2))
+    trainer = open_trainer(preference_data, settings, torch.zeros(14, 2))
     records = [trainer.train_dataset[i] for i in (0, 1)]
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, trainer.collate(records), num_items_in_batch=2)
@@ -311,3 +294,9 @@ def test_features_of_hacl_are_the_states_at_the_end_of_images_and_of_texts(tiny_
     stacked = Features(*(torch.stack(part) for part in zip(*features, strict=True)))
     contrast = hacl(torch.zeros(2), stacked, temperature=0.3)["contrast"].mean()
     assert loss.item() == pytest.approx(nll / tokens + float(contrast), abs=2e-4)
+
+
+def test_hacl_of_a_model_that_shows_no_states_is_an_error(preference_data, open_trainer):
+    settings = TrainSettings(method="hacl").resolved()
+    with pytest.raises(MfpoError, match="method hacl reads states that a 'llava' model does not show here"):
+        open_trainer(preference_data, settings, torch.zeros(14, 2), attention="eager")

@@ -24,10 +24,9 @@ from mfpo.align import trainer as trainer_module
 from mfpo.align.card import hub_name
 from mfpo.align.curriculum import RankSettings, rank
 from mfpo.align.logprobs import collate, sequence_logps, token_logps
-from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.pairs import Pairs
 from mfpo.align.preference_trainer import PreferenceTrainer, count_tokens, window_means
-from mfpo.align.stage import StageLog, StageRecords
+from mfpo.align.stage import StageLog
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import files_of, train
 from mfpo.cli import main
@@ -357,31 +356,26 @@ def test_adapter_names_a_base_from_the_hub_as_other_machines_find_it(tiny_llava,
     assert (config["base_model_name_or_path"], config["revision"]) == ("acme/tiny", "abc123")
 
 
-def loss_of(tiny_llava, data, tmp_path, settings: TrainSettings, reference: torch.Tensor) -> torch.Tensor:
+@pytest.fixture
+def loss_of(open_trainer):
     """The loss that the trainer gives for records 3 and 5 with a reference of our own."""
-    needs_images = OBJECTIVES[settings.method].needs_rejected_images
-    pairs = Pairs(read_dataset(data), load_processor(tiny_llava), rejected_images=needs_images, max_length=999)
-    trainer = PreferenceTrainer(
-        model=load_model(tiny_llava),
-        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
-        records=StageRecords(pairs, [3, 5]),
-        reference=reference,
-        settings=settings,
-        write=lambda metrics, step: None,
-        end_ids=torch.tensor([2]),
-    )
-    with torch.no_grad():
-        batch = trainer.collate([trainer.train_dataset[0], trainer.train_dataset[1]])
-        return trainer.compute_loss(trainer.model, batch, num_items_in_batch=2)
+
+    def loss(data, settings: TrainSettings, reference: torch.Tensor) -> torch.Tensor:
+        trainer = open_trainer(data, settings, reference)
+        with torch.no_grad():
+            batch = trainer.collate([trainer.train_dataset[0], trainer.train_dataset[1]])
+            return trainer.compute_loss(trainer.model, batch, num_items_in_batch=2)
+
+    return loss
 
 
-def test_loss_is_the_formula_of_the_paper(tiny_llava, preference_data, tmp_path, run):
+def test_loss_is_the_formula_of_the_paper(preference_data, run, loss_of):
     columns = pq.read_table(run / "reference.parquet").to_pylist()
     torch.manual_seed(0)
     ratios = torch.randn(14, 3)
     logps = torch.tensor([[row["chosen"], row["rejected"], row["rejected_image"]] for row in columns])
     settings = TrainSettings(beta=0.5, eta=0.2, text_weight=1.5, image_weight=0.5, margin_weight=2.0)
-    loss = loss_of(tiny_llava, preference_data, tmp_path, settings, logps - ratios)
+    loss = loss_of(preference_data, settings, logps - ratios)
     expected = []
     for chosen, rejected, image in ratios[[3, 5]].tolist():
         terms = [0.5 * (chosen - rejected), 0.5 * (chosen - image), 0.5 * chosen - 0.2]
@@ -389,11 +383,11 @@ def test_loss_is_the_formula_of_the_paper(tiny_llava, preference_data, tmp_path,
     assert loss.item() == pytest.approx(sum(expected) / 2, abs=1e-4)
 
 
-def test_loss_that_is_not_finite_names_the_records(tiny_llava, preference_data, tmp_path):
+def test_loss_that_is_not_finite_names_the_records(preference_data, loss_of):
     reference = torch.zeros(14, 2)
     reference[5, 1] = torch.nan
     with pytest.raises(MfpoError, match=r"loss is no longer finite at record 'r05', step 0; lower"):
-        loss_of(tiny_llava, preference_data, tmp_path, TrainSettings(method="dpo"), reference)
+        loss_of(preference_data, TrainSettings(method="dpo"), reference)
 
 
 def refused(data: Path, model: Path, tmp_path: Path, **settings) -> str:

@@ -59,12 +59,17 @@ class PreferenceTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.pairs = records.pairs
         self.shares_prefix = shares_prefix(model)
+        self.image_id: Any = getattr(model.config, "image_token_id", None)
         self.reference = reference
         self.settings = settings
         self.method = OBJECTIVES[settings.method]
         self.frozen = frozen
         self.end_ids = end_ids
-        self.image_id = getattr(model.config, "image_token_id", -1)
+        if "features" in self.method.inputs and not (self.shares_prefix and self.image_id is not None):
+            raise MfpoError(
+                f"method {settings.method} reads states that a {model.config.model_type!r} model does not show here; "
+                "train one whose prompts can be shared, such as LLaVA or Qwen2.5-VL"
+            )
         self.write = write
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
@@ -80,8 +85,9 @@ class PreferenceTrainer(Trainer):
         batch: dict[str, Any] = self.pairs.collate(pairs, shared=self.shares_prefix)
         if "features" in self.method.inputs:
             prompts = [pair.prompts[0] for pair in pairs]
-            ids = {"image_id": self.image_id, "end_id": self.pairs.end_id, "pad_id": self.pairs.pad_id}
-            batch["alone"] = collate_alone(prompts, **ids)
+            batch["alone"] = collate_alone(
+                prompts, image_id=self.image_id, end_id=self.pairs.end_id, pad_id=self.pairs.pad_id
+            )
         return batch | {"counts": torch.tensor(counts)}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StageOrder:
