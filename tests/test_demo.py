@@ -5,7 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from mfpo.demo import FIGURES, RATES, DemoSettings, demo
+from mfpo.demo import METHODS, DemoSettings, demo
+from mfpo.picturebook.book import FIGURES
 
 SETTINGS = DemoSettings(pairs=12, scenes=10, dependence_pairs=4)
 
@@ -21,7 +22,7 @@ def runs(tmp_path_factory):
 
 def test_results_hold_every_figure_of_every_model(runs):
     results = json.loads((runs[0] / "one" / "results.json").read_text())
-    assert set(results["models"]) == {"base", *RATES}
+    assert set(results["models"]) == {"base", *METHODS}
     for figures in results["models"].values():
         assert set(figures) == set(FIGURES)
         assert 0 <= figures["chair_i"] <= figures["chair_s"] <= 100

@@ -23,24 +23,16 @@ from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.generate import answer
 from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.book import draw_book
+from mfpo.picturebook.book import FIGURES, draw_book
 from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
+from mfpo.picturebook.rates import RATES
 from mfpo.probe.dependence import image_dependence
 from mfpo.records import read_dataset
 from mfpo.report import write_report
 from mfpo.settings import setting
 
-# Each method's own best of the same six rates on validation scenes (benchmarks/rates.py, docs/picturebook.md).
-RATES = {"dpo": 1e-5, "mfpo": 3e-5}
-FIGURES = {
-    "chair_s": "CHAIR_s",
-    "chair_i": "CHAIR_i",
-    "cover": "Cover",
-    "length": "length",
-    "existence_accuracy": "existence",
-    "image_dependence": "image dependence",
-}
+METHODS = ("dpo", "mfpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +51,7 @@ def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, An
     seconds: dict[str, float] = {}
     started = time.monotonic()
     titles = count(1)
-    steps = 2 + len(RATES) + 1 + 1 + len(RATES)
+    steps = 2 + len(METHODS) + 1 + 1 + len(METHODS)
 
     @contextmanager
     def step(title: str) -> Iterator[None]:
@@ -68,14 +60,15 @@ def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, An
         yield
         seconds[title] = round(time.monotonic() - start, 1)
 
-    with whole_folder(out, {"command": "demo", "settings": asdict(settings), "rates": RATES}) as folder:
+    rates = {method: RATES[method] for method in METHODS}
+    with whole_folder(out, {"command": "demo", "settings": asdict(settings), "rates": rates}) as folder:
         with step(f"build {settings.pairs} preference pairs and their rejected images"):
             build_pairs(folder / "pairs", settings.pairs, settings.seed, "pairs")
         with step("rank them from easy to hard by the model's entropy"):
             if not (folder / "ranked").exists():
                 rank(folder / "pairs", WEIGHTS, folder / "ranked", RankSettings())
         models = {"base": WEIGHTS}
-        for method, rate in RATES.items():
+        for method, rate in rates.items():
             with step(f"train {method} at rate {rate}"):
                 models[method] = folder / method / "model"
                 if not (folder / method).exists():

@@ -1,6 +1,7 @@
 """A study of a few pairs and scenes: what is trained and scored once is found again, and the tables are right."""
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from rich.console import Console
 
 from mfpo.picturebook.scenes import make_scene
 from mfpo.records import read_dataset
-from mfpo.study import figures, questions
+from mfpo.study import figures, picturebook, questions
 from mfpo.study.experiments import BASE, EXPERIMENTS, Result, mfpo, terms
 from mfpo.study.page import cells, markdown, sentences, write_html
 from mfpo.study.picturebook import SEEN_THEMES, PictureBookScale
@@ -21,10 +22,12 @@ FEW = Data(pairs=8)
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Study:
+def study(tmp_path_factory) -> Iterator[Study]:
     out = tmp_path_factory.mktemp("study")
-    scale = PictureBookScale(out / "picturebook", scenes=12, asked=4, dependence_pairs=4, pairs=16)
-    return Study(out, scale, [0, 1], Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picturebook, "_SCORED_PAIRS", 4)
+        scale = PictureBookScale(out / "picturebook", scenes=12, pairs=16)
+        yield Study(out, scale, [0, 1], Console(quiet=True))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,16 @@ from mfpo.picturebook.pairs import scene_seeds
 from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, existence_questions
 
+# What a model is scored by on the book, and what tables call it.
+FIGURES = {
+    "chair_s": "CHAIR_s",
+    "chair_i": "CHAIR_i",
+    "cover": "Cover",
+    "length": "length",
+    "existence_accuracy": "existence",
+    "image_dependence": "image dependence",
+}
+
 
 def draw_book(out: Path, *, count: int, seed: int = 0, split: str = "heldout") -> None:
     """Draw `count` scenes into `out`: `scene-*.png`, and beside them

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from mfpo.picturebook.rates import CANDIDATES, RATES
 from mfpo.probe.page import Line
 from mfpo.study.paper import PAPER
-from mfpo.study.rates import CANDIDATES, RATES
 from mfpo.study.study import Study
 from mfpo.study.tables import Claim, Table, fill
 from mfpo.study.trials import Data, Trial, trained
@@ -54,6 +54,7 @@ BASE = Trial()
 
 
 def mfpo(data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
+    """A trial of MFPO."""
     return trained("mfpo", data, stage=stage, **settings)
 
 
@@ -120,6 +121,7 @@ def table4(study: Study) -> Result:
 
 
 def term_trials(data: Data) -> dict[str, Trial]:
+    """MFPO with each combination of its loss's terms that says something, by name."""
     combinations = (
         ("text",),
         ("image",),
@@ -169,6 +171,7 @@ def table8(study: Study) -> Result:
 
 
 def corruption_trials(data: Data) -> dict[str, Trial]:
+    """MFPO with each place of the noise, by name."""
     kinds = {"global": "global", "random 20 %": "random", "region": "region"}
     return {row: mfpo(replace(data, corruption=kind)) for row, kind in kinds.items()}
 

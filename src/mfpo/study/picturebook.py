@@ -1,14 +1,13 @@
 """The study's small scale: pairs, scenes and truth of the picture book, minutes a trial on a CPU."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
-from mfpo.align.curriculum import RankSettings, rank
 from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.evaluate.answers import read_answers
@@ -17,43 +16,36 @@ from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.generate import answer
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.book import draw_book
+from mfpo.picturebook.book import FIGURES, draw_book
 from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PairKind, PictureBook
+from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene
 from mfpo.probe.dependence import pair_logps
 from mfpo.records import read_dataset
-from mfpo.study.rates import RATES
+from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import LOGPS, Array
 from mfpo.study.trials import Data, Trial
 
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
 SEEN_THEMES = tuple(THEMES)[:4]
 
-_KINDS: dict[str, PairKind] = {"corrected": "corrected", "ranked": "ranked"}
+# Of the first so many scenes existence questions are asked, and OPERA, which takes 1.5 s a caption, describes them.
+_ASKED_SCENES, _OPERA_SCENES = 300, 200
 
-
-# Beam search over candidates takes 1.5 s a caption, so that OPERA describes the first of the scenes alone.
-_OPERA_SCENES = 200
+# Pairs that show how much an answer rests on its image.
+_SCORED_PAIRS = 150
 
 
 class PictureBookScale:
     """Data and scores of the picture book, kept in `folder`.
 
-    `split` is that of the scored scenes: `heldout` to report, `validation` to choose by. `scenes` are described, of the
-    first `asked` of them the existence questions are asked, and `dependence_pairs` pairs show how much an answer rests
-    on its image. `pairs` are there to train on.
+    `split` is that of the scored scenes, `heldout` to report or `validation` to choose by; `scenes` is how many there
+    are, `pairs` how many pairs to train on.
     """
 
     base = WEIGHTS
-    figures: Mapping[str, str] = {
-        "chair_s": "CHAIR_s",
-        "chair_i": "CHAIR_i",
-        "cover": "Cover",
-        "length": "length",
-        "existence_accuracy": "existence",
-        "image_dependence": "image dependence",
-    }
+    figures: Mapping[str, str] = FIGURES
     question_types: Mapping[str, str] = {
         "existence_present": "present",
         "existence_random": "random",
@@ -61,27 +53,9 @@ class PictureBookScale:
         "existence_adversarial": "adversarial",
     }
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        split: str = "heldout",
-        scenes: int = 1_000,
-        asked: int = 300,
-        dependence_pairs: int = 150,
-        pairs: int = 600,
-    ) -> None:
-        self.folder = folder
-        self.split = split
-        self.scenes, self.asked, self.dependence_pairs, self.pairs = scenes, asked, dependence_pairs, pairs
-        self.context: Mapping[str, Any] = {
-            "scale": "picturebook",
-            "split": split,
-            "scenes": scenes,
-            "asked": asked,
-            "dependence_pairs": dependence_pairs,
-            "pairs": pairs,
-        }
+    def __init__(self, folder: Path, *, split: str = "heldout", scenes: int = 1_000, pairs: int = 600) -> None:
+        self.folder, self.split, self.scenes, self.pairs = folder, split, scenes, pairs
+        self.context: Mapping[str, Any] = {"scale": "picturebook", "split": split, "scenes": scenes, "pairs": pairs}
 
     def rate(self, method: str) -> float:
         """The validated rate of a method."""
@@ -93,29 +67,19 @@ class PictureBookScale:
 
     def data(self, data: Data, seed: int) -> Path:
         """The folder of the pairs, with rejected images and ranked from easy to hard."""
-        built = self.folder / "data" / f"{Trial(data=data).key(self.pairs)}-{seed}"
-        ranked = built.with_name(f"{built.name}-ranked")
-        if not ranked.exists():
-            if not built.exists():
-                chosen = {"corruption": data.corruption, "noise_step": data.noise_step, "schedule": data.schedule}
-                settings = BuildSettings(seed=seed, **chosen)  # type: ignore[arg-type]  # Literals
-                build(self._pairs(data, seed), built, settings, DatasetRegions(), progress=_bar)
-            rank(built, self.base, ranked, RankSettings())
-        return ranked
+        out = self.folder / "data" / f"{Trial(data=data).key(self.pairs)}-{seed}"
+        return ranked_pairs(self._pairs(data, seed), out, data, seed=seed, regions="dataset", model=self.base)
 
     def _pairs(self, data: Data, seed: int) -> "KeptPairs":
         """The first pairs of a pool that is drawn once for each source and seed."""
         path = self.folder / "pools" / f"{data.source}-{seed}-{self.pairs}.jsonl"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = list(_bar(PictureBook(self.pairs, seed=seed, kind=_KINDS[data.source])))
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            partial.replace(path)
+            drawn = track(PictureBook(self.pairs, seed=seed, kind=data.source), "drawing pairs")
+            _write(path, (json.dumps(row) + "\n" for row in drawn))
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if data.themes == "some":
             rows = [row for row in rows if make_scene(row["scene"]).theme in SEEN_THEMES]
-        return KeptPairs(rows[: data.pairs], seed=seed, kind=_KINDS[data.source])
+        return KeptPairs(rows[: data.pairs], seed=seed, kind=data.source)
 
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, scene by scene in the order of the book."""
@@ -126,9 +90,8 @@ class PictureBookScale:
         truth = load_annotations(book / "annotations.jsonl")
         described = self._answers(model, captions, answers, trial.decode)
         of_captions = chair(described, truth, allow_missing=trial.decode == "opera").tallies
-        tallies |= {name: of_captions[name] for name in ("chair_s", "chair_i", "length")} | {
-            "cover": of_captions["recall"]
-        }
+        tallies |= {name: of_captions[name] for name in ("chair_s", "chair_i", "length")}
+        tallies["cover"] = of_captions["recall"]
         if trial.decode == "greedy":
             asked = self._answers(model, book / "asked.jsonl", answers, trial.decode)
             questions = load_questions(book / "asked.jsonl")
@@ -149,23 +112,24 @@ class PictureBookScale:
         book = self.folder / "scenes" / f"{self.split}-{seed}-{self.scenes}"
         if not book.exists():
             draw_book(book, count=self.scenes, seed=seed, split=self.split)
-        few = book / "few_captions.jsonl"
-        if not few.exists():
-            lines = (book / "captions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-            few.write_text("".join(lines[:_OPERA_SCENES]), encoding="utf-8")
-        asked = book / "asked.jsonl"
-        if not asked.exists():
-            lines = (book / "existence.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-            images = list(dict.fromkeys(json.loads(line)["image"] for line in lines))[: self.asked]
-            asked.write_text("".join(line for line in lines if json.loads(line)["image"] in images), encoding="utf-8")
+        for name, all_of, scenes in (
+            ("few_captions", "captions", _OPERA_SCENES),
+            ("asked", "existence", _ASKED_SCENES),
+        ):
+            if not (book / f"{name}.jsonl").exists():
+                lines = (book / f"{all_of}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+                images = set(list(dict.fromkeys(json.loads(line)["image"] for line in lines))[:scenes])
+                _write(book / f"{name}.jsonl", (line for line in lines if json.loads(line)["image"] in images))
         return book
 
     def scored_pairs(self, seed: int) -> Path:
         """The folder of pairs on scenes that nobody trained on, with the default rejected images."""
-        out = self.folder / "data" / f"{self.split}-pairs-{seed}-{self.dependence_pairs}"
+        out = self.folder / "data" / f"{self.split}-pairs-{seed}-{_SCORED_PAIRS}"
         if not out.exists():
-            source = PictureBook(self.dependence_pairs, seed=seed, split=self.split)
-            build(source, out, BuildSettings(seed=seed), DatasetRegions(), progress=_bar)
+            source = PictureBook(_SCORED_PAIRS, seed=seed, split=self.split)
+            build(
+                source, out, BuildSettings(seed=seed), DatasetRegions(), progress=lambda rows: track(rows, "building")
+            )
         return out
 
     def is_seen(self, seed: int) -> list[bool]:
@@ -208,5 +172,9 @@ class KeptPairs(PictureBook):
         return iter(self.rows)
 
 
-def _bar(rows: Any) -> Any:
-    return track(rows, "building")
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)

@@ -7,9 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mfpo.align.curriculum import RankSettings, rank
-from mfpo.build.pipeline import BuildSettings, build
-from mfpo.build.regions import open_segmenter
 from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
@@ -21,6 +18,7 @@ from mfpo.evaluate.judged import judge_mmhal, judge_object_halbench
 from mfpo.models import find_model
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
+from mfpo.study.pairs import ranked_pairs
 from mfpo.study.picturebook import counts_of, pair_figures
 from mfpo.study.statistics import Array
 from mfpo.study.trials import Data, Trial
@@ -90,22 +88,16 @@ class RealScale:
         return self._ranked(Data(), "held-out", seed, held_out=True)
 
     def is_seen(self, seed: int) -> list[bool]:
+        """Raises SettingError, as there are no themes."""
         raise SettingError("carry-over needs themes, which only the picture book has")
 
     def _ranked(self, data: Data, name: str, seed: int, *, held_out: bool) -> Path:
-        built = self.folder / "data" / f"{name}-{seed}"
-        ranked = built.with_name(f"{built.name}-ranked")
-        if not ranked.exists():
-            if not built.exists():
-                chosen = {"corruption": data.corruption, "noise_step": data.noise_step, "schedule": data.schedule}
-                settings = BuildSettings(seed=seed, **chosen)  # type: ignore[arg-type]  # Literals
-                segmenter = open_segmenter(self.settings.regions, settings) if settings.needs_regions else None
-                build(self._rows(data, held_out=held_out), built, settings, segmenter)
-            rank(built, self.base, ranked, RankSettings())
-        return ranked
+        rows, out = self._rows(data, held_out=held_out), self.folder / "data" / f"{name}-{seed}"
+        return ranked_pairs(rows, out, data, seed=seed, regions=self.settings.regions, model=self.base)
 
     @cached_property
     def pairs(self) -> int:
+        """How many pairs there are to train on."""
         return self._trained_rows(self.settings.source)
 
     def _trained_rows(self, source: str) -> int:

@@ -30,6 +30,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
+        """Whether the whole interval speaks for the claim, or against it."""
         if self.gain.low > 0:
             return "as in the paper"
         return "against the paper" if self.gain.high < 0 else "not settled"
