@@ -1,5 +1,6 @@
 """Loading a vision-language model and its processor from a folder, or from the hub."""
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -162,6 +163,11 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
         padding_side="left",
         add_special_tokens=not (bos and prompts[0].startswith(bos)),  # some templates write it, others leave it to us
     )
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward pass calls its cache: transformers says `cache` of late."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def base_of(adapter: Path) -> Path:

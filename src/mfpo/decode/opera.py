@@ -13,7 +13,6 @@ candidates, on a forked cache; a rollback reads the prefixes anew in one pass.
 """
 
 import copy
-import inspect
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +26,7 @@ from torch.nn.functional import log_softmax, pad
 from transformers import DynamicCache
 
 from mfpo.errors import SettingError
-from mfpo.models import encode_questions
+from mfpo.models import cache_argument, encode_questions
 from mfpo.settings import setting
 
 # The logit of what is no candidate.
@@ -115,8 +114,7 @@ class _Reader:
         shown = (prompt["input_ids"][0] == model.config.image_token_id).nonzero()
         # As the authors' code does: all from the first to the last, also what stands between the tiles of an image.
         self._image = slice(int(shown.min()), int(shown.max()) + 1)
-        # transformers calls it `cache` of late.
-        self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._cache = cache_argument(model)
         cache = DynamicCache(config=model.config)
         logits = model(**prompt, **{self._cache: cache}, use_cache=True, logits_to_keep=1).logits[:, -1].float()
         self.nothing = _Read(cache, logits, logits.new_zeros(1, 0, 0), logits.new_zeros(1))

@@ -1,6 +1,5 @@
 """Ask a local model questions about images, in batches."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from mfpo.decode.vcd import VCDSettings, vcd
 from mfpo.errors import MfpoError
 from mfpo.evaluate.collect import Row, check_out, collect
 from mfpo.evaluate.questions import read_questions
-from mfpo.models import encode_questions, load_model, load_processor, model_files
+from mfpo.models import cache_argument, encode_questions, load_model, load_processor, model_files
 from mfpo.records import decode_image, load_image
 
 
@@ -100,8 +99,7 @@ def _dropping(model: Any, batch: dict[str, Tensor], max_new_tokens: int) -> list
     start = batch["input_ids"].shape[1]
     eos = torch.tensor(model.generation_config.eos_token_id, device=model.device).view(-1)
     cache = DynamicCache(config=model.config)
-    # transformers calls it `cache` of late.
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    name = cache_argument(model)
     answers: dict[int, Tensor] = {}
     rows = torch.arange(len(batch["input_ids"]), device=model.device)
     while True:

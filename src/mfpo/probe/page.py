@@ -11,9 +11,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mfpo.report.page import Page, _write
+from mfpo.report.page import Page, write
 from mfpo.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
-from mfpo.report.plots import _STYLE, INK, _svg
+from mfpo.report.plots import INK, STYLE, svg
 from mfpo.report.sections import Panels
 
 # A model or run has one look in all plots of a page; what is given first is mostly the base model, so it is grey.
@@ -47,7 +47,7 @@ def plot(
     `label` is read to who cannot see the plot. `limits` are those of the y axis; a thin line is drawn at `reference`;
     `wide` is for a plot without another beside.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4 if wide else 5.4, 3.1), layout="constrained")
         axes = figure.add_subplot()
         if reference is not None:
@@ -69,7 +69,7 @@ def plot(
         if lines:
             figure.legend(loc="outside upper left", ncols=1 if max(map(len, lines)) > 24 else len(lines))
         # A page has one space of ids, and matplotlib numbers what it fills anew in each plot.
-        return Markup(re.sub(r' id="FillBetweenPolyCollection_\d+"', "", _svg(figure, label)))
+        return Markup(re.sub(r' id="FillBetweenPolyCollection_\d+"', "", svg(figure, label)))
 
 
 def limits_of(lines: Sequence[Line], *, contains: float = 0.0) -> tuple[float, float]:
@@ -106,4 +106,4 @@ def write_page(path: Path, headline: str, lead: Mapping[str, str], panels: Seque
         panels=list(panels),
         facts={"Settings": shown},
     )
-    _write(page, path)
+    write(page, path)

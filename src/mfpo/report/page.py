@@ -60,7 +60,7 @@ def inspect(data: Path, out: Path | None = None, limit: int = 500) -> Path:
         total_samples=len(dataset),
         can_filter=True,
     )
-    return _write(page, out or data / "inspect.html")
+    return write(page, out or data / "inspect.html")
 
 
 def write_report(run: Path) -> Path:
@@ -96,10 +96,10 @@ def write_report(run: Path) -> Path:
         total_samples=len(dataset) if dataset else 0,
         facts=sections.facts(run, results),
     )
-    return _write(page, run / "report.html")
+    return write(page, run / "report.html")
 
 
-def _write(page: Page, path: Path) -> Path:
+def write(page: Page, path: Path) -> Path:
     """Render `page` with every text escaped. Its own script is allowed by hash, so that no other one can run."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

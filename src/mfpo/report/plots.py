@@ -18,7 +18,7 @@ from mfpo.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 INK, LINE = "#010101", "#020202"
 _THEME = {INK: "currentColor", LINE: "var(--line)", BLUE.lower(): "var(--blue)"}
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -71,7 +71,7 @@ def curves(metrics: Metrics, lines: Lines, limits: tuple[float, float], label: s
 
     `metrics` are the lines of metrics.jsonl. A key that no row has gets no line. `limits` are those of the y axis.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4 if wide else 5.4, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for key, (name, colour, dashes) in lines.items():
@@ -83,7 +83,7 @@ def curves(metrics: Metrics, lines: Lines, limits: tuple[float, float], label: s
         _draw_stages(axes, metrics)
         axes.set_xlabel("step")
         figure.legend(loc="outside upper left", ncols=len(lines))
-        return _svg(figure, label)
+        return svg(figure, label)
 
 
 def shared_limits(runs: Sequence[Metrics], lines: Lines) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def bars(columns: Mapping[str, Mapping[str, float]], label: str) -> Markup:
     """Groups of bars, one group a metric: `columns` maps the metric's name to a value (percent) for each model."""
     models = list(dict.fromkeys(model for column in columns.values() for model in column))
     width = 0.8 / len(models)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.5), layout="constrained")
         axes = figure.add_subplot()
         for number, model in enumerate(models):
@@ -114,7 +114,7 @@ def bars(columns: Mapping[str, Mapping[str, float]], label: str) -> Markup:
         axes.set_yticks([])
         axes.margins(x=0.02, y=0.12)
         figure.legend(loc="outside upper left", ncols=len(models), handlelength=0.9)
-        return _svg(figure, label)
+        return svg(figure, label)
 
 
 def histogram(entropies: Sequence[float], levels: Sequence[str], label: str) -> Markup:
@@ -123,7 +123,7 @@ def histogram(entropies: Sequence[float], levels: Sequence[str], label: str) -> 
     for entropy, level in sorted(zip(entropies, levels, strict=True)):
         by_level.setdefault(level, []).append(entropy)
     colours = [LEVEL_COLOURS[number % len(LEVEL_COLOURS)] for number in range(len(by_level))]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.3), layout="constrained")
         axes = figure.add_subplot()
         groups, names = list(by_level.values()), list(by_level)
@@ -131,7 +131,7 @@ def histogram(entropies: Sequence[float], levels: Sequence[str], label: str) -> 
         axes.set_xlabel("entropy of the chosen answer, nats")
         axes.set_ylabel("records")
         figure.legend(loc="outside upper left", ncols=len(names), handlelength=0.9)
-        return _svg(figure, label)
+        return svg(figure, label)
 
 
 def _draw_stages(axes: Axes, metrics: Metrics) -> None:
@@ -146,7 +146,7 @@ def _draw_stages(axes: Axes, metrics: Metrics) -> None:
         start = end
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def svg(figure: Figure, label: str) -> Markup:
     """`figure` as an SVG element for HTML: as wide as its place, named for screen readers, without date or version."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
