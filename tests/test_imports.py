@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "picturebook": set(),
     "study": {"align", "build", "evaluate", "picturebook", "probe", "report", "sources"},
 }
-COMMANDS = {"cli", "cli_eval", "cli_probe", "cli_study", "demo"}
+COMMANDS = {"cli", "cli_build", "cli_eval", "cli_probe", "cli_study", "demo"}
 
 
 def imported_parts(path):

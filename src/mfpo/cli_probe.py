@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from mfpo.cli_build import ROWS_SET_ASIDE
 from mfpo.errors import SettingError
 
 probe_app = typer.Typer(help="See what a model looks at (paper, Figures 1 and 2).", no_args_is_help=True)
@@ -20,9 +21,6 @@ Models = Annotated[
     list[str], typer.Option("--model", help="Folder of a model or adapter, or `picturebook`; may be given again.")
 ]
 Limit = Annotated[int | None, typer.Option(help="Records at even distances; all of them otherwise.")]
-
-# As in `mfpo build`: the output is written, but not from every record.
-RECORDS_SET_ASIDE = 3
 
 
 @probe_app.command("distortion")
@@ -119,13 +117,12 @@ def probe_rewards(
 
 
 def _models(names: list[str]) -> dict[str, Path]:
-    """The folders of models, by the names they were given by; `picturebook` is the one in the package."""
-    from mfpo.models import find_model
-    from mfpo.picturebook.model import WEIGHTS
+    """The folders of models, by the names they were given by."""
+    from mfpo.picturebook.model import model_folder
 
     if len(set(names)) < len(names):
         raise SettingError("a model is given twice; name each once")
-    return {name: WEIGHTS if name == "picturebook" else find_model(name) for name in names}
+    return {name: model_folder(name) for name in names}
 
 
 def _figure(figure: Any, digits: int) -> str:
@@ -141,4 +138,4 @@ def _finish(shown: Table, out: Path, cases: Any) -> None:
         for reason, count in cases.reasons().items():
             console.print(f"  {count} x {reason}")
         console.print(f"  by id in {out / 'results.json'}")
-        raise typer.Exit(RECORDS_SET_ASIDE)
+        raise typer.Exit(ROWS_SET_ASIDE)

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mfpo.models import find_model
 from mfpo.picturebook.scenes import SIDE
 
 PATCH = 12
@@ -31,6 +32,11 @@ _CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model as commands name it: `picturebook` is in the package, for others see `find_model`."""
+    return WEIGHTS if name == "picturebook" else find_model(name)
 
 
 def make_processor(corpus: Iterable[str]) -> LlavaProcessor:
