@@ -45,7 +45,6 @@ from mfpo.align.methods.dpo import dpo
 from mfpo.align.methods.mfpo import mfpo
 from mfpo.align.objectives import LogRatios, total
 from mfpo.align.pairs import Pairs
-from mfpo.align.prefix import dense_mask
 
 EPOCHS = 3
 BETA = 0.1
@@ -333,13 +332,14 @@ def matmul_share(shape: Shape, seconds: float) -> float:
 
     Forward and backward, 3 times the forward pass: 2 FLOPs a weight and token of the language model, 2 a weight of the
     head and answer token, 4 a layer, dimension and pair of tokens that see each other. Forward alone: the vision tower,
-    once an image, and the reference pass, of which an epoch bears its part. Norms, softmax and what a dense mask hides
-    do not count.
+    once an image, and the reference pass, of which an epoch bears its part. Norms, softmax and what a mask hides do not
+    count.
     """
     pairs = Pairs(make_records(shape, 1), make_processor(), rejected_images=True, max_length=2048)
     batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
     is_token = batch["documents"] >= 0
-    seen = int((dense_mask(batch)[:, 0] & is_token[:, :, None] & is_token[:, None]).sum())
+    # A token sees itself, the prompt before it and its own answer before it: as many as its position says, and one.
+    seen = int((batch["position_ids"] + 1)[is_token].sum())
     body = 2 * shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.inner) * int(is_token.sum())
     head = 2 * 32_000 * shape.width * int(batch["answer_mask"].sum())
     attention = 4 * shape.layers * shape.width * seen

@@ -10,11 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from mfpo.align import logprobs, prefix
+from mfpo.align.attention import attend_by_document, lengths_of
 from mfpo.align.logprobs import Encoded, by_token, collate, in_chunks, logps_of, plain_scores, token_logps
 from mfpo.align.pairs import Pairs
 from mfpo.align.prefix import (
     block_mask,
-    dense_mask,
+    mask_rule,
     pack,
     positions,
     scores_under_mask,
@@ -49,6 +50,13 @@ def plain_logps(model, batch):
 
 def logps_under_mask(model, batch, mask):
     return by_token(scores_under_mask(model, batch, mask, in_chunks(model, logps_of)), batch)
+
+
+def dense_mask(batch):
+    """The rule as a mask, (rows, 1, length, length)."""
+    rows, length = batch["documents"].shape
+    row, place = torch.arange(rows)[:, None, None, None], torch.arange(length)
+    return mask_rule(batch)(row, torch.zeros_like(row), place[:, None], place)
 
 
 def packed_logps(model, batch):
@@ -243,6 +251,39 @@ def test_block_mask_is_the_dense_mask_in_blocks():
         squares[:, :length, :length] = dense[:, 0]
         any_in_block = squares.view(count, side // 128, 128, side // 128, 128).any(dim=4).any(dim=2)
         assert torch.equal(blocks.to_dense()[:, 0].bool(), any_in_block)
+
+
+def test_attention_by_document_is_attention_under_the_mask():
+    """With grouped heads and a prompt of one token; softmax(q k / sqrt(width)) v in float64, written out."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for lengths in ((5, 3, 1), (1, 2), (4, 1, 1, 2)):
+        prompt, *answers = (torch.zeros(n, dtype=torch.long) for n in lengths)
+        rows.append(Encoded(prompt, tuple(answers), {}, (0,) * len(answers)))
+    batch = pack(collate(rows, 0))
+    lengths = lengths_of(batch)
+    assert lengths.tolist() == [[[[5, 3, 1, 0], [1, 2, 0, 0], [4, 1, 1, 2]]]]
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2
+    query, key, value = (torch.randn(1, heads, 20, 8, generator=generator).double() for heads in (4, 2, 2))
+    key_of_heads, value_of_heads = (states.repeat_interleave(2, dim=1) for states in (key, value))
+    scores = (query @ key_of_heads.mT * 8**-0.5).masked_fill(~dense_mask(batch), -torch.inf)
+    expected = (scores.softmax(dim=-1) @ value_of_heads).transpose(1, 2)
+    found, _ = attend_by_document(module, query, key, value, lengths, scaling=8**-0.5)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_is_packed_and_attends_by_document(make_llava):
+    """No padding goes through the model, and no mask over all pairs of tokens."""
+    family = make_llava()
+    batch = collate(family.rows, 0)
+    seen = []
+    layer = family.model.get_decoder().layers[0]
+    layer.register_forward_pre_hook(lambda _, args, given: seen.append((args[0], given)), with_kwargs=True)
+    shared_logps(family.model, batch)
+    states, given = seen[0]
+    assert states.shape[:2] == (1, int((batch["documents"] >= 0).sum()))
+    assert given["attention_mask"].shape == (1, 1, len(family.rows), 4)
 
 
 def test_the_mask_matters(make_llava):

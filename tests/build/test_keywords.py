@@ -164,6 +164,15 @@ def test_a_shorter_name_takes_no_second_place() -> None:
     assert {"kitchen light", "street light"} <= set(names)
 
 
+def test_what_the_other_answer_names_too_is_left_out_unless_it_is_all() -> None:
+    text = "A dining table with a red cup. A cat sleeps on the old chair, a dog beside it."
+    every = rank_keywords(text, KeywordSettings(top_k=9))
+    found = rank_keywords(text, KeywordSettings(top_k=9), against="A table with two cups, a chair and a bird.")
+    assert found == [keyword for keyword in every if keyword["text"] in ("cat", "dog")]
+    assert len(found) == 2
+    assert rank_keywords(text, KeywordSettings(top_k=9), against=text) == every
+
+
 def test_scores_fall_and_top_k_cuts() -> None:
     text = "A man with a dog walks past a car, a tree and a house."
     all_found = rank_keywords(text, KeywordSettings(top_k=9))

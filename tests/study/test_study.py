@@ -43,6 +43,7 @@ def test_all_experiments_of_the_issue_are_there():
         *(f"figure{number}" for number in (1, 2, 5, 6, 7, 8)),
         "data-size",
         "carry-over",
+        "image-loss",
         "rates",
     }
 
@@ -97,6 +98,23 @@ def test_pairs_of_a_size_are_the_first_of_the_larger_one_and_some_themes_are_kep
     is_seen = study.scale.is_seen(0)
     assert len(is_seen) == 12
     assert 0 < sum(is_seen) < 12
+
+
+def test_a_pair_comes_with_several_noises(study):
+    once, thrice = (read_dataset(study.scale.data(Data(pairs=4, noises=times), 0)) for times in (1, 3))
+    assert sorted(thrice["id"]) == sorted(f"{one}#{number}" for one in once["id"] for number in range(3))
+    for number in range(0, 12, 3):
+        same = thrice.sort("id").select(range(number, number + 3))
+        assert len({str(record["chosen"]) for record in same}) == 1
+        assert len({record["rejected_images"][0].tobytes() for record in same}) == 3
+
+
+def test_regions_are_those_of_what_only_the_chosen_answer_names(study):
+    for record in read_dataset(study.scale.data(Data(pairs=8, differing=True), 0)):
+        rejected = record["rejected"][0]["content"].lower()
+        named = [keyword["text"] for keyword in record["keywords"]]
+        own = [text for text in named if text.split()[-1] not in rejected]
+        assert own == named or not own
 
 
 def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):

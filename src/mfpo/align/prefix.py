@@ -16,6 +16,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from mfpo.align.attention import BY_DOCUMENT, lengths_of
+
 # What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
@@ -48,7 +50,7 @@ def shares_prefix(model: Any) -> bool:
         reason = f"its language model, {text.model_type!r}, is not known to allow it"
     elif getattr(text, "sliding_window", None) is not None:
         reason = "its language model has a sliding window"
-    elif text._attn_implementation not in ("sdpa", "flex_attention"):
+    elif text._attn_implementation not in ("sdpa", BY_DOCUMENT, "flex_attention"):
         reason = f"attention {text._attn_implementation!r} takes no such mask; load the model with 'sdpa'"
     else:
         return True
@@ -65,11 +67,11 @@ def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     """`score` of all answer tokens, (tokens, ...), of a batch made by `logprobs.collate`."""
     bare = extract_model_from_parallel(model)
     batch = {name: value.to(bare.device) for name, value in batch.items()}
-    batch["position_ids"] = positions(bare, batch)
+    batch = pack(batch | {"position_ids": positions(bare, batch)})
     if bare.config.get_text_config()._attn_implementation == "flex_attention":
-        batch = pack(batch)
         return scores_under_mask(model, batch, block_mask(batch), score)
-    return scores_under_mask(model, batch, dense_mask(batch), score)
+    bare.set_attn_implementation({"text_config": BY_DOCUMENT})  # for good: checkpointing computes layers again later
+    return scores_under_mask(model, batch, lengths_of(batch), score)
 
 
 def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -108,14 +110,6 @@ def mask_rule(batch: dict[str, Tensor]) -> MaskRule:
         return is_before & ((answers[row, key] == 0) | (answers[row, key] == answers[row, query]))
 
     return sees
-
-
-def dense_mask(batch: dict[str, Tensor]) -> Tensor:
-    """The rule as a mask, (rows, 1, length, length); padding sees padding, as a row of a softmax cannot be empty."""
-    rows, length = batch["documents"].shape
-    place = torch.arange(length, device=batch["documents"].device)
-    row = torch.arange(rows, device=place.device)[:, None, None, None]
-    return mask_rule(batch)(row, torch.zeros_like(row), place[:, None], place)
 
 
 def block_mask(batch: dict[str, Tensor]) -> BlockMask:

@@ -48,10 +48,11 @@ class KeywordSettings:
                 raise SettingError(f"{name} is {getattr(self, name)}, but must be 0 or more")
 
 
-def rank_keywords(text: str, settings: KeywordSettings) -> list[Keyword]:
+def rank_keywords(text: str, settings: KeywordSettings, *, against: str = "") -> list[Keyword]:
     """The `settings.top_k` best keywords of `text`, best first; fewer where it names fewer things, none if it has none.
 
-    Of two phrases for one thing ("dining table", "table") the better one stands for both.
+    Of two phrases for one thing ("dining table", "table") the better one stands for both. Things that the text
+    `against` names too are left out, unless it names them all.
 
     >>> best = rank_keywords("A black cat sits on a mat. The cat eyes a mouse.", KeywordSettings(top_k=2))
     >>> [keyword["text"] for keyword in best]
@@ -63,8 +64,11 @@ def rank_keywords(text: str, settings: KeywordSettings) -> list[Keyword]:
     vectors = open_vectors(settings.vectors)
     omega = edge_weights(phrases, settings, vectors([phrase.text for phrase in phrases]) if vectors else None)
     scores = page_rank(omega, settings.damping)
+    order = np.argsort(-scores, kind="stable").tolist()
+    others = candidates(against, open_tagger(settings.tagger))
+    differing = [index for index in order if not any(_same_thing(phrases[index], other) for other in others)]
     best: list[int] = []
-    for index in np.argsort(-scores, kind="stable").tolist():
+    for index in differing or order:
         if not any(_same_thing(phrases[index], phrases[other]) for other in best):
             best.append(index)
             if len(best) == settings.top_k:

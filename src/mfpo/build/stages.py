@@ -29,6 +29,9 @@ from mfpo.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(KeywordSettings, RegionSettings):
+    differing: bool = setting(
+        False, "take as keywords what the rejected answer does not name, if there is such a thing"
+    )
     corruption: Kind = setting("region", "how the rejected image is made: region (paper), global, random, crop, ...")
     schedule: Schedule = setting("sigmoid", "noise schedule: sigmoid (VCD's), linear (DDPM's) or cosine")
     noise_step: int = setting(500, "diffusion step of the noise; 500 of 1000 is the paper's best (Figure 8)")
@@ -71,7 +74,8 @@ class Draft:
 
 
 def draft_record(record: SourceRecord, settings: BuildSettings) -> Draft:
-    return Draft(record, rank_keywords(answer_text(record["chosen"]), settings))
+    against = answer_text(record["rejected"]) if settings.differing else ""
+    return Draft(record, rank_keywords(answer_text(record["chosen"]), settings, against=against))
 
 
 def find_regions(drafts: Sequence[Draft], segmenter: Segmenter) -> list[list[Region] | RecordError]:

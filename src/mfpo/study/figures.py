@@ -22,6 +22,9 @@ NOISE_STEPS = (100, 300, 500, 700, 900)
 # Of the rewards in Figure 2; the methods' own.
 _BETA = 0.1
 
+# What `margins` gives.
+MARGINS = {"text_margin": "text margin", "image_margin": "image margin"}
+
 # Columns of Figure 1.
 _DISTORTION = {"same": "same answers, %", "drop": "drop of log p(y_w), nats"}
 
@@ -86,13 +89,12 @@ def figure2(study: Study) -> Result:
         row: [margins(own, reference) for own, reference in zip(study.scores(trial), base, strict=True)]
         for row, trial in trials.items()
     }
-    columns = {"text_margin": "text margin", "image_margin": "image margin"}
-    rows = {row: {name: estimate(own, name) for name in columns} for row, own in scores.items()}
+    rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
     notes = [
         "A margin is r(y_w, m) - r(y_l, m) for the text and r(y_w, m) - r(y_w, m') for the image, with m' noised in "
         "its key regions, on pairs that nobody trained on."
     ]
-    return Result("Figure 2: the balance of rewards", Table(rows, columns, PAPER["figure2"]), notes=notes)
+    return Result("Figure 2: the balance of rewards", Table(rows, MARGINS, PAPER["figure2"]), notes=notes)
 
 
 def margins(own: Scores, reference: Scores) -> Scores:

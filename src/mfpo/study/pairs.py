@@ -1,5 +1,6 @@
 """Preference pairs of a trial, with their rejected images, ranked from easy to hard."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.progress import track
 from mfpo.align.curriculum import RankSettings, rank
 from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.regions import open_segmenter
+from mfpo.records import SourceRecord
 from mfpo.sources import Source
 from mfpo.study.trials import Data
 
@@ -20,9 +22,30 @@ def ranked_pairs(source: Source, out: Path, data: Data, *, seed: int, regions: s
     ranked = out.with_name(f"{out.name}-ranked")
     if not ranked.exists():
         if not out.exists():
-            made: dict[str, Any] = {name: getattr(data, name) for name in ("corruption", "noise_step", "schedule")}
+            names = ("corruption", "noise_step", "schedule", "differing")
+            made: dict[str, Any] = {name: getattr(data, name) for name in names}
             settings = BuildSettings(seed=seed, **made)
             segmenter = open_segmenter(regions, settings) if settings.needs_regions else None
+            source = Repeated(source, data.noises) if data.noises > 1 else source
             build(source, out, settings, segmenter, progress=lambda rows: track(rows, "building"))
         rank(out, model, ranked, RankSettings())
     return ranked
+
+
+class Repeated:
+    """The rows of a source, each `times` times with ids of their own, so that each gets noises of its own."""
+
+    def __init__(self, source: Source, times: int) -> None:
+        self.source, self.times = source, times
+        self.name = source.name
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for row in self.source for _ in range(self.times))
+
+    def id(self, row: dict[str, Any], number: int) -> str:
+        return f"{self.source.id(row, number // self.times)}#{number % self.times}"
+
+    def record(self, row: dict[str, Any], number: int) -> SourceRecord:
+        record = self.source.record(row, number // self.times)
+        record["id"] = self.id(row, number)
+        return record

@@ -31,7 +31,7 @@ from mfpo.study.trials import Data, Trial
 SEEN_THEMES = tuple(THEMES)[:4]
 
 # Of the first so many scenes existence questions are asked, and OPERA, which takes 1.5 s a caption, describes them.
-_ASKED_SCENES, _OPERA_SCENES = 300, 200
+_ASKED_SCENES, _OPERA_SCENES = 150, 200
 
 # Pairs that show how much an answer rests on its image.
 _SCORED_PAIRS = 150

@@ -1,10 +1,12 @@
 """What the paper could not ask: how much data the image loss needs, and whether what is learned carries over."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mfpo.study.experiments import BASE, Plot, Result, corruption_trials, experiment, mfpo, term_trials, terms
+from mfpo.study.figures import MARGINS, margins
 from mfpo.study.statistics import Array, Scores, estimate
 from mfpo.study.study import Study
 from mfpo.study.tables import Claim, Table, fill, line
@@ -12,6 +14,9 @@ from mfpo.study.trials import Data, trained
 
 # Numbers of pairs beside all that there are.
 SIZES = (30, 60, 150)
+
+# Of them, what `image-loss` takes.
+_FEW = 60
 
 # Figures that are counted scene by scene.
 _BY_SCENE = ("chair_s", "chair_i", "cover", "length")
@@ -39,6 +44,31 @@ def data_size(study: Study) -> Result:
         for figure, name in (("chair_s", "CHAIR_s"), ("cover", "Cover"))
     ]
     return Result("How much data", table, plots)
+
+
+@experiment("image-loss")
+def image_loss(study: Study) -> Result:
+    """Settings that may make the image loss pay, with few pairs and with all: a smaller weight, another schedule, noise
+    that is new in each epoch, regions of only what the rejected answer does not name."""
+    trials = {"base": BASE}
+    for size, data in {_FEW: Data(pairs=_FEW), study.scale.pairs: Data()}.items():
+        without = {"text + margin": mfpo(data, **terms("text", "margin"))}
+        joint = {
+            "text + image + margin": mfpo(data),
+            "image weight 0.2": mfpo(data, image_weight=0.2),
+            "DDPM's schedule": mfpo(replace(data, schedule="linear")),
+            "new noise each epoch": mfpo(replace(data, noises=3), epochs=1),
+            "what only y_w names": mfpo(replace(data, differing=True)),
+        }
+        trials |= {f"{row}, {size} pairs": trial for row, trial in (without | joint).items()}
+    table = fill(study, trials)
+    base = study.scores(BASE)
+    rows = {}
+    for row, trial in trials.items():
+        own = [margins(one, reference) for one, reference in zip(study.scores(trial), base, strict=True)]
+        rows[row] = {**table.rows[row], **{name: estimate(own, name) for name in MARGINS}}
+    columns = {**table.columns, **MARGINS}
+    return Result("When the image loss pays", replace(table, rows=rows, columns=columns))
 
 
 @experiment("carry-over")

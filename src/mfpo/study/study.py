@@ -14,7 +14,7 @@ from mfpo.align.trainer import train
 from mfpo.folders import versions
 from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
-from mfpo.study.trials import Data, Trial
+from mfpo.study.trials import Data, Trial, changes
 
 
 class Scale(Protocol):
@@ -117,6 +117,7 @@ def describe(trial: Trial) -> str:
     """A trial in a line."""
     if trial.method is None:
         return f"base, {trial.decode}"
-    changed = [f"{name}={value}" for name, value in asdict(trial.data).items() if value != getattr(Data(), name)]
-    changed += [f"{name}={value}" for name, value in trial.settings]
-    return ", ".join([trial.method, *changed]) + (f", after {trial.stage}" if trial.stage else "")
+    given = changes(trial.data) | dict(trial.settings)
+    return ", ".join([trial.method, *(f"{name}={value}" for name, value in given.items())]) + (
+        f", after {trial.stage}" if trial.stage else ""
+    )

@@ -15,7 +15,7 @@ class Data:
 
     `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
     RLHF-V's, or two answers `ranked`, as Silkie's. `themes` are those of the scenes: all, or only some, so that the
-    others are unseen.
+    others are unseen. Each pair comes `noises` times, with its image noised anew; `differing` is that of the build.
     """
 
     pairs: int | None = None
@@ -24,6 +24,8 @@ class Data:
     corruption: str = "region"
     noise_step: int = 500
     schedule: str = "sigmoid"
+    differing: bool = False
+    noises: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,14 @@ class Trial:
 
     def key(self, *context: object) -> str:
         """A name for files, which stands for the trial and the `context` it is run in."""
-        text = json.dumps([asdict(self), context], sort_keys=True, default=str)
+        text = json.dumps([changes(self) | {"data": changes(self.data)}, context], sort_keys=True, default=str)
         return f"{self.method or 'base'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def changes(given: Data | Trial) -> dict[str, Any]:
+    """The fields that are not at their defaults: what things are known by, so that a new field renames nothing."""
+    default = asdict(type(given)())
+    return {name: value for name, value in asdict(given).items() if value != default[name]}
 
 
 # The kind of rejected image that makes a method what it is.
