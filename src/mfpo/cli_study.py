@@ -13,7 +13,7 @@ from mfpo.settings import read_settings
 
 console = Console(markup=False, emoji=False, highlight=False)
 
-# Pairs and scenes of the seeds that a table may use; those of the validation are its own.
+# The seed of the pairs and scenes that learning rates are chosen on; those of tables are below it.
 _VALIDATION_SEED = 90
 
 
@@ -40,10 +40,19 @@ def reproduce(
     unknown = [name for name in chosen if name not in EXPERIMENTS]
     if unknown:
         raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
+    if first_seed + seeds > _VALIDATION_SEED:
+        raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
     for name in chosen:
         run_seeds = [_VALIDATION_SEED] if name == "rates" else range(first_seed, first_seed + seeds)
         study = Study(out, _scale(scale, config, out, scenes, pairs, name), run_seeds, console)
-        _write(study, name, EXPERIMENTS[name](study))
+        try:
+            result = EXPERIMENTS[name](study)
+        except SettingError as error:
+            if names != ["all"]:
+                raise
+            console.print(f"{name} is left out: {error}")
+            continue
+        _write(study, name, result)
 
 
 def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, name: str) -> Any:
@@ -62,7 +71,6 @@ def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, 
 
 
 def _write(study: Any, name: str, result: Any) -> None:
-    from mfpo.folders import versions
     from mfpo.study.page import markdown, sentences, terminal, write_html
 
     pages = study.out / "pages"
@@ -70,10 +78,11 @@ def _write(study: Any, name: str, result: Any) -> None:
     seeds = ", ".join(map(str, study.seeds))
     command = shlex.join(["mfpo", *sys.argv[1:]])
     scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
-    facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **versions()}
-    (pages / f"{name}.md").write_text(markdown(result, command, facts), encoding="utf-8")
+    made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()}
+    facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **made_with}
+    (pages / f"{name}.md").write_text(markdown(result, name, command, facts), encoding="utf-8")
     write_html(result, pages / f"{name}.html", command, facts)
     console.print(terminal(result))
-    for sentence in [*sentences(result.table.verdicts), *result.notes]:
+    for sentence in [*sentences(result.table), *result.notes]:
         console.print(sentence)
     console.print(f"open {pages / f'{name}.html'}")

@@ -257,15 +257,15 @@ def test_attention_by_document_is_attention_under_the_mask():
     """With grouped heads and a prompt of one token; softmax(q k / sqrt(width)) v in float64, written out."""
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for lengths in ((5, 3, 1), (1, 2), (4, 1, 1, 2)):
+    for lengths in ((5, 3, 1), (1, 2), (4, 1, 1, 2), (3, 1)):
         prompt, *answers = (torch.zeros(n, dtype=torch.long) for n in lengths)
         rows.append(Encoded(prompt, tuple(answers), {}, (0,) * len(answers)))
     batch = pack(collate(rows, 0))
     lengths = lengths_of(batch)
-    assert lengths.tolist() == [[[[5, 3, 1, 0], [1, 2, 0, 0], [4, 1, 1, 2]]]]
+    assert lengths.tolist() == [[[[5, 3, 1, 0], [1, 2, 0, 0], [4, 1, 1, 2], [3, 1, 0, 0]]]]
     module = torch.nn.Module()
     module.num_key_value_groups = 2
-    query, key, value = (torch.randn(1, heads, 20, 8, generator=generator).double() for heads in (4, 2, 2))
+    query, key, value = (torch.randn(1, heads, 24, 8, generator=generator).double() for heads in (4, 2, 2))
     key_of_heads, value_of_heads = (states.repeat_interleave(2, dim=1) for states in (key, value))
     scores = (query @ key_of_heads.mT * 8**-0.5).masked_fill(~dense_mask(batch), -torch.inf)
     expected = (scores.softmax(dim=-1) @ value_of_heads).transpose(1, 2)

@@ -15,11 +15,15 @@ from mfpo.evaluate.object_halbench import load_table, object_halbench
 from mfpo.records import read_dataset
 from mfpo.settings import read_settings
 from mfpo.sources import open_source
-from mfpo.study.experiments import BASE
+from mfpo.study import figures, questions
+from mfpo.study.experiments import BASE, EXPERIMENTS
 from mfpo.study.real import RealScale, RealSettings, Rows
-from mfpo.study.statistics import estimate
+from mfpo.study.statistics import LOGPS, estimate
 from mfpo.study.study import Study
 from mfpo.study.trials import Data, trained
+
+assert figures
+assert questions  # their experiments are registered now
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,32 @@ def test_what_the_scale_has_not_is_an_error(study):
     with pytest.raises(SettingError, match="no benchmark is named"):
         RealSettings()
     with pytest.raises(SettingError, match="mmhal needs a judge"):
-        RealSettings(mmhal="m.json")
+        RealSettings(mmhal="m.json", mmhal_images="images")
+    with pytest.raises(SettingError, match="give amber_images too"):
+        RealSettings(amber="amber")
+    with pytest.raises(SettingError, match="give objhal_truth"):
+        RealSettings(objhal_questions="q.jsonl", objhal_images="images")
+
+
+@pytest.mark.parametrize("name", ["table1", "table3", "table4", "table6", "figure5", "figure8", "data-size", "targets"])
+def test_tables_have_the_columns_that_the_scale_has(study, name, monkeypatch):
+    random = np.random.default_rng(0)
+    names = [*study.scale.figures, *LOGPS]
+    counts = {figure: np.stack([random.random(12), np.ones(12)], axis=1) for figure in names}
+    monkeypatch.setattr(study, "scores", lambda trial: [counts])
+    result = EXPERIMENTS[name](study)
+    assert result.table.columns.keys() <= study.scale.figures.keys()
+
+
+def test_a_table_of_what_the_scale_has_not_is_an_error(study):
+    with pytest.raises(SettingError, match="only the picture book has"):
+        EXPERIMENTS["table2"](study)
+
+
+def test_other_data_or_training_settings_are_another_run(study):
+    trial, before = trained("dpo"), study.scale.trained_on
+    for change in ({"train": "lora_rank=8"}, {"held_out": 5}, {"regions": "clipseg"}):
+        assert trial.key(before) != trial.key({**before, **change})
 
 
 def test_the_shipped_file_is_read():

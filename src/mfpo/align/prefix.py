@@ -70,7 +70,9 @@ def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     batch = pack(batch | {"position_ids": positions(bare, batch)})
     if bare.config.get_text_config()._attn_implementation == "flex_attention":
         return scores_under_mask(model, batch, block_mask(batch), score)
-    bare.set_attn_implementation({"text_config": BY_DOCUMENT})  # for good: checkpointing computes layers again later
+    if bare.config.get_text_config()._attn_implementation != BY_DOCUMENT:
+        # For good, as checkpointing computes layers again later. Without documents it is sdpa.
+        bare.set_attn_implementation({"text_config": BY_DOCUMENT})
     return scores_under_mask(model, batch, lengths_of(batch), score)
 
 

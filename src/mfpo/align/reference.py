@@ -32,7 +32,10 @@ from mfpo.folders import fingerprint, versions
 # Hash of a sequence -> log p of its answer, and how many of the answer's tokens were cut at the maximum length.
 Known = dict[str, tuple[float, int]]
 
-_CODE = (*(f"align/{name}.py" for name in ("logprobs", "pairs", "policy", "prefix", "methods/ddpo")), "models.py")
+_CODE = (
+    *(f"align/{name}.py" for name in ("attention", "logprobs", "pairs", "policy", "prefix", "methods/ddpo")),
+    "models.py",
+)
 
 # Records between two writes, which a killed run does not lose.
 _BLOCK = 4096

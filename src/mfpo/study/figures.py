@@ -28,7 +28,7 @@ MARGINS = {"text_margin": "text margin", "image_margin": "image margin"}
 # Columns of Figure 1.
 _DISTORTION = {"same": "same answers, %", "drop": "drop of log p(y_w), nats"}
 
-# Steps of training that a curve is smoothed over.
+# Lines of metrics that a curve is smoothed over, each the mean of ten steps.
 _WINDOW = 5
 
 
@@ -39,11 +39,12 @@ def figure1(study: Study) -> Result:
     trials = {"base": BASE, "DPO": trained("dpo"), "MFPO": mfpo()}
     models = {name: study.model(trial, seed) for name, trial in trials.items()}
     pairs = study.scale.scored_pairs(seed)
-    distorted = study.out / "probes" / f"distortion-{seed}"
+    key = trials["MFPO"].key(*(study.with_rate(trial).settings for trial in trials.values()), study.scale.context)
+    distorted = study.out / "probes" / f"distortion-{key}-{seed}"
     if not distorted.exists():
         probe_distortion(pairs, models, distorted, DistortionSettings())
     rows = json.loads((distorted / "results.json").read_text(encoding="utf-8"))["figures"]
-    attended = study.out / "probes" / f"attention-{seed}"
+    attended = study.out / "probes" / f"attention-{key}-{seed}"
     if not attended.exists():
         probe_attention(pairs, models, attended, AttentionSettings())
     plots = [Plot(title, "noise step", "same answers, %", _by_model(rows, where)) for where, title in WHERE.items()]
@@ -53,7 +54,8 @@ def figure1(study: Study) -> Result:
         if row["step"] in (500, 999)
     }
     table = Table(shown, _DISTORTION)
-    notes = [f"The attention by layer, and drawn on the images, is in {attended / 'report.html'}."]
+    study.console.print(f"open {attended / 'report.html'}")
+    notes = [f"Of the models of seed {seed}. The attention is on a page of its own, in the folder `probes`."]
     return Result("Figure 1: distorted images and attention", table, plots, notes)
 
 
@@ -92,7 +94,11 @@ def figure2(study: Study) -> Result:
     rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
     notes = [
         "A margin is r(y_w, m) - r(y_l, m) for the text and r(y_w, m) - r(y_w, m') for the image, with m' noised in "
-        "its key regions, on pairs that nobody trained on."
+        "its key regions, on pairs that nobody trained on.",
+        *(
+            f"{row}: the image margin is {own['image_margin'].mean / own['text_margin'].mean:.2f} of the text margin."
+            for row, own in rows.items()
+        ),
     ]
     return Result("Figure 2: the balance of rewards", Table(rows, MARGINS, PAPER["figure2"]), notes=notes)
 
@@ -111,34 +117,38 @@ def figure5(study: Study) -> Result:
     trials = {"base": BASE, **stages, "after hard": mfpo()}
     claims = [Claim("after medium", "after easy"), Claim("after hard", "after medium")]
     table = fill(study, trials, paper=PAPER["figure5"], claims=claims)
-    lines = {"MFPO": line(table, dict(enumerate(trials)), "chair_s")}
-    return Result("Figure 5: after each stage", table, [Plot("CHAIR_s", "stage", "CHAIR_s, %", lines)])
+    plots = [
+        Plot(name, "stage", f"{name}, %", {"MFPO": line(table, dict(enumerate(trials)), figure)})
+        for figure, name in study.scale.figures.items()
+        if figure == "chair_s"
+    ]
+    return Result("Figure 5: after each stage", table, plots)
 
 
 @experiment("figure6")
 def figure6(study: Study) -> Result:
     """The rewards over training, with the margin term and without it; the first seed's runs."""
     trials = {"with margin": mfpo(), "without margin": mfpo(**terms("text", "image"))}
-    table = fill(study, {"base": BASE, **trials})
+    table, notes = fill(study, {"base": BASE, **trials}), [f"The curves are of seed {study.seeds[0]}."]
     names = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "rejected image": "rewards/image_rejected"}
     plots = [
         Plot(row, "step", "reward", {name: _logged(study, trial, key) for name, key in names.items()})
         for row, trial in trials.items()
     ]
-    return Result("Figure 6: rewards with and without the margin", table, plots)
+    return Result("Figure 6: rewards with and without the margin", table, plots, notes)
 
 
 @experiment("figure7")
 def figure7(study: Study) -> Result:
     """The terms of the loss over training; the first seed's runs."""
     trials = {"easy to hard": mfpo(), "end to end": mfpo(curriculum=False)}
-    table = fill(study, {"base": BASE, **trials})
+    table, notes = fill(study, {"base": BASE, **trials}), [f"The curves are of seed {study.seeds[0]}."]
     names = {name: f"loss/{name}" for name in ("text", "image", "margin")}
     plots = [
         Plot(row, "step", "loss", {name: _logged(study, trial, key) for name, key in names.items()})
         for row, trial in trials.items()
     ]
-    return Result("Figure 7: the loss over training", table, plots)
+    return Result("Figure 7: the loss over training", table, plots, notes)
 
 
 def _logged(study: Study, trial: Trial, key: str) -> Line:
@@ -162,6 +172,7 @@ def figure8(study: Study) -> Result:
     table = fill(study, trials, claims=claims)
     plots = [
         Plot(name, "noise step", f"{name}, %", {row: line(table, own, figure) for row, own in points.items()})
-        for figure, name in (("chair_s", "CHAIR_s"), ("cover", "Cover"))
+        for figure, name in study.scale.figures.items()
+        if figure in ("chair_s", "cover")
     ]
     return Result("Figure 8: the noise step", table, plots)

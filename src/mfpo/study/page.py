@@ -13,8 +13,8 @@ from mfpo.probe.page import table as html_table
 from mfpo.report.sections import Panels
 from mfpo.study.experiments import Plot, Result
 from mfpo.study.paper import TABLE1_COLUMNS
-from mfpo.study.statistics import Estimate
-from mfpo.study.tables import Verdict
+from mfpo.study.statistics import PERCENT, Estimate
+from mfpo.study.tables import Table
 
 
 def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
@@ -30,7 +30,7 @@ def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[li
     rows = [
         [
             row,
-            *(_print(own.get(figure), intervals=intervals) for figure in table.columns),
+            *(_print(own.get(figure), 1 if figure in PERCENT else 2, intervals) for figure in table.columns),
             *(f"{table.paper.get(row, {}).get(name, '')}" for name in quoted),
         ]
         for row, own in table.rows.items()
@@ -38,25 +38,28 @@ def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[li
     return header, rows
 
 
-def _print(one: Estimate | None, *, intervals: bool) -> str:
+def _print(one: Estimate | None, digits: int, intervals: bool) -> str:
     """A mean, the spread between seeds, and its interval."""
     if one is None:
         return ""
-    spread = "" if one.spread is None else f" ± {one.spread:.1f}"
-    return f"{one.mean:.1f}{spread}" + (f" ({one.low:.1f} to {one.high:.1f})" if intervals else "")
+    spread = "" if one.spread is None else f" ± {one.spread:.{digits}f}"
+    return f"{one.mean:.{digits}f}{spread}" + (f" ({interval(one, digits)})" if intervals else "")
 
 
-def sentences(verdicts: Iterable[Verdict]) -> list[str]:
+def interval(one: Estimate, digits: int) -> str:
+    """The interval's ends."""
+    return f"{one.low:.{digits}f} to {one.high:.{digits}f}"
+
+
+def sentences(table: Table) -> list[str]:
     """The verdicts in words, what goes against the paper first."""
-    order = ("against the paper", "not settled", "as in the paper")
+    order = ("against the paper", "not settled", "as in the paper", "settled")
     told = []
-    for verdict in sorted(verdicts, key=lambda one: order.index(one.word)):
+    for verdict in sorted(table.verdicts, key=lambda one: order.index(one.word)):
         claim, gain = verdict.claim, verdict.gain
-        figure = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "cover": "Cover"}.get(claim.figure, claim.figure)
-        told.append(
-            f"{verdict.word}: {claim.better} better than {claim.worse} in {figure} by {gain.mean:.1f} "
-            f"({gain.low:.1f} to {gain.high:.1f})"
-        )
+        figure = table.columns.get(claim.figure, claim.figure)
+        than = f"{abs(gain.mean):.1f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"
+        told.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, 1)})")
     return told
 
 
@@ -69,13 +72,14 @@ def terminal(result: Result) -> Shown:
     return shown
 
 
-def markdown(result: Result, command: str, facts: dict[str, str]) -> str:
-    """A page for the docs."""
+def markdown(result: Result, name: str, command: str, facts: dict[str, str]) -> str:
+    """A page for the docs; the plots are in the page of `write_html` beside it, NAME.html."""
     header, rows = cells(result)
     lines = [f"# {result.title}", ""]
-    lines += [f"- {sentence}" for sentence in sentences(result.table.verdicts)] + [""] * bool(result.table.verdicts)
+    lines += [f"- {sentence}" for sentence in sentences(result.table)] + [""] * bool(result.table.verdicts)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
-    lines += [*result.notes, ""] * bool(result.notes)
+    notes = [*result.notes, *([f"[The plots]({name}.html)."] if result.plots else [])]
+    lines += [" ".join(notes), ""] * bool(notes)
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     return "\n".join(lines) + "\n"
 
@@ -87,7 +91,7 @@ def _row(texts: Iterable[str]) -> str:
 def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) -> None:
     """A self-contained page: the verdicts, the table, the plots."""
     header, rows = cells(result)
-    lead = {f"{number}.": text for number, text in enumerate(sentences(result.table.verdicts), start=1)}
+    lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
     lead |= {"Note:": " ".join(result.notes)} if result.notes else {}
     panels = [Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)})]
     if result.plots:

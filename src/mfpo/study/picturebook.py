@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import track
 
 from mfpo.build.pipeline import BuildSettings, build
@@ -15,16 +14,15 @@ from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.generate import answer
-from mfpo.models import load_model, load_processor
+from mfpo.models import model_files
 from mfpo.picturebook.book import FIGURES, draw_book
 from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PairKind, PictureBook
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene
-from mfpo.probe.dependence import pair_logps
-from mfpo.records import read_dataset
+from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
-from mfpo.study.statistics import LOGPS, Array
+from mfpo.study.statistics import Array
 from mfpo.study.trials import Data, Trial
 
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
@@ -55,19 +53,20 @@ class PictureBookScale:
 
     def __init__(self, folder: Path, *, split: str = "heldout", scenes: int = 1_000, pairs: int = 600) -> None:
         self.folder, self.split, self.scenes, self.pairs = folder, split, scenes, pairs
-        self.context: Mapping[str, Any] = {"scale": "picturebook", "split": split, "scenes": scenes, "pairs": pairs}
+        self.trained_on: Mapping[str, Any] = {"base": model_files(WEIGHTS), "pairs": pairs}
+        self.context: Mapping[str, Any] = {"split": split, "scenes": scenes, **self.trained_on}
 
     def rate(self, method: str) -> float:
         """The validated rate of a method."""
         return RATES[method]
 
     def train_settings(self) -> list[str]:
-        """What else trainings are told: nothing."""
-        return []
+        """What else trainings are told: to write no checkpoints, as they take two minutes."""
+        return ["save_steps=1000"]
 
     def data(self, data: Data, seed: int) -> Path:
         """The folder of the pairs, with rejected images and ranked from easy to hard."""
-        out = self.folder / "data" / f"{Trial(data=data).key(self.pairs)}-{seed}"
+        out = self.folder / "data" / f"{Trial(data=data).key(self.trained_on)}-{seed}"
         return ranked_pairs(self._pairs(data, seed), out, data, seed=seed, regions="dataset", model=self.base)
 
     def _pairs(self, data: Data, seed: int) -> "KeptPairs":
@@ -95,8 +94,7 @@ class PictureBookScale:
         if trial.decode == "greedy":
             asked = self._answers(model, book / "asked.jsonl", answers, trial.decode)
             questions = load_questions(book / "asked.jsonl")
-            accuracy = existence(asked, questions).tallies["accuracy"]
-            tallies |= {"existence_accuracy": accuracy} | _by_kind(accuracy, book / "asked.jsonl")
+            tallies |= _by_scene(existence(asked, questions).tallies["accuracy"], book / "asked.jsonl")
         counts = counts_of(tallies)
         return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
 
@@ -139,26 +137,16 @@ class PictureBookScale:
         return [make_scene(number).theme in SEEN_THEMES for number in seeds]
 
 
-def _by_kind(accuracy: Tally, questions: Path) -> dict[str, Tally]:
-    """The accuracy on questions for what is there, and for what is not, by how that was chosen."""
-    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
-    kinds: dict[str, dict[str, tuple[float, ...]]] = {}
-    for row in rows:
-        name = f"existence_{row['negative'] or 'present'}"
-        kinds.setdefault(name, {})[row["question_id"]] = accuracy.units[row["question_id"]]
-    return {name: Tally(units) for name, units in kinds.items()}
-
-
-def counts_of(tallies: Mapping[str, Tally]) -> dict[str, Array]:
-    """The counts of each figure, unit by unit."""
-    return {name: np.array(list(tally.units.values()), dtype=np.float64) for name, tally in tallies.items()}
-
-
-def pair_figures(model: Path, pairs: Path) -> dict[str, Array]:
-    """The log-probabilities of the pairs' sequences, and image dependence, which is a difference of two."""
-    logps = pair_logps(load_model(model), load_processor(model), read_dataset(pairs)).double().numpy().T
-    values = dict(zip(LOGPS, logps, strict=True)) | {"image_dependence": logps[0] - logps[2]}
-    return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}
+def _by_scene(accuracy: Tally, questions: Path) -> dict[str, Tally]:
+    """The accuracy on all questions, on those for what is there, and on the others by how these were chosen."""
+    figures: dict[str, dict[str, tuple[float, ...]]] = {}
+    for row in map(json.loads, questions.read_text(encoding="utf-8").splitlines()):
+        right, asked = accuracy.units[row["question_id"]]
+        for kind in ("accuracy", row["negative"] or "present"):
+            scenes = figures.setdefault(f"existence_{kind}", {})
+            before = scenes.get(row["image"], (0, 0))
+            scenes[row["image"]] = (before[0] + right, before[1] + asked)
+    return {name: Tally(scenes) for name, scenes in figures.items()}
 
 
 class KeptPairs(PictureBook):

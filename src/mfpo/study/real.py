@@ -7,19 +7,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
-from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.figures import Tally
+from mfpo.evaluate.answers import image_key, read_answers, read_rows
 from mfpo.evaluate.generate import answer
 from mfpo.evaluate.judge import JudgeSettings
 from mfpo.evaluate.judged import judge_mmhal, judge_object_halbench
-from mfpo.models import find_model
+from mfpo.models import find_model, model_files
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
+from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
-from mfpo.study.picturebook import counts_of, pair_figures
 from mfpo.study.statistics import Array
 from mfpo.study.trials import Data, Trial
 
@@ -50,6 +51,14 @@ class RealSettings:
     def __post_init__(self) -> None:
         if not (self.objhal_questions or self.amber or self.mmhal):
             raise SettingError("no benchmark is named; give objhal_questions, amber or mmhal")
+        for name in ("objhal_questions", "amber", "mmhal"):
+            images = f"{name.removesuffix('_questions')}_images"
+            if getattr(self, name) and not getattr(self, images):
+                raise SettingError(f"{name} needs the folder of its images; give {images} too")
+        if self.objhal_questions and not self.objhal_truth:
+            raise SettingError(
+                "objhal_questions needs CHAIR's truth; give objhal_truth, as `mfpo eval truth` writes it"
+            )
         if self.mmhal and not self.judge:
             raise SettingError("mmhal needs a judge; give judge too")
 
@@ -63,7 +72,12 @@ class RealScale:
         self.folder, self.settings = folder, settings
         self.base = find_model(settings.model)
         self.figures: Mapping[str, str] = _columns(settings)
-        self.context: Mapping[str, Any] = {"scale": "paper", **asdict(settings)}
+        files = ("source", "ranked_source", "images", "regions", "held_out")
+        self.trained_on: Mapping[str, Any] = {
+            "base": model_files(self.base),
+            **{name: getattr(settings, name) for name in (*files, "train")},
+        }
+        self.context: Mapping[str, Any] = {**self.trained_on, **asdict(settings)}
         endpoint = {"endpoint": settings.judge_endpoint} if settings.judge_endpoint else {}
         self.judge = (
             read_settings(JudgeSettings, None, [], model=settings.judge, **endpoint) if settings.judge else None
@@ -81,11 +95,11 @@ class RealScale:
         """The folder of the pairs, with rejected images and ranked from easy to hard."""
         if data.themes != "all":
             raise SettingError("carry-over needs themes, which only the picture book has")
-        return self._ranked(data, Trial(data=data).key(self.context), seed, held_out=False)
+        return self._ranked(data, Trial(data=data).key(self.trained_on), seed, held_out=False)
 
     def scored_pairs(self, seed: int) -> Path:
         """The held-out rows of the source with the default rejected images."""
-        return self._ranked(Data(), "held-out", seed, held_out=True)
+        return self._ranked(Data(), f"held-out-{Trial().key(self.trained_on)}", seed, held_out=True)
 
     def is_seen(self, seed: int) -> list[bool]:
         """Raises SettingError, as there are no themes."""
@@ -123,33 +137,34 @@ class RealScale:
         """The counts of each figure, question by question."""
         s = self.settings
         answers = self.folder / "answers" / trial.key(self.context, seed)
-        tallies: dict[str, Tally] = {}
+        counts: dict[str, Array] = {}
         if s.objhal_questions:
+            questions = Path(s.objhal_questions)
             file = self._answers(model, s.objhal_questions, s.objhal_images, answers / "objhal.jsonl", trial)
-            found, _ = judge_object_halbench(
-                file, Path(str(s.objhal_truth)), judge=self.judge, questions=Path(s.objhal_questions)
-            )
-            tallies |= {"chair_s": found.tallies["chair_s_refined"], "chair_i": found.tallies["chair_i"]}
+            found, _ = judge_object_halbench(file, Path(str(s.objhal_truth)), judge=self.judge, questions=questions)
+            tallies = {"chair_s": found.tallies["chair_s_refined"], "chair_i": found.tallies["chair_i"]}
+            # What no judge could read is in no tally.
+            counts |= counts_of(tallies, (image_key(str(row["image"])) for _, row in read_rows(questions)))
         if s.amber:
             questions = Path(s.amber) / "query_generative.json"
             file = self._answers(model, str(questions), s.amber_images, answers / "amber.jsonl", trial)
             benchmark = load_amber(Path(s.amber))
             of_amber = amber(read_answers(file), benchmark, open_reading(benchmark.words), allow_missing=True).tallies
-            tallies |= {name: of_amber[f"generative.{key}"] for name, key in _AMBER.items()}
+            counts |= counts_of({name: of_amber[f"generative.{key}"] for name, key in _AMBER.items()})
+            clean, all_of = counts["amber_hal"].T
+            counts["amber_hal"] = np.stack([all_of - clean, all_of], axis=1)  # the tally counts what is right
         if s.mmhal and self.judge:
             file = self._answers(model, s.mmhal, s.mmhal_images, answers / "mmhal.jsonl", trial)
             judged, _ = judge_mmhal(file, Path(s.mmhal), judge=self.judge)
-            tallies |= {"mmhal_score": judged.tallies["score"], "mmhal_rate": judged.tallies["hallucination_rate"]}
-        counts = counts_of(tallies)
+            kept = {"mmhal_score": judged.tallies["score"], "mmhal_rate": judged.tallies["hallucination_rate"]}
+            counts |= counts_of(kept)
         return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
 
     def _answers(self, model: Path, questions: str, images: str | None, out: Path, trial: Trial) -> Path:
-        if images is None:
-            raise SettingError(f"the folder of the images of {questions} is not given")
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             size = self.settings.batch_size
-            answer(Path(questions), model, Path(images), out, strategy=trial.decode, batch_size=size)
+            answer(Path(questions), model, Path(str(images)), out, strategy=trial.decode, batch_size=size)
         return out
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mfpo.evaluate.figures import mean, share
+
 Array = NDArray[np.float64]
 
 # The counts of each scene or pair, (scenes, 2): a part and its whole, for each figure of one model and seed.
@@ -40,6 +42,12 @@ def estimate(scores: Sequence[Scores], figure: str) -> Estimate:
     return _over_seeds([_resampled([one[figure]], figure)[0] for one in scores])
 
 
+def ratio(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimate:
+    """The figure of `a` divided by that of `b`, as `difference`."""
+    drawn = (_resampled([one[figure], other[figure]], figure) for one, other in zip(a, b, strict=True))
+    return _over_seeds([first / second for first, second in drawn])
+
+
 def difference(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimate:
     """The figure of `a` minus that of `b`, seed by seed on the same scenes, so that these are drawn together."""
     drawn = (_resampled([one[figure], other[figure]], figure) for one, other in zip(a, b, strict=True))
@@ -51,13 +59,7 @@ def _resampled(counts: Sequence[Array], figure: str) -> list[Array]:
     scenes = len(counts[0])
     draws = np.random.default_rng(0).multinomial(scenes, np.full(scenes, 1 / scenes), size=_RESAMPLES)
     weights = np.vstack([np.ones(scenes), draws])
-    return [_quotient(weights @ one, figure) for one in counts]
-
-
-def _quotient(sums: Array, figure: str) -> Array:
-    part, whole = sums.T
-    scale = 100.0 if figure in PERCENT else 1.0
-    return np.divide(scale * part, whole, out=np.zeros_like(part), where=whole != 0)
+    return [(share if figure in PERCENT else mean)(weights @ one) for one in counts]
 
 
 def _over_seeds(values: Sequence[Array]) -> Estimate:

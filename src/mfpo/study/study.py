@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import train
+from mfpo.errors import SettingError
 from mfpo.folders import versions
 from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
@@ -21,13 +22,14 @@ class Scale(Protocol):
     """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
 
     `pairs` is how many pairs there are to train on, `figures` are the columns of the tables by key, `question_types`
-    those of Table 2; `context` is what scores depend on beside trial and seed.
+    those of Table 2. `trained_on` is what trainings depend on beside trial and seed, `context` what scores do.
     """
 
     base: Path
     pairs: int
     figures: Mapping[str, str]
     question_types: Mapping[str, str]
+    trained_on: Mapping[str, Any]
     context: Mapping[str, Any]
 
     def rate(self, method: str) -> float:
@@ -56,17 +58,23 @@ class Scale(Protocol):
 
 
 class Study:
-    """The trials of `scale` under `out`, for each of `seeds`: `runs/` has the trainings, `scores/` what came out."""
+    """The trials of `scale` under `out`, for each of `seeds`: `runs/` has the trainings, `scores/` what came out.
+
+    `versions` are those of the packages that made the scores which have been read.
+    """
 
     def __init__(self, out: Path, scale: Scale, seeds: Sequence[int], console: Console) -> None:
         self.out, self.scale, self.seeds, self.console = out, scale, seeds, console
+        self.versions: dict[str, set[str]] = {}
 
     def run(self, trial: Trial, seed: int) -> Path:
         """The run folder of a trial, trained now unless it has been before."""
         trial = replace(self.with_rate(trial), stage=None, decode="greedy")
-        run = self.out / "runs" / f"{trial.key(str(self.scale.base), self.scale.pairs)}-{seed}"
+        run = self.out / "runs" / f"{trial.key(self.scale.trained_on)}-{seed}"
+        if (trial.data.pairs or 0) > self.scale.pairs:
+            raise SettingError(f"there are {self.scale.pairs} pairs, fewer than {trial.data.pairs}; raise --pairs")
         if not run.exists():
-            given = {"method": trial.method, "seed": seed, "save_steps": 1_000, "keep_stages": True}
+            given = {"method": trial.method, "seed": seed, "keep_stages": True}
             settings = read_settings(TrainSettings, None, self.scale.train_settings(), **given, **dict(trial.settings))
             train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
         return run
@@ -94,10 +102,12 @@ class Study:
         if not path.exists():
             self.console.print(f"seed {seed}: {describe(trial)}", style="dim")
             counts = self.scale.score(self.model(trial, seed), trial, seed)
-            kept = {name: [[_short(part), _short(whole)] for part, whole in one] for name, one in counts.items()}
-            _write(path, {"trial": asdict(trial), "seed": seed, "versions": versions(), "counts": kept})
-        counts = json.loads(path.read_text(encoding="utf-8"))["counts"]
-        return {name: np.array(one, dtype=np.float64) for name, one in counts.items()}
+            short = {name: [[_short(part), _short(whole)] for part, whole in one] for name, one in counts.items()}
+            _write(path, {"trial": asdict(trial), "seed": seed, "versions": versions(), "counts": short})
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for name, version in kept["versions"].items():
+            self.versions.setdefault(name, set()).add(version)
+        return {name: np.array(one, dtype=np.float64) for name, one in kept["counts"].items()}
 
 
 def _write(path: Path, value: Any) -> None:

@@ -14,11 +14,12 @@ LOWER_IS_BETTER = frozenset({"chair_s", "chair_i", "amber_chair", "amber_hal", "
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper's row `better` is better than its row `worse` in `figure`."""
+    """Row `better` is better than row `worse` in `figure`; `is_papers` says whether the paper says so, or we ask it."""
 
     better: str
     worse: str
     figure: str = "chair_s"
+    is_papers: bool = True
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class Verdict:
     @property
     def word(self) -> str:
         """Whether the whole interval speaks for the claim, or against it."""
-        if self.gain.low > 0:
-            return "as in the paper"
-        return "against the paper" if self.gain.high < 0 else "not settled"
+        if self.gain.low <= 0 <= self.gain.high:
+            return "not settled"
+        if not self.claim.is_papers:
+            return "settled"
+        return "as in the paper" if self.gain.low > 0 else "against the paper"
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,17 @@ def fill(
     paper: Mapping[str, Mapping[str, float]] | None = None,
     claims: Sequence[Claim] = (),
 ) -> Table:
-    """Score the trials, row by row; `columns` are figures by key, those of the scale if not given."""
-    columns = columns or study.scale.figures
+    """Score the trials, row by row; `columns` are figures by key, those of the scale if not given.
+
+    Columns and claims of figures that the scale does not have are left out.
+    """
+    columns = study.scale.figures if columns is None else columns
     scores = {row: study.scores(trial) for row, trial in trials.items()}
     rows = {
         row: {figure: estimate(own, figure) for figure in columns if figure in own[0]} for row, own in scores.items()
     }
     verdicts = []
-    for claim in claims:
+    for claim in (claim for claim in claims if claim.figure in study.scale.figures):
         better, worse = scores[claim.better], scores[claim.worse]
         if claim.figure in LOWER_IS_BETTER:
             better, worse = worse, better
