@@ -122,7 +122,7 @@ def test_regions_are_those_of_what_only_the_chosen_answer_names(study):
         own = [text for text in named if text.split()[-1] not in rejected]
         assert own == named or not own
         differing += bool(own)
-    assert differing > 4
+    assert differing
 
 
 def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):

@@ -5,7 +5,7 @@ CANDIDATES = (3e-6, 1e-5, 3e-5, 1e-4)
 # What `mfpo reproduce rates` chose; docs/reproduce/rates.md has its table.
 RATES = {
     "dpo": 1e-5,
-    "mdpo": 3e-5,
+    "mdpo": 1e-4,
     "ddpo": 3e-5,
     "ha-dpo": 1e-5,
     "povid": 1e-5,

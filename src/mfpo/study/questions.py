@@ -58,7 +58,7 @@ def data_size(study: Study) -> Result:
 @experiment("image-loss")
 def image_loss(study: Study) -> Result:
     """Settings that may make the image loss pay, at each number of pairs: a smaller weight, another schedule, three
-    noises a pair, one in each epoch, regions of only what the rejected answer does not name."""
+    noises a pair, one in each epoch, regions of only what the rejected answer does not name, no noise but mDPO's crop."""
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
     claims = []
@@ -71,6 +71,7 @@ def image_loss(study: Study) -> Result:
             "DDPM's schedule": mfpo(replace(data, schedule="linear")),
             "three noises": mfpo(replace(data, noises=3), epochs=1),
             "what only y_w names": mfpo(replace(data, differing=True)),
+            "cropped image": mfpo(replace(data, corruption="crop")),
         }
         for kind, trial in kinds.items():
             trials[f"{kind}, {size} pairs"] = trial
