@@ -57,8 +57,11 @@ def data_size(study: Study) -> Result:
 
 @experiment("image-loss")
 def image_loss(study: Study) -> Result:
-    """Settings that may make the image loss pay, at each number of pairs: a smaller weight, another schedule, three
-    noises a pair, one in each epoch, regions of only what the rejected answer does not name, no noise but mDPO's crop."""
+    """Settings that may make the image loss pay, at each number of pairs.
+
+    A smaller weight; another schedule; three noises a pair, which is one an epoch; the regions of only what the
+    rejected answer does not name; mDPO's crop in place of noise.
+    """
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
     claims = []
