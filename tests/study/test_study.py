@@ -195,7 +195,7 @@ def test_every_experiment_fills_its_table(study, name, monkeypatch):
     for verdict in result.table.verdicts:
         assert {verdict.claim.better, verdict.claim.worse} <= set(result.table.rows)
     assert len(sentences(result.table)) == len(result.table.verdicts)
-    assert markdown(result, name, "command", {}).count("\n| ") == len(rows) + 1
+    assert markdown(result, name, "command", {}).count("\n| ") == len(rows) + 2  # header and line
 
 
 def test_accuracy_is_counted_scene_by_scene(study, scored):
