@@ -9,8 +9,11 @@ from rich.console import Console
 
 from mfpo.errors import SettingError
 from mfpo.evaluate.figures import Tally
+from mfpo.models import load_model, load_processor
 from mfpo.picturebook.pairs import absent_kinds
 from mfpo.picturebook.scenes import make_scene
+from mfpo.probe.dependence import pair_logps
+from mfpo.probe.gradients import image_pull
 from mfpo.records import answer_text, read_dataset
 from mfpo.study import figures, picturebook, questions
 from mfpo.study.counts import counts_of
@@ -49,6 +52,7 @@ def test_all_experiments_of_the_issue_are_there():
         "carry-over",
         "targets",
         "image-loss",
+        "image-gradients",
         "rates",
     }
 
@@ -177,7 +181,7 @@ def test_every_experiment_fills_its_table(study, name, monkeypatch):
     """With random counts in place of scores: all rows, claims and plots name what is there."""
     random = np.random.default_rng(0)
     kinds = ("accuracy", "present", "random", "popular", "adversarial")
-    names = [*study.scale.figures, *(f"existence_{kind}" for kind in kinds), *LOGPS]
+    names = [*study.scale.figures, *(f"existence_{kind}" for kind in kinds), *LOGPS, "norm", "text", "margin"]
 
     def scores(trial):
         counts = [np.stack([random.random(12), np.ones(12)], axis=1) for _ in names]
@@ -185,6 +189,7 @@ def test_every_experiment_fills_its_table(study, name, monkeypatch):
 
     monkeypatch.setattr(study, "scores", scores)
     monkeypatch.setattr(study, "run", lambda trial, seed: pytest.skip("its probes and curves need trainings"))
+    monkeypatch.setattr(questions, "_pull", lambda study, data, trial, seed: scores(trial)[0])
     monkeypatch.setattr(study.scale, "pairs", 600)
     result = EXPERIMENTS[name](study)
     header, rows = cells(result)
@@ -207,6 +212,17 @@ def test_accuracy_is_counted_scene_by_scene(study, scored):
     assert own["existence_accuracy"][:, 1].sum() == len(questions)
     of_kinds = [own[name] for name in study.scale.question_types]
     np.testing.assert_array_equal(sum(one.sum(0) for one in of_kinds), own["existence_accuracy"].sum(0))
+
+
+def test_gradients_are_those_of_the_pairs_that_are_trained_on(study, monkeypatch):
+    monkeypatch.setattr(questions, "_PULLED", 8)
+    pull = questions._pull(study, Data(pairs=12), BASE, 0)
+    assert {name: own.shape for name, own in pull.items()} == dict.fromkeys(("norm", "text", "margin"), (1, 2))
+    model, processor = load_model(study.scale.base), load_processor(study.scale.base)
+    model.get_encoder(modality="image").requires_grad_(False)
+    eight = read_dataset(study.scale.data(Data(pairs=12), 0)).select(range(8))
+    expected = image_pull(model, processor, eight, pair_logps(model, processor, eight))
+    assert [own[0, 0] for own in pull.values()] == pytest.approx(expected[0].tolist(), abs=1e-5)
 
 
 def test_more_pairs_than_there_are_is_an_error(study):
