@@ -27,7 +27,7 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="picturebook, or paper with --config.")] = "picturebook",
     config: Annotated[Path | None, typer.Option(help="YAML that names a real model, its data, benchmarks.")] = None,
 ) -> None:
-    """Make tables and figures of the paper, its numbers beside ours, as pages in OUT/pages.
+    """Make tables and figures of the paper, its numbers beside ours, as pages in OUT/pages/html.
 
     Example: mfpo reproduce table4 table8 --seeds 3 --out runs/study
     """
@@ -74,15 +74,16 @@ def _write(study: Any, name: str, result: Any) -> None:
     from mfpo.study.page import markdown, sentences, terminal, write_html
 
     pages = study.out / "pages"
-    pages.mkdir(parents=True, exist_ok=True)
+    html = pages / "html" / f"{name}.html"  # not beside the Markdown, of which a site makes NAME.html
+    html.parent.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, study.seeds))
     command = shlex.join(["mfpo", *sys.argv[1:]])
     scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
     made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()}
     facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **made_with}
     (pages / f"{name}.md").write_text(markdown(result, name, command, facts), encoding="utf-8")
-    write_html(result, pages / f"{name}.html", command, facts)
+    write_html(result, html, command, facts)
     console.print(terminal(result))
     for sentence in [*sentences(result.table), *result.notes]:
         console.print(sentence)
-    console.print(f"open {pages / f'{name}.html'}")
+    console.print(f"open {html}")

@@ -73,12 +73,12 @@ def terminal(result: Result) -> Shown:
 
 
 def markdown(result: Result, name: str, command: str, facts: dict[str, str]) -> str:
-    """A page for the docs; the plots are in the page of `write_html` beside it, NAME.html."""
+    """A page for the docs; the plots are in the page of `write_html`, html/NAME.html."""
     header, rows = cells(result)
     lines = [f"# {result.title}", ""]
     lines += [f"- {sentence}" for sentence in sentences(result.table)] + [""] * bool(result.table.verdicts)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
-    notes = [*result.notes, *([f"[The plots]({name}.html)."] if result.plots else [])]
+    notes = [*result.notes, *([f"[The plots](html/{name}.html)."] if result.plots else [])]
     lines += [" ".join(notes), ""] * bool(notes)
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     return "\n".join(lines) + "\n"
