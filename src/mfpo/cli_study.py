@@ -71,6 +71,7 @@ def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, 
 
 
 def _write(study: Any, name: str, result: Any) -> None:
+    from mfpo.folders import versions
     from mfpo.study.page import markdown, sentences, terminal, write_html
 
     pages = study.out / "pages"
@@ -79,7 +80,7 @@ def _write(study: Any, name: str, result: Any) -> None:
     seeds = ", ".join(map(str, study.seeds))
     command = shlex.join(["mfpo", *sys.argv[1:]])
     scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
-    made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()}
+    made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()} or versions()
     facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **made_with}
     (pages / f"{name}.md").write_text(markdown(result, name, command, facts), encoding="utf-8")
     write_html(result, html, command, facts)

@@ -119,7 +119,9 @@ def table3(study: Study) -> Result:
 def table4(study: Study) -> Result:
     """The loss's terms, alone and together."""
     joint = "text + image + margin"
-    claims = [Claim(joint, row) for row in ("text + image", "text + margin", "image + margin")]
+    rivals = ("text + image", "text + margin", "image + margin")
+    claims = [Claim(joint, row) for row in rivals]
+    claims += [Claim(joint, row, "cover", is_papers=False) for row in rivals]
     trials = {"base": BASE, **term_trials(Data())}
     return Result("Table 4: the terms of the loss", fill(study, trials, paper=PAPER["table4"], claims=claims))
 
