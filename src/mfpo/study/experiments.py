@@ -171,9 +171,9 @@ def table7(study: Study) -> Result:
 
 @experiment("table8")
 def table8(study: Study) -> Result:
-    """Where the noise of the rejected image is: everywhere, in a fifth of the image, in the key regions."""
+    """Where the noise of the rejected image is: everywhere, in a fifth of the image, in the key regions; and a crop."""
     claims = [Claim("region", "random 20 %"), Claim("random 20 %", "global"), Claim("region", "global")]
-    trials = {"base": BASE, **corruption_trials(Data())}
+    trials = {"base": BASE, **corruption_trials(Data()), "mDPO's crop": mfpo(Data(corruption="crop"))}
     return Result("Table 8: where the noise is", fill(study, trials, paper=PAPER["table8"], claims=claims))
 
 

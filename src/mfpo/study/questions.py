@@ -67,7 +67,7 @@ def image_loss(study: Study) -> Result:
     """Settings that may make the image loss pay, at each number of pairs.
 
     A smaller weight; another schedule; three noises a pair, which is one an epoch; the regions of only what the
-    rejected answer does not name; mDPO's crop in place of noise.
+    rejected answer does not name.
     """
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
@@ -81,7 +81,6 @@ def image_loss(study: Study) -> Result:
             "DDPM's schedule": mfpo(replace(data, schedule="linear")),
             "three noises": mfpo(replace(data, noises=3), epochs=1),
             "what only y_w names": mfpo(replace(data, differing=True)),
-            "cropped image": mfpo(replace(data, corruption="crop")),
         }
         for kind, trial in kinds.items():
             trials[f"{kind}, {size} pairs"] = trial
