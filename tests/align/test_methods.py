@@ -138,18 +138,20 @@ def test_phrases_are_what_replaces_what():
     assert pairs == [(slice(1, 2), slice(1, 2)), (slice(4, 5), slice(4, 6))]
 
 
-def test_hacl_is_two_softmaxes_over_cosines():
+@pytest.mark.parametrize("all_hallucinated", [False, True])
+def test_hacl_is_two_softmaxes_over_cosines(all_hallucinated):
     torch.manual_seed(0)
     features = Features(*torch.randn(3, 4, 6, dtype=torch.float64))
     nll = torch.arange(4.0, dtype=torch.float64)
-    losses = hacl(nll, features, temperature=0.5, contrast_weight=2.0)
+    losses = hacl(nll, features, temperature=0.5, contrast_weight=2.0, all_hallucinated=all_hallucinated)
 
     def cosine(a, b):
         return float((a * b).sum() / (a * a).sum().sqrt() / (b * b).sum().sqrt())
 
     for row in range(4):
         image, chosen = features.images[row], features.chosen[row]
-        texts = [math.exp(cosine(image, text) / 0.5) for text in [*features.chosen, *features.rejected]]
+        hallucinated = features.rejected if all_hallucinated else features.rejected[row : row + 1]
+        texts = [math.exp(cosine(image, text) / 0.5) for text in [*features.chosen, *hallucinated]]
         images = [math.exp(cosine(chosen, other) / 0.5) for other in features.images]
         own = math.exp(cosine(image, chosen) / 0.5)
         contrast = -math.log(own / sum(texts)) - math.log(own / sum(images))

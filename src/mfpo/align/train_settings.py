@@ -24,6 +24,7 @@ class TrainSettings:
     kl_weight: float | None = setting(None, "halva: weight of the divergence from the reference; null: 0.4")
     temperature: float | None = setting(None, "hacl: temperature of the contrast; null: 0.07")
     contrast_weight: float | None = setting(None, "hacl: weight of the contrast; null: 1")
+    all_hallucinated: bool | None = setting(None, "hacl: contrast with all y_l of the batch, as released; null: false")
     text_weight: float = setting(1.0, "weight of the text term; 1:1:1 is the paper's best (Table 6)")
     image_weight: float = setting(1.0, "weight of the image term (Table 6)")
     margin_weight: float = setting(1.0, "weight of the margin term (Table 6)")
@@ -61,6 +62,9 @@ class TrainSettings:
             faults.append(f"no method is named {self.method!r}; there are {', '.join(sorted(OBJECTIVES))}")
         else:
             faults += self._unused()
+            terms = OBJECTIVES[self.method].terms
+            if not any(getattr(self, f"{term}_weight", None) != 0 for term in terms):
+                faults.append(f"the weights of {', '.join(terms)} are all 0, so that there is nothing to train on")
         for name in ("epochs", "batch_size", "gradient_accumulation", "max_length", "logging_steps", "save_steps"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} is {getattr(self, name)}, but must be at least 1")
@@ -72,8 +76,6 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 faults.append(f"{name} is {value}, but must be 0 or more")
-        if not (self.text_weight or self.image_weight or self.margin_weight):
-            faults.append("text_weight, image_weight and margin_weight are all 0, so that there is nothing to train on")
         if self.eta is not None and not math.isfinite(self.eta):
             faults.append(f"eta is {self.eta}, but must be a number")
         if self.seed < 0:

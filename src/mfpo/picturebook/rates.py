@@ -2,14 +2,14 @@
 
 CANDIDATES = (3e-6, 1e-5, 3e-5, 1e-4)
 
-# Chosen as `mfpo reproduce rates` does: dpo, mdpo and mfpo. Not validated yet, and so guesses: the six others.
+# Chosen as `mfpo reproduce rates` does.
 RATES = {
     "dpo": 1e-5,
     "mdpo": 1e-4,
-    "ddpo": 3e-5,
-    "ha-dpo": 1e-5,
+    "ddpo": 1e-5,
+    "ha-dpo": 1e-4,
     "povid": 1e-5,
-    "halva": 1e-5,
+    "halva": 3e-5,
     "eos": 3e-5,
     "hacl": 3e-5,
     "mfpo": 3e-5,
