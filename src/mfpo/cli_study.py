@@ -33,7 +33,7 @@ def reproduce(
     """
     from mfpo.study import figures, questions
     from mfpo.study.experiments import EXPERIMENTS
-    from mfpo.study.study import Study
+    from mfpo.study.study import NotOnScale, Study
 
     del figures, questions  # importing them has registered their experiments
     chosen = [name for name in EXPERIMENTS if name != "rates"] if names == ["all"] else names
@@ -47,7 +47,7 @@ def reproduce(
         study = Study(out, _scale(scale, config, out, scenes, pairs, name), run_seeds, console)
         try:
             result = EXPERIMENTS[name](study)
-        except SettingError as error:
+        except NotOnScale as error:
             if names != ["all"]:
                 raise
             console.print(f"{name} is left out: {error}")

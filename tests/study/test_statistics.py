@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from mfpo.study.statistics import difference, estimate
+from mfpo.study.statistics import difference, estimate, ratio
 
 
 def scores(figure: str, *seeds: list[tuple[float, float]]):
@@ -26,27 +26,44 @@ def test_a_mean_is_in_its_own_unit():
 
 
 def slow_interval(seeds: list[list[tuple[float, float]]], resamples: int) -> tuple[float, float]:
-    """Draw seeds, then scenes within each, one by one."""
+    """Draw seeds and scenes, these for all seeds alike, one by one."""
     random.seed(0)
     means = []
     for _ in range(resamples):
+        scenes = random.choices(range(len(seeds[0])), k=len(seeds[0]))
         values = []
         for counts in random.choices(seeds, k=len(seeds)):
-            drawn = random.choices(counts, k=len(counts))
+            drawn = [counts[scene] for scene in scenes]
             values.append(100 * sum(part for part, _ in drawn) / sum(whole for _, whole in drawn))
         means.append(sum(values) / len(values))
     means.sort()
     return means[int(0.025 * resamples)], means[int(0.975 * resamples)]
 
 
-def test_the_interval_is_that_of_seeds_and_scenes_drawn_one_by_one():
+def test_the_interval_is_that_of_seeds_and_scenes_drawn_one_by_one_where_seeds_agree():
+    scenes = [(1, 1)] * 30 + [(0, 1)] * 70
+    seeds = [scenes] * 4 + [[*scenes[1:], (1, 1)]]
+    found = estimate(scores("chair_s", *seeds), "chair_s")
+    low, high = slow_interval(seeds, 4_000)
+    assert found.low == pytest.approx(low, abs=1.0)
+    assert found.high == pytest.approx(high, abs=1.0)
+    # The same scenes in all seeds are not more scenes.
+    assert found.high - found.low == pytest.approx(2 * 1.96 * (30 * 70 / 100) ** 0.5, rel=0.15)
+
+
+def test_the_interval_is_students_where_seeds_differ():
     random.seed(1)
     seeds = [[(int(random.random() < rate), 1) for _ in range(200)] for rate in (0.1, 0.2, 0.4)]
     found = estimate(scores("chair_s", *seeds), "chair_s")
-    low, high = slow_interval(seeds, 4_000)
-    assert found.low == pytest.approx(low, abs=1.5)
-    assert found.high == pytest.approx(high, abs=1.5)
-    assert found.high - found.low > 10, "seeds differ far more than scenes of one seed do"
+    own = [100 * sum(part for part, _ in counts) / 200 for counts in seeds]
+    half = 4.303 * np.std(own, ddof=1) / 3**0.5  # t of 2 degrees of freedom, from a table
+    assert found.low == pytest.approx(np.mean(own) - half, rel=1e-3)
+    assert found.high == pytest.approx(np.mean(own) + half, rel=1e-3)
+
+
+def test_a_ratio_is_the_mean_over_seeds_of_ratios():
+    a, b = scores("length", [(3, 1), (5, 1)], [(6, 1)]), scores("length", [(2, 1), (2, 1)], [(2, 1)])
+    assert ratio(a, b, "length").mean == pytest.approx((4 / 2 + 6 / 2) / 2)
 
 
 def test_a_difference_is_taken_on_the_same_scenes():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mfpo.models import load_model, load_processor
 from mfpo.picturebook.pairs import absent_kinds
 from mfpo.picturebook.scenes import make_scene
 from mfpo.probe.dependence import pair_logps
+from mfpo.probe.distortion import WHERE, DistortionSettings
 from mfpo.probe.gradients import image_pull
 from mfpo.records import answer_text, read_dataset
 from mfpo.study import figures, picturebook, questions
@@ -138,23 +140,32 @@ def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):
         assert absent_kinds(answer_text(record["rejected"]), scene)
 
 
-def test_a_claim_and_its_opposite_gain_the_opposite(study, scored):
-    claims = [Claim("base", "MFPO", "length"), Claim("MFPO", "base", "length")]
-    table = fill(study, {"base": BASE, "MFPO": mfpo(FEW)}, claims=claims)
-    assert table.rows["base"]["chair_s"] == estimate(scored["base"], "chair_s")
-    gains = [verdict.gain.mean for verdict in table.verdicts]
-    assert gains[0] == pytest.approx(-gains[1])
+def test_fewer_hallucinations_and_more_cover_are_gains(study, monkeypatch):
+    def made_up(hallucinated: int, covered: int):
+        counts = {"chair_s": hallucinated, "cover": covered, "length": 1}
+        return {name: np.array([[part, 10]] * 12, dtype=float) for name, part in counts.items()}
+
+    better, worse = mfpo(FEW), BASE
+    monkeypatch.setattr(study, "scores", lambda trial: [made_up(1, 9) if trial == better else made_up(4, 7)] * 2)
+    figures = ("chair_s", "cover", "image_dependence")
+    claims = [Claim("a", "b", "chair_s"), Claim("a", "b", "cover"), Claim("b", "a", "chair_s")]
+    columns = {name: name for name in figures}
+    table = fill(study, {"a": better, "b": worse}, columns=columns, claims=claims)
+    assert [verdict.gain.mean for verdict in table.verdicts] == pytest.approx([30, 20, -30])
+    assert [verdict.word for verdict in table.verdicts] == ["as in the paper", "as in the paper", "against the paper"]
+    assert {name: one.mean for name, one in table.rows["a"].items()} == pytest.approx({"chair_s": 10, "cover": 90})
 
 
 def test_verdicts_are_told_in_order_and_by_their_interval():
-    def verdict(low: float, high: float, *, is_papers: bool = True) -> Verdict:
-        return Verdict(Claim("a", "b", is_papers=is_papers), Estimate((low + high) / 2, None, low, high, 1))
+    def verdict(low: float, high: float, *, is_papers: bool = True, seeds: int = 3) -> Verdict:
+        return Verdict(Claim("a", "b", is_papers=is_papers), Estimate((low + high) / 2, None, low, high, seeds))
 
-    ours = verdict(-5, -1, is_papers=False)
-    table = Table({}, {"chair_s": "CHAIR_s"}, verdicts=[ours, verdict(1, 3), verdict(-1, 3), verdict(-3, -1)])
+    verdicts = [verdict(-5, -1, is_papers=False), verdict(1, 3), verdict(-1, 3), verdict(4, 6, seeds=1)]
+    table = Table({}, {"chair_s": "CHAIR_s"}, verdicts=[*verdicts, verdict(-3, -1)])
     assert sentences(table) == [
         "against the paper: in CHAIR_s, a is 2.0 worse than b (-3.0 to -1.0)",
         "not settled: in CHAIR_s, a is 1.0 better than b (-1.0 to 3.0)",
+        "not settled: in CHAIR_s, a is 5.0 better than b (4.0 to 6.0)",
         "as in the paper: in CHAIR_s, a is 2.0 better than b (1.0 to 3.0)",
         "settled: in CHAIR_s, a is 3.0 worse than b (-5.0 to -1.0)",
     ]
@@ -176,35 +187,114 @@ def test_pages_have_the_papers_numbers_beside_ours(tmp_path):
     assert "43.4" in html
 
 
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
-def test_every_experiment_fills_its_table(study, name, monkeypatch):
-    """With random counts in place of scores: all rows, claims and plots name what is there."""
-    random = np.random.default_rng(0)
+# They look into trainings.
+LOOKING = ("figure1", "figure2", "figure6", "figure7")
+
+# Claims that the paper makes without a number in the same figure that is known: see the notes of their pages.
+BEST_IN_SOMETHING = ("table5", "table6", "figure8")
+
+
+def random_scores(study: Study, trial: Trial) -> list[dict[str, np.ndarray]]:
+    """Random counts in place of a trial's scores."""
+    random = np.random.default_rng(len(str(trial)))
     kinds = ("accuracy", "present", "random", "popular", "adversarial")
     names = [*study.scale.figures, *(f"existence_{kind}" for kind in kinds), *LOGPS, "norm", "text", "margin"]
+    return [{name: np.stack([random.random(12), np.ones(12)], axis=1) for name in names} for _ in study.seeds]
 
-    def scores(trial):
-        counts = [np.stack([random.random(12), np.ones(12)], axis=1) for _ in names]
-        return [dict(zip(names, counts, strict=True)) for _ in study.seeds]
 
-    monkeypatch.setattr(study, "scores", scores)
-    monkeypatch.setattr(study, "run", lambda trial, seed: pytest.skip("its probes and curves need trainings"))
-    monkeypatch.setattr(questions, "_pull", lambda study, data, trial, seed: scores(trial)[0])
-    monkeypatch.setattr(study.scale, "pairs", 600)
-    result = EXPERIMENTS[name](study)
+def check(name: str, result: Result) -> None:
+    """All rows, claims and plots name what is there."""
     header, rows = cells(result)
     assert {len(row) for row in rows} == {len(header)}
     ours = 1 + len(result.table.columns)
     assert all(cell for row in rows for cell in row[:ours])
     assert set(result.table.paper) <= set(result.table.rows)
     for verdict in result.table.verdicts:
-        assert {verdict.claim.better, verdict.claim.worse} <= set(result.table.rows)
+        claim, paper = verdict.claim, result.table.paper
+        assert {claim.better, claim.worse} <= set(result.table.rows)
+        figures = {"cover": ("amber_cover",), "balance": ("image_margin", "text_margin")}.get(
+            claim.figure, (claim.figure,)
+        )
+        quoted = all(figure in paper.get(row, {}) for row in (claim.better, claim.worse) for figure in figures)
+        assert quoted or not claim.is_papers or name in BEST_IN_SOMETHING
     assert len(sentences(result.table)) == len(result.table.verdicts)
     assert markdown(result, name, "command", {}).count("\n| ") == len(rows) + 2  # header and line
 
 
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS.keys() - set(LOOKING)))
+def test_every_experiment_fills_its_table(study, name, monkeypatch):
+    monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
+    monkeypatch.setattr(questions, "_pull", lambda study, data, trial, seed: random_scores(study, trial)[0])
+    monkeypatch.setattr(study.scale, "pairs", 600)
+    check(name, EXPERIMENTS[name](study))
+
+
+class Looking(Study):
+    """Trainings without scores."""
+
+    def scores(self, trial):
+        return random_scores(self, trial)
+
+
+@pytest.fixture(scope="module")
+def looking(study):
+    """A study of a few steps, and the figures that look into its trainings."""
+    scale = PictureBookScale(study.out / "picturebook", scenes=12, pairs=6)
+    few = Looking(study.out, scale, [0], study.console)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DistortionSettings", partial(DistortionSettings, steps=(0, 500, 999)))
+        return few, {name: EXPERIMENTS[name](few) for name in LOOKING}
+
+
+def test_figures_have_the_curves_of_their_trainings(looking):
+    few, found = looking
+    run = few.run(mfpo(), 0)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses, rewards, margins = (found[name].plots for name in ("figure7", "figure6", "figure2"))
+    assert losses[0].lines["image"].raw == [row["loss/image"] for row in logged]
+    assert rewards[0].lines["rejected image"].raw == [row["rewards/image_rejected"] for row in logged]
+    assert [one.title for one in margins] == ["text", "text + cropped image", "text + region image"]
+    assert all(len(line.y) == len(logged) for one in margins for line in one.lines.values())
+
+
+def test_the_balance_is_that_of_the_margins(looking):
+    for row in looking[1]["figure2"].table.rows.values():
+        assert row["balance"].mean == pytest.approx(row["image_margin"].mean / row["text_margin"].mean)
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_figures_that_look_into_trainings_fill_their_tables(looking, name):
+    check(name, looking[1][name])
+
+
+def test_figure_1_shows_what_its_probes_measured(looking):
+    few, found = looking
+    figure = found["figure1"]
+    assert len(figure.table.rows) == 3 * 2 * 2  # models, places, steps
+    measured = {}
+    for path in (few.out / "probes").glob("*/results.json"):
+        measured[path.parent.name.split("-")[0]] = json.loads(path.read_text())["figures"]
+    plots = {one.title: one.lines for one in figure.plots}
+    for where, title in WHERE.items():
+        same = [
+            row["same"]["value"] for row in measured["distortion"] if (row["model"], row["where"]) == ("MFPO", where)
+        ]
+        assert len(same) == 3
+        assert plots[title]["MFPO"].y == same
+    preference = [row["preference"]["value"] for row in measured["attention"] if row["model"] == "DPO"]
+    assert plots["attention on the image inside the object"]["DPO"].y == preference
+
+
+def test_probes_are_not_run_again(looking, monkeypatch):
+    few, found = looking
+    monkeypatch.setattr(figures, "probe_distortion", lambda *given, **settings: pytest.fail("probed again"))
+    monkeypatch.setattr(figures, "probe_attention", lambda *given, **settings: pytest.fail("probed again"))
+    monkeypatch.setattr(few, "run", lambda trial, seed: pytest.fail("trained again"))
+    assert EXPERIMENTS["figure1"](few).table == found["figure1"].table
+
+
 def test_accuracy_is_counted_scene_by_scene(study, scored):
-    (asked,) = study.scale.folder.glob("scenes/heldout-0-*/asked.jsonl")
+    (asked,) = study.scale.folder.glob("scenes/heldout-0-*/existence-150.jsonl")
     questions = [json.loads(line) for line in asked.read_text().splitlines()]
     images = {question["image"] for question in questions}
     own = scored["base"][0]
@@ -223,6 +313,9 @@ def test_gradients_are_those_of_the_pairs_that_are_trained_on(study, monkeypatch
     eight = read_dataset(study.scale.data(Data(pairs=12), 0)).select(range(8))
     expected = image_pull(model, processor, eight, pair_logps(model, processor, eight))
     assert [own[0, 0] for own in pull.values()] == pytest.approx(expected[0].tolist(), abs=1e-5)
+    monkeypatch.setattr(questions, "image_pull", lambda *given: pytest.fail("computed again"))
+    again = questions._pull(study, Data(pairs=12), BASE, 0)
+    assert all(np.array_equal(again[name], own) for name, own in pull.items())
 
 
 def test_more_pairs_than_there_are_is_an_error(study):

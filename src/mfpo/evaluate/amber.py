@@ -163,7 +163,7 @@ def amber_json(result: Amber) -> dict[str, Any]:
 
 def load_amber(folder: Path) -> Benchmark:
     """Read AMBER's own files. Raises MfpoError when one is absent, of another form, or does not go with the others."""
-    annotations, *queries, near = (read_json(_find(folder, name)) for name in _FILES[:4])
+    annotations, *queries, near = (read_json(amber_file(folder, name)) for name in _FILES[:4])
     lists = dict(zip(_FILES[:3], (annotations, *queries), strict=True))
     strange = [name for name, entries in lists.items() if not isinstance(entries, list)]
     if strange or not isinstance(near, dict):
@@ -196,8 +196,8 @@ def load_amber(folder: Path) -> Benchmark:
     return Benchmark(questions, near, frozenset(safe))
 
 
-def _find(folder: Path, name: str) -> Path:
-    """In AMBER's repository, the queries lie in a folder of their own."""
+def amber_file(folder: Path, name: str) -> Path:
+    """One of AMBER's files; in its repository, the queries lie in a folder of their own."""
     return below if (below := folder / "query" / name).exists() else folder / name
 
 

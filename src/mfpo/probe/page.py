@@ -17,7 +17,10 @@ from mfpo.report.plots import INK, STYLE, svg
 from mfpo.report.sections import Panels
 
 # A model or run has one look in all plots of a page; what is given first is mostly the base model, so it is grey.
-_LOOKS = ((GREY, "-"), (BLUE, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"), (SKY, "--"))
+_LOOKS = (
+    *((GREY, "-"), (BLUE, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"), (SKY, "--")),
+    *((BLUE, "-"), (GREEN, ":"), (GREY, "--"), (PURPLE, "-")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,8 @@ def plot(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if lines:
-            figure.legend(loc="outside upper left", ncols=1 if max(map(len, lines)) > 24 else len(lines))
+            fitting = int((100 if wide else 50) / (max(map(len, lines)) + 5))
+            figure.legend(loc="outside upper left", ncols=max(1, min(fitting, len(lines))))
         # A page has one space of ids, and matplotlib numbers what it fills anew in each plot.
         return Markup(re.sub(r' id="FillBetweenPolyCollection_\d+"', "", svg(figure, label)))
 

@@ -1,7 +1,10 @@
 """The paper's figures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ from mfpo.probe.attention import AttentionSettings, probe_attention
 from mfpo.probe.distortion import WHERE, DistortionSettings, probe_distortion
 from mfpo.probe.page import Line
 from mfpo.probe.rewards import smooth
-from mfpo.study.experiments import BASE, Plot, Result, experiment, mfpo, terms
+from mfpo.study.experiments import BASE, Plot, Result, claim, experiment, mfpo, terms
 from mfpo.study.paper import PAPER
-from mfpo.study.statistics import LOGPS, Estimate, Scores, estimate
+from mfpo.study.statistics import LOGPS, Estimate, Scores, difference, estimate
 from mfpo.study.study import Study
-from mfpo.study.tables import Claim, Table, fill, line
+from mfpo.study.tables import Claim, Table, Verdict, fill, line
 from mfpo.study.trials import Data, Trial, trained
 
 NOISE_STEPS = (100, 300, 500, 700, 900)
@@ -23,7 +26,7 @@ NOISE_STEPS = (100, 300, 500, 700, 900)
 _BETA = 0.1
 
 # What `margins` gives.
-MARGINS = {"text_margin": "text margin", "image_margin": "image margin"}
+MARGINS = {"text_margin": "text margin", "image_margin": "image margin", "balance": "image by text margin"}
 
 # Columns of Figure 1.
 _DISTORTION = {"same": "same answers, %", "drop": "drop of log p(y_w), nats"}
@@ -35,40 +38,50 @@ _WINDOW = 5
 @experiment("figure1")
 def figure1(study: Study) -> Result:
     """Answers to distorted images, and attention on the key object, of the first seed's models."""
-    seed = study.seeds[0]
     trials = {"base": BASE, "DPO": trained("dpo"), "MFPO": mfpo()}
-    models = {name: study.model(trial, seed) for name, trial in trials.items()}
-    pairs = study.scale.scored_pairs(seed)
-    key = trials["MFPO"].key(*(study.with_rate(trial).settings for trial in trials.values()), study.scale.context)
-    distorted = study.out / "probes" / f"distortion-{key}-{seed}"
-    if not distorted.exists():
-        probe_distortion(pairs, models, distorted, DistortionSettings())
-    rows = json.loads((distorted / "results.json").read_text(encoding="utf-8"))["figures"]
-    attended = study.out / "probes" / f"attention-{key}-{seed}"
-    if not attended.exists():
-        probe_attention(pairs, models, attended, AttentionSettings())
-    plots = [Plot(title, "noise step", "same answers, %", _by_model(rows, where)) for where, title in WHERE.items()]
+    distorted = _probed(study, trials, "distortion", partial(probe_distortion, settings=DistortionSettings()))
+    attended = _probed(study, trials, "attention", partial(probe_attention, settings=AttentionSettings()))
+    plots = [
+        Plot(title, "noise step", "same answers, %", _by_model(distorted, "step", "same", where=where))
+        for where, title in WHERE.items()
+    ]
+    preference = _by_model(attended, "layer", "preference")
+    plots.append(Plot("attention on the image inside the object", "layer", "times the area's share", preference))
     shown = {
         f"{row['model']}, {WHERE[row['where']]}, step {row['step']}": {key: _estimate(row[key]) for key in _DISTORTION}
-        for row in rows
+        for row in distorted
         if row["step"] in (500, 999)
     }
-    table = Table(shown, _DISTORTION)
-    study.console.print(f"open {attended / 'report.html'}")
-    notes = [f"Of the models of seed {seed}. The attention is on a page of its own, in the folder `probes`."]
-    return Result("Figure 1: distorted images and attention", table, plots, notes)
+    notes = [f"Of the models of seed {study.seeds[0]}. The folder `probes` has the attention drawn over images."]
+    return Result("Figure 1: distorted images and attention", Table(shown, _DISTORTION), plots, notes)
 
 
-def _by_model(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, Line]:
+Probe = Callable[[Path, Mapping[str, Path], Path], object]
+
+
+def _probed(study: Study, trials: Mapping[str, Trial], name: str, probe: Probe) -> list[dict[str, Any]]:
+    """The figures of a probe on the first seed's models, which runs unless it has run before."""
+    seed = study.seeds[0]
+    key = mfpo().key(*(study.with_rate(trial).settings for trial in trials.values()), study.scale.context)
+    folder = study.out / "probes" / f"{name}-{key}-{seed}"
+    if not folder.exists():
+        models = {row: study.model(trial, seed) for row, trial in trials.items()}
+        probe(study.scale.scored_pairs(seed), models, folder)
+    figures: list[dict[str, Any]] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def _by_model(rows: Sequence[Mapping[str, Any]], x: str, y: str, **only: str) -> dict[str, Line]:
+    """The figure `y` over `x`, a line for each model; of the rows that are as `only` says."""
     lines = {}
     for name in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == name and row["where"] == where]
-        same = [row["same"] for row in own]
+        own = [row for row in rows if row["model"] == name and only.items() <= row.items()]
+        values = [row[y] for row in own]
         lines[name] = Line(
-            x=[row["step"] for row in own],
-            y=[figure["value"] for figure in same],
-            low=[figure["low"] for figure in same],
-            high=[figure["high"] for figure in same],
+            x=[row[x] for row in own],
+            y=[figure["value"] for figure in values],
+            low=[figure["low"] for figure in values],
+            high=[figure["high"] for figure in values],
         )
     return lines
 
@@ -82,7 +95,7 @@ def figure2(study: Study) -> Result:
     """How far text and image reward pull apart: trained on text alone, with cropped and with region images too."""
     cropped = Data(corruption="crop")
     trials = {
-        "text": trained("dpo"),
+        "text": mfpo(**terms("text")),
         "text + cropped image": mfpo(cropped, **terms("text", "image")),
         "text + region image": mfpo(**terms("text", "image")),
     }
@@ -92,22 +105,30 @@ def figure2(study: Study) -> Result:
         for row, trial in trials.items()
     }
     rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
+    verdicts = [
+        Verdict(Claim(better, worse, "balance"), difference(scores[better], scores[worse], "balance"))
+        for worse, better in pairwise(trials)
+    ]
+    names = {"text": "rewards/margins", "image": "rewards/image_margins"}
+    plots = [
+        Plot(row, "step", "margin", {name: _logged(study, trial, key) for name, key in names.items()})
+        for row, trial in trials.items()
+    ]
     notes = [
         "A margin is r(y_w, m) - r(y_l, m) for the text and r(y_w, m) - r(y_w, m') for the image, with m' noised in "
         "its key regions, on pairs that nobody trained on.",
-        *(
-            f"{row}: the image margin is {own['image_margin'].mean / own['text_margin'].mean:.2f} of the text margin."
-            for row, own in rows.items()
-        ),
+        f"The curves are of the pairs that seed {study.seeds[0]} trains on; m' is a crop in the second.",
     ]
-    return Result("Figure 2: the balance of rewards", Table(rows, MARGINS, PAPER["figure2"]), notes=notes)
+    table = Table(rows, MARGINS, PAPER["figure2"], verdicts)
+    return Result("Figure 2: the balance of rewards", table, plots, notes=notes)
 
 
 def margins(own: Scores, reference: Scores) -> Scores:
     """The margins of the scored pairs, from their log-probabilities under a model and under the base."""
     chosen, rejected, rejected_image = (_BETA * (own[name] - reference[name])[:, 0] for name in LOGPS)
-    values = {"text_margin": chosen - rejected, "image_margin": chosen - rejected_image}
-    return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}
+    text, image, one = chosen - rejected, chosen - rejected_image, np.ones_like(chosen)
+    parts = {"text_margin": (text, one), "image_margin": (image, one), "balance": (image, text)}
+    return {name: np.stack(part, axis=1) for name, part in parts.items()}
 
 
 @experiment("figure5")
@@ -115,7 +136,8 @@ def figure5(study: Study) -> Result:
     """After each stage of the training."""
     stages = {f"after {stage}": mfpo(stage=stage) for stage in ("easy", "medium")}
     trials = {"base": BASE, **stages, "after hard": mfpo()}
-    claims = [Claim("after medium", "after easy"), Claim("after hard", "after medium")]
+    pairs = (("after medium", "after easy"), ("after hard", "after medium"))
+    claims = [claim("figure5", *pair, figure) for pair in pairs for figure in ("chair_s", "mmhal_score")]
     table = fill(study, trials, paper=PAPER["figure5"], claims=claims)
     plots = [
         Plot(name, "stage", f"{name}, %", {"MFPO": line(table, dict(enumerate(trials)), figure)})
@@ -172,4 +194,5 @@ def figure8(study: Study) -> Result:
         for figure, name in study.scale.figures.items()
         if figure in ("chair_s", "cover")
     ]
-    return Result("Figure 8: the noise step", table, plots)
+    notes = ["That 500 is the best step is known from the paper, but not in which figure."]
+    return Result("Figure 8: the noise step", table, plots, notes)

@@ -30,12 +30,17 @@ def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[li
     rows = [
         [
             row,
-            *(_print(own.get(figure), 1 if figure in PERCENT else 2, intervals) for figure in table.columns),
+            *(_print(own.get(figure), _digits(figure), intervals) for figure in table.columns),
             *(f"{table.paper.get(row, {}).get(name, '')}" for name in quoted),
         ]
         for row, own in table.rows.items()
     ]
     return header, rows
+
+
+def _digits(figure: str) -> int:
+    """How many decimals are shown of a figure."""
+    return 1 if figure in PERCENT else 2
 
 
 def _print(one: Estimate | None, digits: int, intervals: bool) -> str:
@@ -57,9 +62,9 @@ def sentences(table: Table) -> list[str]:
     told = []
     for verdict in sorted(table.verdicts, key=lambda one: order.index(one.word)):
         claim, gain = verdict.claim, verdict.gain
-        figure = table.columns.get(claim.figure, claim.figure)
-        than = f"{abs(gain.mean):.1f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"
-        told.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, 1)})")
+        figure, digits = table.columns.get(claim.figure, claim.figure), _digits(claim.figure)
+        than = f"{abs(gain.mean):.{digits}f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"
+        told.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, digits)})")
     return told
 
 
@@ -95,7 +100,7 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
     lead |= {"Note:": " ".join(result.notes)} if result.notes else {}
     panels = [Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)})]
     if result.plots:
-        plots = {one.title: _draw(one, wide=len(result.plots) == 1) for one in result.plots}
+        plots = {one.title: _draw(one, wide=len(result.plots) == 1 or len(one.lines) > 6) for one in result.plots}
         panels.append(Panels("Plots", "Bands are 95 % intervals.", plots))
     write_page(path, result.title, lead, panels, SimpleNamespace(command=command, **facts))
 

@@ -36,7 +36,7 @@ _SCORED_PAIRS = 150
 
 
 class PictureBookScale:
-    """Data and scores of the picture book, kept in `folder`.
+    """Data and scores of the picture book, kept below `folder`.
 
     `split` is that of the scored scenes, `heldout` to report or `validation` to choose by; `scenes` is how many there
     are, `pairs` how many pairs to train on.
@@ -52,7 +52,9 @@ class PictureBookScale:
     }
 
     def __init__(self, folder: Path, *, split: str = "heldout", scenes: int = 1_000, pairs: int = 600) -> None:
-        self.folder, self.split, self.scenes, self.pairs = folder, split, scenes, pairs
+        # All that is kept is made by the base model, or for it.
+        self.folder = folder / Trial().key(model_files(WEIGHTS))
+        self.split, self.scenes, self.pairs = split, scenes, pairs
         self.trained_on: Mapping[str, Any] = {"base": model_files(WEIGHTS), "pairs": pairs}
         self.context: Mapping[str, Any] = {"split": split, "scenes": scenes, **self.trained_on}
 
@@ -85,16 +87,17 @@ class PictureBookScale:
         book = self._book(seed)
         answers = self.folder / "answers" / trial.key(self.context, seed)
         tallies: dict[str, Tally] = {}
-        captions = book / ("captions.jsonl" if trial.decode != "opera" else "few_captions.jsonl")
+        captions = book / ("captions.jsonl" if trial.decode != "opera" else f"captions-{_OPERA_SCENES}.jsonl")
         truth = load_annotations(book / "annotations.jsonl")
         described = self._answers(model, captions, answers, trial.decode)
-        of_captions = chair(described, truth, allow_missing=trial.decode == "opera").tallies
+        of_captions = chair(described, truth).tallies
         tallies |= {name: of_captions[name] for name in ("chair_s", "chair_i", "length")}
         tallies["cover"] = of_captions["recall"]
         if trial.decode == "greedy":
-            asked = self._answers(model, book / "asked.jsonl", answers, trial.decode)
-            questions = load_questions(book / "asked.jsonl")
-            tallies |= _by_scene(existence(asked, questions).tallies["accuracy"], book / "asked.jsonl")
+            questions = book / f"existence-{_ASKED_SCENES}.jsonl"
+            asked = self._answers(model, questions, answers, trial.decode)
+            accuracy = existence(asked, load_questions(questions)).tallies["accuracy"]
+            tallies |= _by_scene(accuracy, questions)
         counts = counts_of(tallies)
         return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
 
@@ -110,14 +113,12 @@ class PictureBookScale:
         book = self.folder / "scenes" / f"{self.split}-{seed}-{self.scenes}"
         if not book.exists():
             draw_book(book, count=self.scenes, seed=seed, split=self.split)
-        for name, all_of, scenes in (
-            ("few_captions", "captions", _OPERA_SCENES),
-            ("asked", "existence", _ASKED_SCENES),
-        ):
-            if not (book / f"{name}.jsonl").exists():
+        for all_of, scenes in (("captions", _OPERA_SCENES), ("existence", _ASKED_SCENES)):
+            some = book / f"{all_of}-{scenes}.jsonl"
+            if not some.exists():
                 lines = (book / f"{all_of}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
                 images = set(list(dict.fromkeys(json.loads(line)["image"] for line in lines))[:scenes])
-                _write(book / f"{name}.jsonl", (line for line in lines if json.loads(line)["image"] in images))
+                _write(some, (line for line in lines if json.loads(line)["image"] in images))
         return book
 
     def scored_pairs(self, seed: int) -> Path:

@@ -1,19 +1,20 @@
 """What the paper could not ask: how much data the image loss needs, and whether what is learned carries over."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from mfpo.errors import SettingError
+from mfpo.folders import write_json
 from mfpo.models import load_model, load_processor
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
 from mfpo.records import read_dataset
 from mfpo.study.experiments import BASE, Plot, Result, corruption_trials, experiment, mfpo, term_trials, terms
 from mfpo.study.figures import MARGINS, margins
-from mfpo.study.statistics import Array, Scores, estimate, ratio
-from mfpo.study.study import Study
+from mfpo.study.statistics import Array, Scores, difference, estimate, ratio
+from mfpo.study.study import NotOnScale, Study
 from mfpo.study.tables import Claim, Table, fill, line
 from mfpo.study.trials import Data, Trial, trained
 
@@ -21,6 +22,7 @@ from mfpo.study.trials import Data, Trial, trained
 _SIZES = (30, 60, 150)
 
 _CHAIR = (("chair_s", "CHAIR_s"), ("chair_i", "CHAIR_i"))
+_CHAIR_AND_COVER = (("chair_s", "CHAIR_s"), ("cover", "Cover"))
 
 # Pairs that `image-gradients` looks at.
 _PULLED = 80
@@ -71,7 +73,6 @@ def image_loss(study: Study) -> Result:
     """
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
-    claims = []
     for size, data in sizes_of(study).items():
         kinds = {
             "text + margin": mfpo(data, **terms("text", "margin")),
@@ -85,21 +86,30 @@ def image_loss(study: Study) -> Result:
         for kind, trial in kinds.items():
             trials[f"{kind}, {size} pairs"] = trial
             points.setdefault(kind, {})[size] = f"{kind}, {size} pairs"
-        parts, joint = list(kinds)[:2], list(kinds)[2:]
-        claims += [
-            Claim(points[row][size], points[part][size], figure, is_papers=False)
-            for row in joint
-            for part in parts
-            for figure in ("chair_s", "cover")
-        ]
-    table = fill(study, trials, claims=claims)
-    base = study.scores(BASE)
+    scores = {row: study.scores(trial) for row, trial in trials.items()}
+    table = fill(study, trials)
     rows = {}
-    for row, trial in trials.items():
-        own = [margins(one, reference) for one, reference in zip(study.scores(trial), base, strict=True)]
+    for row in trials:
+        own = [margins(one, reference) for one, reference in zip(scores[row], scores["base"], strict=True)]
         rows[row] = {**table.rows[row], **{name: estimate(own, name) for name in MARGINS}}
-    plots = by_size(study, table, points)
-    return Result("When the image loss pays", replace(table, rows=rows, columns={**table.columns, **MARGINS}), plots)
+    parts, joint = list(kinds)[:2], list(kinds)[2:]
+    told = [_beside_best_part(scores, [points[part] for part in parts], points[kind]) for kind in joint]
+    notes = [f"{kind}, less the better of its two parts: {one}." for kind, one in zip(joint, told, strict=True)]
+    columns = {**table.columns, **MARGINS}
+    return Result("When the image loss pays", Table(rows, columns), by_size(study, table, points), notes)
+
+
+def _beside_best_part(
+    scores: Mapping[str, Sequence[Scores]], parts: Sequence[Mapping[float, str]], joint: Mapping[float, str]
+) -> str:
+    """How CHAIR_s and Cover of the rows `joint`, by size, differ from those of the part with the lower CHAIR_s."""
+    told = []
+    for size, row in joint.items():
+        best = min((scores[part[size]] for part in parts), key=lambda part: estimate(part, "chair_s").mean)
+        gains = {name: difference(scores[row], best, figure) for figure, name in _CHAIR_AND_COVER}
+        figures = [f"{name} {gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" for name, gain in gains.items()]
+        told.append(f"at {size:g} pairs {', '.join(figures)}")
+    return "; ".join(told)
 
 
 @experiment("targets")
@@ -145,14 +155,19 @@ def image_gradients(study: Study) -> Result:
 
 
 def _pull(study: Study, data: Data, trial: Trial, seed: int) -> Scores:
-    """The columns of `image-gradients`, batch by batch."""
-    dataset = read_dataset(study.scale.data(data, seed))
-    dataset = dataset.select(range(min(_PULLED, len(dataset))))
-    base, model = load_model(study.scale.base), load_model(study.model(trial, seed))
-    model.get_encoder(modality="image").requires_grad_(False)
-    processor = load_processor(study.scale.base)
-    pulls = image_pull(model, processor, dataset, pair_logps(base, processor, dataset)).double().numpy()
-    return {name: np.stack([own, np.ones_like(own)], axis=1) for name, own in zip(_PULL, pulls.T, strict=True)}
+    """The columns of `image-gradients`, batch by batch, (batches, 2), computed unless they have been."""
+    key = trial.key(study.with_rate(trial).settings, Trial(data=data).key(), study.scale.trained_on)
+    path = study.out / "probes" / f"gradients-{key}-{seed}.json"
+    if not path.exists():
+        dataset = read_dataset(study.scale.data(data, seed))
+        dataset = dataset.select(range(min(_PULLED, len(dataset))))
+        base, model = load_model(study.scale.base), load_model(study.model(trial, seed))
+        model.get_encoder(modality="image").requires_grad_(False)
+        processor = load_processor(study.scale.base)
+        pulls = image_pull(model, processor, dataset, pair_logps(base, processor, dataset)).tolist()
+        write_json(path, pulls)
+    columns = np.array(json.loads(path.read_text(encoding="utf-8"))).T
+    return {name: np.stack([own, np.ones_like(own)], axis=1) for name, own in zip(_PULL, columns, strict=True)}
 
 
 @experiment("carry-over")
@@ -180,5 +195,5 @@ def carry_over(study: Study) -> Result:
 def _of_scenes(scores: Sequence[Scores], chosen: Sequence[Array]) -> list[Scores]:
     """The scores of the chosen scenes alone, seed by seed."""
     if not all(kept.any() for kept in chosen):
-        raise SettingError("no scored scene has a theme of either kind; raise --scenes")
+        raise NotOnScale("no scored scene has a theme of either kind; raise --scenes")
     return [{figure: own[figure][kept] for figure in _BY_SCENE} for own, kept in zip(scores, chosen, strict=True)]

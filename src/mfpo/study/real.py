@@ -9,19 +9,24 @@ from typing import Any
 
 import numpy as np
 
+from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import SettingError
-from mfpo.evaluate.amber import amber, load_amber
+from mfpo.evaluate.amber import amber, amber_file, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import image_key, read_answers, read_rows
+from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.generate import answer
 from mfpo.evaluate.judge import JudgeSettings
-from mfpo.evaluate.judged import judge_mmhal, judge_object_halbench
+from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
+from mfpo.evaluate.llava_bench import load_llava_bench
+from mfpo.evaluate.mmhal import TYPES
 from mfpo.models import find_model, model_files
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
+from mfpo.study.study import NotOnScale
 from mfpo.study.trials import Data, Trial
 
 
@@ -45,13 +50,15 @@ class RealSettings:
     amber_images: str | None = setting(None, "folder of its images")
     mmhal: str | None = setting(None, "MMHal-Bench's template file; needs a judge")
     mmhal_images: str | None = setting(None, "folder of its images")
+    llava_bench: str | None = setting(None, "LLaVA-Bench's (COCO) folder, for Table 3; needs a judge")
+    llava_bench_images: str | None = setting(None, "folder of its images")
     judge: str | None = setting(None, "model that judges; Object HalBench goes by rules without one")
     judge_endpoint: str | None = setting(None, "endpoint of the judge")
 
     def __post_init__(self) -> None:
-        if not (self.objhal_questions or self.amber or self.mmhal):
-            raise SettingError("no benchmark is named; give objhal_questions, amber or mmhal")
-        for name in ("objhal_questions", "amber", "mmhal"):
+        if not (self.objhal_questions or self.amber or self.mmhal or self.llava_bench):
+            raise SettingError("no benchmark is named; give objhal_questions, amber, mmhal or llava_bench")
+        for name in ("objhal_questions", "amber", "mmhal", "llava_bench"):
             images = f"{name.removesuffix('_questions')}_images"
             if getattr(self, name) and not getattr(self, images):
                 raise SettingError(f"{name} needs the folder of its images; give {images} too")
@@ -59,24 +66,23 @@ class RealSettings:
             raise SettingError(
                 "objhal_questions needs CHAIR's truth; give objhal_truth, as `mfpo eval truth` writes it"
             )
-        if self.mmhal and not self.judge:
-            raise SettingError("mmhal needs a judge; give judge too")
+        for name in ("mmhal", "llava_bench"):
+            if getattr(self, name) and not self.judge:
+                raise SettingError(f"{name} needs a judge; give judge too")
+        read_settings(TrainSettings, None, self.train.split())
 
 
 class RealScale:
     """Data and scores of a real model, kept in `folder`."""
 
-    question_types: Mapping[str, str] = {}
-
     def __init__(self, folder: Path, settings: RealSettings) -> None:
         self.folder, self.settings = folder, settings
         self.base = find_model(settings.model)
         self.figures: Mapping[str, str] = _columns(settings)
-        files = ("source", "ranked_source", "images", "regions", "held_out")
-        self.trained_on: Mapping[str, Any] = {
-            "base": model_files(self.base),
-            **{name: getattr(settings, name) for name in (*files, "train")},
-        }
+        self.question_types: Mapping[str, str] = {f"mmhal_{kind}": kind for kind in TYPES} if settings.mmhal else {}
+        named = ("source", "ranked_source", "images", "regions", "held_out")
+        self.built_on = {"base": model_files(self.base), **{name: getattr(settings, name) for name in named}}
+        self.trained_on: Mapping[str, Any] = {**self.built_on, "train": settings.train}
         self.context: Mapping[str, Any] = {**self.trained_on, **asdict(settings)}
         endpoint = {"endpoint": settings.judge_endpoint} if settings.judge_endpoint else {}
         self.judge = (
@@ -94,16 +100,16 @@ class RealScale:
     def data(self, data: Data, seed: int) -> Path:
         """The folder of the pairs, with rejected images and ranked from easy to hard."""
         if data.themes != "all":
-            raise SettingError("carry-over needs themes, which only the picture book has")
-        return self._ranked(data, Trial(data=data).key(self.trained_on), seed, held_out=False)
+            raise NotOnScale("carry-over needs themes, which only the picture book has")
+        return self._ranked(data, Trial(data=data).key(self.built_on), seed, held_out=False)
 
     def scored_pairs(self, seed: int) -> Path:
         """The held-out rows of the source with the default rejected images."""
-        return self._ranked(Data(), f"held-out-{Trial().key(self.trained_on)}", seed, held_out=True)
+        return self._ranked(Data(), f"held-out-{Trial().key(self.built_on)}", seed, held_out=True)
 
     def is_seen(self, seed: int) -> list[bool]:
-        """Raises SettingError, as there are no themes."""
-        raise SettingError("carry-over needs themes, which only the picture book has")
+        """Raises NotOnScale, as there are no themes."""
+        raise NotOnScale("carry-over needs themes, which only the picture book has")
 
     def _ranked(self, data: Data, name: str, seed: int, *, held_out: bool) -> Path:
         rows, out = self._rows(data, held_out=held_out), self.folder / "data" / f"{name}-{seed}"
@@ -127,7 +133,7 @@ class RealScale:
     def _rows(self, data: Data, *, held_out: bool) -> "Rows":
         name = self.settings.source if data.source == "corrected" else self.settings.ranked_source
         if name is None:
-            raise SettingError("ranked_source is not given; name the preference data of ranked answers")
+            raise NotOnScale("ranked_source is not given; name the preference data of ranked answers")
         end = self._trained_rows(name)
         if held_out:
             return Rows(self._open(name), end, end + self.settings.held_out)
@@ -136,36 +142,61 @@ class RealScale:
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, question by question."""
         s = self.settings
-        answers = self.folder / "answers" / trial.key(self.context, seed)
+
+        def answers(name: str, questions: Path, images: str | None) -> Path:
+            # What is not trained answers alike with every seed.
+            key = trial.key(self.trained_on, str(questions), images, seed if trial.method else None)
+            out = self.folder / "answers" / f"{name}-{key}.jsonl"
+            if not out.exists():
+                out.parent.mkdir(parents=True, exist_ok=True)
+                answer(questions, model, Path(str(images)), out, strategy=trial.decode, batch_size=s.batch_size)
+            return out
+
         counts: dict[str, Array] = {}
         if s.objhal_questions:
             questions = Path(s.objhal_questions)
-            file = self._answers(model, s.objhal_questions, s.objhal_images, answers / "objhal.jsonl", trial)
-            found, _ = judge_object_halbench(file, Path(str(s.objhal_truth)), judge=self.judge, questions=questions)
-            tallies = {"chair_s": found.tallies["chair_s_refined"], "chair_i": found.tallies["chair_i"]}
-            # What no judge could read is in no tally.
-            counts |= counts_of(tallies, (image_key(str(row["image"])) for _, row in read_rows(questions)))
+            counts |= self._objhal(answers("objhal", questions, s.objhal_images), questions)
         if s.amber:
-            questions = Path(s.amber) / "query_generative.json"
-            file = self._answers(model, str(questions), s.amber_images, answers / "amber.jsonl", trial)
-            benchmark = load_amber(Path(s.amber))
-            of_amber = amber(read_answers(file), benchmark, open_reading(benchmark.words), allow_missing=True).tallies
-            counts |= counts_of({name: of_amber[f"generative.{key}"] for name, key in _AMBER.items()})
-            clean, all_of = counts["amber_hal"].T
-            counts["amber_hal"] = np.stack([all_of - clean, all_of], axis=1)  # the tally counts what is right
-        if s.mmhal and self.judge:
-            file = self._answers(model, s.mmhal, s.mmhal_images, answers / "mmhal.jsonl", trial)
-            judged, _ = judge_mmhal(file, Path(s.mmhal), judge=self.judge)
-            kept = {"mmhal_score": judged.tallies["score"], "mmhal_rate": judged.tallies["hallucination_rate"]}
-            counts |= counts_of(kept)
+            queries = amber_file(Path(s.amber), "query_generative.json")
+            counts |= self._amber(answers("amber", queries, s.amber_images), Path(s.amber))
+        if s.mmhal:
+            counts |= self._mmhal(answers("mmhal", Path(s.mmhal), s.mmhal_images), Path(s.mmhal))
+        if s.llava_bench:
+            folder = Path(s.llava_bench)
+            asked = answers("llava_bench", folder / "qa90_questions.jsonl", s.llava_bench_images)
+            counts |= self._llava_bench(asked, folder)
         return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
 
-    def _answers(self, model: Path, questions: str, images: str | None, out: Path, trial: Trial) -> Path:
-        if not out.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            size = self.settings.batch_size
-            answer(Path(questions), model, Path(str(images)), out, strategy=trial.decode, batch_size=size)
-        return out
+    def _objhal(self, answers: Path, questions: Path) -> dict[str, Array]:
+        truth = Path(str(self.settings.objhal_truth))
+        tallies = judge_object_halbench(answers, truth, judge=self.judge, questions=questions)[0].tallies
+        # What no judge could read is in no tally.
+        images = (image_key(str(row["image"])) for _, row in read_rows(questions))
+        return counts_of({"chair_s": tallies["chair_s_refined"], "chair_i": tallies["chair_i"]}, images)
+
+    def _amber(self, answers: Path, folder: Path) -> dict[str, Array]:
+        benchmark = load_amber(folder)
+        tallies = amber(read_answers(answers), benchmark, open_reading(benchmark.words)).tallies
+        counts = counts_of({name: tallies[f"generative.{key}"] for name, key in _AMBER.items()})
+        clean, all_of = counts["amber_hal"].T
+        return counts | {"amber_hal": np.stack([all_of - clean, all_of], axis=1)}  # the tally counts what is right
+
+    def _mmhal(self, answers: Path, template: Path) -> dict[str, Array]:
+        assert self.judge, "the settings ask for one"
+        tallies = judge_mmhal(answers, template, judge=self.judge)[0].tallies
+        kept = {"mmhal_score": tallies["score"], "mmhal_rate": tallies["hallucination_rate"]}
+        return counts_of(kept | {f"mmhal_{kind}": tallies[f"{kind}.score"] for kind in TYPES})
+
+    def _llava_bench(self, answers: Path, folder: Path) -> dict[str, Array]:
+        assert self.judge, "the settings ask for one"
+        tallies = judge_llava_bench(answers, folder, judge=self.judge)[0].tallies
+        questions = load_llava_bench(folder).questions
+        counts: dict[str, Array] = {}
+        for kind, name in _LLAVA_BENCH.items():
+            # What the judge's words could not be read of is in no tally.
+            asked = [number for number, question in questions.items() if question.category == kind]
+            counts |= counts_of({name: tallies.get(kind, Tally({}))}, asked)
+        return counts
 
 
 class Rows:
@@ -189,6 +220,11 @@ class Rows:
 
 
 _AMBER = {"amber_chair": "chair", "cover": "cover", "amber_hal": "hal", "amber_cog": "cog"}
+_LLAVA_BENCH = {
+    "conv": "llava_bench_conversation",
+    "detail": "llava_bench_captioning",
+    "complex": "llava_bench_reasoning",
+}
 
 
 def _columns(s: RealSettings) -> dict[str, str]:
@@ -198,4 +234,5 @@ def _columns(s: RealSettings) -> dict[str, str]:
         {"amber_chair": "AMBER CHAIR", "cover": "Cover", "amber_hal": "Hal", "amber_cog": "Cog"} if s.amber else {}
     )
     columns |= {"mmhal_score": "MMHal score", "mmhal_rate": "MMHal rate"} if s.mmhal else {}
+    columns |= {name: f"LLaVA-Bench {name.split('_')[-1]}" for name in _LLAVA_BENCH.values()} if s.llava_bench else {}
     return columns | {"image_dependence": "image dependence"}

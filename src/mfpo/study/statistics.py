@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from mfpo.evaluate.figures import mean, share
 
@@ -16,6 +18,7 @@ Scores = Mapping[str, Array]
 # The figures whose part is in percent of the whole; of the others it is the mean.
 PERCENT = frozenset(
     {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"}
+    | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}
     | {f"existence_{kind}" for kind in ("accuracy", "present", "random", "popular", "adversarial")}
 )
 
@@ -28,7 +31,7 @@ _RESAMPLES = 2_000
 @dataclass(frozen=True)
 class Estimate:
     """The mean over `seeds` of a figure or difference, the spread between them (standard deviation; None for a single
-    seed), and the 95 % interval of the mean."""
+    seed), and the 95 % interval of the mean; that of a single seed is over its scenes alone."""
 
     mean: float
     spread: float | None
@@ -56,20 +59,30 @@ def difference(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimat
 
 def _resampled(counts: Sequence[Array], figure: str) -> list[Array]:
     """For each of several models the figure (1 + resamples,): of all scenes, then of scenes drawn with replacement."""
-    scenes = len(counts[0])
+    return [(share if figure in PERCENT else mean)(_weights(len(one)) @ one) for one in counts]
+
+
+@cache
+def _weights(scenes: int) -> Array:
+    """How often each scene counts, (1 + resamples, scenes): once, then as it is drawn."""
     draws = np.random.default_rng(0).multinomial(scenes, np.full(scenes, 1 / scenes), size=_RESAMPLES)
-    weights = np.vstack([np.ones(scenes), draws])
-    return [(share if figure in PERCENT else mean)(weights @ one) for one in counts]
+    return np.vstack([np.ones(scenes), draws])
 
 
 def _over_seeds(values: Sequence[Array]) -> Estimate:
-    """From the value and the resamples of each seed: seeds are drawn with replacement, then scenes within them."""
+    """From the value and the resamples of each seed; the interval is what two together span.
+
+    One is drawn: seeds with replacement, and with them scenes, the same in all seeds, as at the large scale these are
+    the same questions. The other is Student's, of the seeds' own values, as drawing from a few seeds is too sure.
+    """
     stacked = np.stack(values)
-    seeds, random = len(stacked), np.random.default_rng(1)
-    drawn = stacked[
-        random.integers(seeds, size=(_RESAMPLES, seeds)), random.integers(1, _RESAMPLES + 1, size=(_RESAMPLES, seeds))
-    ].mean(axis=1)
+    seeds, random, size = len(stacked), np.random.default_rng(1), (_RESAMPLES, len(stacked))
+    drawn = stacked[random.integers(seeds, size=size), random.integers(1, _RESAMPLES + 1, size=(_RESAMPLES, 1))]
     own = stacked[:, 0]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    spread = float(own.std(ddof=1)) if seeds > 1 else None
-    return Estimate(float(own.mean()), spread, float(low), float(high), seeds)
+    low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
+    middle = float(own.mean())
+    if seeds == 1:
+        return Estimate(middle, None, float(low), float(high), seeds)
+    spread = float(own.std(ddof=1))
+    half = float(t.ppf(0.975, seeds - 1)) * spread / seeds**0.5
+    return Estimate(middle, spread, min(float(low), middle - half), max(float(high), middle + half), seeds)

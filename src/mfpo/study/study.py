@@ -18,6 +18,10 @@ from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial, changes
 
 
+class NotOnScale(SettingError):
+    """The scale lacks what an experiment asks for, so that `mfpo reproduce all` leaves it out."""
+
+
 class Scale(Protocol):
     """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
 

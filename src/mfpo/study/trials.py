@@ -5,6 +5,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import mfpo.align.methods  # noqa: F401, registers them
+from mfpo.align.objectives import OBJECTIVES
+
 Pairs = Literal["corrected", "ranked"]
 Themes = Literal["all", "some"]
 
@@ -16,6 +19,7 @@ class Data:
     `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
     RLHF-V's, or two answers `ranked`, as Silkie's. `themes` are those of the scenes: all, or only some, so that the
     others are unseen. Each pair comes `noises` times, with its image noised anew; `differing` is that of the build.
+    A default must never change: what is kept is known by what differs from the defaults.
     """
 
     pairs: int | None = None
@@ -53,11 +57,7 @@ def changes(given: Data | Trial) -> dict[str, Any]:
     return {name: value for name, value in asdict(given).items() if value != default[name]}
 
 
-# The kind of rejected image that makes a method what it is.
-_CORRUPTION = {"mdpo": "crop", "povid": "global"}
-
-
 def trained(method: str, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
     """A trial of `method` on `data` or on what the method is made for; without a learning rate it has the scale's."""
-    data = data or Data(corruption=_CORRUPTION.get(method, "region"))
+    data = data or Data(corruption=OBJECTIVES[method].corruption or "region")
     return Trial(method=method, data=data, settings=tuple(sorted(settings.items())), stage=stage)
