@@ -1,11 +1,16 @@
 """The baselines' losses against slow loops over tokens, and through the trainer against the model's own logits."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mfpo.align import preference_trainer
 from mfpo.align.logprobs import encode
 from mfpo.align.methods.ddpo import changed_tokens, weigh_changed
 from mfpo.align.methods.eos import eos
@@ -13,8 +18,9 @@ from mfpo.align.methods.ha_dpo import ha_dpo
 from mfpo.align.methods.hacl import Features, hacl
 from mfpo.align.methods.halva import halva, phrase_pairs
 from mfpo.align.methods.povid import povid
-from mfpo.align.objectives import Answer, Answers, LogRatios, total
+from mfpo.align.objectives import OBJECTIVES, Answer, Answers, LogRatios, total
 from mfpo.align.train_settings import TrainSettings
+from mfpo.align.trainer import train
 from mfpo.errors import MfpoError
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
@@ -179,6 +185,14 @@ def test_changed_tokens_are_replaced_ones(chosen, rejected, changed_chosen, chan
         assert "".join(str(int(one)) for one in changed) == expected.replace(" ", "")
 
 
+def test_in_a_long_prompt_no_match_starts_at_its_image_tokens():
+    prompt, image = torch.tensor([1, *[7] * 250, 3]), [7] * 4  # an answer with tokens as frequent as images'
+    found = changed_tokens(prompt, torch.tensor([20, *image, 21]), torch.tensor([22, *image, 23]))
+    assert [one.tolist() for one in found] == [[True] * 6] * 2
+    short = changed_tokens(torch.tensor([1, 7, 7, 3]), torch.tensor([20, *image, 21]), torch.tensor([22, *image, 23]))
+    assert [one.tolist() for one in short] == [[True, False, False, False, False, True]] * 2
+
+
 def test_weights_of_changed_tokens():
     prompt, chosen, rejected = torch.tensor([1, 2, 3, 4]), torch.tensor([5, 6, 7, 8, 9]), torch.tensor([5, 1, 7, 8, 9])
     expected = torch.tensor([1.0, 5.0, 1.0, 1.0, 1.0])
@@ -187,6 +201,69 @@ def test_weights_of_changed_tokens():
     for weights in weigh_changed(prompt, (chosen, rejected), gamma=5.0):
         torch.testing.assert_close(weights, expected / 9)
     torch.testing.assert_close(weigh_changed(prompt, (chosen,), normalize=False)[0], torch.ones(5))
+
+
+def test_gradients_are_those_of_finite_differences(ratios, policy, reference):
+    """No gradient is lost: of each input that the policy moves, the others as they are."""
+
+    def moved(name):
+        return lambda logits: replace(policy, **{name: replace(getattr(policy, name), logits=logits)})
+
+    nll, features = torch.tensor([2.0, 3.0], dtype=torch.float64), torch.randn(3, 2, 4, dtype=torch.float64)
+    functions = [(lambda chosen: ha_dpo(replace(ratios, chosen=chosen), chosen), ratios.chosen)]
+    functions += [(lambda logits: povid(ratios, moved("chosen")(logits), reference), policy.chosen.logits)]
+    functions += [
+        (lambda logits, at=at: halva(moved(at)(logits), reference), getattr(policy, at).logits)
+        for at in ("chosen", "rejected")
+    ]
+    functions += [
+        (lambda states: hacl(nll, Features(*states)), features),
+        (lambda nll: hacl(nll, Features(*features)), nll),
+    ]
+    for function, start in functions:
+        given = start.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda value, of=function: total(of(value)), given)
+        (gradient,) = torch.autograd.grad(total(function(given)).sum(), given)
+        assert gradient.abs().sum() > 0
+
+
+def test_the_reference_computes_in_the_precision_of_the_policy(
+    tiny_llava, preference_data, other_model, open_trainer, monkeypatch
+):
+    monkeypatch.setattr(preference_trainer, "precision", lambda settings: torch.autocast("cpu", torch.bfloat16))
+    settings = TrainSettings(method="halva").resolved()
+    trainer = open_trainer(preference_data, settings, torch.zeros(14, 2), frozen=other_model)
+    seen = []
+    other_model.register_forward_pre_hook(lambda *given: seen.append(torch.is_autocast_enabled("cpu")))
+    with torch.no_grad():
+        batch = trainer.collate([trainer.train_dataset[i] for i in (0, 1)])
+        trainer.compute_loss(trainer.model, batch, num_items_in_batch=2)
+    assert seen == [True]
+
+
+def with_kind(kind: str | None, data: Path, folder: Path) -> Path:
+    """The records with another name for how their rejected images were made; as they are without one."""
+    for shard in data.glob("*.parquet") if kind else ():
+        table = pq.read_table(shard)
+        place = table.column_names.index("corruption")
+        named = [corruption | {"kind": kind} for corruption in table["corruption"].to_pylist()]
+        named = pa.array(named, table.schema.field("corruption").type)
+        pq.write_table(table.set_column(place, table.schema.field("corruption"), named), folder / shard.name)
+    return folder if kind else data
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("method", ["ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"])
+def test_a_run_starts_at_its_reference_and_moves_away(method, lora_rank, tiny_llava, preference_data, tmp_path):
+    data = with_kind(OBJECTIVES[method].corruption, preference_data, tmp_path)
+    settings = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 7, "logging_steps": 1, "lora_rank": lora_rank}
+    train(data, tiny_llava, tmp_path / "run", TrainSettings(method=method, **settings))
+    first, second = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert first["loss"] != second["loss"]
+    at_start = {"povid": ("loss/image", 0.5 * math.log(2)), "halva": ("loss/kl", 0.0)}
+    name, value = at_start.get(method, ("rewards/margins", 0.0))
+    assert first[name] == pytest.approx(value, abs=1e-6)
+    assert second[name] != pytest.approx(value, abs=1e-6)
 
 
 # Through the trainer: the loss of two records from the model's own logits, one sequence at a time.

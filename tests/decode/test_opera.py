@@ -106,6 +106,8 @@ def test_rollback_needs_more_than_the_threshold_in_every_beam():
     assert find_rollback(long, {}, threshold=4, most=5) is None
     assert find_rollback(long, {13: 5}, threshold=3, most=5) == 12
     assert find_rollback(long, {13: 5, 12: 5}, threshold=3, most=5) is None
+    late = torch.tensor([[0, 0]] * 12 + [[12, 12]] * 2)  # a token behind the last place is not there yet
+    assert find_rollback(late, {}, threshold=1, most=5) == 12
     assert find_rollback(torch.where(long == 12, 9, long), {}, threshold=3, most=5) is None, "within the first ten"
 
 

@@ -1,7 +1,7 @@
 """What the objectives' functions are given, made from a batch: log-ratios, logits, and the states of HACL."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,8 @@ class Inputs:
     """The arguments that an objective may ask for, each made when it is asked for, from `batch` of `Pairs.collate`.
 
     `reference` (batch, sequences per record) are the reference's log-probabilities; `frozen` is the reference model, or
-    None where it is an adapter's base. `alone` is what `collate_alone` made, `end_ids` (ids,) are the end tokens.
+    None where it is an adapter's base; `autocast` is the precision that it computes in, as the policy does. `alone` is
+    what `collate_alone` made, `end_ids` (ids,) are the end tokens.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Inputs:
         *,
         reads_logits: bool,
         frozen: Any = None,
+        autocast: AbstractContextManager[Any] | None = None,
         alone: Sequence[Batch] = (),
         end_ids: Tensor | None = None,
     ) -> None:
         self._model, self._batch, self._reference = model, batch, reference
-        self._reads_logits, self._frozen, self._alone, self.end_ids = reads_logits, frozen, alone, end_ids
+        self._reads_logits, self._frozen, self._autocast = reads_logits, frozen, autocast or nullcontext()
+        self._alone, self.end_ids = alone, end_ids
 
     @cached_property
     def _answers(self) -> Answer:
@@ -56,6 +59,7 @@ class Inputs:
 
     @cached_property
     def ratios(self) -> LogRatios:
+        """The log-ratios of the sequences."""
         return LogRatios(*(self.logps - self._reference.T))
 
     @property
@@ -67,11 +71,13 @@ class Inputs:
 
     @property
     def policy(self) -> Answers:
+        """The records' answers under the policy."""
         return self._by_record(self._answers)
 
     @property
     def reference(self) -> Answers:
-        with torch.no_grad(), _reference_model(self._model, self._frozen) as reference:
+        """The records' answers under the reference, without a gradient."""
+        with torch.no_grad(), self._autocast, _reference_model(self._model, self._frozen) as reference:
             logits = answer_logits(reference, self._batch)
         return self._by_record(replace(self._answers, logits=logits))
 
@@ -82,6 +88,7 @@ class Inputs:
 
     @property
     def features(self) -> Features:
+        """The policy's last states at the end of the images alone and of each answer alone, in float32."""
         images, texts = (answer_scores(self._model, batch, _states).float() for batch in self._alone)
         return Features(images, *texts.chunk(2))
 

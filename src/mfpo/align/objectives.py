@@ -26,9 +26,10 @@ class LogRatios:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of each record under a model that reads it: `logits` (batch, tokens, vocabulary), in float32,
+    """An answer of each record under a model that reads it.
 
-    predict the tokens `ids` (batch, tokens); `mask` is False behind an answer's end.
+    `logits` (batch, tokens, vocabulary), in float32, predict the tokens `ids` (batch, tokens); `mask` is False behind
+    an answer's end.
     """
 
     logits: Tensor
@@ -97,7 +98,7 @@ def objective(
     is_staged: bool = False,
     weigh: Weigh | None = None,
 ) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
-    """Register a function as `mfpo train --method NAME`."""
+    """Register a function as `mfpo train --method NAME`. Raises ValueError when the name is taken."""
 
     def add(function: Callable[..., Losses]) -> Callable[..., Losses]:
         if name in OBJECTIVES:

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from mfpo.align.inputs import Inputs, collate_alone
 from mfpo.align.objectives import OBJECTIVES, LogRatios, Losses, total
 from mfpo.align.pairs import Pair
-from mfpo.align.policy import SHARDED_PRECISION
+from mfpo.align.policy import SHARDED_PRECISION, precision
 from mfpo.align.prefix import shares_prefix
 from mfpo.align.stage import StageOrder, StageRecords, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
@@ -122,6 +122,7 @@ class PreferenceTrainer(Trainer):
             self.reference[rows.cpu()].to(rows.device),
             reads_logits=method.reads_logits,
             frozen=self.frozen,
+            autocast=precision(s),
             alone=alone,
             end_ids=self.end_ids.to(rows.device),
         )

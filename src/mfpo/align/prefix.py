@@ -41,7 +41,7 @@ MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def shares_prefix(model: Any) -> bool:
-    """Whether `shared_logps` is exact for the model; if not, the log says why, once for each reason."""
+    """Whether `shared_scores` is exact for the model; if not, the log says why, once for each reason."""
     config = extract_model_from_parallel(model).config
     text = config.get_text_config()
     if config.model_type not in _FAMILIES:

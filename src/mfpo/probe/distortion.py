@@ -15,7 +15,7 @@ from torch import Tensor
 from mfpo.align.logprobs import collate, encode, pad_id, sequence_logps
 from mfpo.build.noise import STEPS, Schedule, add_noise
 from mfpo.build.stages import generator
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
 from mfpo.evaluate.generate import GreedySettings, greedy
 from mfpo.folders import versions, whole_folder, write_json
@@ -97,7 +97,9 @@ def probe_distortion(data: Path, models: Mapping[str, Path], out: Path, settings
 
     def check(case: Case) -> None:
         for processor in processors.values():
-            encode(processor, [case.image], case.prompt, [case.chosen], max_length=settings.max_length)
+            encoded = encode(processor, [case.image], case.prompt, [case.chosen], max_length=settings.max_length)
+            if encoded.cut[0]:
+                raise RecordError(f"prompt and answer have more than max_length={settings.max_length} tokens")
 
     provenance = {"command": "probe distortion", "data": data, "models": models, "settings": asdict(settings)}
     with whole_folder(out, provenance) as folder:

@@ -39,7 +39,8 @@ def changed_tokens(prompt_ids: Tensor, chosen: Tensor, rejected: Tensor) -> tupl
     a, b = (before + answer.tolist() for answer in (rejected, chosen))
     changed_a, changed_b = torch.zeros(len(a), dtype=torch.bool), torch.zeros(len(b), dtype=torch.bool)
     end_a = end_b = 0
-    for match in SequenceMatcher(None, a, b).get_matching_blocks():  # the last one is empty and at both ends
+    # From 200 tokens on, autojunk starts no match at a token that is more than 1 % of them, as image tokens are.
+    for match in SequenceMatcher(None, a, b, autojunk=True).get_matching_blocks():  # the last is empty and at both ends
         is_end = match.a == len(a) and match.b == len(b)
         if match.size < _SHORTEST_MATCH and not is_end:
             continue

@@ -9,7 +9,8 @@ from mfpo.align.objectives import LogRatios, Losses, objective
 def mfpo(ratios: LogRatios, *, beta: float = 0.1, eta: float = 0.0) -> Losses:
     """Modality-fair preference loss (Jiang et al., IJCAI 2025, section 3.2): three terms per row, each (batch,).
 
-    `eta` is the reward that the chosen answer has to exceed (the margin term).
+    `eta` is the reward that the chosen answer has to exceed (the margin term). Raises ValueError without the
+    log-ratios of (y_w, m').
     """
     if ratios.rejected_image is None:
         raise ValueError("this objective needs the log-ratios of (y_w, m')")

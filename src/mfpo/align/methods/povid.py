@@ -21,7 +21,10 @@ def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: float
 
 
 def said_of_noise(answers: Answers) -> Tensor:
-    """log p under the clean image of the likeliest token under m' at each place of y_w, summed, (batch,)."""
+    """log p under the clean image of the likeliest token under m' at each place of y_w, summed, (batch,).
+
+    Raises ValueError without the logits of (y_w, m').
+    """
     if answers.rejected_image is None:
         raise ValueError("this objective needs the logits of (y_w, m')")
     clean = answers.chosen
