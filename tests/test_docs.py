@@ -19,7 +19,7 @@ from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
 from mfpo.records import answer_text
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # A real model takes a GPU and a download; the commands are the same with the one in the package. Less of everything.
 SMALLER = {

@@ -11,6 +11,6 @@ RATES = {
     "povid": 1e-5,
     "halva": 3e-5,
     "eos": 3e-5,
-    "hacl": 3e-5,
+    "hacl": 1e-4,
     "mfpo": 3e-5,
 }
