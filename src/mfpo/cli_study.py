@@ -52,7 +52,8 @@ def reproduce(
                 raise
             console.print(f"{name} is left out: {error}")
             continue
-        _write(study, name, result)
+        command = [argument for argument in sys.argv[1:] if argument not in names[1:]]
+        _write(study, name, result, shlex.join(["mfpo", *(name if one == names[0] else one for one in command)]))
 
 
 def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, name: str) -> Any:
@@ -70,7 +71,7 @@ def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, 
     raise SettingError("--scale is picturebook, without --config, or paper, with it; rates are of the picture book")
 
 
-def _write(study: Any, name: str, result: Any) -> None:
+def _write(study: Any, name: str, result: Any, command: str) -> None:
     from mfpo.folders import versions
     from mfpo.study.page import markdown, sentences, terminal, write_html
 
@@ -78,7 +79,6 @@ def _write(study: Any, name: str, result: Any) -> None:
     html = pages / "html" / f"{name}.html"  # not beside the Markdown, of which a site makes NAME.html
     html.parent.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, study.seeds))
-    command = shlex.join(["mfpo", *sys.argv[1:]])
     scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
     made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()} or versions()
     facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **made_with}

@@ -164,8 +164,8 @@ def test_verdicts_are_told_in_order_and_by_their_interval():
     table = Table({}, {"chair_s": "CHAIR_s"}, verdicts=[*verdicts, verdict(-3, -1)])
     assert sentences(table) == [
         "against the paper: in CHAIR_s, a is 2.0 worse than b (-3.0 to -1.0)",
+        "one seed: in CHAIR_s, a is 5.0 better than b (4.0 to 6.0)",
         "not settled: in CHAIR_s, a is 1.0 better than b (-1.0 to 3.0)",
-        "not settled: in CHAIR_s, a is 5.0 better than b (4.0 to 6.0)",
         "as in the paper: in CHAIR_s, a is 2.0 better than b (1.0 to 3.0)",
         "settled: in CHAIR_s, a is 3.0 worse than b (-5.0 to -1.0)",
     ]

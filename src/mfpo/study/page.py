@@ -58,7 +58,7 @@ def interval(one: Estimate, digits: int) -> str:
 
 def sentences(table: Table) -> list[str]:
     """The verdicts in words, what goes against the paper first."""
-    order = ("against the paper", "not settled", "as in the paper", "settled")
+    order = ("against the paper", "one seed", "not settled", "as in the paper", "settled")
     told = []
     for verdict in sorted(table.verdicts, key=lambda one: order.index(one.word)):
         claim, gain = verdict.claim, verdict.gain

@@ -31,8 +31,10 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """Whether the whole interval speaks for the claim, or against it; that of one seed never does."""
-        if self.gain.seeds == 1 or self.gain.low <= 0 <= self.gain.high:
+        """Whether the whole interval speaks for the claim, or against it; one seed settles nothing."""
+        if self.gain.seeds == 1:
+            return "one seed"
+        if self.gain.low <= 0 <= self.gain.high:
             return "not settled"
         if not self.claim.is_papers:
             return "settled"

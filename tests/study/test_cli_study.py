@@ -1,0 +1,92 @@
+"""The command `mfpo reproduce`: which experiments run, with what seeds, and what their pages say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mfpo.cli import main
+from mfpo.errors import SettingError
+from mfpo.study import figures, questions
+from mfpo.study.experiments import EXPERIMENTS, Result
+from mfpo.study.statistics import Estimate
+from mfpo.study.study import NotOnScale
+from mfpo.study.tables import Table
+
+assert figures
+assert questions  # their experiments are registered now, and not while the command runs
+
+
+def reproduce(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mfpo", "reproduce", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def experiments(monkeypatch) -> dict[str, list[int]]:
+    """Three experiments in place of the study's; what is returned are the seeds that each was run with."""
+    ran: dict[str, list[int]] = {}
+
+    def table(study):
+        ran["table1"] = list(study.seeds)
+        return Result("Table 1", Table({"base": {"chair_s": Estimate(1.0, None, 0.5, 1.5, 1)}}, {"chair_s": "CHAIR_s"}))
+
+    def rates(study):
+        ran["rates"] = [*study.seeds, study.scale.scenes]
+        return table(study)
+
+    def lacks(study):
+        raise NotOnScale("table2 needs what is not here")
+
+    for name in list(EXPERIMENTS):
+        monkeypatch.delitem(EXPERIMENTS, name)
+    for name, experiment in {"table1": table, "table2": lacks, "rates": rates}.items():
+        monkeypatch.setitem(EXPERIMENTS, name, experiment)
+    return ran
+
+
+def test_all_is_what_the_scale_has_and_says_what_it_leaves_out(experiments, tmp_path, capsys):
+    assert reproduce("all", "--seeds", "2", "--first-seed", "3", "--out", str(tmp_path)) == 0
+    assert experiments == {"table1": [3, 4]}
+    assert "table2 is left out: table2 needs what is not here" in capsys.readouterr().out.replace("\n", " ")
+    page = (tmp_path / "pages" / "table1.md").read_text()
+    assert f"mfpo reproduce table1 --seeds 2 --first-seed 3 --out {tmp_path}" in page
+    assert "seeds 3, 4" in page
+    assert (tmp_path / "pages" / "html" / "table1.html").exists()
+
+
+def test_a_page_names_the_command_that_makes_it_alone(experiments, tmp_path):
+    assert reproduce("rates", "table1", "--out", str(tmp_path)) == 0
+    for name in ("rates", "table1"):
+        assert f"mfpo reproduce {name} --out {tmp_path}\n" in (tmp_path / "pages" / f"{name}.md").read_text()
+    assert experiments["rates"] == [90, 500]
+
+
+def test_asked_for_by_name_what_the_scale_lacks_is_an_error(experiments, tmp_path, capsys):
+    assert reproduce("table2", "--out", str(tmp_path)) == 1
+    assert "table2 needs what is not here" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, capsys):
+    def wrong(study):
+        raise SettingError("lora_rnk is no setting")
+
+    monkeypatch.setitem(EXPERIMENTS, "table2", wrong)
+    assert reproduce("all", "--out", str(tmp_path)) == 1
+    assert "lora_rnk is no setting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["table12"], "no experiment is named 'table12'; there are all, table1"),
+        (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
+        (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),
+    ],
+)
+def test_mistakes_are_told(experiments, tmp_path: Path, capsys, arguments, said):
+    assert reproduce(*arguments, "--out", str(tmp_path)) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
