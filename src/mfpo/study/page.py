@@ -84,7 +84,7 @@ def markdown(result: Result, name: str, command: str, facts: dict[str, str]) -> 
     lines += [f"- {sentence}" for sentence in sentences(result.table)] + [""] * bool(result.table.verdicts)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
     notes = [*result.notes, *([f"[The plots](html/{name}.html)."] if result.plots else [])]
-    lines += [" ".join(notes), ""] * bool(notes)
+    lines += [line for note in notes for line in (note, "")]
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     return "\n".join(lines) + "\n"
 
