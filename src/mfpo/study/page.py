@@ -94,14 +94,18 @@ def _row(texts: Iterable[str]) -> str:
 
 
 def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) -> None:
-    """A self-contained page: the verdicts, the table, the plots."""
+    """A self-contained page: the verdicts, the plots, the table."""
     header, rows = cells(result)
     lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
     lead |= {"Note:": " ".join(result.notes)} if result.notes else {}
-    panels = [Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)})]
-    if result.plots:
-        plots = {one.title: _draw(one, wide=len(result.plots) == 1 or len(one.lines) > 6) for one in result.plots}
-        panels.append(Panels("Plots", "Bands are 95 % intervals.", plots))
+    wide = len(result.plots) == 1 or any(len(one.lines) > 6 for one in result.plots)
+    rows_of_plots = [[one] for one in result.plots] if wide else [list(result.plots)]
+    panels = [
+        Panels("Plots", "Bands are 95 % intervals.", {one.title: _draw(one, wide=wide) for one in beside})
+        for beside in rows_of_plots
+        if beside
+    ]
+    panels.append(Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)}))
     write_page(path, result.title, lead, panels, SimpleNamespace(command=command, **facts))
 
 
