@@ -106,15 +106,17 @@ def test_what_the_scale_has_not_is_an_error(study):
         RealSettings(objhal_questions="q.jsonl", objhal_images="images")
 
 
-@pytest.mark.parametrize("name", ["table1", "table4", "table6", "figure5", "figure8", "data-size", "targets"])
+@pytest.mark.parametrize(
+    "name", ["table1", "table4", "table6", "figure5", "figure8", "data-size", "targets", "image-loss"]
+)
 def test_tables_have_the_columns_that_the_scale_has(study, name, monkeypatch):
     random = np.random.default_rng(0)
     names = [*study.scale.figures, *LOGPS]
     counts = {figure: np.stack([random.random(12), np.ones(12)], axis=1) for figure in names}
     monkeypatch.setattr(study, "scores", lambda trial: [counts])
     result = EXPERIMENTS[name](study)
-    assert result.table.columns == study.scale.figures
-    assert all(row.keys() == study.scale.figures.keys() for row in result.table.rows.values())
+    assert result.table.columns == {**study.scale.figures, **(figures.MARGINS if name == "image-loss" else {})}
+    assert all(row.keys() == result.table.columns.keys() for row in result.table.rows.values())
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("table2", "types of questions"), ("table3", "general questions")])
@@ -181,6 +183,9 @@ def test_tables_2_and_3_of_the_judged_benchmarks(judged):
     types = EXPERIMENTS["table2"](judged).table
     assert list(types.columns.values()) == list(TYPES)
     assert {one.mean for row in types.rows.values() for one in row.values()} == {4}
+    for name in ("image-loss", "targets"):
+        with pytest.raises(NotOnScale, match="name Object HalBench"):
+            EXPERIMENTS[name](judged)
     general = EXPERIMENTS["table3"](judged).table
     assert general.rows["base"]["llava_bench_conversation"].mean == 80
     assert general.paper["base"]["llava_bench_conversation"] == 53.3

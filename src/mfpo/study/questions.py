@@ -71,6 +71,8 @@ def image_loss(study: Study) -> Result:
     A smaller weight; another schedule; three noises a pair, which is one an epoch; the regions of only what the
     rejected answer does not name.
     """
+    if "chair_s" not in study.scale.figures:
+        raise NotOnScale("image-loss is told in CHAIR_s; name Object HalBench, or take the picture book")
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
     for size, data in sizes_of(study).items():
@@ -106,7 +108,8 @@ def _beside_best_part(
     told = []
     for size, row in joint.items():
         best = min((scores[part[size]] for part in parts), key=lambda part: estimate(part, "chair_s").mean)
-        gains = {name: difference(scores[row], best, figure) for figure, name in _CHAIR_AND_COVER}
+        told_in = [(figure, name) for figure, name in _CHAIR_AND_COVER if figure in best[0]]
+        gains = {name: difference(scores[row], best, figure) for figure, name in told_in}
         figures = [f"{name} {gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" for name, gain in gains.items()]
         told.append(f"at {size:g} pairs {', '.join(figures)}")
     return "; ".join(told)
@@ -122,6 +125,8 @@ def targets(study: Study) -> Result:
         for figure in ("chair_s", "chair_i", "cover")
     ]
     claims += [Claim("MFPO", "base", figure, is_papers=False) for figure in ("cover", "existence_accuracy")]
+    if "chair_s" not in study.scale.figures:
+        raise NotOnScale("targets are CHAIR's; name Object HalBench, or take the picture book")
     own, base, dpo = (study.scores(trials[row]) for row in ("MFPO", "base", "DPO"))
     goals = [
         *((f"{name} of MFPO by that of the base", ratio(own, base, figure), "at most 0.3") for figure, name in _CHAIR),
