@@ -174,17 +174,19 @@ def test_verdicts_are_told_in_order_and_by_their_interval():
 def test_pages_have_the_papers_numbers_beside_ours(tmp_path):
     rows = {"base": {"chair_s": Estimate(43.42, 1.0, 40.0, 46.0, 3)}, "MFPO": {}}
     paper = {"base": {"chair_s": 53.6, "mmhal_score": 2.07}, "MFPO": {"chair_s": 13.4}}
-    result = Result("Table <1>", Table(rows, {"chair_s": "CHAIR_s"}, paper), notes=["a | note"])
+    result = Result("Table <1>", Table(rows, {"chair_s": "CHAIR_s"}, paper), notes=["One note.", "Another."])
     assert cells(result) == (
         ["row", "CHAIR_s", "paper: CHAIR_s", "paper: MMHal score"],
         [["base", "43.4 ± 1.0 (40.0 to 46.0)", "53.6", "2.07"], ["MFPO", "", "13.4", ""]],
     )
     text = markdown(result, "table1", "mfpo reproduce table1", {"torch": "2"})
     assert "| base | 43.4 ± 1.0 (40.0 to 46.0) | 53.6 | 2.07 |" in text
+    assert "\nOne note.\n\nAnother.\n" in text
     write_html(result, tmp_path / "page.html", "mfpo reproduce table1", {"torch": "2"})
     html = (tmp_path / "page.html").read_text()
     assert "Table &lt;1&gt;" in html
     assert "43.4" in html
+    assert " One note. Another.</" in html
 
 
 # They look into trainings.

@@ -52,7 +52,7 @@ def figure1(study: Study) -> Result:
         for row in distorted
         if row["step"] in (500, 999)
     }
-    notes = [f"Of the models of seed {study.seeds[0]}. The folder `probes` has the attention drawn over images."]
+    notes = [f"Of the models of seed {study.seeds[0]}; OUT/probes has the attention drawn over images."]
     return Result("Figure 1: distorted images and attention", Table(shown, _DISTORTION), plots, notes)
 
 

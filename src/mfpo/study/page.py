@@ -97,7 +97,7 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
     """A self-contained page: the verdicts, the plots, the table."""
     header, rows = cells(result)
     lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
-    lead |= {"Note:": " ".join(result.notes)} if result.notes else {}
+    lead |= {"Note:": " ".join(result.notes).removesuffix(".")} if result.notes else {}  # the page adds a full stop
     wide = len(result.plots) == 1 or any(len(one.lines) > 6 for one in result.plots)
     rows_of_plots = [[one] for one in result.plots] if wide else [list(result.plots)]
     panels = [
