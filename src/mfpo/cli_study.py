@@ -1,7 +1,6 @@
 """The command `mfpo reproduce`: nothing but parsing, calls and tables."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ _VALIDATION_SEED = 90
 
 
 def reproduce(
+    context: typer.Context,
     names: Annotated[list[str], typer.Argument(help="table1, figure2, ..., all, or rates; a wrong one lists them.")],
     out: Annotated[Path, typer.Option(help="Folder of trainings, scores and pages; goes on with what is there.")],
     seeds: Annotated[int, typer.Option(help="Seeds of pairs, trainings and scored scenes.", min=1, max=90)] = 3,
@@ -52,8 +52,18 @@ def reproduce(
                 raise
             console.print(f"{name} is left out: {error}")
             continue
-        command = [argument for argument in sys.argv[1:] if argument not in names[1:]]
-        _write(study, name, result, shlex.join(["mfpo", *(name if one == names[0] else one for one in command)]))
+        _write(study, name, result, shlex.join(["mfpo", "reproduce", name, *_options(context)]))
+
+
+def _options(context: typer.Context) -> list[str]:
+    """The options that were given, for the command that a page shows."""
+    words = []
+    for one in context.command.params:
+        name = str(one.name)
+        source = context.get_parameter_source(name)
+        if name != "names" and source is not None and source.name == "COMMANDLINE":
+            words += [one.opts[0], str(context.params[name])]
+    return words
 
 
 def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, name: str) -> Any:

@@ -53,7 +53,7 @@ def test_all_is_what_the_scale_has_and_says_what_it_leaves_out(experiments, tmp_
     assert experiments == {"table1": [3, 4]}
     assert "table2 is left out: table2 needs what is not here" in capsys.readouterr().out.replace("\n", " ")
     page = (tmp_path / "pages" / "table1.md").read_text()
-    assert f"mfpo reproduce table1 --seeds 2 --first-seed 3 --out {tmp_path}" in page
+    assert f"mfpo reproduce table1 --out {tmp_path} --seeds 2 --first-seed 3\n" in page
     assert "seeds 3, 4" in page
     assert (tmp_path / "pages" / "html" / "table1.html").exists()
 
@@ -63,6 +63,13 @@ def test_a_page_names_the_command_that_makes_it_alone(experiments, tmp_path):
     for name in ("rates", "table1"):
         assert f"mfpo reproduce {name} --out {tmp_path}\n" in (tmp_path / "pages" / f"{name}.md").read_text()
     assert experiments["rates"] == [90, 500]
+
+
+def test_the_command_keeps_an_option_that_is_called_like_an_experiment(experiments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert reproduce("--out", "table1", "--seeds", "3", "rates", "table1") == 0
+    for name in ("rates", "table1"):
+        assert f"mfpo reproduce {name} --out table1 --seeds 3\n" in (tmp_path / f"table1/pages/{name}.md").read_text()
 
 
 def test_asked_for_by_name_what_the_scale_lacks_is_an_error(experiments, tmp_path, capsys):
