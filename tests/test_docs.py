@@ -137,9 +137,11 @@ def shown_commands(page):
     """The commands in plain blocks, which need what the tests do not have: a GPU, a hub, a judge."""
     text = re.sub(r"^```(?:sh|python)\n.*?^```\n", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines = [
-        line for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for line in block.splitlines()
+        line.replace("-m mfpo.cli", "mfpo")  # as accelerate launch and torchrun call it
+        for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
     ]
-    return [line.partition(" #")[0] for line in lines if re.match(r"(\w+=\S+ )*mfpo ", line)]
+    return [line.partition(" #")[0] for line in lines if re.match(r"(\w+=\S+ |accelerate .*|torchrun .*)*mfpo ", line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -21,7 +21,6 @@ BLOCKS = {"h1", "h2", "h3", "ul", "ol", "li", "table", "tr", "pre", "img"}
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("mkdocs", reason="needs mkdocs-material; pip install -e '.[dev]'")
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=200)

@@ -36,7 +36,8 @@ def reproduce(
     from mfpo.study.study import NotOnScale, Study
 
     del figures, questions  # importing them has registered their experiments
-    chosen = [name for name in EXPERIMENTS if name != "rates"] if names == ["all"] else names
+    every = [name for name in EXPERIMENTS if name != "rates"]
+    chosen = list(dict.fromkeys(one for name in names for one in (every if name == "all" else [name])))
     unknown = [name for name in chosen if name not in EXPERIMENTS]
     if unknown:
         raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
@@ -48,7 +49,7 @@ def reproduce(
         try:
             result = EXPERIMENTS[name](study)
         except NotOnScale as error:
-            if names != ["all"]:
+            if name in names:
                 raise
             console.print(f"{name} is left out: {error}")
             continue
@@ -75,6 +76,8 @@ def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, 
             return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2, pairs=pairs)
         return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
     if scale == "paper" and config is not None and name != "rates":
+        if (scenes, pairs) != (1_000, 600):
+            raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
         from mfpo.study.real import RealScale, RealSettings
 
         return RealScale(out / "paper", read_settings(RealSettings, config, []))
@@ -82,17 +85,15 @@ def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, 
 
 
 def _write(study: Any, name: str, result: Any, command: str) -> None:
-    from mfpo.folders import versions
+    from mfpo.folders import versions, write_text
     from mfpo.study.page import markdown, sentences, terminal, write_html
 
     pages = study.out / "pages"
     html = pages / "html" / f"{name}.html"  # not beside the Markdown, of which a site makes NAME.html
-    html.parent.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, study.seeds))
-    scenes = str(study.scale.context.get("scenes", "of the benchmarks"))
     made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()} or versions()
-    facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scenes": scenes, **made_with}
-    (pages / f"{name}.md").write_text(markdown(result, name, command, facts), encoding="utf-8")
+    facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scored on": study.scale.scored_on, **made_with}
+    write_text(pages / f"{name}.md", markdown(result, name, command, facts))
     write_html(result, html, command, facts)
     console.print(terminal(result))
     for sentence in [*sentences(result.table), *result.notes]:

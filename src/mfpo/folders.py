@@ -127,10 +127,15 @@ def check_file(path: Path | None) -> Path | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, in a folder that is made if need be; the file appears whole or not at all."""
+    """Write `value` as JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, in a folder that is made if need be; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 

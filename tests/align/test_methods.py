@@ -253,7 +253,7 @@ def with_kind(kind: str | None, data: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-@pytest.mark.parametrize("method", ["ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"])
+@pytest.mark.parametrize("method", ["mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"])
 def test_a_run_starts_at_its_reference_and_moves_away(method, lora_rank, tiny_llava, preference_data, tmp_path):
     data = with_kind(OBJECTIVES[method].corruption, preference_data, tmp_path)
     settings = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 7, "logging_steps": 1, "lora_rank": lora_rank}
@@ -290,7 +290,7 @@ def other_model(tiny_llava):
     return model
 
 
-@pytest.mark.parametrize("method", ["ha-dpo", "povid", "halva", "eos", "ddpo"])
+@pytest.mark.parametrize("method", ["mdpo", "ha-dpo", "povid", "halva", "eos", "ddpo"])
 def test_losses_of_the_trainer_are_those_of_single_sequences(
     method, tiny_llava, preference_data, other_model, open_trainer
 ):
@@ -314,7 +314,7 @@ def test_losses_of_the_trainer_are_those_of_single_sequences(
         name: torch.stack([(a.logps()[0] * w).sum() for a, w in zip(every, weights, strict=True)]).view(2, 3)
         for name, every in answers.items()
     }
-    count = 3 if method == "povid" else 2
+    count = 3 if OBJECTIVES[method].needs_rejected_images else 2
     reference = torch.zeros(14, count)
     reference[[3, 5]] = logps["reference"][:, :count]
     trainer = open_trainer(preference_data, settings, reference, frozen=other_model)
@@ -331,6 +331,9 @@ def slow_loss(method: str, answers: dict[str, list[Answer]], ratios: LogRatios) 
     tokens = [record.chosen.ids.shape[1] for record in by_record["policy"]]
     nll = [-float(record.chosen.logps().sum()) for record in by_record["policy"]]
     gaps = [float(gap) for gap in ratios.chosen - ratios.rejected]
+    if method == "mdpo":
+        crops = [float(gap) for gap in ratios.chosen - ratios.rejected_image]
+        return -sum(log_sigmoid(0.1 * gap) for gap in [*gaps, *crops, *ratios.chosen.tolist()]) / 2
     if method == "ddpo":
         return -sum(log_sigmoid(0.5 * gap) for gap in gaps) / 2
     if method == "ha-dpo":

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from trl import DPOConfig, DPOTrainer
 
 from mfpo.align import objectives
 from mfpo.align.logprobs import Encoded, collate, sequence_logps
@@ -107,34 +108,75 @@ def test_a_method_may_have_an_option_that_is_no_setting(monkeypatch, ratios):
     assert settings.options_of(ours) == {"beta": 0.2, "tau": 3.0}
 
 
-def test_dpo_is_trl_sigmoid_loss(tiny_llava, preference_data, tmp_path):
-    """TRL's trainer on a batch of its own, with a reference that differs from the policy."""
-    trl = pytest.importorskip("trl")
-    model = load_model(tiny_llava)
-    reference = copy.deepcopy(model)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weights in model.model.language_model.parameters():
-            weights.add_(0.02 * torch.randn_like(weights))
-    trainer = trl.DPOTrainer(
-        model=model,
-        ref_model=reference,
-        processing_class=load_processor(tiny_llava),
-        train_dataset=read_dataset(preference_data).select_columns(["images", "prompt", "chosen", "rejected"]),
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path), per_device_train_batch_size=8, beta=0.1, use_cpu=True, bf16=False, report_to=[]
-        ),
-    )
-    batch = next(iter(trainer.get_train_dataloader()))
-    with torch.no_grad():
-        theirs = trainer.compute_loss(model, dict(batch))
+class Trl:
+    """TRL's trainer, a policy and a reference that differs from it."""
+
+    def __init__(self, path, folder):
+        self.path, self.folder = path, folder
+        self.model = load_model(path)
+        self.reference = copy.deepcopy(self.model)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for weights in self.model.model.language_model.parameters():
+                weights.add_(0.02 * torch.randn_like(weights))
+
+    def open(self, dataset):
+        """A trainer and a batch of its own: the rows of y_w, then those of y_l."""
+        trainer = DPOTrainer(
+            model=self.model,
+            ref_model=self.reference,
+            processing_class=load_processor(self.path),
+            train_dataset=dataset.select_columns(["images", "prompt", "chosen", "rejected"]),
+            args=DPOConfig(
+                output_dir=str(self.folder),
+                per_device_train_batch_size=8,
+                beta=0.1,
+                use_cpu=True,
+                bf16=False,
+                report_to=[],
+            ),
+        )
+        return trainer, next(iter(trainer.get_train_dataloader()))
+
+    def ratios(self, batch):
+        """Our log-ratios of a batch's two halves."""
         names = ("input_ids", "attention_mask", "completion_mask", "pixel_values")
         rows = [
             Encoded(ids[mask > answer], (ids[answer == 1],), {"pixel_values": pixels[None]}, cut=(0,))
             for ids, mask, answer, pixels in zip(*(batch[name] for name in names), strict=True)
         ]
         inputs = collate(rows, pad_id=0)
-        chosen, rejected = (sequence_logps(model, inputs) - sequence_logps(reference, inputs)).chunk(2)
-    ours = total(dpo(LogRatios(chosen, rejected), beta=0.1)).mean()
+        with torch.no_grad():
+            return (sequence_logps(self.model, inputs) - sequence_logps(self.reference, inputs)).chunk(2)
+
+
+@pytest.fixture
+def trl(tiny_llava, tmp_path) -> Trl:
+    return Trl(tiny_llava, tmp_path)
+
+
+def test_dpo_is_trl_sigmoid_loss(trl, preference_data):
+    trainer, batch = trl.open(read_dataset(preference_data))
+    with torch.no_grad():
+        theirs = trainer.compute_loss(trl.model, dict(batch))
+    ours = total(dpo(LogRatios(*trl.ratios(batch)), beta=0.1)).mean()
     assert abs(ours - math.log(2)) > 0.01, "the policy should differ from the reference"
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_text_and_image_term_of_mdpo_are_trl_sigmoid_losses(trl, preference_data):
+    """TRL has no rejected images, so the image term is its loss on a batch in which these are what is rejected."""
+    dataset = read_dataset(preference_data)
+    trainer, batch = trl.open(dataset)
+    noised = dataset.remove_columns("images").rename_column("rejected_images", "images")
+    _, other = trl.open(noised)
+    count = len(batch["input_ids"]) // 2
+    assert torch.equal(batch["input_ids"], other["input_ids"]), "the two batches should be of the same records"
+    images = {name: torch.cat([own[:count], other[name][:count]]) for name, own in batch.items()}
+    with torch.no_grad():
+        text, image = (trainer.compute_loss(trl.model, dict(one)) for one in (batch, images))
+    chosen, rejected = trl.ratios(batch)
+    terms = mdpo(LogRatios(chosen, rejected, trl.ratios(images)[1]), beta=0.1)
+    torch.testing.assert_close(terms["text"].mean(), text, rtol=0, atol=1e-6)
+    torch.testing.assert_close(terms["image"].mean(), image, rtol=0, atol=1e-6)
+    assert abs(text - image) > 1e-3, "the two terms should differ"

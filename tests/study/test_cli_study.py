@@ -72,6 +72,13 @@ def test_the_command_keeps_an_option_that_is_called_like_an_experiment(experimen
         assert f"mfpo reproduce {name} --out table1 --seeds 3\n" in (tmp_path / f"table1/pages/{name}.md").read_text()
 
 
+def test_all_may_stand_beside_others(experiments, tmp_path, capsys):
+    assert reproduce("all", "rates", "table1", "--out", str(tmp_path)) == 0
+    assert list(experiments) == ["table1", "rates"]
+    assert "table2 is left out" in capsys.readouterr().out
+    assert "scored on 1000 scenes (existence on 150, OPERA on 200)" in (tmp_path / "pages" / "table1.md").read_text()
+
+
 def test_asked_for_by_name_what_the_scale_lacks_is_an_error(experiments, tmp_path, capsys):
     assert reproduce("table2", "--out", str(tmp_path)) == 1
     assert "table2 needs what is not here" in capsys.readouterr().err
@@ -92,6 +99,7 @@ def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, c
         (["table12"], "no experiment is named 'table12'; there are all, table1"),
         (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
         (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),
+        (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "60"], "--pairs are of the picture book"),
     ],
 )
 def test_mistakes_are_told(experiments, tmp_path: Path, capsys, arguments, said):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from mfpo.settings import read_settings
 from mfpo.sources import open_source
 from mfpo.study import figures, questions
 from mfpo.study.experiments import BASE, EXPERIMENTS
-from mfpo.study.real import RealScale, RealSettings, Rows
+from mfpo.study.real import RealScale, RealSettings, Rows, content
 from mfpo.study.statistics import LOGPS, estimate
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, trained
@@ -102,6 +103,8 @@ def test_what_the_scale_has_not_is_an_error(study):
         RealSettings(llava_bench="folder", llava_bench_images="images")
     with pytest.raises(SettingError, match="lora_rnk"):
         RealSettings(amber="amber", amber_images="images", train="lora_rnk=128")
+    with pytest.raises(SettingError, match="train says image_weight, seed, which the experiments decide"):
+        RealSettings(amber="amber", amber_images="images", train="lora_rank=8 seed=7 image_weight=0.2")
     with pytest.raises(SettingError, match="give objhal_truth"):
         RealSettings(objhal_questions="q.jsonl", objhal_images="images")
 
@@ -158,7 +161,11 @@ def judged(reference_data, tiny_llava, tmp_path, monkeypatch) -> Study:
         "llava_bench": str(reference_data / "llava_bench"),
     }
     settings = RealSettings(
-        model=str(tiny_llava), judge="judge", **benchmarks, **{f"{name}_images": "images" for name in benchmarks}
+        model=str(tiny_llava),
+        source=str(reference_data / "photos" / "preferences.jsonl"),
+        judge="judge",
+        **benchmarks,
+        **{f"{name}_images": "images" for name in benchmarks},
     )
     return Study(tmp_path, RealScale(tmp_path / "paper", settings), [0, 1], Console(quiet=True))
 
@@ -195,6 +202,22 @@ def test_other_data_or_training_settings_are_another_run(study):
     trial, before = trained("dpo"), study.scale.trained_on
     for change in ({"train": "lora_rank=8"}, {"held_out": 5}, {"regions": "clipseg"}):
         assert trial.key(before) != trial.key({**before, **change})
+
+
+def test_what_is_kept_stands_for_the_contents_of_files(study, tmp_path):
+    files = {}
+    for name in ("source", "objhal_questions", "objhal_truth"):
+        files[name] = shutil.copy(getattr(study.scale.settings, name), tmp_path / name)
+    files["source"] = shutil.move(files["source"], tmp_path / "source.jsonl")
+    before = RealScale(tmp_path, replace(study.scale.settings, **{name: str(file) for name, file in files.items()}))
+    for name, changed in (("source", "trained_on"), ("objhal_questions", "context"), ("objhal_truth", "context")):
+        with Path(files[name]).open("a") as file:
+            file.write("\n")
+        content.cache_clear()
+        after = RealScale(tmp_path, before.settings)
+        assert BASE.key(getattr(before, changed)) != BASE.key(getattr(after, changed))
+        assert (BASE.key(before.trained_on) != BASE.key(after.trained_on)) == (changed == "trained_on")
+        before = after
 
 
 def test_the_shipped_file_is_read():

@@ -25,6 +25,21 @@ def test_a_mean_is_in_its_own_unit():
     assert (found.mean, found.spread) == (15.0, None)
 
 
+def test_an_interval_of_a_share_ends_where_shares_do():
+    seeds = scores("existence_accuracy", *([(right, 1)] * 20 + [(1, 1)] * 80 for right in (1, 0.5, 1)))
+    assert estimate(seeds, "existence_accuracy").high == 100
+    assert estimate([{"length": one["existence_accuracy"]} for one in seeds], "length").high > 1
+    half = scores("existence_accuracy", *([(1, 1), (0, 1)] * 50 for _ in range(3)))
+    assert difference(half, seeds, "existence_accuracy").low < -50
+
+
+def test_figures_of_other_scenes_have_no_difference():
+    a, b = scores("chair_s", [(1, 1)] * 3), scores("chair_s", [(1, 1)] * 2)
+    for of in (difference, ratio):
+        with pytest.raises(ValueError, match="of 3 and of 2 scenes"):
+            of(a, b, "chair_s")
+
+
 def slow_interval(seeds: list[list[tuple[float, float]]], resamples: int) -> tuple[float, float]:
     """Draw seeds and scenes, these for all seeds alike, one by one."""
     random.seed(0)
@@ -53,7 +68,7 @@ def test_the_interval_is_that_of_seeds_and_scenes_drawn_one_by_one_where_seeds_a
 
 def test_the_interval_is_students_where_seeds_differ():
     random.seed(1)
-    seeds = [[(int(random.random() < rate), 1) for _ in range(200)] for rate in (0.1, 0.2, 0.4)]
+    seeds = [[(int(random.random() < rate), 1) for _ in range(200)] for rate in (0.4, 0.5, 0.6)]
     found = estimate(scores("chair_s", *seeds), "chair_s")
     own = [100 * sum(part for part, _ in counts) / 200 for counts in seeds]
     half = 4.303 * np.std(own, ddof=1) / 3**0.5  # t of 2 degrees of freedom, from a table

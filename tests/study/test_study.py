@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from mfpo.errors import SettingError
+from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.figures import Tally
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook.pairs import absent_kinds
@@ -20,10 +23,11 @@ from mfpo.records import answer_text, read_dataset
 from mfpo.study import figures, picturebook, questions
 from mfpo.study.counts import counts_of
 from mfpo.study.experiments import BASE, EXPERIMENTS, Result, mfpo, terms
+from mfpo.study.figures import MARGINS
 from mfpo.study.page import cells, markdown, sentences, write_html
 from mfpo.study.picturebook import SEEN_THEMES, PictureBookScale
 from mfpo.study.statistics import LOGPS, Estimate, estimate
-from mfpo.study.study import Study
+from mfpo.study.study import NotOnScale, Study
 from mfpo.study.tables import Claim, Table, Verdict, fill
 from mfpo.study.trials import Data, Trial, trained
 
@@ -67,7 +71,12 @@ def test_scores_are_those_of_the_answers(study, scored):
         }
         (captions,) = study.scale.folder.glob(f"answers/{BASE.key(study.scale.context, seed)}/captions.jsonl")
         words = [len(json.loads(line)["text"].split()) for line in captions.read_text().splitlines()]
-        assert estimate([own], "length").mean == pytest.approx(np.mean(words))
+        assert own["length"][:, 0].tolist() == words
+        truth = load_annotations(study.scale.folder / "scenes" / f"heldout-{seed}-12" / "annotations.jsonl")
+        official = chair(read_answers(captions), truth).intervals
+        for ours, theirs in (("chair_s", "chair_s"), ("chair_i", "chair_i"), ("cover", "recall")):
+            assert estimate([own], ours).mean == pytest.approx(official[theirs].value)
+        assert len({official[name].value for name in ("chair_s", "chair_i", "recall")}) == 3
         drop = own["logp_chosen"] - own["logp_rejected_image"]
         np.testing.assert_allclose(own["image_dependence"][:, 0], drop[:, 0], atol=1e-3)
 
@@ -79,6 +88,31 @@ def test_a_trial_is_trained_and_scored_once(study, scored, monkeypatch):
     for before, after in zip(scored["MFPO"], again, strict=True):
         assert before.keys() == after.keys()
         assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_what_was_made_with_other_defaults_is_refused(study, scored, monkeypatch):
+    before = Study.settings
+    monkeypatch.setattr(Study, "settings", lambda *given: replace(before(*given), beta=0.2))
+    for again in (study.scores, lambda trial: study.run(trial, 0)):
+        with pytest.raises(SettingError, match=r"of other defaults: beta was 0.1 and is 0.2; remove it"):
+            again(mfpo(FEW))
+
+
+def test_steps_are_those_of_the_trainings(study, scored):
+    for trial in (mfpo(FEW), mfpo(FEW, curriculum=False), mfpo(Data(pairs=8, noises=3), epochs=1)):
+        run = study.run(trial, 0)
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        assert questions.steps_of(study, trial) == last["step"]
+
+
+def test_opera_is_compared_with_the_base_on_its_own_scenes(study, monkeypatch):
+    def made_up(trial):
+        scenes = [[1.0, 1.0]] * 6 if trial.decode == "opera" else [[0.0, 1.0]] * 6 + [[1.0, 1.0]] * 6
+        return [dict.fromkeys(study.scale.figures, np.array(scenes))] * 2
+
+    monkeypatch.setattr(study, "scores", made_up)
+    (note,) = (note for note in EXPERIMENTS["table1"](study).notes if "OPERA describes" in note)
+    assert "first 6 scenes of each seed; less the base on the same: CHAIR_s +100.0 (+100.0 to +100.0), Cover" in note
 
 
 def test_a_stage_is_scored_without_training_again(study, scored, monkeypatch):
@@ -106,9 +140,13 @@ def test_pairs_of_a_size_are_the_first_of_the_larger_one_and_some_themes_are_kep
     assert set(four) < set(eight)
     seen = read_dataset(study.scale.data(Data(pairs=4, themes="some"), 0))["id"]
     assert {make_scene(int(one.removeprefix("scene-"))).theme for one in seen} <= set(SEEN_THEMES)
-    is_seen = study.scale.is_seen(0)
-    assert len(is_seen) == 12
-    assert 0 < sum(is_seen) < 12
+    captions = study.scale.folder / "scenes" / "heldout-0-12" / "captions.jsonl"  # scores are in its order
+    images = [json.loads(line)["image"] for line in captions.read_text().splitlines()]
+    themes = [make_scene(int(image.removeprefix("scene-").removesuffix(".png"))).theme for image in images]
+    assert study.scale.is_seen(0) == [theme in SEEN_THEMES for theme in themes]
+    assert 0 < sum(study.scale.is_seen(0)) < 12
+    with pytest.raises(NotOnScale, match=r"of 16 pairs \d+ have the themes kept, not 16"):
+        study.scale.data(Data(pairs=16, themes="some"), 0)
 
 
 def test_a_pair_comes_with_several_noises(study):
@@ -197,15 +235,49 @@ BEST_IN_SOMETHING = ("table5", "table6", "figure8")
 
 
 def random_scores(study: Study, trial: Trial) -> list[dict[str, np.ndarray]]:
-    """Random counts in place of a trial's scores."""
-    random = np.random.default_rng(len(str(trial)))
+    """Random counts in place of a trial's scores, others for each trial."""
+    random = np.random.default_rng(list(trial.key().encode()))
     kinds = ("accuracy", "present", "random", "popular", "adversarial")
     names = [*study.scale.figures, *(f"existence_{kind}" for kind in kinds), *LOGPS, "norm", "text", "margin"]
     return [{name: np.stack([random.random(12), np.ones(12)], axis=1) for name in names} for _ in study.seeds]
 
 
-def check(name: str, result: Result) -> None:
-    """All rows, claims and plots name what is there."""
+# Of each kind of row one or two, with the trial whose scores should be in it.
+SMALL = Data(pairs=30)
+TRIALS = {
+    "table1": {"VCD": Trial(decode="vcd"), "OPERA": Trial(decode="opera"), "HA-DPO": trained("ha-dpo"), "MFPO": mfpo()},
+    "table2": {"DPO": trained("dpo"), "mDPO": trained("mdpo", Data(corruption="crop"))},
+    "table3": {"MFPO, corrected": mfpo(), "MFPO, ranked": mfpo(Data(source="ranked"))},
+    "table4": {
+        "text + margin": mfpo(image_weight=0.0),
+        "image + margin": mfpo(text_weight=0.0),
+        "image": mfpo(text_weight=0.0, margin_weight=0.0),
+    },
+    "table5": {"eta 0": mfpo(), "eta 0.2": mfpo(eta=0.2), "eta 0.4": mfpo(eta=0.4)},
+    "table6": {"2 : 1 : 1": mfpo(text_weight=2.0), "1 : 2 : 1": mfpo(image_weight=2.0), "1 : 1 : 1": mfpo()},
+    "table7": {"end to end": mfpo(curriculum=False), "easy to hard": mfpo()},
+    "table8": {"global": mfpo(Data(corruption="global")), "random 20 %": mfpo(Data(corruption="random"))},
+    "table9": {"DPO": trained("dpo", Data(source="ranked")), "MFPO": mfpo(Data(source="ranked"))},
+    "figure5": {"after easy": mfpo(stage="easy"), "after medium": mfpo(stage="medium"), "after hard": mfpo()},
+    "figure8": {"step 100": mfpo(Data(noise_step=100)), "step 500": mfpo(), "step 900": mfpo(Data(noise_step=900))},
+    "data-size": {"DPO, 30 pairs": trained("dpo", SMALL), "text + image + margin, 30 pairs": mfpo(SMALL)},
+    "image-loss": {
+        "image weight 0.2, 30 pairs": mfpo(SMALL, image_weight=0.2),
+        "text + image + margin, 600 pairs": mfpo(),
+    },
+    "targets": {"DPO": trained("dpo"), "MFPO": mfpo(), "MFPO, image weight 0.2": mfpo(image_weight=0.2)},
+    "rates": {"dpo, 1e-05": trained("dpo", learning_rate=1e-5), "mfpo, 3e-06": mfpo(learning_rate=3e-6)},
+    "figure6": {"with margin": mfpo(), "without margin": mfpo(margin_weight=0.0)},
+    "figure7": {"easy to hard": mfpo(), "end to end": mfpo(curriculum=False)},
+}
+
+
+def check(name: str, result: Result, study: Study) -> None:
+    """All rows, claims and plots name what is there, and rows have the scores of their trials."""
+    for row, trial in TRIALS.get(name, {}).items():
+        shown = result.table.rows[row]
+        for figure in shown.keys() - MARGINS.keys():
+            assert shown[figure] == estimate(random_scores(study, trial), figure), row
     header, rows = cells(result)
     assert {len(row) for row in rows} == {len(header)}
     ours = 1 + len(result.table.columns)
@@ -228,7 +300,7 @@ def test_every_experiment_fills_its_table(study, name, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
     monkeypatch.setattr(questions, "_pull", lambda study, data, trial, seed: random_scores(study, trial)[0])
     monkeypatch.setattr(study.scale, "pairs", 600)
-    check(name, EXPERIMENTS[name](study))
+    check(name, EXPERIMENTS[name](study), study)
 
 
 class Looking(Study):
@@ -266,7 +338,7 @@ def test_the_balance_is_that_of_the_margins(looking):
 
 @pytest.mark.parametrize("name", LOOKING)
 def test_figures_that_look_into_trainings_fill_their_tables(looking, name):
-    check(name, looking[1][name])
+    check(name, looking[1][name], looking[0])
 
 
 def test_figure_1_shows_what_its_probes_measured(looking):

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mfpo.align.pairs import Pair, Pairs
 from mfpo.align.train_settings import TrainSettings
+from mfpo.folders import write_text
 
 
 class StageRecords(Dataset[tuple[Pair, bool]]):
@@ -71,9 +72,7 @@ class StageLog:
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= self.first_step + step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self.path)
+        write_text(self.path, "".join(kept))
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, int]:

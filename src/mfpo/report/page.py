@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from mfpo.errors import MfpoError
+from mfpo.folders import write_text
 from mfpo.records import column
 from mfpo.report import scores, sections
 from mfpo.report.palette import PALETTE
@@ -110,9 +111,7 @@ def write(page: Page, path: Path) -> Path:
     )
     environment.filters |= {"sha256": _sha256, "typeset": _typeset}
     html = environment.get_template("page.html.jinja").render(page=page, palette=PALETTE)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, html)
     return path
 
 

@@ -52,7 +52,10 @@ def figure1(study: Study) -> Result:
         for row in distorted
         if row["step"] in (500, 999)
     }
-    notes = [f"Of the models of seed {study.seeds[0]}; OUT/probes has the attention drawn over images."]
+    notes = [
+        f"Of the models of seed {study.seeds[0]}, on the pairs of image dependence. OUT/probes has the attention drawn "
+        "over images."
+    ]
     return Result("Figure 1: distorted images and attention", Table(shown, _DISTORTION), plots, notes)
 
 

@@ -57,10 +57,10 @@ def interval(one: Estimate, digits: int) -> str:
 
 
 def sentences(table: Table) -> list[str]:
-    """The verdicts in words, what goes against the paper first."""
+    """The verdicts in words, what goes against the paper first, and of the others what points against the claim."""
     order = ("against the paper", "one seed", "not settled", "as in the paper", "settled")
     told = []
-    for verdict in sorted(table.verdicts, key=lambda one: order.index(one.word)):
+    for verdict in sorted(table.verdicts, key=lambda one: (order.index(one.word), one.gain.mean >= 0)):
         claim, gain = verdict.claim, verdict.gain
         figure, digits = table.columns.get(claim.figure, claim.figure), _digits(claim.figure)
         than = f"{abs(gain.mean):.{digits}f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"

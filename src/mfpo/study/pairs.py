@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from sys import stderr
 from typing import Any
 
 from rich.progress import track
@@ -27,7 +28,10 @@ def ranked_pairs(source: Source, out: Path, data: Data, *, seed: int, regions: s
             settings = BuildSettings(seed=seed, **made)
             segmenter = open_segmenter(regions, settings) if settings.needs_regions else None
             source = Repeated(source, data.noises) if data.noises > 1 else source
-            build(source, out, settings, segmenter, progress=lambda rows: track(rows, "building"))
+            summary = build(source, out, settings, segmenter, progress=lambda rows: track(rows, "building"))
+            if summary["set_aside"]:
+                count, of = summary["set_aside"], summary["read"]
+                print(f"{count} of {of} pairs set aside, with reasons in {out / 'rejected_rows.jsonl'}", file=stderr)
         rank(out, model, ranked, RankSettings())
     return ranked
 

@@ -1,7 +1,7 @@
 """The study's small scale: pairs, scenes and truth of the picture book, minutes a trial on a CPU."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.generate import answer
+from mfpo.folders import write_text
 from mfpo.models import model_files
 from mfpo.picturebook.book import FIGURES, draw_book
 from mfpo.picturebook.model import WEIGHTS
@@ -23,6 +24,7 @@ from mfpo.picturebook.scenes import THEMES, make_scene
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
+from mfpo.study.study import NotOnScale
 from mfpo.study.trials import Data, Trial
 
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
@@ -56,6 +58,10 @@ class PictureBookScale:
         self.folder = folder / Trial().key(model_files(WEIGHTS))
         self.split, self.scenes, self.pairs = split, scenes, pairs
         self.trained_on: Mapping[str, Any] = {"base": model_files(WEIGHTS), "pairs": pairs}
+        asked, opera = min(_ASKED_SCENES, scenes), min(_OPERA_SCENES, scenes)
+        self.scored_on = (
+            f"{scenes} scenes (existence on {asked}, OPERA on {opera}), image dependence on {_SCORED_PAIRS} pairs"
+        )
         self.context: Mapping[str, Any] = {"split": split, "scenes": scenes, **self.trained_on}
 
     def rate(self, method: str) -> float:
@@ -76,10 +82,14 @@ class PictureBookScale:
         path = self.folder / "pools" / f"{data.source}-{seed}-{self.pairs}.jsonl"
         if not path.exists():
             drawn = track(PictureBook(self.pairs, seed=seed, kind=data.source), "drawing pairs")
-            _write(path, (json.dumps(row) + "\n" for row in drawn))
+            write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if data.themes == "some":
             rows = [row for row in rows if make_scene(row["scene"]).theme in SEEN_THEMES]
+            if len(rows) < (data.pairs or 0):
+                raise NotOnScale(
+                    f"of {self.pairs} pairs {len(rows)} have the themes kept, not {data.pairs}; raise --pairs"
+                )
         return KeptPairs(rows[: data.pairs], seed=seed, kind=data.source)
 
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
@@ -118,7 +128,7 @@ class PictureBookScale:
             if not some.exists():
                 lines = (book / f"{all_of}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
                 images = set(list(dict.fromkeys(json.loads(line)["image"] for line in lines))[:scenes])
-                _write(some, (line for line in lines if json.loads(line)["image"] in images))
+                write_text(some, "".join(line for line in lines if json.loads(line)["image"] in images))
         return book
 
     def scored_pairs(self, seed: int) -> Path:
@@ -159,11 +169,3 @@ class KeptPairs(PictureBook):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.rows)
-
-
-def _write(path: Path, lines: Iterable[str]) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,22 @@ from mfpo.evaluate.judge import JudgeSettings
 from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
 from mfpo.evaluate.llava_bench import load_llava_bench
 from mfpo.evaluate.mmhal import TYPES
+from mfpo.folders import fingerprint
 from mfpo.models import find_model, model_files
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
+from mfpo.sources.files import download_dataset, is_hub_name
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
 from mfpo.study.study import NotOnScale
 from mfpo.study.trials import Data, Trial
+
+# Settings of trainings that rows of the tables differ in, or that have a line of their own.
+_DECIDED = frozenset(
+    {"method", "seed", "learning_rate", "keep_stages", "curriculum", "eta"}
+    | {f"{term}_weight" for term in ("text", "image", "margin")}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,9 @@ class RealSettings:
         for name in ("mmhal", "llava_bench"):
             if getattr(self, name) and not self.judge:
                 raise SettingError(f"{name} needs a judge; give judge too")
+        decided = _DECIDED & {one.partition("=")[0] for one in self.train.split()}
+        if decided:
+            raise SettingError(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
         read_settings(TrainSettings, None, self.train.split())
 
 
@@ -79,11 +91,19 @@ class RealScale:
         self.folder, self.settings = folder, settings
         self.base = find_model(settings.model)
         self.figures: Mapping[str, str] = _columns(settings)
+        self.scored_on = "the benchmarks"
         self.question_types: Mapping[str, str] = {f"mmhal_{kind}": kind for kind in TYPES} if settings.mmhal else {}
         named = ("source", "ranked_source", "images", "regions", "held_out")
-        self.built_on = {"base": model_files(self.base), **{name: getattr(settings, name) for name in named}}
+        masks = [name for name in settings.regions.partition("=")[2].split(",") if Path(name).exists()]
+        self.built_on = {
+            "base": model_files(self.base),
+            **{name: getattr(settings, name) for name in named},
+            "contents": [content(name) for name in (settings.source, settings.ranked_source, *masks) if name],
+        }
         self.trained_on: Mapping[str, Any] = {**self.built_on, "train": settings.train}
-        self.context: Mapping[str, Any] = {**self.trained_on, **asdict(settings)}
+        asked = (settings.objhal_questions, settings.objhal_truth, settings.amber, settings.mmhal, settings.llava_bench)
+        benchmarks = {"benchmarks": [content(name) for name in asked if name]}
+        self.context: Mapping[str, Any] = {**self.trained_on, **asdict(settings), **benchmarks}
         endpoint = {"endpoint": settings.judge_endpoint} if settings.judge_endpoint else {}
         self.judge = (
             read_settings(JudgeSettings, None, [], model=settings.judge, **endpoint) if settings.judge else None
@@ -145,7 +165,7 @@ class RealScale:
 
         def answers(name: str, questions: Path, images: str | None) -> Path:
             # What is not trained answers alike with every seed.
-            key = trial.key(self.trained_on, str(questions), images, seed if trial.method else None)
+            key = trial.key(self.trained_on, content(str(questions)), images, seed if trial.method else None)
             out = self.folder / "answers" / f"{name}-{key}.jsonl"
             if not out.exists():
                 out.parent.mkdir(parents=True, exist_ok=True)
@@ -197,6 +217,15 @@ class RealScale:
             asked = [number for number, question in questions.items() if question.category == kind]
             counts |= counts_of({name: tallies.get(kind, Tally({}))}, asked)
         return counts
+
+
+@cache
+def content(name: str) -> str | None:
+    """A hash of the file, folder or dataset of the hub `name`; None where there is none, which its reader will tell."""
+    path = download_dataset(name) if is_hub_name(name) else Path(name)
+    if not path.exists():
+        return None
+    return fingerprint(path, "**/*") if path.is_dir() else fingerprint(path.parent, escape(path.name))
 
 
 class Rows:

@@ -1,7 +1,7 @@
 """Means over seeds with intervals over seeds and scenes, and differences of them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,11 +16,11 @@ Array = NDArray[np.float64]
 Scores = Mapping[str, Array]
 
 # The figures whose part is in percent of the whole; of the others it is the mean.
-PERCENT = frozenset(
+_SHARES = frozenset(
     {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"}
-    | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}
     | {f"existence_{kind}" for kind in ("accuracy", "present", "random", "popular", "adversarial")}
 )
+PERCENT = _SHARES | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}  # may pass 100
 
 # log p of (y_w, m), (y_l, m) and (y_w, m') of the scored pairs.
 LOGPS = ("logp_chosen", "logp_rejected", "logp_rejected_image")
@@ -42,19 +42,29 @@ class Estimate:
 
 def estimate(scores: Sequence[Scores], figure: str) -> Estimate:
     """A figure of one model, whose `scores` are given seed by seed."""
-    return _over_seeds([_resampled([one[figure]], figure)[0] for one in scores])
+    one = _over_seeds([_resampled([own[figure]], figure)[0] for own in scores])
+    # Student's interval does not know where shares end.
+    return replace(one, low=max(one.low, 0.0), high=min(one.high, 100.0)) if figure in _SHARES else one
 
 
 def ratio(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimate:
     """The figure of `a` divided by that of `b`, as `difference`."""
-    drawn = (_resampled([one[figure], other[figure]], figure) for one, other in zip(a, b, strict=True))
-    return _over_seeds([first / second for first, second in drawn])
+    return _over_seeds([first / second for first, second in _drawn_together(a, b, figure)])
 
 
 def difference(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimate:
-    """The figure of `a` minus that of `b`, seed by seed on the same scenes, so that these are drawn together."""
-    drawn = (_resampled([one[figure], other[figure]], figure) for one, other in zip(a, b, strict=True))
-    return _over_seeds([first - second for first, second in drawn])
+    """The figure of `a` minus that of `b`, seed by seed on the same scenes, so that these are drawn together.
+
+    Raises ValueError when one has more scenes than the other.
+    """
+    return _over_seeds([first - second for first, second in _drawn_together(a, b, figure)])
+
+
+def _drawn_together(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Iterator[list[Array]]:
+    for one, other in zip(a, b, strict=True):
+        if len(one[figure]) != len(other[figure]):
+            raise ValueError(f"{figure} is of {len(one[figure])} and of {len(other[figure])} scenes, not of the same")
+        yield _resampled([one[figure], other[figure]], figure)
 
 
 def _resampled(counts: Sequence[Array], figure: str) -> list[Array]:

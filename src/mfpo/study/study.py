@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import yaml
 from rich.console import Console
 
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import train
 from mfpo.errors import SettingError
-from mfpo.folders import versions
+from mfpo.folders import versions, write_text
 from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial, changes
@@ -26,13 +27,15 @@ class Scale(Protocol):
     """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
 
     `pairs` is how many pairs there are to train on, `figures` are the columns of the tables by key, `question_types`
-    those of Table 2. `trained_on` is what trainings depend on beside trial and seed, `context` what scores do.
+    those of Table 2. `trained_on` is what trainings depend on beside trial and seed, `context` what scores do;
+    `scored_on` says in words what these are of.
     """
 
     base: Path
     pairs: int
     figures: Mapping[str, str]
     question_types: Mapping[str, str]
+    scored_on: str
     trained_on: Mapping[str, Any]
     context: Mapping[str, Any]
 
@@ -77,11 +80,17 @@ class Study:
         run = self.out / "runs" / f"{trial.key(self.scale.trained_on)}-{seed}"
         if (trial.data.pairs or 0) > self.scale.pairs:
             raise SettingError(f"there are {self.scale.pairs} pairs, fewer than {trial.data.pairs}; raise --pairs")
-        if not run.exists():
-            given = {"method": trial.method, "seed": seed, "keep_stages": True}
-            settings = read_settings(TrainSettings, None, self.scale.train_settings(), **given, **dict(trial.settings))
+        settings = self.settings(trial, seed)
+        if run.exists():
+            _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), settings)
+        else:
             train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
         return run
+
+    def settings(self, trial: Trial, seed: int) -> TrainSettings:
+        """What a trial with its rate is trained with."""
+        given = {"method": trial.method, "seed": seed, "keep_stages": True, **dict(trial.settings)}
+        return read_settings(TrainSettings, None, self.scale.train_settings(), **given).resolved()
 
     def with_rate(self, trial: Trial) -> Trial:
         """The trial with the learning rate that it is trained at."""
@@ -107,19 +116,24 @@ class Study:
             self.console.print(f"seed {seed}: {describe(trial)}", style="dim")
             counts = self.scale.score(self.model(trial, seed), trial, seed)
             short = {name: [[_short(part), _short(whole)] for part, whole in one] for name, one in counts.items()}
-            _write(path, {"trial": asdict(trial), "seed": seed, "versions": versions(), "counts": short})
+            made_by = {"trial": asdict(trial), "seed": seed, "versions": versions()}
+            if trial.method:
+                made_by["settings"] = asdict(self.settings(trial, seed))
+            write_text(path, json.dumps(made_by | {"counts": short}, separators=(",", ":")) + "\n")
         kept = json.loads(path.read_text(encoding="utf-8"))
+        if "settings" in kept:
+            _check_settings(path, kept["settings"], self.settings(trial, seed))
         for name, version in kept["versions"].items():
             self.versions.setdefault(name, set()).add(version)
         return {name: np.array(one, dtype=np.float64) for name, one in kept["counts"].items()}
 
 
-def _write(path: Path, value: Any) -> None:
-    """Write `value` in one line, as small as can be; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, separators=(",", ":")) + "\n", encoding="utf-8")
-    partial.replace(path)
+def _check_settings(path: Path, kept: Mapping[str, Any], settings: TrainSettings) -> None:
+    """Names stand for what a trial changes, not for defaults; raises SettingError when these were others before."""
+    now = asdict(settings)
+    changed = [f"{name} was {kept[name]} and is {now[name]}" for name in kept.keys() & now if kept[name] != now[name]]
+    if changed:
+        raise SettingError(f"{path} is of other defaults: {'; '.join(changed)}; remove it, or give another --out")
 
 
 def _short(value: float) -> float | int:
