@@ -107,7 +107,7 @@ def train(
     data: Data,
     model: Model,
     out: Out,
-    method: Annotated[str | None, typer.Option(help="mfpo, dpo, mdpo, ddpo, ha-dpo, povid, halva, eos or hacl.")] = None,
+    method: Annotated[str | None, typer.Option(help="mfpo, dpo, mdpo, ddpo, ha-dpo, povid, halva, eos, hacl")] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
