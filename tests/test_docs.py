@@ -156,3 +156,5 @@ def test_commands_that_are_only_shown_are_at_least_understood(page):
 
 def test_there_are_commands_that_are_only_shown():
     assert sum(len(shown_commands(page)) for page in PAGES) >= 10
+    launched = [line for line in shown_commands(ROOT / "docs" / "scaling.md") if line.startswith(("accel", "torchrun"))]
+    assert len(launched) >= 4

@@ -41,6 +41,8 @@ def reproduce(
     unknown = [name for name in chosen if name not in EXPERIMENTS]
     if unknown:
         raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
+    if scale == "paper" and {"--scenes", "--pairs"} & {*_options(context)}:
+        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
     if first_seed + seeds > _VALIDATION_SEED:
         raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
     for name in chosen:
@@ -76,8 +78,6 @@ def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, 
             return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2, pairs=pairs)
         return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
     if scale == "paper" and config is not None and name != "rates":
-        if (scenes, pairs) != (1_000, 600):
-            raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
         from mfpo.study.real import RealScale, RealSettings
 
         return RealScale(out / "paper", read_settings(RealSettings, config, []))

@@ -99,7 +99,7 @@ def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, c
         (["table12"], "no experiment is named 'table12'; there are all, table1"),
         (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
         (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),
-        (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "60"], "--pairs are of the picture book"),
+        (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "600"], "--pairs are of the picture book"),
     ],
 )
 def test_mistakes_are_told(experiments, tmp_path: Path, capsys, arguments, said):

@@ -105,6 +105,8 @@ def test_what_the_scale_has_not_is_an_error(study):
         RealSettings(amber="amber", amber_images="images", train="lora_rnk=128")
     with pytest.raises(SettingError, match="train says image_weight, seed, which the experiments decide"):
         RealSettings(amber="amber", amber_images="images", train="lora_rank=8 seed=7 image_weight=0.2")
+    with pytest.raises(SettingError, match="reset_reference"):
+        RealSettings(amber="amber", amber_images="images", train="reset_reference=true")
     with pytest.raises(SettingError, match="give objhal_truth"):
         RealSettings(objhal_questions="q.jsonl", objhal_images="images")
 

@@ -28,6 +28,8 @@ def test_a_mean_is_in_its_own_unit():
 def test_an_interval_of_a_share_ends_where_shares_do():
     seeds = scores("existence_accuracy", *([(right, 1)] * 20 + [(1, 1)] * 80 for right in (1, 0.5, 1)))
     assert estimate(seeds, "existence_accuracy").high == 100
+    wrong = scores("existence_accuracy", *([(1 - right, 1) for right, _ in one["existence_accuracy"]] for one in seeds))
+    assert estimate(wrong, "existence_accuracy").low == 0
     assert estimate([{"length": one["existence_accuracy"]} for one in seeds], "length").high > 1
     half = scores("existence_accuracy", *([(1, 1), (0, 1)] * 50 for _ in range(3)))
     assert difference(half, seeds, "existence_accuracy").low < -50

@@ -115,6 +115,17 @@ def test_opera_is_compared_with_the_base_on_its_own_scenes(study, monkeypatch):
     assert "first 6 scenes of each seed; less the base on the same: CHAIR_s +100.0 (+100.0 to +100.0), Cover" in note
 
 
+def test_scenes_that_all_have_need_no_note(study, monkeypatch):
+    monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
+    assert not [note for note in EXPERIMENTS["table1"](study).notes if "OPERA describes" in note]
+
+
+def test_gradients_are_of_small_models(study, monkeypatch):
+    monkeypatch.setattr(questions, "_LARGEST_PULLED", 1 << 20)
+    with pytest.raises(NotOnScale, match="three gradients of all weights"):
+        EXPERIMENTS["image-gradients"](study)
+
+
 def test_a_stage_is_scored_without_training_again(study, scored, monkeypatch):
     monkeypatch.setattr("mfpo.study.study.train", lambda *args: pytest.fail("trained again"))
     assert study.model(mfpo(FEW, stage="easy"), 0).name == "0-easy"
@@ -274,6 +285,7 @@ TRIALS = {
 
 def check(name: str, result: Result, study: Study) -> None:
     """All rows, claims and plots name what is there, and rows have the scores of their trials."""
+    assert TRIALS.keys() < EXPERIMENTS.keys()
     for row, trial in TRIALS.get(name, {}).items():
         shown = result.table.rows[row]
         for figure in shown.keys() - MARGINS.keys():

@@ -9,7 +9,7 @@ import numpy as np
 from mfpo.align.curriculum import cut_levels, stages
 from mfpo.align.stage import steps_per_epoch
 from mfpo.folders import write_json
-from mfpo.models import load_model, load_processor
+from mfpo.models import base_of, load_model, load_processor
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
 from mfpo.records import read_dataset
@@ -59,7 +59,7 @@ def steps_note(study: Study, trials: Mapping[str, Trial], points: Mapping[str, M
 
 
 def steps_of(study: Study, trial: Trial) -> int:
-    """How many steps of the optimizer a trial is trained for, on one process."""
+    """How many steps of the optimizer a trial is trained for, on one process, if no pair is set aside."""
     settings = study.settings(study.with_rate(trial), study.seeds[0])
     records = (trial.data.pairs or study.scale.pairs) * trial.data.noises
     ids = [f"{number}" for number in range(records)]
@@ -173,7 +173,9 @@ _PULL = {"norm": "norm, by the text term's", "text": "cosine with the text term"
 @experiment("image-gradients")
 def image_gradients(study: Study) -> Result:
     """How the image term pulls the weights beside the others, by kind of rejected image, before training and after."""
-    if sum(file.stat().st_size for file in study.scale.base.glob("*.safetensors")) > _LARGEST_PULLED:
+    base = study.scale.base
+    folders = [base, base_of(base)] if (base / "adapter_config.json").exists() else [base]
+    if sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")) > _LARGEST_PULLED:
         raise NotOnScale("image-gradients holds three gradients of all weights; take a model of at most 2 GiB")
     kinds = {
         "region": Data(),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mfpo.align.objectives import OBJECTIVES
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, amber_file, load_amber
@@ -25,7 +26,6 @@ from mfpo.folders import fingerprint
 from mfpo.models import find_model, model_files
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
-from mfpo.sources.files import download_dataset, is_hub_name
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
@@ -34,7 +34,7 @@ from mfpo.study.trials import Data, Trial
 
 # Settings of trainings that rows of the tables differ in, or that have a line of their own.
 _DECIDED = frozenset(
-    {"method", "seed", "learning_rate", "keep_stages", "curriculum", "eta"}
+    {"method", "seed", "learning_rate", "keep_stages", "curriculum", "beta", "eta"}
     | {f"{term}_weight" for term in ("text", "image", "margin")}
 )
 
@@ -81,7 +81,8 @@ class RealSettings:
         decided = _DECIDED & {one.partition("=")[0] for one in self.train.split()}
         if decided:
             raise SettingError(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
-        read_settings(TrainSettings, None, self.train.split())
+        for method in OBJECTIVES:
+            read_settings(TrainSettings, None, self.train.split(), method=method)
 
 
 class RealScale:
@@ -221,8 +222,8 @@ class RealScale:
 
 @cache
 def content(name: str) -> str | None:
-    """A hash of the file, folder or dataset of the hub `name`; None where there is none, which its reader will tell."""
-    path = download_dataset(name) if is_hub_name(name) else Path(name)
+    """A hash of the file or folder `name`; None for a dataset of the hub, which its name stands for."""
+    path = Path(name)
     if not path.exists():
         return None
     return fingerprint(path, "**/*") if path.is_dir() else fingerprint(path.parent, escape(path.name))

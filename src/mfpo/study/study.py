@@ -131,7 +131,7 @@ class Study:
 def _check_settings(path: Path, kept: Mapping[str, Any], settings: TrainSettings) -> None:
     """Names stand for what a trial changes, not for defaults; raises SettingError when these were others before."""
     now = asdict(settings)
-    changed = [f"{name} was {kept[name]} and is {now[name]}" for name in kept.keys() & now if kept[name] != now[name]]
+    changed = [f"{name} was {kept[name]} and is {now[name]}" for name in now if kept.get(name, now[name]) != now[name]]
     if changed:
         raise SettingError(f"{path} is of other defaults: {'; '.join(changed)}; remove it, or give another --out")
 
