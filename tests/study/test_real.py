@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mfpo.errors import SettingError
+from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import read_answers
@@ -111,6 +111,16 @@ def test_what_the_scale_has_not_is_an_error(study):
         RealSettings(objhal_questions="q.jsonl", objhal_images="images")
 
 
+def test_what_is_not_there_is_told_before_anything_is_scored(study, tmp_path):
+    for name in ("objhal_truth", "objhal_images", "images"):
+        with pytest.raises(SettingError, match=f"{name} is data/none, and nothing is there"):
+            RealScale(tmp_path, replace(study.scale.settings, **{name: "data/none"}))
+    with pytest.raises(MfpoError, match="no such file"):
+        RealScale(tmp_path, replace(study.scale.settings, source="none.jsonl"))
+    with pytest.raises(SettingError, match="held_out is 9999"):
+        RealScale(tmp_path, replace(study.scale.settings, held_out=9999))
+
+
 @pytest.mark.parametrize(
     "name", ["table1", "table4", "table6", "figure5", "figure8", "data-size", "targets", "image-loss"]
 )
@@ -165,9 +175,10 @@ def judged(reference_data, tiny_llava, tmp_path, monkeypatch) -> Study:
     settings = RealSettings(
         model=str(tiny_llava),
         source=str(reference_data / "photos" / "preferences.jsonl"),
+        held_out=4,
         judge="judge",
         **benchmarks,
-        **{f"{name}_images": "images" for name in benchmarks},
+        **{f"{name}_images": str(tmp_path) for name in benchmarks},
     )
     return Study(tmp_path, RealScale(tmp_path / "paper", settings), [0, 1], Console(quiet=True))
 

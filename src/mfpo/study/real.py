@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache
 from glob import escape
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,8 @@ from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_ha
 from mfpo.evaluate.llava_bench import load_llava_bench
 from mfpo.evaluate.mmhal import TYPES
 from mfpo.folders import fingerprint
-from mfpo.models import find_model, model_files
+from mfpo.models import model_files
+from mfpo.picturebook.model import model_folder
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
 from mfpo.study.counts import counts_of, pair_figures
@@ -44,7 +45,7 @@ class RealSettings:
     """What `mfpo reproduce --scale paper --config FILE` reads. Raises SettingError when no benchmark is named."""
 
     model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or hub name of the base model")
-    source: str = setting("HaoyeZhang/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
+    source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
     ranked_source: str | None = setting(None, "preference data of ranked answers, such as VLFeedback, for Table 9")
     images: str | None = setting(None, "folder that image paths of the sources start from")
     regions: str = setting("grounded-sam", "segmenter, as for `mfpo build --regions`")
@@ -90,7 +91,9 @@ class RealScale:
 
     def __init__(self, folder: Path, settings: RealSettings) -> None:
         self.folder, self.settings = folder, settings
-        self.base = find_model(settings.model)
+        _check_paths(settings)
+        self.pairs = self._trained_rows(settings.source)
+        self.base = model_folder(settings.model)
         self.figures: Mapping[str, str] = _columns(settings)
         self.scored_on = "the benchmarks"
         self.question_types: Mapping[str, str] = {f"mmhal_{kind}": kind for kind in TYPES} if settings.mmhal else {}
@@ -135,11 +138,6 @@ class RealScale:
     def _ranked(self, data: Data, name: str, seed: int, *, held_out: bool) -> Path:
         rows, out = self._rows(data, held_out=held_out), self.folder / "data" / f"{name}-{seed}"
         return ranked_pairs(rows, out, data, seed=seed, regions=self.settings.regions, model=self.base)
-
-    @cached_property
-    def pairs(self) -> int:
-        """How many pairs there are to train on."""
-        return self._trained_rows(self.settings.source)
 
     def _trained_rows(self, source: str) -> int:
         """How many rows of a source are trained on."""
@@ -218,6 +216,15 @@ class RealScale:
             asked = [number for number, question in questions.items() if question.category == kind]
             counts |= counts_of({name: tallies.get(kind, Tally({}))}, asked)
         return counts
+
+
+def _check_paths(s: RealSettings) -> None:
+    """Raises SettingError for a file or folder that is not there, before hours are spent on the others."""
+    benchmarks = ("objhal_questions", "objhal_truth", "amber", "mmhal", "llava_bench")
+    for name in ("images", *benchmarks, *(f"{one}_images" for one in ("objhal", "amber", "mmhal", "llava_bench"))):
+        path = getattr(s, name)
+        if path and not Path(path).exists():
+            raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
 
 
 @cache
