@@ -221,21 +221,30 @@ def test_verdicts_are_told_in_order_and_by_their_interval():
 
 
 def test_pages_have_the_papers_numbers_beside_ours(tmp_path):
-    rows = {"base": {"chair_s": Estimate(43.42, 1.0, 40.0, 46.0, 3)}, "MFPO": {}}
-    paper = {"base": {"chair_s": 53.6, "mmhal_score": 2.07}, "MFPO": {"chair_s": 13.4}}
-    result = Result("Table <1>", Table(rows, {"chair_s": "CHAIR_s"}, paper), notes=["One note.", "Another."])
+    rows = {"base": {"chair_s": Estimate(43.42, 1.0, 40.0, 46.0, 3)}, "MFPO": {"cover": Estimate(90, None, 89, 91, 1)}}
+    paper = {"base": {"mmhal_score": 2.07, "amber_cover": 51.0, "chair_s": 53.6}, "MFPO": {"chair_s": 13.4}}
+    columns = {"chair_s": "CHAIR_s", "cover": "Cover"}
+    result = Result("Table <1>", Table(rows, columns, paper), notes=["One note.", "Another <1>."])
     assert cells(result) == (
-        ["row", "CHAIR_s", "paper: CHAIR_s", "paper: MMHal score"],
-        [["base", "43.4 ± 1.0 (40.0 to 46.0)", "53.6", "2.07"], ["MFPO", "", "13.4", ""]],
+        ["row", "CHAIR_s", "paper: CHAIR_s", "Cover", "paper: Cover", "paper: MMHal score"],
+        [
+            ["base", "43.4 ± 1.0 (40.0 to 46.0)", "53.6", "", "51.0", "2.07"],
+            ["MFPO", "", "13.4", "90.0 (89.0 to 91.0)", "", ""],
+        ],
     )
+    assert cells(result, intervals=False)[1] == [
+        ["base", "43.4 ± 1.0", "53.6", "", "51.0"],
+        ["MFPO", "", "13.4", "90.0", ""],
+    ]
     text = markdown(result, "table1", "mfpo reproduce table1", {"torch": "2"})
-    assert "| base | 43.4 ± 1.0 (40.0 to 46.0) | 53.6 | 2.07 |" in text
-    assert "\nOne note.\n\nAnother.\n" in text
+    assert "| base | 43.4 ± 1.0 (40.0 to 46.0) | 53.6 |  | 51.0 | 2.07 |" in text
+    assert "\nOne note.\n\nAnother <1>.\n" in text
     write_html(result, tmp_path / "page.html", "mfpo reproduce table1", {"torch": "2"})
     html = (tmp_path / "page.html").read_text()
     assert "Table &lt;1&gt;" in html
-    assert "43.4" in html
-    assert " One note. Another.</" in html
+    assert "<td>43.4 ± 1.0<br><small>(40.0 to 46.0)</small></td><td>53.6</td>" in html
+    assert "One note.</p>" in html
+    assert "Another &lt;1&gt;.</p>" in html
 
 
 # They look into trainings.
@@ -292,8 +301,9 @@ def check(name: str, result: Result, study: Study) -> None:
             assert shown[figure] == estimate(random_scores(study, trial), figure), row
     header, rows = cells(result)
     assert {len(row) for row in rows} == {len(header)}
-    ours = 1 + len(result.table.columns)
-    assert all(cell for row in rows for cell in row[:ours])
+    ours = [number for number, name in enumerate(header) if not name.startswith("paper: ")]
+    assert len(ours) == 1 + len(result.table.columns)
+    assert all(row[number] for row in rows for number in ours)
     assert set(result.table.paper) <= set(result.table.rows)
     for verdict in result.table.verdicts:
         claim, paper = verdict.claim, result.table.paper

@@ -44,11 +44,12 @@ def plot(
     reference: float | None = None,
     wide: bool = False,
     names: Sequence[str] = (),
+    log_x: bool = False,
 ) -> Markup:
     """One look a name, in the order of `lines`, or of `names` where some of these have no line in this plot.
 
     `label` is read to who cannot see the plot. `limits` are those of the y axis; a thin line is drawn at `reference`;
-    `wide` is for a plot without another beside.
+    `wide` is for a plot without another beside; `log_x` has a logarithmic x axis with a tick at each x.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4 if wide else 5.4, 3.1), layout="constrained")
@@ -66,6 +67,11 @@ def plot(
         if limits:
             axes.set_ylim(limits)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # steps and layers
+        if log_x:
+            ticks = sorted({x for line in lines.values() for x in line.x})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axes.minorticks_off()
         axes.margins(x=0.01)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)

@@ -16,12 +16,13 @@ from mfpo.study.trials import Data, Trial, trained
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines by name, drawn into one plot."""
+    """Lines by name, drawn into one plot; `log_x` gives its x axis a logarithmic scale."""
 
     title: str
     x_label: str
     y_label: str
     lines: Mapping[str, Line]
+    log_x: bool = False
 
 
 @dataclass(frozen=True)

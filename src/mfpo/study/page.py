@@ -16,26 +16,39 @@ from mfpo.study.paper import TABLE1_COLUMNS
 from mfpo.study.statistics import PERCENT, Estimate
 from mfpo.study.tables import Table
 
+# The paper's name of a figure, where it is not ours.
+_IN_PAPER = {"cover": "amber_cover"}
+
 
 def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows: ours by figure, then the paper's numbers."""
+    """The header and the rows: each figure with the paper's beside it, then what only the paper has.
+
+    Without `intervals` the latter is left out, too.
+    """
     table = result.table
     quoted = list(dict.fromkeys(name for row in table.paper.values() for name in row))
+    columns: list[tuple[str, str]] = []
+    for figure in table.columns:
+        in_paper = _IN_PAPER.get(figure, figure)
+        columns += [("ours", figure), *([("paper", in_paper)] if in_paper in quoted else [])]
+    if intervals:
+        columns += [("paper", name) for name in quoted if ("paper", name) not in columns]
     titles = TABLE1_COLUMNS | dict(table.columns)
-    header = [
-        "row",
-        *table.columns.values(),
-        *(f"paper: {titles.get(name, name.replace('_', ' '))}" for name in quoted),
-    ]
+    names = {("ours", figure): title for figure, title in table.columns.items()}
+    names |= {("paper", name): f"paper: {titles.get(name, name.replace('_', ' '))}" for name in quoted}
     rows = [
         [
             row,
-            *(_print(own.get(figure), _digits(figure), intervals) for figure in table.columns),
-            *(f"{table.paper.get(row, {}).get(name, '')}" for name in quoted),
+            *(
+                _print(own.get(figure), _digits(figure), intervals)
+                if whose == "ours"
+                else f"{table.paper.get(row, {}).get(figure, '')}"
+                for whose, figure in columns
+            ),
         ]
         for row, own in table.rows.items()
     ]
-    return header, rows
+    return ["row", *(names[column] for column in columns)], rows
 
 
 def _digits(figure: str) -> int:
@@ -97,16 +110,23 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
     """A self-contained page: the verdicts, the plots, the table."""
     header, rows = cells(result)
     lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
-    lead |= {"Note:": " ".join(result.notes).removesuffix(".")} if result.notes else {}  # the page adds a full stop
-    wide = len(result.plots) == 1 or any(len(one.lines) > 6 for one in result.plots)
-    rows_of_plots = [[one] for one in result.plots] if wide else [list(result.plots)]
-    panels = [
-        Panels("Plots", "Bands are 95 % intervals.", {one.title: _draw(one, wide=wide) for one in beside})
-        for beside in rows_of_plots
-        if beside
-    ]
-    panels.append(Panels("Figures", "Mean over seeds ± their spread (95 % interval).", {"": html_table(header, rows)}))
+    notes = [note.removesuffix(".") for note in result.notes]  # the page adds a full stop
+    lead |= {f"Note {number}:" if notes[1:] else "Note:": note for number, note in enumerate(notes, start=1)}
+    bands = "Bands are 95 % intervals."
+    if len(result.plots) == 1 or any(len(one.lines) > 6 for one in result.plots):
+        panels = [Panels(one.title, bands, {"": _draw(one, wide=True)}) for one in result.plots]
+    else:
+        beside = {one.title: _draw(one, wide=False) for one in result.plots}
+        panels = [Panels("Plots", bands, beside)] if beside else []
+    shown = html_table(header, [[row[0], *map(_two_lines, row[1:])] for row in rows])
+    panels.append(Panels("Figures", "Mean over seeds ± their spread, below it the 95 % interval.", {"": shown}))
     write_page(path, result.title, lead, panels, SimpleNamespace(command=command, **facts))
+
+
+def _two_lines(text: str) -> Markup:
+    """A cell with its interval below."""
+    value, space, interval = text.partition(" (")
+    return Markup("{}<br><small>({}</small>").format(value, interval) if space else Markup("{}").format(text)
 
 
 def _draw(one: Plot, *, wide: bool) -> Markup:
@@ -117,4 +137,5 @@ def _draw(one: Plot, *, wide: bool) -> Markup:
         label=f"{one.title}: {', '.join(one.lines)}; the table has the figures",
         limits=limits_of(list(one.lines.values())),
         wide=wide,
+        log_x=one.log_x,
     )

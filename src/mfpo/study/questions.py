@@ -42,7 +42,7 @@ def sizes_of(study: Study) -> dict[int, Data]:
 def by_size(study: Study, table: Table, points: Mapping[str, Mapping[float, str]]) -> list[Plot]:
     """Plots of `points`, which are the rows of each kind by their number of pairs."""
     return [
-        Plot(name, "pairs", f"{name}, %", {kind: line(table, own, figure) for kind, own in points.items()})
+        Plot(name, "pairs", f"{name}, %", {kind: line(table, own, figure) for kind, own in points.items()}, log_x=True)
         for figure, name in study.scale.figures.items()
         if figure in ("chair_s", "cover")
     ]
