@@ -248,4 +248,5 @@ def rates(study: Study) -> Result:
         f"the tables use {RATES[method]:g}."
         for method, rate in best.items()
     ]
+    notes.append(f"Seed {study.seeds[0]} is that of the validation scenes; tables have those below it.")
     return Result("Learning rates, on validation scenes", table, notes=notes)
