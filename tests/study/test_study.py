@@ -151,11 +151,12 @@ def test_pairs_of_a_size_are_the_first_of_the_larger_one_and_some_themes_are_kep
     assert set(four) < set(eight)
     seen = read_dataset(study.scale.data(Data(pairs=4, themes="some"), 0))["id"]
     assert {make_scene(int(one.removeprefix("scene-"))).theme for one in seen} <= set(SEEN_THEMES)
+    is_seen = study.scale.is_seen(0)
     captions = study.scale.folder / "scenes" / "heldout-0-12" / "captions.jsonl"  # scores are in its order
     images = [json.loads(line)["image"] for line in captions.read_text().splitlines()]
     themes = [make_scene(int(image.removeprefix("scene-").removesuffix(".png"))).theme for image in images]
-    assert study.scale.is_seen(0) == [theme in SEEN_THEMES for theme in themes]
-    assert 0 < sum(study.scale.is_seen(0)) < 12
+    assert is_seen == [theme in SEEN_THEMES for theme in themes]
+    assert 0 < sum(is_seen) < 12
     with pytest.raises(NotOnScale, match=r"of 16 pairs \d+ have the themes kept, not 16"):
         study.scale.data(Data(pairs=16, themes="some"), 0)
 
