@@ -66,12 +66,13 @@ def plot(
             axes.plot(line.x, line.y, color=colour, linestyle=dashes, label=name)
         if limits:
             axes.set_ylim(limits)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # steps and layers
         if log_x:
             ticks = sorted({x for line in lines.values() for x in line.x})
             axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.minorticks_off()
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # steps and layers
         axes.margins(x=0.01)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)

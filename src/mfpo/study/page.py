@@ -125,8 +125,8 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
 
 def _two_lines(text: str) -> Markup:
     """A cell with its interval below."""
-    value, space, interval = text.partition(" (")
-    return Markup("{}<br><small>({}</small>").format(value, interval) if space else Markup("{}").format(text)
+    value, space, ends = text.partition(" (")
+    return Markup("{}<br><small>({}</small>").format(value, ends) if space else Markup("{}").format(text)
 
 
 def _draw(one: Plot, *, wide: bool) -> Markup:

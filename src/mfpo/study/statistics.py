@@ -15,12 +15,14 @@ Array = NDArray[np.float64]
 # The counts of each scene or pair, (scenes, 2): a part and its whole, for each figure of one model and seed.
 Scores = Mapping[str, Array]
 
-# The figures whose part is in percent of the whole; of the others it is the mean.
+# The figures that are at most the whole.
 _SHARES = frozenset(
     {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"}
     | {f"existence_{kind}" for kind in ("accuracy", "present", "random", "popular", "adversarial")}
 )
-PERCENT = _SHARES | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}  # may pass 100
+
+# The figures whose part is in percent of the whole; of the others it is the mean.
+PERCENT = _SHARES | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}
 
 # log p of (y_w, m), (y_l, m) and (y_w, m') of the scored pairs.
 LOGPS = ("logp_chosen", "logp_rejected", "logp_rejected_image")
