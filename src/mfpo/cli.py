@@ -115,12 +115,14 @@ def train(
 
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
-    from mfpo.align.processes import processes
     from mfpo.align.train_settings import TrainSettings
+
+    settings = read_settings(TrainSettings, config, overrides or [], method=method)  # told before the long imports
+    from mfpo.align.processes import processes
     from mfpo.align.trainer import train as run
     from mfpo.picturebook.model import model_folder
 
-    run(data, model_folder(model), out, read_settings(TrainSettings, config, overrides or [], method=method))
+    run(data, model_folder(model), out, settings)
     if processes().is_main_process:
         console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
 

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer
 
 from mfpo.errors import MfpoError, SettingError, first_line
-from mfpo.models import device, find_model, quiet
 
 Matrix = NDArray[np.float64]
 # Gives a row for each of n phrases, (n, d).
@@ -32,6 +30,8 @@ def open_vectors(choice: str | None) -> Vectors | None:
     """
     if choice is None:
         return None
+    from mfpo.models import find_model  # seconds of imports, which a build without vectors has no use for
+
     kind, _, name = choice.partition("=")
     if kind == "model" and name:
         return _remember(_embeddings(find_model(name)))
@@ -62,6 +62,10 @@ def _remember(vectors: Vectors) -> Vectors:
 
 def _embeddings(folder: Path) -> Vectors:
     """The mean of the input embeddings of a phrase's tokens. Of the weights only that one matrix is read."""
+    from transformers import AutoTokenizer
+
+    from mfpo.models import quiet
+
     matrix = _embedding_matrix(folder)
     try:
         with quiet():
@@ -108,6 +112,8 @@ def _sentence_vectors(folder: Path) -> Vectors:
         raise SettingError(
             "vectors sentence=MODEL needs sentence-transformers; run `pip install 'mfpo[sentence-transformers]'`"
         ) from None
+    from mfpo.models import device, quiet
+
     if not (folder / "modules.json").is_file():
         raise MfpoError(f"{folder}: no sentence-transformers model there (no modules.json)")
     pickled = [path for path in folder.rglob("*.bin") if not path.with_name("model.safetensors").is_file()]

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
 from rich.table import Column
 from rich.table import Table as Shown
 
@@ -82,11 +83,14 @@ def sentences(table: Table) -> list[str]:
 
 
 def terminal(result: Result) -> Shown:
-    """A table for the terminal, which is too narrow for intervals."""
+    """A table for the terminal, which is too narrow for intervals and has 80 columns at times."""
     header, rows = cells(result, intervals=False)
-    shown = Shown(*(Column(name, overflow="fold") for name in header), title=result.title)
+    # "paper: CHAIR_s" stands beside CHAIR_s, so that "paper" is enough.
+    names = (name.partition(":")[0] for name in header)
+    columns = (Column(name, overflow="fold") for name in names)
+    shown = Shown(*columns, title=result.title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(cell.replace(" ±", "\n±") for cell in row))
     return shown
 
 

@@ -15,11 +15,13 @@ from mfpo.objects import category_of
 from mfpo.records import RLE, Keyword, Region, SourceRecord
 from mfpo.settings import setting
 
-CHOICES = (
-    "give --regions dataset (masks that the source brings), coco=FILE (COCO instances JSON), grounded-sam, "
-    "grounded-sam=DETECTOR,SAM, sam3, sam3=MODEL, clipseg, clipseg=MODEL or lisa=MODEL (folders or names on the hub), "
+# What else there is where the source brings no masks.
+OTHER_CHOICES = (
+    "coco=FILE (COCO instances JSON), grounded-sam, grounded-sam=DETECTOR,SAM, sam3, sam3=MODEL, clipseg, "
+    "clipseg=MODEL or lisa=MODEL (folders or names on the hub), "
     "or --corruption global, random, crop, blur or black, which need none"
 )
+CHOICES = f"give --regions dataset (masks that the source brings), {OTHER_CHOICES}"
 
 
 @dataclass(frozen=True, kw_only=True)

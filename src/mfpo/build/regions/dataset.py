@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mfpo.build.regions import CHOICES, RegionSettings, Search, match_regions
+from mfpo.build.regions import OTHER_CHOICES, RegionSettings, Search, match_regions
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import Region
 
@@ -23,7 +23,9 @@ class DatasetRegions:
     def _search(self, search: Search) -> list[Region] | RecordError:
         source, objects = search.record["source"], search.record["objects"]
         if objects is None:
-            raise MfpoError(f"row {source['row']} of {source['dataset']} brings no object masks; {CHOICES}")
+            raise MfpoError(
+                f"row {source['row']} of {source['dataset']} brings no object masks; give --regions {OTHER_CHOICES}"
+            )
         if search.number > 0:
             return []
         try:
