@@ -45,39 +45,49 @@ def reproduce(
         raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
     if first_seed + seeds > _VALIDATION_SEED:
         raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
+    # Before the first of them, so that a mistake is told before hours of work.
+    scales = {kind: _scale(scale, config, out, scenes, pairs, kind) for kind in dict.fromkeys(map(_kind, chosen))}
+    is_incomplete = False
     for name in chosen:
         run_seeds = [_VALIDATION_SEED] if name == "rates" else range(first_seed, first_seed + seeds)
-        study = Study(out, _scale(scale, config, out, scenes, pairs, name), run_seeds, console)
+        study = Study(out, scales[_kind(name)], run_seeds, console)
         try:
             result = EXPERIMENTS[name](study)
         except NotOnScale as error:
-            if name in names:
-                raise
             console.print(f"{name} is left out: {error}")
+            is_incomplete |= name in names
             continue
-        _write(study, name, result, shlex.join(["mfpo", "reproduce", name, *_options(context)]))
+        _write(study, name, result, shlex.join(["mfpo", "reproduce", name, *_options(context, name)]))
+    if is_incomplete:
+        raise typer.Exit(1)
 
 
-def _options(context: typer.Context) -> list[str]:
-    """The options that were given, for the command that a page shows."""
+def _kind(name: str) -> str:
+    """What decides the scenes of an experiment: rates have their own."""
+    return "rates" if name == "rates" else "tables"
+
+
+def _options(context: typer.Context, experiment: str = "") -> list[str]:
+    """The options that were given and matter to the experiment, for the command that its page shows."""
+    unused = {"names"} | ({"seeds", "first_seed"} if experiment == "rates" else set())
     words = []
     for one in context.command.params:
         name = str(one.name)
         source = context.get_parameter_source(name)
-        if name != "names" and source is not None and source.name == "COMMANDLINE":
+        if name not in unused and source is not None and source.name == "COMMANDLINE":
             words += [one.opts[0], str(context.params[name])]
     return words
 
 
-def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, name: str) -> Any:
-    """The picture book, whose validation scenes are for the rates, or what a file names."""
+def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, kind: str) -> Any:
+    """The picture book, half as many of whose validation scenes are for the rates, or what a file names."""
     if scale == "picturebook" and config is None:
         from mfpo.study.picturebook import PictureBookScale
 
-        if name == "rates":
+        if kind == "rates":
             return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2, pairs=pairs)
         return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
-    if scale == "paper" and config is not None and name != "rates":
+    if scale == "paper" and config is not None and kind != "rates":
         from mfpo.study.real import RealScale, RealSettings
 
         return RealScale(out / "paper", read_settings(RealSettings, config, []))

@@ -299,16 +299,18 @@ def test_losses_of_the_trainer_are_those_of_single_sequences(
     model = load_model(tiny_llava)
     sequences = [("images", "chosen"), ("images", "rejected"), ("rejected_images", "chosen")]
     answers: dict[str, list[Answer]] = {"policy": [], "reference": []}
+    prompts = []
     for row in (3, 5):
         for name, source in (("policy", model), ("reference", other_model)):
             for images, text in sequences:
                 logits, ids, prompt_ids = by_the_book(source, processor, dataset[row], images, text)
                 answers[name].append(Answer(logits[None], ids[None], torch.ones_like(ids, dtype=torch.bool)[None]))
+        prompts.append(prompt_ids)
     weights = [torch.ones(a.ids.shape[1]) for a in answers["policy"]]
     if method == "ddpo":
-        for start in (0, 3):
+        for start, prompt in zip((0, 3), prompts, strict=True):
             pair = [answers["policy"][start + number].ids[0] for number in (0, 1)]
-            weights[start : start + 2] = weigh_changed(prompt_ids, pair)
+            weights[start : start + 2] = weigh_changed(prompt, pair)
         assert max(float(weight.max() / weight.min()) for weight in weights) == 5.0
     logps = {
         name: torch.stack([(a.logps()[0] * w).sum() for a, w in zip(every, weights, strict=True)]).view(2, 3)

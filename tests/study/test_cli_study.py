@@ -68,8 +68,9 @@ def test_a_page_names_the_command_that_makes_it_alone(experiments, tmp_path):
 def test_the_command_keeps_an_option_that_is_called_like_an_experiment(experiments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert reproduce("--out", "table1", "--seeds", "3", "rates", "table1") == 0
-    for name in ("rates", "table1"):
-        assert f"mfpo reproduce {name} --out table1 --seeds 3\n" in (tmp_path / f"table1/pages/{name}.md").read_text()
+    options = {"rates": "--out table1", "table1": "--out table1 --seeds 3"}  # the seed of rates is their own
+    for name, given in options.items():
+        assert f"mfpo reproduce {name} {given}\n" in (tmp_path / f"table1/pages/{name}.md").read_text()
 
 
 def test_all_may_stand_beside_others(experiments, tmp_path, capsys):
@@ -79,9 +80,19 @@ def test_all_may_stand_beside_others(experiments, tmp_path, capsys):
     assert "scored on 1000 scenes (existence on 150, OPERA on 200)" in (tmp_path / "pages" / "table1.md").read_text()
 
 
-def test_asked_for_by_name_what_the_scale_lacks_is_an_error(experiments, tmp_path, capsys):
-    assert reproduce("table2", "--out", str(tmp_path)) == 1
-    assert "table2 needs what is not here" in capsys.readouterr().err
+def test_asked_for_by_name_what_the_scale_lacks_is_an_error_but_the_others_are_made(experiments, tmp_path, capsys):
+    assert reproduce("table2", "table1", "--out", str(tmp_path)) == 1
+    assert "table2 is left out: table2 needs what is not here" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "pages" / "table1.md").exists()
+
+
+def test_a_mistake_in_the_last_experiment_is_told_before_the_first(experiments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mfpo.study.real.RealScale", lambda folder, settings: object())
+    (tmp_path / "real.yaml").write_text("{amber: a, amber_images: b}")
+    named = ("--scale", "paper", "--config", str(tmp_path / "real.yaml"))
+    assert reproduce("table1", "rates", *named, "--out", str(tmp_path)) == 1
+    assert "rates are of the picture book" in " ".join(capsys.readouterr().err.split())
+    assert not experiments
 
 
 def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from mfpo.evaluate.chair import load_annotations, prepare_truth
 from mfpo.evaluate.judge import Judge, Verdict
 from mfpo.evaluate.mmhal import TYPES
 from mfpo.evaluate.object_halbench import load_table, object_halbench
+from mfpo.probe.attention import UnknownGrid
 from mfpo.records import read_dataset
 from mfpo.settings import read_settings
 from mfpo.sources import open_source
@@ -83,6 +84,34 @@ def test_a_method_is_trained_as_the_file_says_and_scored_as_eval_does(study):
     assert study.scale.figures.keys() == {"chair_s", "chair_i", "image_dependence"}
 
 
+def test_a_wrong_segmenter_is_told_before_anything_is_answered(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("mfpo.study.real.answer", lambda *given, **settings: pytest.fail("answered"))
+    scale = RealScale(tmp_path, replace(study.scale.settings, regions="coko=instances.json"))
+    with pytest.raises(MfpoError, match="no regions are named"):
+        Study(tmp_path, scale, [0], study.console).scores(BASE)
+
+
+def test_attention_of_other_kinds_of_models_is_left_out(study, monkeypatch):
+    def refuse(*given, **settings):
+        raise UnknownGrid("a model: the grid of its image tokens is not known")
+
+    monkeypatch.setattr(figures, "probe_attention", refuse)
+    monkeypatch.setattr(study, "model", lambda trial, seed: study.scale.base)
+    with pytest.raises(NotOnScale, match="grid of its image tokens"):
+        EXPERIMENTS["figure1"](study)
+
+
+def test_three_noises_take_a_third_of_the_epochs_or_have_no_row(study, monkeypatch):
+    counts = {name: np.stack([np.ones(12), np.ones(12)], axis=1) for name in (*study.scale.figures, *LOGPS)}
+    trials = []
+    monkeypatch.setattr(study, "scores", lambda trial: trials.append(trial) or [counts])
+    for epochs in (1, 6):  # that of the file, and another
+        monkeypatch.setattr(study.scale, "train_settings", lambda epochs=epochs: [f"epochs={epochs}"])
+        EXPERIMENTS["image-loss"](study)
+        thrice = {dict(trial.settings)["epochs"] for trial in trials if trial.data.noises == 3}
+        assert thrice == ({2} if epochs == 6 else set())
+
+
 def test_base_is_scored_untrained(study):
     (scores,) = study.scores(BASE)
     assert len(scores["image_dependence"]) == len(read_dataset(study.scale.scored_pairs(0)))
@@ -107,6 +136,9 @@ def test_what_the_scale_has_not_is_an_error(study):
         RealSettings(amber="amber", amber_images="images", train="lora_rank=8 seed=7 image_weight=0.2")
     with pytest.raises(SettingError, match="reset_reference"):
         RealSettings(amber="amber", amber_images="images", train="reset_reference=true")
+    for given in ({"held_out": 0}, {"batch_size": 0}, {"learning_rate": -1.0}):
+        with pytest.raises(SettingError, match="must be"):
+            RealSettings(amber="amber", amber_images="images", **given)
     with pytest.raises(SettingError, match="give objhal_truth"):
         RealSettings(objhal_questions="q.jsonl", objhal_images="images")
 
@@ -117,6 +149,8 @@ def test_what_is_not_there_is_told_before_anything_is_scored(study, tmp_path):
             RealScale(tmp_path, replace(study.scale.settings, **{name: "data/none"}))
     with pytest.raises(MfpoError, match="no such file"):
         RealScale(tmp_path, replace(study.scale.settings, source="none.jsonl"))
+    with pytest.raises(MfpoError, match=r"none2.jsonl: no such file"):
+        RealScale(tmp_path, replace(study.scale.settings, ranked_source="none2.jsonl"))
     with pytest.raises(SettingError, match="held_out is 9999"):
         RealScale(tmp_path, replace(study.scale.settings, held_out=9999))
 
@@ -131,7 +165,9 @@ def test_tables_have_the_columns_that_the_scale_has(study, name, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: [counts])
     result = EXPERIMENTS[name](study)
     assert result.table.columns == {**study.scale.figures, **(figures.MARGINS if name == "image-loss" else {})}
-    assert all(row.keys() == result.table.columns.keys() for row in result.table.rows.values())
+    of_base, *others = (row.keys() for row in result.table.rows.values())
+    assert all(row == result.table.columns.keys() for row in others)
+    assert of_base == study.scale.figures.keys()
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("table2", "types of questions"), ("table3", "general questions")])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mfpo.build.stages import BuildSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
@@ -23,7 +24,7 @@ from mfpo.records import answer_text, read_dataset
 from mfpo.study import figures, picturebook, questions
 from mfpo.study.counts import counts_of
 from mfpo.study.experiments import BASE, EXPERIMENTS, Result, mfpo, terms
-from mfpo.study.figures import MARGINS
+from mfpo.study.figures import MARGINS, REWARDS
 from mfpo.study.page import cells, markdown, sentences, write_html
 from mfpo.study.picturebook import SEEN_THEMES, PictureBookScale
 from mfpo.study.statistics import LOGPS, Estimate, estimate
@@ -94,8 +95,14 @@ def test_what_was_made_with_other_defaults_is_refused(study, scored, monkeypatch
     before = Study.settings
     monkeypatch.setattr(Study, "settings", lambda *given: replace(before(*given), beta=0.2))
     for again in (study.scores, lambda trial: study.run(trial, 0)):
-        with pytest.raises(SettingError, match=r"of other defaults: beta was 0.1 and is 0.2; remove it"):
+        with pytest.raises(SettingError, match=r"of other defaults: (train.)?beta was 0.1 and is 0.2; remove it"):
             again(mfpo(FEW))
+
+
+def test_scores_of_other_defaults_before_the_training_are_refused(study, scored, monkeypatch):
+    monkeypatch.setattr("mfpo.study.study.BuildSettings", partial(BuildSettings, top_k=4))
+    with pytest.raises(SettingError, match=r"of other defaults: build.top_k was 3 and is 4; remove it"):
+        study.scores(BASE)
 
 
 def test_steps_are_those_of_the_trainings(study, scored):
@@ -118,6 +125,94 @@ def test_opera_is_compared_with_the_base_on_its_own_scenes(study, monkeypatch):
 def test_scenes_that_all_have_need_no_note(study, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
     assert not [note for note in EXPERIMENTS["table1"](study).notes if "OPERA describes" in note]
+
+
+def counted(hits: int, of: int = 12) -> np.ndarray:
+    """A figure of 12 scenes, `hits` of which have it."""
+    return np.stack([np.repeat([1.0, 0.0], [hits, of - hits]), np.ones(of)], axis=1)
+
+
+def test_seen_and_unseen_themes_are_told_apart(study, monkeypatch):
+    seen = [np.array(study.scale.is_seen(seed), dtype=float) for seed in study.seeds]
+
+    def made_up(trial):  # the base hallucinates where themes are seen, what is trained where they are not
+        hits = [1 - one if trial.method else one for one in seen]
+        return [dict.fromkeys(questions._BY_SCENE, np.stack([one, np.ones(12)], axis=1)) for one in hits]
+
+    monkeypatch.setattr(study, "scores", made_up)
+    table = EXPERIMENTS["carry-over"](study).table
+    found = {row: table.rows[row]["chair_s"].mean for row in table.rows}
+    assert (found["base, seen themes"], found["base, unseen themes"]) == (100, 0)
+    assert (found["MFPO, seen themes"], found["MFPO, unseen themes"]) == (0, 100)
+    gains = {(one.claim.better, one.claim.worse): one.gain.mean for one in table.verdicts}
+    assert gains["MFPO, seen themes", "base, seen themes"] == 100
+    assert gains["MFPO, unseen themes", "base, unseen themes"] == -100
+    assert gains["MFPO, unseen themes", "text + margin, unseen themes"] == 0
+
+
+def test_the_image_loss_is_compared_with_the_better_part(study, monkeypatch):
+    hits = {"text + margin": 6, "image + margin": 3, "joint": 4}
+
+    def made_up(trial):
+        given = dict(trial.settings)
+        kind = {(1, 0): "text + margin", (0, 1): "image + margin"}.get(
+            (given.get("text_weight", 1), given.get("image_weight", 1)), "joint"
+        )
+        counts = {name: counted(hits[kind]) for name in study.scale.figures}
+        return [counts | {name: np.stack([np.ones(12), np.ones(12)], axis=1) for name in LOGPS}] * 2
+
+    monkeypatch.setattr(study, "scores", made_up)
+    notes = EXPERIMENTS["image-loss"](study).notes
+    assert notes[0] == (
+        "text + image + margin, less the better of its two parts: "
+        "at 16 pairs CHAIR_s +8.3 (+0.0 to +25.0), Cover +8.3 (+0.0 to +25.0)."
+    )
+
+
+def test_targets_are_ratios_of_the_trials_that_they_name(study, monkeypatch):
+    of = {None: 10, "dpo": 4, "mdpo": 2, "mfpo": 3}
+
+    def made_up(trial):
+        hits = 6 if dict(trial.settings).get("image_weight") == 0.2 else of[trial.method]
+        counts = np.stack([np.full(12, hits), np.full(12, 12)], axis=1) / 12
+        return [dict.fromkeys((*study.scale.figures, "existence_accuracy"), counts)] * 2
+
+    monkeypatch.setattr(study, "scores", made_up)
+    chair_s, chair_i, dependence, light, *_ = EXPERIMENTS["targets"](study).notes
+    assert chair_s.startswith("CHAIR_s of MFPO by that of the base: 0.30 (")
+    assert chair_i.startswith("CHAIR_i of MFPO by that of the base: 0.30 (")
+    assert dependence.startswith("Image dependence of MFPO by that of DPO: 0.75 (")
+    assert light.startswith("The same of MFPO, image weight 0.2: 1.50 (")
+
+
+def test_the_best_rate_has_few_hallucinations_and_much_cover(study, monkeypatch):
+    def made_up(trial):  # silence hallucinates least, the highest rate covers most, the one between is best
+        rate = dict(trial.settings).get("learning_rate")
+        hallucinated, covered = {1e-6: (0, 1), 3e-6: (4, 8), 1e-5: (3, 8), 3e-5: (9, 12)}.get(rate, (6, 6))
+        counts = dict.fromkeys(study.scale.figures, counted(6))
+        return [counts | {"chair_s": counted(hallucinated), "cover": counted(covered)}] * 2
+
+    monkeypatch.setattr(study, "scores", made_up)
+    notes = EXPERIMENTS["rates"](study).notes
+    assert "dpo: 1e-05 is best; the tables use 1e-05." in notes
+    assert all(": 1e-05 is best; the tables use " in note for note in notes[:-1])
+
+
+def test_rewards_are_of_log_ratios_to_the_base(study, monkeypatch):
+    def made_up(trial):
+        logps = dict.fromkeys(LOGPS, -50.0)
+        if trial.method:
+            logps = {"logp_chosen": -40.0, "logp_rejected": -70.0, "logp_rejected_image": -45.0}
+        counts = {name: np.stack([np.full(12, value), np.ones(12)], axis=1) for name, value in logps.items()}
+        return [dict.fromkeys(study.scale.figures, counted(6)) | counts] * 2
+
+    monkeypatch.setattr(study, "scores", made_up)
+    monkeypatch.setattr(figures, "_logged", lambda *given: None)
+    rows = EXPERIMENTS["figure6"](study).table.rows
+    assert {name: rows["with margin"][name].mean for name in REWARDS} == pytest.approx(
+        {"chosen": 1.0, "rejected": -2.0, "rejected_image": 0.5}
+    )
+    assert not REWARDS.keys() & rows["base"].keys()
 
 
 def test_gradients_are_of_small_models(study, monkeypatch):
@@ -298,13 +393,15 @@ def check(name: str, result: Result, study: Study) -> None:
     assert TRIALS.keys() < EXPERIMENTS.keys()
     for row, trial in TRIALS.get(name, {}).items():
         shown = result.table.rows[row]
-        for figure in shown.keys() - MARGINS.keys():
+        for figure in shown.keys() - MARGINS.keys() - REWARDS.keys():
             assert shown[figure] == estimate(random_scores(study, trial), figure), row
     header, rows = cells(result)
     assert {len(row) for row in rows} == {len(header)}
     ours = [number for number, name in enumerate(header) if not name.startswith("paper: ")]
     assert len(ours) == 1 + len(result.table.columns)
-    assert all(row[number] for row in rows for number in ours)
+    blank = {figure for row in result.table.rows.values() for figure in result.table.columns.keys() - row.keys()}
+    assert blank <= MARGINS.keys() | REWARDS.keys()  # which the base has none of
+    assert all(row[number] for row in rows[1 if blank else 0 :] for number in ours)
     assert set(result.table.paper) <= set(result.table.rows)
     for verdict in result.table.verdicts:
         claim, paper = verdict.claim, result.table.paper
@@ -326,6 +423,9 @@ def test_every_experiment_fills_its_table(study, name, monkeypatch):
     check(name, EXPERIMENTS[name](study), study)
 
 
+FEW_STEPS = partial(DistortionSettings, steps=(0, 500, 999))
+
+
 class Looking(Study):
     """Trainings without scores."""
 
@@ -339,7 +439,7 @@ def looking(study):
     scale = PictureBookScale(study.out / "picturebook", scenes=12, pairs=6)
     few = Looking(study.out, scale, [0], study.console)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DistortionSettings", partial(DistortionSettings, steps=(0, 500, 999)))
+        patch.setattr(figures, "DistortionSettings", FEW_STEPS)
         return few, {name: EXPERIMENTS[name](few) for name in LOOKING}
 
 
@@ -384,6 +484,7 @@ def test_figure_1_shows_what_its_probes_measured(looking):
 
 def test_probes_are_not_run_again(looking, monkeypatch):
     few, found = looking
+    monkeypatch.setattr(figures, "DistortionSettings", FEW_STEPS)
     monkeypatch.setattr(figures, "probe_distortion", lambda *given, **settings: pytest.fail("probed again"))
     monkeypatch.setattr(figures, "probe_attention", lambda *given, **settings: pytest.fail("probed again"))
     monkeypatch.setattr(few, "run", lambda trial, seed: pytest.fail("trained again"))

@@ -81,11 +81,15 @@ class Attentions:
     cases: Cases
 
 
+class UnknownGrid(MfpoError):
+    """Where a model's image tokens are in the image is not known."""
+
+
 def probe_attention(data: Path, models: Mapping[str, Path], out: Path, settings: AttentionSettings) -> Attentions:
     """Write results.json and report.html on `models`, by name, into the folder `out`.
 
-    Raises MfpoError when the dataset cannot be used, or a model's image tokens are no square grid that is known from
-    its configuration.
+    Raises MfpoError when the dataset cannot be used, and UnknownGrid for a model whose image tokens are no square grid
+    that is known from its configuration.
     """
     processors = {name: load_processor(path) for name, path in models.items()}
     for name, processor in processors.items():
@@ -154,20 +158,20 @@ def look(
 
 
 def check_grid(name: str, processor: Any) -> None:
-    """Raises MfpoError when a model's processor does not make a square of CLIP patches of each image."""
+    """Raises UnknownGrid when a model's processor does not make a square of CLIP patches of each image."""
     if type(processor).__name__ != "LlavaProcessor" or processor.vision_feature_select_strategy != "default":
         raise _no_grid(name, type(processor).__name__)
 
 
 def check_kind(name: str, config: Any) -> None:
-    """Raises MfpoError when a model is no LLaVA with a CLIP tower, whose image tokens are its patches row by row."""
+    """Raises UnknownGrid when a model is no LLaVA with a CLIP tower, whose image tokens are its patches row by row."""
     tower = getattr(config, "vision_config", None)
     if config.model_type != "llava" or getattr(tower, "model_type", None) != "clip_vision_model":
         raise _no_grid(name, f"a {config.model_type} model")
 
 
-def _no_grid(name: str, what: str) -> MfpoError:
-    return MfpoError(
+def _no_grid(name: str, what: str) -> UnknownGrid:
+    return UnknownGrid(
         f"{name}: the grid of its image tokens is not known ({what}); `probe attention` takes models of LLaVA-1.5's "
         "kind: llava with a CLIP tower, as llava-hf/llava-1.5-7b-hf and the picture book's"
     )

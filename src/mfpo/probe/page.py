@@ -111,7 +111,7 @@ def write_page(path: Path, headline: str, lead: Mapping[str, str], panels: Seque
     shown = {name: str(value) for name, value in vars(facts).items()}
     page = Page(
         kind="report",
-        title=f"{headline} · mfpo probe",
+        title=f"{headline} · mfpo",
         headline=headline,
         lead=dict(lead),
         panels=list(panels),

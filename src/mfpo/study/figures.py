@@ -2,22 +2,21 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import asdict, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mfpo.probe.attention import AttentionSettings, probe_attention
+from mfpo.probe.attention import AttentionSettings, UnknownGrid, probe_attention
 from mfpo.probe.distortion import WHERE, DistortionSettings, probe_distortion
 from mfpo.probe.page import Line
 from mfpo.probe.rewards import smooth
 from mfpo.study.experiments import BASE, Plot, Result, claim, experiment, mfpo, terms
 from mfpo.study.paper import PAPER
 from mfpo.study.statistics import LOGPS, Estimate, Scores, difference, estimate
-from mfpo.study.study import Study
-from mfpo.study.tables import Claim, Table, Verdict, fill, line
+from mfpo.study.study import NotOnScale, Study
+from mfpo.study.tables import Claim, Table, Verdict, add_columns, fill, judge, line, line_of
 from mfpo.study.trials import Data, Trial, trained
 
 NOISE_STEPS = (100, 300, 500, 700, 900)
@@ -25,7 +24,8 @@ NOISE_STEPS = (100, 300, 500, 700, 900)
 # Of the rewards in Figure 2; the methods' own.
 _BETA = 0.1
 
-# What `margins` gives.
+# What `rewards` and `margins` give.
+REWARDS = {"chosen": "r(y_w, m)", "rejected": "r(y_l, m)", "rejected_image": "r(y_w, m')"}
 MARGINS = {"text_margin": "text margin", "image_margin": "image margin", "balance": "image by text margin"}
 
 # Columns of Figure 1.
@@ -39,8 +39,11 @@ _WINDOW = 5
 def figure1(study: Study) -> Result:
     """Answers to distorted images, and attention on the key object, of the first seed's models."""
     trials = {"base": BASE, "DPO": trained("dpo"), "MFPO": mfpo()}
-    distorted = _probed(study, trials, "distortion", partial(probe_distortion, settings=DistortionSettings()))
-    attended = _probed(study, trials, "attention", partial(probe_attention, settings=AttentionSettings()))
+    try:
+        attended = _probed(study, trials, "attention", probe_attention, AttentionSettings())
+    except UnknownGrid as error:
+        raise NotOnScale(str(error)) from None
+    distorted = _probed(study, trials, "distortion", probe_distortion, DistortionSettings())
     plots = [
         Plot(title, "noise step", "same answers, %", _by_model(distorted, "step", "same", where=where))
         for where, title in WHERE.items()
@@ -50,26 +53,28 @@ def figure1(study: Study) -> Result:
     shown = {
         f"{row['model']}, {WHERE[row['where']]}, step {row['step']}": {key: _estimate(row[key]) for key in _DISTORTION}
         for row in distorted
-        if row["step"] in (500, 999)
+        if row["step"] in (400, 500, 999)
     }
+    by_layer = ", ".join(f"{name} {min(line.y):.1f} to {max(line.y):.1f}" for name, line in preference.items())
     notes = [
+        f"Attention of y_w's words on their objects, in times these objects' share of the area, by layer: {by_layer}.",
         f"Of the models of seed {study.seeds[0]}, on the pairs of image dependence. OUT/probes has the attention drawn "
-        "over images."
+        "over images.",
     ]
     return Result("Figure 1: distorted images and attention", Table(shown, _DISTORTION), plots, notes)
 
 
-Probe = Callable[[Path, Mapping[str, Path], Path], object]
-
-
-def _probed(study: Study, trials: Mapping[str, Trial], name: str, probe: Probe) -> list[dict[str, Any]]:
+def _probed(
+    study: Study, trials: Mapping[str, Trial], name: str, probe: Callable[..., object], settings: Any
+) -> list[dict[str, Any]]:
     """The figures of a probe on the first seed's models, which runs unless it has run before."""
     seed = study.seeds[0]
-    key = mfpo().key(*(study.with_rate(trial).settings for trial in trials.values()), study.scale.context)
+    probed = [study.with_rate(trial).key() for trial in trials.values()]
+    key = mfpo().key(probed, asdict(settings), study.scale.context)
     folder = study.out / "probes" / f"{name}-{key}-{seed}"
     if not folder.exists():
         models = {row: study.model(trial, seed) for row, trial in trials.items()}
-        probe(study.scale.scored_pairs(seed), models, folder)
+        probe(study.scale.scored_pairs(seed), models, folder, settings=settings)
     figures: list[dict[str, Any]] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["figures"]
     return figures
 
@@ -79,13 +84,7 @@ def _by_model(rows: Sequence[Mapping[str, Any]], x: str, y: str, **only: str) ->
     lines = {}
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == name and only.items() <= row.items()]
-        values = [row[y] for row in own]
-        lines[name] = Line(
-            x=[row[x] for row in own],
-            y=[figure["value"] for figure in values],
-            low=[figure["low"] for figure in values],
-            high=[figure["high"] for figure in values],
-        )
+        lines[name] = line_of([row[x] for row in own], [_estimate(row[y]) for row in own])
     return lines
 
 
@@ -102,11 +101,7 @@ def figure2(study: Study) -> Result:
         "text + cropped image": mfpo(cropped, **terms("text", "image")),
         "text + region image": mfpo(**terms("text", "image")),
     }
-    base = study.scores(BASE)
-    scores = {
-        row: [margins(own, reference) for own, reference in zip(study.scores(trial), base, strict=True)]
-        for row, trial in trials.items()
-    }
+    scores = beside_base(study, trials, margins)
     rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
     verdicts = [
         Verdict(Claim(better, worse, "balance"), difference(scores[better], scores[worse], "balance"))
@@ -126,9 +121,26 @@ def figure2(study: Study) -> Result:
     return Result("Figure 2: the balance of rewards", table, plots, notes=notes)
 
 
+def beside_base(
+    study: Study, trials: Mapping[str, Trial], function: Callable[[Scores, Scores], Scores]
+) -> dict[str, list[Scores]]:
+    """What `function` makes of the scores of each trial and those of the base, seed by seed."""
+    base = study.scores(BASE)
+    return {
+        row: [function(own, reference) for own, reference in zip(study.scores(trial), base, strict=True)]
+        for row, trial in trials.items()
+    }
+
+
+def rewards(own: Scores, reference: Scores) -> Scores:
+    """The rewards of the scored pairs, from their log-probabilities under a model and under the base."""
+    values = (_BETA * (own[name] - reference[name])[:, 0] for name in LOGPS)
+    return {name: np.stack([one, np.ones_like(one)], axis=1) for name, one in zip(REWARDS, values, strict=True)}
+
+
 def margins(own: Scores, reference: Scores) -> Scores:
     """The margins of the scored pairs, from their log-probabilities under a model and under the base."""
-    chosen, rejected, rejected_image = (_BETA * (own[name] - reference[name])[:, 0] for name in LOGPS)
+    chosen, rejected, rejected_image = (one[:, 0] for one in rewards(own, reference).values())
     text, image, one = chosen - rejected, chosen - rejected_image, np.ones_like(chosen)
     parts = {"text_margin": (text, one), "image_margin": (image, one), "balance": (image, text)}
     return {name: np.stack(part, axis=1) for name, part in parts.items()}
@@ -152,9 +164,14 @@ def figure5(study: Study) -> Result:
 
 @experiment("figure6")
 def figure6(study: Study) -> Result:
-    """The rewards over training, with the margin term and without it; the first seed's runs."""
+    """The rewards with the margin term and without it: over the first seed's training, and on pairs of no training."""
     trials = {"with margin": mfpo(), "without margin": mfpo(**terms("text", "image"))}
-    table, notes = fill(study, {"base": BASE, **trials}), [f"The curves are of seed {study.seeds[0]}."]
+    claims = [Claim("with margin", "without margin", "cover", is_papers=False)]
+    table = fill(study, {"base": BASE, **trials}, claims=claims)
+    own = beside_base(study, trials, rewards)
+    fallen = judge([Claim("with margin", "without margin", "chosen", is_papers=False)], own)
+    table = add_columns(replace(table, verdicts=[*table.verdicts, *fallen]), REWARDS, own)
+    notes = [f"Rewards are of pairs that nobody trained on, the curves of those that seed {study.seeds[0]} trains on."]
     names = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "rejected image": "rewards/image_rejected"}
     plots = [
         Plot(row, "step", "reward", {name: _logged(study, trial, key) for name, key in names.items()})

@@ -82,8 +82,11 @@ class RealSettings:
         decided = _DECIDED & {one.partition("=")[0] for one in self.train.split()}
         if decided:
             raise SettingError(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
+        for name in ("held_out", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}, but must be 1 or more")
         for method in OBJECTIVES:
-            read_settings(TrainSettings, None, self.train.split(), method=method)
+            read_settings(TrainSettings, None, self.train.split(), method=method, learning_rate=self.learning_rate)
 
 
 class RealScale:
@@ -93,6 +96,8 @@ class RealScale:
         self.folder, self.settings = folder, settings
         _check_paths(settings)
         self.pairs = self._trained_rows(settings.source)
+        if settings.ranked_source:
+            self._trained_rows(settings.ranked_source)  # a mistake in it is told now, and not at Table 9
         self.base = model_folder(settings.model)
         self.figures: Mapping[str, str] = _columns(settings)
         self.scored_on = "the benchmarks"
@@ -161,6 +166,8 @@ class RealScale:
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, question by question."""
         s = self.settings
+        # First, as a segmenter that is not there should be told before hours of answers.
+        pairs = self.scored_pairs(seed) if trial.decode == "greedy" else None
 
         def answers(name: str, questions: Path, images: str | None) -> Path:
             # What is not trained answers alike with every seed.
@@ -184,7 +191,7 @@ class RealScale:
             folder = Path(s.llava_bench)
             asked = answers("llava_bench", folder / "qa90_questions.jsonl", s.llava_bench_images)
             counts |= self._llava_bench(asked, folder)
-        return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
+        return counts | (pair_figures(model, pairs) if pairs else {})
 
     def _objhal(self, answers: Path, questions: Path) -> dict[str, Array]:
         truth = Path(str(self.settings.objhal_truth))

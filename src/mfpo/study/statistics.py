@@ -42,6 +42,11 @@ class Estimate:
     seeds: int
 
 
+def told(one: Estimate, form: str = ".1f") -> str:
+    """A mean with its interval, in words."""
+    return f"{one.mean:{form}} ({one.low:{form}} to {one.high:{form}})"
+
+
 def estimate(scores: Sequence[Scores], figure: str) -> Estimate:
     """A figure of one model, whose `scores` are given seed by seed."""
     one = _over_seeds([_resampled([own[figure]], figure)[0] for own in scores])

@@ -10,9 +10,12 @@ import numpy as np
 import yaml
 from rich.console import Console
 
+from mfpo.align.curriculum import RankSettings
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.trainer import train
+from mfpo.build.stages import BuildSettings
 from mfpo.errors import SettingError
+from mfpo.evaluate.generate import DECODERS
 from mfpo.folders import versions, write_text
 from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
@@ -82,7 +85,7 @@ class Study:
             raise SettingError(f"there are {self.scale.pairs} pairs, fewer than {trial.data.pairs}; raise --pairs")
         settings = self.settings(trial, seed)
         if run.exists():
-            _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), settings)
+            _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), asdict(settings))
         else:
             train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
         return run
@@ -112,25 +115,29 @@ class Study:
 
     def _scores(self, trial: Trial, seed: int) -> Scores:
         path = self.out / "scores" / f"{trial.key(self.scale.context)}-{seed}.json"
+        now = self._all_settings(trial, seed)
         if not path.exists():
             self.console.print(f"seed {seed}: {describe(trial)}", style="dim")
             counts = self.scale.score(self.model(trial, seed), trial, seed)
             short = {name: [[_short(part), _short(whole)] for part, whole in one] for name, one in counts.items()}
-            made_by = {"trial": asdict(trial), "seed": seed, "versions": versions()}
-            if trial.method:
-                made_by["settings"] = asdict(self.settings(trial, seed))
+            made_by = {"trial": asdict(trial), "seed": seed, "versions": versions(), "settings": now}
             write_text(path, json.dumps(made_by | {"counts": short}, separators=(",", ":")) + "\n")
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if "settings" in kept:
-            _check_settings(path, kept["settings"], self.settings(trial, seed))
+        _check_settings(path, kept["settings"], now)
         for name, version in kept["versions"].items():
             self.versions.setdefault(name, set()).add(version)
         return {name: np.array(one, dtype=np.float64) for name, one in kept["counts"].items()}
 
+    def _all_settings(self, trial: Trial, seed: int) -> dict[str, Any]:
+        """The settings of a score's training, and the defaults of the other stages before it, as STAGE.NAME."""
+        stages = {"build": BuildSettings(), "rank": RankSettings(), "answer": DECODERS[trial.decode].settings()}
+        if trial.method:
+            stages["train"] = self.settings(trial, seed)
+        return {f"{stage}.{name}": value for stage, own in stages.items() for name, value in asdict(own).items()}
 
-def _check_settings(path: Path, kept: Mapping[str, Any], settings: TrainSettings) -> None:
+
+def _check_settings(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Names stand for what a trial changes, not for defaults; raises SettingError when these were others before."""
-    now = asdict(settings)
     changed = [f"{name} was {kept[name]} and is {now[name]}" for name in now if kept.get(name, now[name]) != now[name]]
     if changed:
         raise SettingError(f"{path} is of other defaults: {'; '.join(changed)}; remove it, or give another --out")

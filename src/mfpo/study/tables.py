@@ -1,10 +1,10 @@
 """A table of the study: rows of trials, the paper's numbers beside ours, and whether ours go the paper's way."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mfpo.probe.page import Line
-from mfpo.study.statistics import Estimate, difference, estimate
+from mfpo.study.statistics import Estimate, Scores, difference, estimate
 from mfpo.study.study import Study
 from mfpo.study.trials import Trial
 
@@ -68,20 +68,39 @@ def fill(
     rows = {
         row: {figure: estimate(own, figure) for figure in columns if figure in own[0]} for row, own in scores.items()
     }
+    known = [claim for claim in claims if claim.figure in study.scale.figures]
+    return Table(rows, columns, paper or {}, judge(known, scores))
+
+
+def judge(claims: Sequence[Claim], scores: Mapping[str, Sequence[Scores]]) -> list[Verdict]:
+    """What becomes of the claims by the scores of the rows."""
     verdicts = []
-    for claim in (claim for claim in claims if claim.figure in study.scale.figures):
+    for claim in claims:
         better, worse = scores[claim.better], scores[claim.worse]
         if claim.figure in LOWER_IS_BETTER:
             better, worse = worse, better
         verdicts.append(Verdict(claim, difference(better, worse, claim.figure)))
-    return Table(rows, columns, paper or {}, verdicts)
+    return verdicts
+
+
+def add_columns(table: Table, columns: Mapping[str, str], scores: Mapping[str, Sequence[Scores]]) -> Table:
+    """The table with more figures, of the rows that have `scores` of them."""
+    rows = {
+        row: {**shown, **{figure: estimate(scores[row], figure) for figure in columns if row in scores}}
+        for row, shown in table.rows.items()
+    }
+    return replace(table, rows=rows, columns={**table.columns, **columns})
 
 
 def line(table: Table, points: Mapping[float, str], figure: str) -> Line:
     """A figure of the rows in `points`, x -> row, as a line with its intervals."""
-    estimates = [table.rows[row][figure] for row in points.values()]
+    return line_of(list(points), [table.rows[row][figure] for row in points.values()])
+
+
+def line_of(x: Sequence[float], estimates: Sequence[Estimate]) -> Line:
+    """Estimates over x as a line with its intervals."""
     return Line(
-        x=list(points),
+        x=x,
         y=[one.mean for one in estimates],
         low=[one.low for one in estimates],
         high=[one.high for one in estimates],
