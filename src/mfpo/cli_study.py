@@ -41,6 +41,10 @@ def reproduce(
     unknown = [name for name in chosen if name not in EXPERIMENTS]
     if unknown:
         raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
+    if chosen == ["rates"] and {"--seeds", "--first-seed"} & {*_options(context)}:
+        raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out {out} is a file; give a folder")
     if scale == "paper" and {"--scenes", "--pairs"} & {*_options(context)}:
         raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
     if first_seed + seeds > _VALIDATION_SEED:

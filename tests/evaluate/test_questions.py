@@ -92,7 +92,7 @@ def test_bad_questions_are_named(tmp_path, images, rows, words):
 def test_the_first_of_several_bad_images_and_their_number(tmp_path, images):
     names = ["red.png", "broken.png", "none.png", "broken.png", "notes.txt"]
     rows = [{"question_id": number, "image": name, "text": "What?"} for number, name in enumerate(names)]
-    with pytest.raises(MfpoError, match=r"line 2: .*broken\.png.* \(and 2 more images cannot be read\)"):
+    with pytest.raises(MfpoError, match=r"line 2: .*broken\.png.* \(and 2 more cannot be read\)"):
         read_questions(write(tmp_path / "q.jsonl", rows), images)
 
 

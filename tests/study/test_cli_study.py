@@ -86,6 +86,13 @@ def test_asked_for_by_name_what_the_scale_lacks_is_an_error_but_the_others_are_m
     assert (tmp_path / "pages" / "table1.md").exists()
 
 
+def test_a_file_is_no_folder_of_results(experiments, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert reproduce("table1", "--out", str(tmp_path / "file")) == 1
+    assert "is a file; give a folder" in " ".join(capsys.readouterr().err.split())
+    assert not experiments
+
+
 def test_a_mistake_in_the_last_experiment_is_told_before_the_first(experiments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mfpo.study.real.RealScale", lambda folder, settings: object())
     (tmp_path / "real.yaml").write_text("{amber: a, amber_images: b}")
@@ -109,6 +116,7 @@ def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, c
     [
         (["table12"], "no experiment is named 'table12'; there are all, table1"),
         (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
+        (["rates", "--seeds", "2"], "rates are chosen with a seed of their own"),
         (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),
         (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "600"], "--pairs are of the picture book"),
     ],

@@ -171,7 +171,8 @@ def test_tables_have_the_columns_that_the_scale_has(study, name, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("table2", "types of questions"), ("table3", "general questions")])
-def test_a_table_of_what_the_scale_has_not_is_an_error(study, name, lacks):
+def test_a_table_of_what_the_scale_has_not_is_an_error(study, name, lacks, monkeypatch):
+    monkeypatch.setattr(study.scale, "has_ranked", True)
     with pytest.raises(NotOnScale, match=lacks):
         EXPERIMENTS[name](study)
 
@@ -236,6 +237,10 @@ def test_scores_of_the_judged_benchmarks_and_of_amber(judged):
 def test_tables_2_and_3_of_the_judged_benchmarks(judged):
     scores = judged.scores(BASE)
     judged.scores = lambda trial: scores
+    for name in ("table3", "table9"):
+        with pytest.raises(NotOnScale, match="ranked_source is not given"):
+            EXPERIMENTS[name](judged)
+    judged.scale.has_ranked = True
     types = EXPERIMENTS["table2"](judged).table
     assert list(types.columns.values()) == list(TYPES)
     assert {one.mean for row in types.rows.values() for one in row.values()} == {4}

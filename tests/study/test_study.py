@@ -170,19 +170,41 @@ def test_the_image_loss_is_compared_with_the_better_part(study, monkeypatch):
 
 
 def test_targets_are_ratios_of_the_trials_that_they_name(study, monkeypatch):
-    of = {None: 10, "dpo": 4, "mdpo": 2, "mfpo": 3}
+    of = {None: 12, "dpo": 4, "mdpo": 2, "mfpo": 3}
 
     def made_up(trial):
-        hits = 6 if dict(trial.settings).get("image_weight") == 0.2 else of[trial.method]
+        hits = 7 if dict(trial.settings).get("image_weight") == 0.2 else of[trial.method]
         counts = np.stack([np.full(12, hits), np.full(12, 12)], axis=1) / 12
         return [dict.fromkeys((*study.scale.figures, "existence_accuracy"), counts)] * 2
 
     monkeypatch.setattr(study, "scores", made_up)
     chair_s, chair_i, dependence, light, *_ = EXPERIMENTS["targets"](study).notes
-    assert chair_s.startswith("CHAIR_s of MFPO by that of the base: 0.30 (")
-    assert chair_i.startswith("CHAIR_i of MFPO by that of the base: 0.30 (")
+    assert chair_s.startswith("CHAIR_s of MFPO by that of the base: 0.25 (")
+    assert chair_i.startswith("CHAIR_i of MFPO by that of the base: 0.25 (")
     assert dependence.startswith("Image dependence of MFPO by that of DPO: 0.75 (")
-    assert light.startswith("The same of MFPO, image weight 0.2: 1.50 (")
+    assert light.startswith("The same of MFPO, image weight 0.2: 1.75 (")
+    assert [note.rpartition("; ")[2] for note in (chair_s, chair_i, dependence, light)] == [
+        "reached.",
+        "reached.",
+        "not reached.",
+        "reached.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("side", "low", "high", "word"),
+    [
+        ("at least", 1.6, 2.0, "reached"),
+        ("at least", 1.2, 2.2, "reached by the mean, not settled"),
+        ("at least", 1.0, 1.8, "not reached"),
+        ("at most", 1.0, 1.4, "reached"),
+        ("at most", 1.0, 1.8, "reached by the mean, not settled"),
+        ("at most", 1.4, 2.0, "not reached"),
+    ],
+)
+def test_a_target_is_reached_by_its_interval_or_its_mean(side, low, high, word):
+    one = Estimate((low + high) / 2, None, low, high, 3)
+    assert questions._reached("A", one, side, 1.5).endswith(f"wanted: {side} 1.5; {word}.")
 
 
 def test_the_best_rate_has_few_hallucinations_and_much_cover(study, monkeypatch):
@@ -195,7 +217,7 @@ def test_the_best_rate_has_few_hallucinations_and_much_cover(study, monkeypatch)
     monkeypatch.setattr(study, "scores", made_up)
     notes = EXPERIMENTS["rates"](study).notes
     assert "dpo: 1e-05 is best; the tables use 1e-05." in notes
-    assert all(": 1e-05 is best; the tables use " in note for note in notes[:-1])
+    assert all(": 1e-05 is best; the tables use " in note for note in notes[:-2])
 
 
 def test_rewards_are_of_log_ratios_to_the_base(study, monkeypatch):

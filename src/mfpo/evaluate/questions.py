@@ -36,7 +36,7 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
             faults.append(f"{where}: {error}")
         seen.add(image)
     if faults:
-        rest = f" (and {len(faults) - 1} more images cannot be read)" if faults[1:] else ""
+        rest = f" (and {len(faults) - 1} more cannot be read)" if faults[1:] else ""
         raise MfpoError(faults[0] + rest)
     return list(questions.values())
 

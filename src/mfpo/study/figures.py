@@ -105,7 +105,7 @@ def figure2(study: Study) -> Result:
     rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
     verdicts = [
         Verdict(Claim(better, worse, "balance"), difference(scores[better], scores[worse], "balance"))
-        for worse, better in pairwise(trials)
+        for worse, better in [*pairwise(trials), ("text", "text + region image")]
     ]
     names = {"text": "rewards/margins", "image": "rewards/image_margins"}
     plots = [
@@ -184,12 +184,16 @@ def figure6(study: Study) -> Result:
 def figure7(study: Study) -> Result:
     """The terms of the loss over training; the first seed's runs."""
     trials = {"easy to hard": mfpo(), "end to end": mfpo(curriculum=False)}
-    table, notes = fill(study, {"base": BASE, **trials}), [f"The curves are of seed {study.seeds[0]}."]
+    table = fill(study, {"base": BASE, **trials})
     names = {name: f"loss/{name}" for name in ("text", "image", "margin")}
     plots = [
         Plot(row, "step", "loss", {name: _logged(study, trial, key) for name, key in names.items()})
         for row, trial in trials.items()
     ]
+    notes = [f"The curves are of seed {study.seeds[0]}."]
+    for one in plots:
+        ends = [f"{name} {line.y[0]:.2f} to {line.y[-1]:.2f}" for name, line in one.lines.items()]
+        notes.append(f"First and last loss, {one.title}: {', '.join(ends)}.")
     return Result("Figure 7: the loss over training", table, plots, notes)
 
 

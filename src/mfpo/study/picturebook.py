@@ -45,6 +45,7 @@ class PictureBookScale:
     """
 
     base = WEIGHTS
+    has_ranked = True
     figures: Mapping[str, str] = FIGURES
     question_types: Mapping[str, str] = {
         "existence_present": "present",

@@ -96,6 +96,7 @@ class RealScale:
         self.folder, self.settings = folder, settings
         _check_paths(settings)
         self.pairs = self._trained_rows(settings.source)
+        self.has_ranked = settings.ranked_source is not None
         if settings.ranked_source:
             self._trained_rows(settings.ranked_source)  # a mistake in it is told now, and not at Table 9
         self.base = model_folder(settings.model)

@@ -29,13 +29,14 @@ class NotOnScale(SettingError):
 class Scale(Protocol):
     """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
 
-    `pairs` is how many pairs there are to train on, `figures` are the columns of the tables by key, `question_types`
-    those of Table 2. `trained_on` is what trainings depend on beside trial and seed, `context` what scores do;
-    `scored_on` says in words what these are of.
+    `pairs` is how many pairs there are to train on, `has_ranked` whether there are ranked ones too. `figures` are the
+    columns of the tables by key, `question_types` those of Table 2. `trained_on` is what trainings depend on beside
+    trial and seed, `context` what scores do; `scored_on` says in words what these are of.
     """
 
     base: Path
     pairs: int
+    has_ranked: bool
     figures: Mapping[str, str]
     question_types: Mapping[str, str]
     scored_on: str
