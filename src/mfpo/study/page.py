@@ -116,7 +116,8 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
     lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
     notes = [note.removesuffix(".") for note in result.notes]  # the page adds a full stop
     lead |= {f"Note {number}:" if notes[1:] else "Note:": note for number, note in enumerate(notes, start=1)}
-    bands = "Bands are 95 % intervals."
+    has_bands = any(line.low is not None for one in result.plots for line in one.lines.values())
+    bands = "Bands are 95 % intervals." if has_bands else "Faint lines are the values before smoothing."
     if len(result.plots) == 1 or any(len(one.lines) > 6 for one in result.plots):
         panels = [Panels(one.title, bands, {"": _draw(one, wide=True)}) for one in result.plots]
     else:
