@@ -147,6 +147,9 @@ def test_what_is_not_there_is_told_before_anything_is_scored(study, tmp_path):
     for name in ("objhal_truth", "objhal_images", "images"):
         with pytest.raises(SettingError, match=f"{name} is data/none, and nothing is there"):
             RealScale(tmp_path, replace(study.scale.settings, **{name: "data/none"}))
+    (tmp_path / "truth.jsonl").write_text("{}\n")
+    with pytest.raises(MfpoError, match=r"truth.jsonl, line 1: must be"):
+        RealScale(tmp_path, replace(study.scale.settings, objhal_truth=str(tmp_path / "truth.jsonl")))
     with pytest.raises(MfpoError, match="no such file"):
         RealScale(tmp_path, replace(study.scale.settings, source="none.jsonl"))
     with pytest.raises(MfpoError, match=r"none2.jsonl: no such file"):
@@ -261,8 +264,7 @@ def test_other_data_or_training_settings_are_another_run(study):
 def test_what_is_kept_stands_for_the_contents_of_files(study, tmp_path):
     files = {}
     for name in ("source", "objhal_questions", "objhal_truth"):
-        files[name] = shutil.copy(getattr(study.scale.settings, name), tmp_path / name)
-    files["source"] = shutil.move(files["source"], tmp_path / "source.jsonl")
+        files[name] = shutil.copy(getattr(study.scale.settings, name), tmp_path / f"{name}.jsonl")
     before = RealScale(tmp_path, replace(study.scale.settings, **{name: str(file) for name, file in files.items()}))
     for name, changed in (("source", "trained_on"), ("objhal_questions", "context"), ("objhal_truth", "context")):
         with Path(files[name]).open("a") as file:

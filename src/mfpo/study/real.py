@@ -16,6 +16,7 @@ from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, amber_file, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import image_key, read_answers, read_rows
+from mfpo.evaluate.chair import load_annotations
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.generate import answer
 from mfpo.evaluate.judge import JudgeSettings
@@ -227,12 +228,14 @@ class RealScale:
 
 
 def _check_paths(s: RealSettings) -> None:
-    """Raises SettingError for a file or folder that is not there, before hours are spent on the others."""
+    """Raises MfpoError for a file or folder that is not there or no truth, before hours are spent on the others."""
     benchmarks = ("objhal_questions", "objhal_truth", "amber", "mmhal", "llava_bench")
     for name in ("images", *benchmarks, *(f"{one}_images" for one in ("objhal", "amber", "mmhal", "llava_bench"))):
         path = getattr(s, name)
         if path and not Path(path).exists():
             raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
+    if s.objhal_truth:
+        load_annotations(Path(s.objhal_truth))
 
 
 @cache
