@@ -14,9 +14,9 @@ from mfpo.probe.page import Line
 from mfpo.probe.rewards import smooth
 from mfpo.study.experiments import BASE, Plot, Result, claim, experiment, mfpo, terms
 from mfpo.study.paper import PAPER
-from mfpo.study.statistics import LOGPS, Estimate, Scores, difference, estimate
+from mfpo.study.statistics import LOGPS, Estimate, Scores, estimate
 from mfpo.study.study import NotOnScale, Study
-from mfpo.study.tables import Claim, Table, Verdict, add_columns, fill, judge, line, line_of
+from mfpo.study.tables import Claim, Table, add_columns, fill, judge, line, line_of
 from mfpo.study.trials import Data, Trial, trained
 
 NOISE_STEPS = (100, 300, 500, 700, 900)
@@ -103,10 +103,8 @@ def figure2(study: Study) -> Result:
     }
     scores = beside_base(study, trials, margins)
     rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
-    verdicts = [
-        Verdict(Claim(better, worse, "balance"), difference(scores[better], scores[worse], "balance"))
-        for worse, better in [*pairwise(trials), ("text", "text + region image")]
-    ]
+    pairs = [*pairwise(trials), ("text", "text + region image")]
+    verdicts = judge([Claim(better, worse, "balance") for worse, better in pairs], scores)
     names = {"text": "rewards/margins", "image": "rewards/image_margins"}
     plots = [
         Plot(row, "step", "margin", {name: _logged(study, trial, key) for name, key in names.items()})
