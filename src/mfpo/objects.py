@@ -1,19 +1,22 @@
 """Which of COCO's 80 classes a text names, by the method of CHAIR (Rohrbach et al. 2018, section 2.1)."""
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from textblob.en.inflect import singularize
+from textblob.en.inflect import pluralize, singularize
 
 # CHAIR's animals and vehicles: the word before one of them says its age or use, and is no person.
 ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 _VEHICLES = ("car", "airplane", "bus", "train", "truck", "boat")
 _BEFORE = {"baby": ANIMALS, "adult": ANIMALS, "passenger": _VEHICLES}
 
-WORD = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)*")
+# Unicode has two hyphens besides ASCII's, and a soft one, which is no character of the word.
+_HYPHENS, _SOFT_HYPHEN = "-\u2010\u2011", "\u00ad"
+WORD = re.compile(rf"[^\W\d_]+(?:[{_HYPHENS}{_SOFT_HYPHEN}/_][^\W\d_]+)*")
+_HYPHEN = re.compile(f"[{_HYPHENS}_]")
 # A word, or a mark between two words, which then are no term together.
 TOKEN = re.compile(rf"{WORD.pattern}|\S")
 
@@ -37,24 +40,50 @@ def _read_words() -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(dict.fromkeys(name for name, _, _ in classes if name != "none")), terms
 
 
+def singulars(words: Iterable[str]) -> dict[str, str]:
+    """Each of `words`, and its plurals, with the word itself; a word stays one though it looks like a plural ("bus").
+
+    >>> forms = singulars(["bus", "tie", "man"])
+    >>> forms["bus"], forms["buses"], forms["ties"], forms["men"]
+    ('bus', 'bus', 'tie', 'man')
+    """
+    known = dict.fromkeys(words)
+    plurals = {form: word for word in known for form in (f"{word}s", pluralize(word))}
+    # The inflector's singular goes first: two words may have one plural ("knife" and a table's wrong "knive").
+    right = {form: single for form in plurals if (single := singularize(form)) in known}
+    return plurals | right | {word: word for word in known}
+
+
+def singular(word: str, forms: Mapping[str, str], terms: Container[str]) -> str:
+    """`word` in lower case and singular, where `forms` are the `singulars` of the words of `terms`.
+
+    >>> singular("Hot-Dogs", singulars(["hot", "dog"]), {"hot dog"}), singular("double-deckers", {}, set())
+    ('hot dog', 'double-decker')
+    """
+    small = word.lower().replace(_SOFT_HYPHEN, "")
+    parts = [forms.get(part) or str(singularize(part)) for part in _HYPHEN.split(small)]
+    spaced = " ".join(parts)
+    return spaced if spaced in terms else "-".join(parts)
+
+
 CATEGORIES, _TERMS = _read_words()
 _PAIRS = {term for term in _TERMS if " " in term}
-_PARTS = {part for term in _TERMS for part in term.split()}
+# The inflector makes "bu" of "bus", "glas" of "glass" and "ty" of "ties", so it is asked only about other words.
+_SINGULARS = singulars(part for term in _TERMS for part in term.split())
 
 
 def mentions(text: str) -> list[Mention]:
     """Every COCO object that `text` names, in order and with repetitions, in singular or plural.
 
     A term of two words goes before its parts ("hot dog" is no dog, "baby elephant" no person). As in CHAIR, a "seat"
-    is no chair where the text also names a toilet.
+    is no chair where the text also has the word "toilet".
 
     >>> mentions("Two buses pass a hot dog stand.")
     [Mention(category='bus', start=4, end=9), Mention(category='hot dog', start=17, end=24)]
     """
-    found = [mention for mention in _terms(text) if mention.category != "none"]
-    if any(mention.category == "toilet" for mention in found):
-        return [m for m in found if _singular(text[m.start : m.end]) != "seat"]
-    return found
+    found = [(term, start, end) for term, start, end in _terms(text) if _TERMS[term] != "none"]
+    has_toilet = any(term.startswith("toilet") for term, _, _ in found)
+    return [Mention(_TERMS[term], start, end) for term, start, end in found if not (term == "seat" and has_toilet)]
 
 
 def category_of(phrase: str) -> str | None:
@@ -65,6 +94,15 @@ def category_of(phrase: str) -> str | None:
     """
     found = mentions(phrase)
     return found[-1].category if found else None
+
+
+def is_term(words: str) -> bool:
+    """Whether `words`, in singular or plural, are a term that names a COCO object, and not just hold one.
+
+    >>> is_term("bears"), is_term("stop signs"), is_term("red bus")
+    (True, True, False)
+    """
+    return _TERMS.get(" ".join(map(_singular, words.split())), "none") != "none"
 
 
 def join_pairs(words: Sequence[str], pairs: Container[str]) -> Iterator[tuple[int, int]]:
@@ -81,23 +119,16 @@ def join_pairs(words: Sequence[str], pairs: Container[str]) -> Iterator[tuple[in
         start = end
 
 
-def _terms(text: str) -> Iterator[Mention]:
-    """The terms of the table in `text`, those of two words first, "none" included."""
+def _terms(text: str) -> Iterator[tuple[str, int, int]]:
+    """The terms of the table in `text` with their places, those of two words first, "none" included."""
     tokens = list(TOKEN.finditer(text))
     words = [_singular(token.group()) for token in tokens]
     for start, end in join_pairs(words, _PAIRS):
         term = " ".join(words[start:end])
         if term in _TERMS:
-            yield Mention(_TERMS[term], tokens[start].start(), tokens[end - 1].end())
+            yield term, tokens[start].start(), tokens[end - 1].end()
 
 
 @lru_cache(maxsize=100_000)
 def _singular(word: str) -> str:
-    """`word` in lower case and singular; "hot-dog" becomes "hot dog" where the table has that term."""
-    word = word.lower()
-    # The inflector makes "bu" of "bus" and "glas" of "glass", so a known word stays as it is.
-    if word in _PARTS:
-        return word
-    singular = singularize(word)
-    spaced = singular.replace("-", " ")
-    return spaced if spaced in _TERMS else singular
+    return singular(word, _SINGULARS, _TERMS)

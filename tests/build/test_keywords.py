@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 from mfpo.build.keywords import KeywordSettings, closeness, edge_weights, page_rank, rank_keywords, topics_of
 from mfpo.build.vectors import open_vectors
 from mfpo.build.words import SECONDARY, Candidate, candidates
-from mfpo.errors import SettingError
+from mfpo.errors import RecordError, SettingError
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +197,19 @@ def test_one_thing_is_a_keyword() -> None:
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         KeywordSettings(**wrong)
+
+
+def test_an_answer_that_loops_is_refused_in_little_time_and_memory() -> None:
+    text = "A dog and a cat. " * 24_000  # once 17 GB
+    with pytest.raises(RecordError, match=r"408000 characters names things 48000 times, more than the 2000") as caught:
+        rank_keywords(text, KeywordSettings())
+    assert len(str(caught.value)) < 250
+    with pytest.raises(RecordError, match="48000"):
+        rank_keywords("A bird.", KeywordSettings(), against=text)
+    assert names("A dog and a cat. " * 900) == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("piece", [":)", ".", "'", "dog-", "dog,", "orange ", "is orange and ", "dog "])
+def test_what_has_no_end_is_tagged_in_one_pass(piece: str) -> None:
+    """With a quadratic step each of these takes minutes at this length, and the test never ends."""
+    assert len(candidates(piece * (400_000 // len(piece)))) <= 2

@@ -329,6 +329,7 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
         {"id": "dots", "image": "../secret.png"},
         {"id": "absolute", "image": str(tmp_path / "secret.png")},
         {"id": "link", "image": "link.png"},
+        {"id": "loop", "chosen": "A dog and a cat. " * 2000},
         {"id": "a"},
     ]
     file = tmp_path / "data.jsonl"
@@ -342,9 +343,9 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
     source = open_source(file, images=images)
     summary = build(source, tmp_path / "out", BuildSettings(corruption="global", shard_size=3))
     set_aside = lines(tmp_path / "out" / "rejected_rows.jsonl")
-    assert [row["id"] for row in set_aside] == [*(change["id"] for change in changes), "11"]
-    assert [row["row"] for row in set_aside] == list(range(1, 12))
-    assert (summary["read"], summary["written"], summary["set_aside"]) == (13, 2, 11)
+    assert [row["id"] for row in set_aside] == [*(change["id"] for change in changes), "12"]
+    assert [row["row"] for row in set_aside] == list(range(1, 13))
+    assert (summary["read"], summary["written"], summary["set_aside"]) == (14, 2, 12)
     assert summary["reasons"] == {
         f"image leaves the image folder {images}": 3,
         f"image is not in {images}": 2,
@@ -352,6 +353,8 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
         "column 'chosen' is missing": 1,
         "column 'rejected' is empty": 1,
         "columns 'chosen' and 'rejected' are equal, so they express no preference": 1,
+        "an answer of N characters names things N times, more than the N that keywords are ranked among; "
+        "if it repeats itself, cut it": 1,
         "id is that of an earlier row": 1,
         "line N of data.jsonl is not valid JSON": 1,
     }

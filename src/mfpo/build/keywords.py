@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from mfpo.build.vectors import Matrix, open_vectors
 from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger, resolve_tagger
-from mfpo.errors import SettingError
+from mfpo.errors import RecordError, SettingError
+from mfpo.objects import category_of
 from mfpo.records import Keyword
 from mfpo.settings import setting
 
 # Boudin 2018 joins two clusters when their candidates share at least 26 % of their stems on average.
 _TOPIC_OVERLAP = 0.26
+# Memory and time grow with the square of it; an answer of usual length names 20 to 40.
+_MOST_MENTIONS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +55,20 @@ def rank_keywords(text: str, settings: KeywordSettings, *, against: str = "") ->
     """The `settings.top_k` best keywords of `text`, best first; fewer where it names fewer things, none if it has none.
 
     Of two phrases for one thing ("dining table", "table") the better one stands for both. Things that the text
-    `against` names too are left out, unless it names them all.
+    `against` names too are left out, unless it names them all. Raises RecordError when one of the texts names more than
+    2,000 things, repetitions included.
 
     >>> best = rank_keywords("A black cat sits on a mat. The cat eyes a mouse.", KeywordSettings(top_k=2))
     >>> [keyword["text"] for keyword in best]
     ['black cat', 'mat']
     """
-    phrases = candidates(text, open_tagger(settings.tagger))
+    phrases, others = _named(text, settings.tagger), _named(against, settings.tagger)
     if not phrases:
         return []
     vectors = open_vectors(settings.vectors)
     omega = edge_weights(phrases, settings, vectors([phrase.text for phrase in phrases]) if vectors else None)
     scores = page_rank(omega, settings.damping)
     order = np.argsort(-scores, kind="stable").tolist()
-    others = candidates(against, open_tagger(settings.tagger))
     differing = [index for index in order if not any(_same_thing(phrases[index], other) for other in others)]
     best: list[int] = []
     for index in differing or order:
@@ -74,6 +77,17 @@ def rank_keywords(text: str, settings: KeywordSettings, *, against: str = "") ->
             if len(best) == settings.top_k:
                 break
     return [Keyword(text=phrases[i].text, score=float(scores[i])) for i in best]
+
+
+def _named(text: str, tagger: str) -> list[Candidate]:
+    phrases = candidates(text, open_tagger(tagger))
+    times = sum(len(phrase.positions) for phrase in phrases)
+    if times > _MOST_MENTIONS:
+        raise RecordError(
+            f"an answer of {len(text)} characters names things {times} times, more than the {_MOST_MENTIONS} that "
+            "keywords are ranked among; if it repeats itself, cut it"
+        )
+    return phrases
 
 
 def edge_weights(phrases: Sequence[Candidate], settings: KeywordSettings, vectors: Matrix | None = None) -> Matrix:
@@ -147,6 +161,7 @@ def page_rank(omega: Matrix, damping: float) -> Matrix:
 
 
 def _same_thing(one: Candidate, other: Candidate) -> bool:
-    """Whether one phrase is the other without its first nouns."""
+    """Whether one phrase is the other without its first nouns, and not another object ("dog", "hot dog")."""
     shared = min(len(one.nouns), len(other.nouns))
-    return one.nouns[-shared:] == other.nouns[-shared:]
+    objects = {category_of(one.text), category_of(other.text)} - {None}
+    return one.nouns[-shared:] == other.nouns[-shared:] and len(objects) < 2

@@ -131,6 +131,7 @@ def draft(work: Work, source: Source, settings: BuildSettings) -> Work:
     if work.fault is None:
         with _stage(work, "keywords"):
             work.draft = draft_record(record, settings)
+    if work.draft is not None:
         with _stage(work, "read"):
             work.draft.pixels  # noqa: B018 - decoded here, so that a broken image is found before it is searched
     return work

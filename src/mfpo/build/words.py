@@ -12,7 +12,8 @@ from textblob.en import parser
 from textblob.en.inflect import pluralize, singularize
 
 from mfpo.errors import SettingError
-from mfpo.objects import category_of
+from mfpo.nouns import word_letters
+from mfpo.objects import is_term
 
 # Gives each word of a text, in order, with its part of speech as the Penn Treebank writes it.
 Tagger = Callable[[str], list[tuple[str, str]]]
@@ -23,11 +24,12 @@ for _words in (parser.lexicon, parser.lexicon.morphology, parser.lexicon.context
 
 # spaCy's own English pipelines, the most accurate first.
 _PIPELINES = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
+# Letters; longer pieces without a blank are no words, but links, rulers and the like.
+_LONGEST_CHUNK = 200
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE_ENDS = frozenset([".", "!", "?", "..."])
 _CLOSING = frozenset(["'", '"', "”", "’", ")"])
-# One letter a word, so that a noun phrase is a match of the pattern and its span is the word positions.
-_LETTER = {"JJ": "J", "JJR": "J", "JJS": "J", "NN": "N", "NNP": "N", "NNS": "S", "NNPS": "S"}
+# Of one letter a word, so that the span of a match is the word positions.
 _NOUN_PHRASE = re.compile("J*[NS]+")
 _singular = lru_cache(maxsize=100_000)(singularize)
 # The taggers know no other language, and make one long noun of a sentence in another script.
@@ -93,12 +95,15 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
     """
     tagged = (tagger or tag_with_textblob)(text)
     words = tuple([word for word, _ in tagged])
-    tags = [tag for _, tag in tagged]
-    letters = "".join(map(_letter, words, tags, ["", *tags]))
+    letters = word_letters(words, [tag for _, tag in tagged], is_term)
+    letters = "".join([letter if _may_name(word) else "." for word, letter in zip(words, letters, strict=True)])
     found: dict[tuple[str, ...], tuple[str, list[int]]] = {}
     for match in _NOUN_PHRASE.finditer(letters):
         start, end = match.span()
         phrase, nouns = _phrase(words[start:end], letters[start:end])
+        if nouns[-1] in _INVISIBLE_NOUNS and end - start > 1 and is_term(words[end - 2]):
+            # "Pizza slices" and "the sink area" still show a pizza and a sink.
+            phrase, nouns = _phrase(words[start : end - 1], f"{letters[start : end - 2]}N")
         if nouns[-1] not in _INVISIBLE_NOUNS:
             found.setdefault(nouns, (phrase, []))[1].append(start)
     return [Candidate(phrase, nouns, tuple(positions)) for nouns, (phrase, positions) in found.items()]
@@ -161,7 +166,7 @@ def _tag_chunk(chunk: str, starts_sentence: bool) -> tuple[tuple[tuple[str, str]
     """The words and tags in a piece of text without blanks, and whether a sentence starts after it."""
     tagged = []
     # Of letters alone there is nothing to split, and the splitter takes most of the time.
-    words = [chunk] if chunk.isalpha() else " ".join(parser.find_tokens(chunk)).split()
+    words = [chunk] if chunk.isalpha() or len(chunk) > _LONGEST_CHUNK else " ".join(parser.find_tokens(chunk)).split()
     for word in words:
         # The tagger looks up a sentence's first word in small letters too.
         sentence = [word] if starts_sentence else ["the", word]
@@ -171,14 +176,9 @@ def _tag_chunk(chunk: str, starts_sentence: bool) -> tuple[tuple[tuple[str, str]
 
 
 @lru_cache(maxsize=100_000)
-def _letter(word: str, tag: str, tag_before: str) -> str:
-    """J for an adjective, N for a noun, S for a plural noun, and a dot for what no phrase consists of."""
-    # "A stop sign", "a white sink" and "a teddy bear" have a verb for the tagger, which sees no context.
-    if tag == "VB" and (tag_before in ("DT", "JJ") or (tag_before != "TO" and category_of(word))):
-        return "N"
-    if not _IS_ENGLISH.match(word) or word.lower() in _VAGUE_ADJECTIVES:
-        return "."
-    return _LETTER.get(tag, ".")
+def _may_name(word: str) -> bool:
+    """Whether the word may be part of a thing's name."""
+    return bool(_IS_ENGLISH.match(word)) and word.lower() not in _VAGUE_ADJECTIVES
 
 
 @lru_cache(maxsize=100_000)

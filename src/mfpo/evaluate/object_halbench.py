@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from textblob.en import tag
-from textblob.en.inflect import singularize
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, image_key, read_id, read_rows, some
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
-from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs
+from mfpo.nouns import word_letters
+from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs, singular, singulars
 
 # Of the prompt in RLHF-V's script, without its outer blanks, and of its table of synonyms.
 _OFFICIAL_PROMPT = "c3dc8146b288c75245224456441b366c51eb64a173436beb05fbffbd6bec06ff"
@@ -41,7 +41,6 @@ _PAIRS = (
     | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in (*ANIMALS, "animal", "cub")}
     | {"passenger jet": "jet", "passenger train": "train"}
 )
-_NOUNS = ("NN", "NNS", "NNP", "NNPS")
 
 # The parts of the official prompt, in its order.
 PLACES = ("question", "answer")
@@ -62,8 +61,8 @@ else, for example ["dog", "dining table"]; reply with [] if it names no visible 
     PLACES,
 )
 
-# A text's words, each with its lemma and its part of speech as in the Penn Treebank.
-Tagger = Callable[[str], list[tuple[str, str]]]
+# A text's words, each as its lemma, with whether it is a noun.
+Tagger = Callable[[str], list[tuple[str, bool]]]
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,16 @@ class Table:
     official: bool
 
     @cached_property
-    def words(self) -> frozenset[str]:
-        """The single words of all terms."""
-        return frozenset(word for term in self.classes for word in term.split())
+    def _singulars(self) -> dict[str, str]:
+        return singulars(word for term in self.classes for word in term.split())
 
     def singular(self, word: str) -> str:
         """`word` in lower case and singular; a word of the table stays ("bus", "glass")."""
-        word = word.lower()
-        return word if word in self.words else str(singularize(word))
+        return singular(word, self._singulars, self.classes)
+
+    def has(self, words: str) -> bool:
+        """Whether `words`, in singular or plural, are a term of the table."""
+        return " ".join(map(self.singular, words.split())) in self.classes
 
 
 @dataclass(frozen=True)
@@ -339,8 +340,8 @@ def _terms_of(names: Sequence[str], table: Table, tagger: Tagger) -> list[str]:
     return list(dict.fromkeys(terms))
 
 
-def _noun_runs(tagged: Sequence[tuple[str, str]]) -> list[str]:
-    marked = " ".join(lemma if part in _NOUNS else "|" for lemma, part in tagged)
+def _noun_runs(tagged: Sequence[tuple[str, bool]]) -> list[str]:
+    marked = " ".join(lemma if is_noun else "|" for lemma, is_noun in tagged)
     return [run.strip() for run in marked.split("|") if run.strip()]
 
 
@@ -367,11 +368,9 @@ def _hash(text: str) -> str:
 
 
 def _open_tagger(name: str, table: Table) -> Tagger:
-    """The tagger of that name. Raises MfpoError when it is not installed."""
+    """The tagger of that name; what the official one says stands. Raises MfpoError when it is not installed."""
     if name == "textblob":
-        return lambda text: [
-            (table.singular(word) if part in _NOUNS else word.lower(), part) for word, part in tag(text)
-        ]
+        return lambda text: _nouns_marked(tag(text), table)
     try:
         import spacy
 
@@ -381,4 +380,13 @@ def _open_tagger(name: str, table: Table) -> Tagger:
             f"tagger is {name!r}, which cannot be loaded ({str(error).splitlines()[0]}); give textblob or an "
             f"installed spaCy pipeline, officially {_OFFICIAL_TAGGER}"
         ) from None
-    return lambda text: [(token.lemma_, token.tag_) for token in pipeline(text)]
+    if name == _OFFICIAL_TAGGER:
+        return lambda text: [(token.lemma_, token.tag_ in ("NN", "NNS", "NNP", "NNPS")) for token in pipeline(text)]
+    return lambda text: _nouns_marked([(token.text, token.tag_) for token in pipeline(text)], table)
+
+
+def _nouns_marked(tagged: Sequence[tuple[str, str]], table: Table) -> list[tuple[str, bool]]:
+    """The words of a text with their parts of speech as lemmas, each word of the table a noun where one can stand."""
+    words, parts = zip(*tagged, strict=True)
+    are_nouns = [letter in "NS" for letter in word_letters(words, parts, table.has)]
+    return [(table.singular(word) if noun else word.lower(), noun) for word, noun in zip(words, are_nouns, strict=True)]
