@@ -15,7 +15,7 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_json, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_json, some, thinking
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, figure_of, quotient
 
@@ -101,8 +101,9 @@ def amber(
     asked = {kind: [name for name, question in questions.items() if _kind(question) == kind] for kind in sorted(kinds)}
     known = {name: Asked(questions[name].text, (questions[name].image,)) for names in asked.values() for name in names}
     given = check_asked(answers, known, "AMBER", allow_missing=allow_missing)
-    texts = {kind: {name: given[name].text for name in asked[kind] if name in given} for kind in asked}
-    counts = {kind: _counts(texts[kind], len(asked[kind])) for kind in asked}
+    by_kind = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
+    texts = {kind: {name: answer.text for name, answer in by_kind[kind].items()} for kind in asked}
+    counts = {kind: _counts(texts[kind], len(asked[kind])) | thinking(by_kind[kind].values()) for kind in asked}
     tallies: dict[str, Tally] = {}
     details = {
         name: describe(text, questions[name], benchmark, reading) for name, text in texts.get("generative", {}).items()
@@ -178,7 +179,7 @@ def load_amber(folder: Path) -> Benchmark:
         near = {str(word): tuple(map(str, words)) for word, words in near.items()}
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise MfpoError(
-            f"{folder}: does not hold AMBER's files ({error!r}); give one with {', '.join(_FILES)}"
+            f"{folder}: does not hold AMBER's files ({repr(error)[:80]}); give one with {', '.join(_FILES)}"
         ) from None
     apart = sorted(queried.keys() ^ questions.keys())
     if apart:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.errors import MfpoError, SettingError
+from mfpo.evaluate.answers import without_thoughts
 from mfpo.evaluate.openai_client import (
     OPENAI,
     Completion,
@@ -101,9 +102,9 @@ class Judge:
     ) -> dict[str, Verdict[T]]:
         """The verdict on each of the named prompts, from the cache or from the endpoint.
 
-        `read` gives what a reply says, or None when it cannot be read, and then the judge is asked again. Raises
-        MfpoError when the cache is none or another run writes it, as `open_client`, and when the endpoint fails for
-        good; what it replied before is in the cache.
+        `read` gives what a reply says, without the judge's thoughts, or None when it cannot be read, and then the judge
+        is asked again. Raises MfpoError when the cache is none or another run writes it, as `open_client`, and when the
+        endpoint fails for good; what it replied before is in the cache.
         """
         settings = self.settings
         prompts = {name: _sendable(messages) for name, messages in prompts.items()}
@@ -122,10 +123,15 @@ class Judge:
                 settled = side_by_side(client, settle, asked, settings.concurrency)
                 for _ in track(settled, "judging", total=len(left), console=Console(stderr=True)):
                     pass
+        replied = (self._replies[key] for key in set(keys.values()))
+        self._counts["thinking"] += sum(any(without_thoughts(reply) != reply for reply in each) for each in replied)
         return {name: Verdict(tuple(self._replies[key]), self._reading(key, read)) for name, key in keys.items()}
 
     def report(self) -> dict[str, Any]:
-        """Who judged, how often it was asked, and the tokens and the cost of this run; a cost unknown is None."""
+        """Who judged, how often it was asked, and the tokens and the cost of this run; a cost unknown is None.
+
+        `thinking` counts the verdicts in which the judge also thinks, if there are any.
+        """
         settings, counts = self.settings, self._counts
         prices = (settings.prompt_price, settings.completion_price)
         parts = [counts[kind] * price / 1e6 for kind, price in zip(_TOKENS, prices, strict=True) if price is not None]
@@ -135,11 +141,12 @@ class Judge:
             "endpoint": settings.endpoint,
             "answered_by": sorted(self._answered_by),
             **{name: counts[name] for name in names},
+            **({"thinking": counts["thinking"]} if counts["thinking"] else {}),
             "cost": sum(parts) if len(parts) == 2 else None,
         }
 
     def _reading(self, key: str, read: Callable[[str], T | None]) -> T | None:
-        readings = (read(reply) for reply in self._replies[key])
+        readings = (read(without_thoughts(reply)) for reply in self._replies[key])
         return next((reading for reading in readings if reading is not None), None)
 
     def _is_open(self, key: str, read: Callable[[str], T | None]) -> bool:

@@ -6,12 +6,12 @@ The figure is the model's mean score in percent of the reference's. The judge se
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_json, read_rows, some
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_json, read_rows, some, thinking
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Verdict
 
@@ -68,6 +68,7 @@ class LlavaBench:
     empty: int
     swapped: bool
     official_prompt: bool
+    thinking: dict[str, int] = field(default_factory=dict)
 
     @property
     def unreadable(self) -> list[str]:
@@ -126,6 +127,7 @@ def llava_bench(
         categories={name: question.category for name, question in questions.items()},
         missing=len(questions) - len(given),
         empty=sum(not answer.text.strip() for answer in given.values()),
+        thinking=thinking(given.values()),
         swapped=not official,
         official_prompt=_hash(system, benchmark.rules) == _OFFICIAL,
     )
@@ -166,6 +168,7 @@ def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
         "answers": len(result.pairs),
         "missing": result.missing,
         "empty": result.empty,
+        **result.thinking,
         "unreadable": len(unreadable),
         "unreadable_questions": unreadable,
         "judge": judge.report(),
@@ -201,7 +204,7 @@ def load_llava_bench(folder: Path) -> Benchmark:
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
-            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({error!r})"
+            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({repr(error)[:80]})"
         ) from None
     strange = sorted({question.category for question in benchmark.questions.values()}.difference(CATEGORIES))
     if strange:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,17 @@ from textblob.en import tag
 from textblob.en.inflect import singularize
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, image_key, read_id, read_rows, some
+from mfpo.evaluate.answers import (
+    Answer,
+    Asked,
+    check_asked,
+    check_captions,
+    image_key,
+    read_id,
+    read_rows,
+    some,
+    thinking,
+)
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
 from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs
@@ -113,6 +123,7 @@ class ObjectHalBench:
     not_official: tuple[str, ...]
     missing: int
     empty: int
+    thinking: dict[str, int] = field(default_factory=dict)
 
     @property
     def tallies(self) -> dict[str, Tally]:
@@ -174,6 +185,7 @@ def object_halbench(
         not_official=(*differences, *_differences_of_data(table, asked)),
         missing=len(questions or answers) - len(given),
         empty=sum(not text for text in texts.values()),
+        thinking=thinking(given.values()),
     )
 
 
@@ -217,6 +229,7 @@ def object_halbench_json(result: ObjectHalBench, judge: Judge | None = None) -> 
         "length": sum(one.length for one in described) / len(described),
         "missing": result.missing,
         "empty": result.empty,
+        **result.thinking,
         "unreadable": len(result.unreadable),
         "unreadable_images": list(result.unreadable),
         "judge": judge.report() if judge else None,
