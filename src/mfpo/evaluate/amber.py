@@ -15,7 +15,17 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_json, some, thinking
+from mfpo.evaluate.answers import (
+    Answer,
+    Asked,
+    check_asked,
+    check_captions,
+    read_field,
+    read_json,
+    read_texts,
+    some,
+    thinking,
+)
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, figure_of, quotient
 
@@ -172,7 +182,11 @@ def load_amber(folder: Path) -> Benchmark:
         raise MfpoError(f"{folder}: does not hold AMBER's files ({fault}); give one with {', '.join(_FILES)}")
     try:
         safe = (folder / _FILES[4]).read_text(encoding="utf-8").split("\n")
-        queried = {str(entry["id"]): (str(entry["image"]), str(entry["query"])) for query in queries for entry in query}
+        queried = {
+            str(entry["id"]): (read_field(entry, "image"), read_field(entry, "query"))
+            for query in queries
+            for entry in query
+        }
         questions = {
             (name := str(entry["id"])): _question(entry, *queried.get(name, ("", ""))) for entry in annotations
         }
@@ -209,7 +223,7 @@ def _kind(question: Question) -> str:
 def _question(entry: Mapping[str, Any], image: str, text: str) -> Question:
     kind, truth = entry["type"], entry["truth"]
     if kind == "generative":
-        return Question(image, kind, tuple(map(str, truth)), tuple(map(str, entry["hallu"])))
+        return Question(image, kind, read_texts(entry, "truth"), read_texts(entry, "hallu"))
     if kind not in _DIMENSIONS or truth not in ("yes", "no"):
         raise KeyError(f"id {entry['id']} has type {kind} and truth {truth}")
     return Question(image, kind, truth, text=text)

@@ -98,16 +98,17 @@ def thinking(answers: Iterable[Answer]) -> dict[str, int]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, or of a list in a .json file (`.gz` too), each with the words that say where it is.
+    """The objects of a file, one a line or all in a list (`.gz` too), each with the words that say where it is.
 
     Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
     """
-    if ".json" in path.suffixes and read_text(path).lstrip().startswith("["):
+    text = read_text(path)
+    if text.lstrip().startswith("["):
         yield from _entries(path)
         return
     count = 0
     # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -227,6 +228,22 @@ def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | Non
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise MfpoError(f"{where}: {key} is {repr(value)[:80]}, but must be a text or a whole number")
     return str(value)
+
+
+def read_field(row: Mapping[str, Any], key: str) -> str:
+    """The text under `key`, in a benchmark's own file. Raises KeyError or TypeError when there is none."""
+    value = row[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {repr(value)[:20]}, but must be a text")
+    return value
+
+
+def read_texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The list of texts under `key`, as `read_field`."""
+    value = row[key]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{key} is {repr(value)[:20]}, but must be a list of texts")
+    return tuple(value)
 
 
 def read_label(row: dict[str, Any], where: str) -> str | None:

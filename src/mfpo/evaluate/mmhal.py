@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, read_json, thinking
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, read_field, read_json, read_texts, thinking
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
 from mfpo.evaluate.judge import Judge, Template, Verdict
 
@@ -255,12 +255,12 @@ def _name(answer: Answer, numbers: Mapping[str, str]) -> str | None:
 def _question(number: str, row: Mapping[str, Any]) -> Question:
     return Question(
         number,
-        row["question_type"],
-        str(row["image_id"]),
-        str(row["image_src"]).rpartition("/")[2],
-        tuple(map(str, row["image_content"])),
-        str(row["question"]),
-        str(row["gt_answer"]),
+        read_field(row, "question_type"),
+        read_field(row, "image_id"),
+        read_field(row, "image_src").rpartition("/")[2],
+        read_texts(row, "image_content"),
+        read_field(row, "question"),
+        read_field(row, "gt_answer"),
     )
 
 

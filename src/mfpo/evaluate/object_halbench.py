@@ -72,6 +72,11 @@ else, for example ["dog", "dining table"]; reply with [] if it names no visible 
     PLACES,
 )
 
+# ['dog', "cat",] and, in a list of a line each, "1. dog", "- **traffic light**".
+_QUOTED = re.compile(r"""'([^'"\\\n]*)'|"([^'"\\\n]*)\"""")
+_BRACKETS = re.compile(rf"\[\s*(?:(?:{_QUOTED.pattern})\s*(?:,\s*|(?=\])))+\]")
+_LISTED = re.compile(r"\s*(?:[-*•+]|\d+[.)])\s+[*`\"]*([^\W\d_]+(?:[ -][^\W\d_]+){0,3})[*`\".,;]*\s*")
+
 # A text's words, each with its lemma and its part of speech as in the Penn Treebank.
 Tagger = Callable[[str], list[tuple[str, str]]]
 
@@ -190,7 +195,7 @@ def object_halbench(
 
 
 def read_objects(reply: str) -> list[str] | None:
-    """The list of texts that a reply is or ends with, or None.
+    """The list of texts that a reply is or ends with, or None: JSON, Python's notation, or a line each.
 
     >>> read_objects('["dog", "cat"]'), read_objects('Here:\\n["dog"]'), read_objects("()"), read_objects("A dog.")
     (['dog', 'cat'], ['dog'], [], None)
@@ -205,7 +210,20 @@ def read_objects(reply: str) -> list[str] | None:
             continue
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return names
-    return None
+    return _texts(text[text.find("[") : text.rfind("]") + 1]) or _lines(text)
+
+
+def _texts(text: str) -> list[str] | None:
+    """The texts between brackets, as Python too writes them: in single quotes, with a comma after the last."""
+    match = _BRACKETS.fullmatch(text)
+    return [one or other for one, other in _QUOTED.findall(text)] if match else None
+
+
+def _lines(text: str) -> list[str] | None:
+    """The names in a list of a line each, with at most a line before it that announces the list."""
+    first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
+    found = [_LISTED.fullmatch(line) for line in (rest if first.rstrip(" *").endswith(":") else [first, *rest])]
+    return [match.group(1) for match in found if match] if found and all(found) else None
 
 
 def object_halbench_json(result: ObjectHalBench, judge: Judge | None = None) -> dict[str, Any]:

@@ -140,14 +140,19 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """The JSONL files, and .json files of splits that have no JSONL file; others are no answers, but made from them."""
-    files = [file for file in sorted(folder.iterdir()) if file.name.removesuffix(".gz").endswith(".jsonl")]
-    jsons = [file for file in sorted(folder.iterdir()) if file.name.removesuffix(".gz").endswith(".json")]
-    left = [split for split in SPLITS if not any(split in file.name for file in files)]
-    # "random.jsonl.made_by.json" is the note of a killed `mfpo answer`.
-    return files + [
-        file for file in jsons if ".jsonl" not in file.suffixes and any(split in file.name for split in left)
+    """The JSONL files, and .json files that a split names, but for those that are there as JSONL, too.
+
+    Other .json files are no answers or questions, but made from them.
+    """
+    files = sorted(folder.glob("*.jsonl")) + sorted(folder.glob("*.jsonl.gz"))
+    stems = {file.name.partition(".jsonl")[0] for file in files}
+    jsons = [
+        file
+        for file in sorted(folder.glob("*.json"))
+        # "random.jsonl.made_by.json" is the note of a killed `mfpo answer`.
+        if file.stem not in stems and ".jsonl" not in file.suffixes and any(split in file.name for split in SPLITS)
     ]
+    return files + jsons
 
 
 def _split_json(score: Split) -> dict[str, Any]:
