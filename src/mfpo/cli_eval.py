@@ -302,7 +302,7 @@ def _show(figures: dict[str, Any], json_file: Path | None) -> None:
         console.print(
             "No verdict can be read: these figures say nothing of the answers."
             if tolerant in (None, unreadable)
-            else "The official rule can read none of the verdicts; the tolerant figures say what they mean.",
+            else "The official rule can read no verdict; see the tolerant figures.",
             style="yellow",
         )
     if json_file:

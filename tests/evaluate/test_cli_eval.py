@@ -234,7 +234,7 @@ def test_a_judge_whom_only_the_tolerant_rule_reads(mfpo, mmhal, fake_server, tmp
     assert status == 0
     assert re.search(r"tolerant\.score +│ 4\.00 ", shown)
     assert "No verdict can be read" not in shown
-    assert "The official rule can read none of the verdicts" in shown
+    assert "The official rule can read no verdict; see the tolerant figures." in shown
 
 
 def test_thoughts_are_left_out_by_every_benchmark_that_reads_answers(mfpo, captions, tmp_path):

@@ -281,7 +281,7 @@ def test_what_the_judge_thinks_is_no_rating(questions, stub_judge):
     judge = stub_judge(lambda prompt: "Is it Rating: 2?</think>Rating: 4" if "fine" in prompt else "Rating: 1")
     answers = [*answers_to(questions)[:48], *answers_to(questions, "Bad.")[48:]]
     figures = mmhal_json(mmhal(answers, questions, judge), judge)
-    assert (figures["score"]["value"], figures["unreadable"], figures["judge"]["thinking"]) == (2.5, 0, 1 * 48)
+    assert (figures["score"]["value"], figures["unreadable"], figures["judge"]["thinking"]) == (2.5, 0, 48)
 
 
 def test_thoughts_that_are_cut_off_are_no_verdict(questions, stub_judge):

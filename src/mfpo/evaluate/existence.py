@@ -145,7 +145,9 @@ def load_questions(path: Path) -> list[Question]:
         if question_id is None or image is None or label is None or not isinstance(text, str):
             raise MfpoError(f"{where}: is no question; give question_id, image, text and label")
         if question_id in questions:
-            raise MfpoError(f"{where}: question_id {question_id[:80]} comes a second time; give each question its own")
+            raise MfpoError(
+                f"{where}: question_id {some([question_id])} comes a second time; give each question its own"
+            )
         questions[question_id] = Question(question_id, image, text, label)
     return list(questions.values())
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.errors import MfpoError, SettingError
-from mfpo.evaluate.answers import without_thoughts
+from mfpo.evaluate.answers import some, without_thoughts
 from mfpo.evaluate.openai_client import (
     OPENAI,
     Completion,
@@ -170,7 +170,7 @@ class Judge:
             broken += 1
             if broken == self.settings.attempts:
                 raise MfpoError(
-                    f"judge, question {name}: {self.settings.endpoint} replies, but not with a chat completion; "
+                    f"judge, question {some([name])}: {self.settings.endpoint} replies, but not with a chat completion; "
                     "check the address (it mostly ends in /v1), then run again: what was judged is kept"
                 )
 
@@ -185,7 +185,7 @@ class Judge:
             fault = f"{self.settings.endpoint}: {explain(error, client)}"
         # Raised out here, so that the client's error, which holds the key, is no part of this one.
         raise MfpoError(
-            f"judge, question {name}: {fault}; run again to go on, what was judged is kept in {self._cache}"
+            f"judge, question {some([name])}: {fault}; run again to go on, what was judged is kept in {self._cache}"
         )
 
     def _keep(self, key: str, name: str, completion: Completion) -> None:

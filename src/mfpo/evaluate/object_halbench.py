@@ -291,7 +291,7 @@ def load_questions(path: Path) -> dict[str, str]:
         if image is None or not isinstance(text, str):
             raise MfpoError(f"{where}: is no question; give image_id and question")
         if image_key(image) in questions:
-            raise MfpoError(f"{where}: image {image} comes a second time; Object HalBench asks once about each")
+            raise MfpoError(f"{where}: image {some([image])} comes a second time; Object HalBench asks once about each")
         questions[image_key(image)] = text
     return questions
 
@@ -353,7 +353,9 @@ def _listed(
         if len(text.split()) > 3:
             question = asked[image]
             if question is None:
-                raise MfpoError(f"image {image}: its answer has no prompt, which the judge needs; give the questions")
+                raise MfpoError(
+                    f"image {some([image])}: its answer has no prompt, which the judge needs; give the questions"
+                )
             prompts[image] = [{"role": "system", "content": template.fill(question, text)}]
     verdicts = judge.ask(prompts, read_objects, temperature=0.2, max_tokens=512)
     return {image: verdicts[image].reading if image in verdicts else [] for image in texts}
