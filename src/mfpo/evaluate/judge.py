@@ -170,8 +170,8 @@ class Judge:
             broken += 1
             if broken == self.settings.attempts:
                 raise MfpoError(
-                    f"judge, question {some([name])}: {self.settings.endpoint} replies, but not with a chat completion; "
-                    "check the address (it mostly ends in /v1), then run again: what was judged is kept"
+                    f"judge, question {some([name])}: {self.settings.endpoint} replies, but not with a chat completion"
+                    "; check the address (it mostly ends in /v1), then run again: what was judged is kept"
                 )
 
     def _request(

@@ -130,12 +130,12 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     files = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
     if not files:
         raise MfpoError(
-            f"no .jsonl file in {some(list(map(str, paths)))}, and no .json file with a split in its name; "
+            f"no .jsonl file in {', '.join(map(str, paths))}, and no .json file with a split in its name; "
             f"give a file for each of {', '.join(SPLITS)}"
         )
-    absent = [str(file) for file in files if not file.exists()]
-    if absent:
-        raise MfpoError(f"{some(absent)}: no such file or folder; give an existing one")
+    for file in files:
+        if not file.exists():
+            raise MfpoError(f"{file}: no such file or folder; give an existing one")
     return files
 
 
