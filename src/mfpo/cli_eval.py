@@ -70,19 +70,29 @@ def eval_truth(
 @eval_app.command("existence")
 def eval_existence(
     answers: Answers,
-    annotations: Annotated[Path | None, typer.Option(help="JSONL of the questions, with label yes or no.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The questions, with label yes or no.")] = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
     """Existence questions, read more carefully than POPE's script does.
 
-    Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.jsonl --json existence.json
+    Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.json --json existence.json
     """
     from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.existence import existence, existence_json, load_questions, questions_in
+    from mfpo.evaluate.existence import (
+        existence,
+        existence_json,
+        load_questions,
+        questions_in,
+        read_existence_answers,
+    )
 
-    read = read_answers(answers)
-    questions = load_questions(annotations) if annotations else questions_in(read)
+    if annotations:
+        questions = load_questions(annotations)
+        read = read_existence_answers(answers, questions)
+    else:
+        read = read_answers(answers)
+        questions = questions_in(read)
     _show(existence_json(existence(read, questions, allow_missing=allow_missing)), json_file)
 
 
@@ -287,8 +297,14 @@ def _show(figures: dict[str, Any], json_file: Path | None) -> None:
         else:
             shown.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
     console.print(shown)
-    if figures.get("unreadable") and figures["unreadable"] == figures.get("answers"):
-        console.print("No verdict can be read: these figures say nothing of the answers.", style="yellow")
+    unreadable, tolerant = figures.get("unreadable"), figures.get("tolerant", {}).get("unreadable")
+    if unreadable and unreadable == figures.get("answers"):
+        console.print(
+            "No verdict can be read: these figures say nothing of the answers."
+            if tolerant in (None, unreadable)
+            else "The official rule can read no verdict; see the tolerant figures.",
+            style="yellow",
+        )
     if json_file:
         write_json(json_file, figures)
 

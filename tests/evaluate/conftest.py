@@ -124,7 +124,7 @@ class FakeServer:
         self.send(request, 400, {"error": {"message": "too long"}})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_server() -> type[FakeServer]:
     """The class of the server: `with fake_server(reply, faults) as server`."""
     return FakeServer

@@ -6,7 +6,18 @@ import json
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, answered, check_asked, image_key, read_answers, read_rows, some
+from mfpo.evaluate.answers import (
+    Answer,
+    Asked,
+    answered,
+    check_asked,
+    check_captions,
+    image_key,
+    read_answers,
+    read_rows,
+    some,
+    without_thoughts,
+)
 
 
 def write(path, *rows):
@@ -185,3 +196,50 @@ def test_a_failed_question_is_a_missing_answer(tmp_path):
 def test_some():
     assert some(["a", "b", "c"]) == "a, b, c"
     assert some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>A dog? No.</think>\n\nYes.", "Yes."),
+        ("A dog? No.\n</think>\n\nYes.", "Yes."),
+        ("<think>A dog? No", ""),
+        ("<think></think>Yes", "Yes"),
+        ("<think>a</think> A dog <think>b</think>and a cat.", "A dog and a cat."),
+        ("<think>a</think>A dog.<think>or a", "A dog."),
+        ("a</think>b</think>Yes", "Yes"),
+        ("<think>a<think>b</think>c</think>Yes", "Yes"),
+        ("a</think>A dog.<think>b", "A dog."),
+        ("<THINK>a</Think>Yes", "Yes"),
+        ("<thinking>a</thinking>Yes", "Yes"),
+        ("◁think▷a◁/think▷Yes", "Yes"),
+        ("</think>", ""),
+        ("<think>", ""),
+        (" I think so. <thinker>\n", " I think so. <thinker>\n"),
+        ("a < think > b", "a < think > b"),
+    ],
+)
+def test_thoughts_are_not_said(text, said):
+    assert without_thoughts(text) == said
+
+
+def test_many_tags_take_no_time():
+    assert without_thoughts("<think>" * 100_000) == ""
+    assert without_thoughts("<think>a</think>b" * 50_000) == "b" * 50_000
+
+
+def test_thoughts_of_an_answer_are_left_out_and_marked(tmp_path):
+    rows = [{"id": 1, "text": "<think>A cat?</think> A dog."}, {"id": 2, "text": " A dog."}]
+    first, second = read_answers(write(tmp_path / "a.jsonl", *rows))
+    assert (first.text, first.thinking, second.text, second.thinking) == ("A dog.", True, " A dog.", False)
+
+
+def test_a_message_repeats_no_long_or_broken_name():
+    assert some(["a\nb\u2028c", "x" * 500]) == f"a b c, {'x' * 80}"
+
+
+@pytest.mark.parametrize("texts", [["Yes", ""], ["1. Yes", "(b) **No**"], ["Answer: yes, a dog", "No dog"]])
+def test_answers_that_are_no_captions(texts):
+    with pytest.raises(MfpoError, match=r"all \d answers begin with yes or no"):
+        check_captions(texts)
+    check_captions([*texts, "Nobody is here."])

@@ -227,6 +227,52 @@ def test_a_json_file_that_cannot_be_is_told_before_anything_is_asked(mfpo, capti
     assert names == {"truth.jsonl", "first.jsonl", "second.jsonl"}
 
 
+def test_a_judge_whom_only_the_tolerant_rule_reads(mfpo, mmhal, fake_server, tmp_path):
+    with fake_server(lambda prompt: "**Rating:** **4**") as server:
+        judge = ("--annotations", mmhal, "--judge", "judge-1", "--endpoint", server.url)
+        status, shown, _ = mfpo("eval", "mmhal", tmp_path / "good.jsonl", *judge)
+    assert status == 0
+    assert re.search(r"tolerant\.score +│ 4\.00 ", shown)
+    assert "No verdict can be read" not in shown
+    assert "The official rule can read no verdict; see the tolerant figures." in shown
+
+
+def test_thoughts_are_left_out_by_every_benchmark_that_reads_answers(mfpo, captions, tmp_path):
+    rows = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text().splitlines()]
+    thought = write(tmp_path / "thought.jsonl", [row | {"text": f"A car?</think>{row['text']}"} for row in rows])
+    before = thought.read_bytes()
+    for benchmark in ("chair", "object-halbench"):
+        found = []
+        for answers in (tmp_path / "second.jsonl", thought):
+            command = ("eval", benchmark, answers, "--annotations", captions, "--json", tmp_path / "figures.json")
+            status, shown, _ = mfpo(*command)
+            assert (status, "thinking" in shown) == (0, answers == thought)
+            found.append(json.loads((tmp_path / "figures.json").read_text()))
+        assert found[1].pop("thinking") == 4
+        assert found[0] == found[1]
+    compared = ("eval", "compare", tmp_path / "second.jsonl", thought, "--benchmark", "chair")
+    _, table, _ = mfpo(*compared, "--annotations", captions)
+    assert re.search(r"length +│ 8\.00 +│ 8\.00 ", table)
+    assert thought.read_bytes() == before
+
+
+def test_popes_published_files(mfpo, pope, tmp_path):
+    for split in SPLITS:
+        questions = (pope / f"coco_pope_{split}.jsonl").rename(pope / f"coco_pope_{split}.json")
+        rows = [json.loads(line) for line in questions.read_text().splitlines()]
+        write(tmp_path / "own" / f"{split}.json", [{"question": row["text"], "answer": "Yes"} for row in rows])
+    status, shown, _ = mfpo("eval", "pope", tmp_path / "own", "--annotations", pope)
+    assert status == 0
+    assert re.search(r"adversarial\.accuracy +│ 50\.00 ", shown)
+    command = ("eval", "existence", tmp_path / "own" / "random.json", "--annotations")
+    assert mfpo(*command, pope / "coco_pope_random.json")[0] == 0
+    status, _, err = mfpo(*command, pope / "coco_pope_popular.json")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "answer 1, 2, 3 and 1 more does not hold the question in its place" in err
+    both = ("eval", "compare", tmp_path / "own", tmp_path / "said", "--benchmark", "pope", "--annotations", pope)
+    assert mfpo(*both)[0] == 0
+
+
 def test_a_judge_of_whom_nothing_can_be_read(mfpo, mmhal, fake_server, tmp_path):
     with fake_server(lambda prompt: "I refuse.") as server:
         judge = ("--annotations", mmhal, "--judge", "judge-1", "--endpoint", server.url, "--set", "attempts=1")

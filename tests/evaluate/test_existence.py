@@ -7,7 +7,20 @@ import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
-from mfpo.evaluate.existence import Question, existence, existence_json, load_questions, questions_in, read_yes_no
+from mfpo.evaluate.existence import (
+    Question,
+    existence,
+    existence_json,
+    load_questions,
+    questions_in,
+    read_existence_answers,
+    read_yes_no,
+)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def answer(question_id, text, label=None):
@@ -38,6 +51,32 @@ def asked(labels):
         ("  \n", None),
         ("A dog", None),
         ("Is there a dog", None),
+        ("Yes, there is a no-parking sign.", "yes"),
+        ("Yes, there are 2 (not 3) dogs.", "yes"),
+        ("Yes, there is a dog, but no cat.", "yes"),
+        ("Yes; not", "yes"),
+        ("Yes.No", "yes"),
+        ("No, yes is wrong", "no"),
+        ("1. Yes", "yes"),
+        ("(2) no", "no"),
+        ("1. There is a dog.", "yes"),
+        ("**Yes**, no doubt", "yes"),
+        ("_No_", "no"),
+        ("“Yes,” not “No”", "yes"),
+        ("- No, there is one", "no"),
+        ("Answer: yes, not a cat", "yes"),
+        ("**Final answer:** No.", "no"),
+        ("The answer is yes, not no.", "yes"),
+        ("The answer is not yes", "no"),
+        ("<answer>Yes</answer> not", "yes"),
+        ("(A) Yes, and no cat", "yes"),
+        ("a) no", "no"),
+        ("A. Not there.", "no"),
+        ("Yes or no: Yes, and no cat", "yes"),
+        ("Yes/No", None),
+        ("A no-parking sign", "no"),
+        ("2 no-parking signs", "no"),
+        ("There is a no-parking sign.", "no"),
     ],
 )
 def test_reading(text, reading):
@@ -174,3 +213,58 @@ def test_failed_questions_are_counted_as_missing():
     result = existence(answers, asked({"1": "yes", "2": "yes"}), allow_missing=True)
     assert (result.accuracy, result.questions, result.missing) == (100, 1, 1)
     assert json.loads(json.dumps(existence_json(result)))["intervals"]["recall"]["value"] == 100
+
+
+ASKED = [
+    Question("7", "1.jpg", "A dog?", "yes"),
+    Question("8", "1.jpg", "A cat?", "no"),
+    Question("9", "2.jpg", "A dog?", "no"),
+]
+OWN = [
+    {"question": "A dog?", "answer": "Yes"},
+    {"question": "A cat?", "answer": "no"},
+    {"question": "A dog?", "answer": "Yes"},
+]
+
+
+@pytest.mark.parametrize("image", [{}, {"image": "1.jpg"}])
+def test_popes_own_answers_go_by_their_place(tmp_path, image):
+    path = write(tmp_path / "a.json", [OWN[0] | image, *OWN[1:]])
+    answers = read_existence_answers(path, ASKED)
+    assert [(one.question_id, one.text) for one in answers] == [("7", "Yes"), ("8", "no"), ("9", "Yes")]
+    assert existence(answers, ASKED).accuracy == pytest.approx(200 / 3)
+    (tmp_path / "list.json").write_text(json.dumps(OWN))
+    assert [one.question_id for one in read_existence_answers(tmp_path / "list.json", ASKED)] == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([OWN[1], OWN[0], OWN[2]], "answer 1, 2 does not hold the question in its place"),
+        (OWN[:2], "there are 2 answers to 3 questions"),
+        ([*OWN, OWN[0]], "there are 4 answers to 3 questions"),
+        ([{"image": "1.jpg", "answer": "yes"}] * 3, "answer 1, 2, 3 does not hold the question"),
+        ([*OWN[:2], OWN[2] | {"image": "3.jpg"}], "answer 3 does not hold the question"),
+    ],
+)
+def test_answers_without_ids_must_be_in_the_questions_order(tmp_path, rows, fault):
+    with pytest.raises(
+        MfpoError, match=rf"a\.json: answers without question_id go by their place, but {fault}"
+    ) as caught:
+        read_existence_answers(write(tmp_path / "a.json", rows), ASKED)
+    assert "\n" not in str(caught.value)
+
+
+def test_answers_with_and_without_ids(tmp_path):
+    path = write(tmp_path / "a.jsonl", [OWN[0] | {"question_id": 7}, *OWN[1:]])
+    with pytest.raises(MfpoError, match="2 of 3 answers have no question_id"):
+        existence(read_existence_answers(path, ASKED), ASKED)
+
+
+def test_thoughts_are_counted_where_there_are_any(tmp_path):
+    rows = [{"question_id": 7, "text": "<think>No dog, no.</think>Yes"}, {"question_id": 8, "text": "No"}]
+    path = write(tmp_path / "a.jsonl", [*rows, {"question_id": 9, "text": "<think>Yes, yes"}])
+    figures = existence_json(existence(read_existence_answers(path, ASKED), ASKED))
+    assert (figures["accuracy"], figures["unreadable"], figures["thinking"]) == (pytest.approx(200 / 3), 1, 2)
+    path = write(tmp_path / "b.jsonl", [{"question_id": 7, "text": "Yes"}, *rows[1:], {"question_id": 9, "text": "No"}])
+    assert "thinking" not in existence_json(existence(read_existence_answers(path, ASKED), ASKED))

@@ -9,7 +9,15 @@ import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
-from mfpo.evaluate.llava_bench import CATEGORIES, SYSTEM, llava_bench, llava_bench_json, load_llava_bench, read_scores
+from mfpo.evaluate.llava_bench import (
+    CATEGORIES,
+    SYSTEM,
+    llava_bench,
+    llava_bench_json,
+    load_llava_bench,
+    read_scores,
+    read_scores_tolerantly,
+)
 
 FILES = ("qa90_questions.jsonl", "qa90_gpt4_answer.jsonl", "caps_boxes_coco2014_val_80.jsonl", "rule.json")
 
@@ -69,6 +77,44 @@ def test_two_scores_on_the_first_line(reply, read):
 )
 def test_no_two_scores(reply):
     assert read_scores(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("8 9", (8, 9)),
+        ("**8** **9**", (8, 9)),
+        ("`8 9`", (8, 9)),
+        ("8/10, 9.5/10\nBoth are good.", (8, 9.5)),
+        ("8 out of 10, 9 out of 10", (8, 9)),
+        ("Scores: 8 9", (8, 9)),
+        ("**Scores:** 8, 9", (8, 9)),
+        ("Assistant 1: 8\nAssistant 2: 9\n\nAssistant 1 is", (8, 9)),
+        ("**Assistant 1:** 8/10, **Assistant 2:** 9/10", (8, 9)),
+        ("8\n9", (8, 9)),
+        ("Assistant 2: 8, Assistant 1: 9", None),
+        ("8 9 10", None),
+        ("8/9", None),
+        ("8-9", None),
+        ("80 90", None),
+        ("8/100 9/100", None),
+        ("I refuse.\n8 9", None),
+        ("8 9 points each", None),
+    ],
+)
+def test_scores_by_the_tolerant_rule(reply, read):
+    assert read_scores_tolerantly(reply) == read
+
+
+def test_the_tolerant_figures_stand_beside_the_official_ones(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: "<think>9 9</think>**8** **6**" if "mine 3" in prompt else "8 4", attempts=1)
+    answers = answers_to(benchmark)
+    figures = scores(benchmark, judge, answers[:2], official=True, allow_missing=True)
+    assert (figures["overall"]["value"], "tolerant" in figures, "thinking" in figures["judge"]) == (50, False, False)
+    figures = scores(benchmark, judge, answers[2:4], official=True, allow_missing=True)
+    assert (figures["overall"]["value"], figures["overall"]["n"], figures["unreadable_questions"]) == (50, 1, ["3"])
+    assert figures["tolerant"]["overall"]["value"] == pytest.approx(100 * (4 + 6) / (8 + 8))
+    assert (figures["tolerant"]["unreadable"], figures["judge"]["thinking"]) == (0, 1)
 
 
 def test_what_the_judge_is_asked(benchmark, stub_judge):

@@ -53,6 +53,24 @@ def official_figures(replies):
         ("Not a Rating: 6, so Rating: 2", None, 2),
         ("Rating (0-6): 4", None, 4),
         ("**Rating (0 to 6):** 4", None, 4),
+        ("**Rating:** **4**", None, 4),
+        ("Rating: \\boxed{4}", None, 4),
+        ("Rating: $\\boxed{\\text{4}}$", None, 4),
+        ("\\boxed{Rating: 4}", 4, 4),
+        ("## Rating\n\n**4**", None, 4),
+        ("_Rating_: 4", None, 4),
+        ("| Rating | 4 |", None, 4),
+        ('{"rating": 4}', None, 4),
+        ("Rating [out of 6]: 4 out of 6", None, 4),
+        ("Rating: 4.0", 4, 4),
+        ("Overall rating is **4**", None, 4),
+        ("Rating: 4\n\nExplanation: it is no rating of 2, as nothing is wrong.", 4, 4),
+        ("A rating of 2 would be too low. Rating: 4", 4, 4),
+        ("Rating: 4\n\nWhy not Rating: 5? It says little.", None, 4),
+        ("My rating: 4\n\nThe rating is 2 where all is wrong.", 4, 4),
+        ("Rating: 4/10", 4, None),
+        ("Rating: 4 out of 10", 4, None),
+        ("Rating: 4.05", 4, None),
         ("Rating: 3.5", 3, None),
         ("Rating: 3-4", 3, None),
     ],
@@ -62,7 +80,18 @@ def test_ratings(reply, official, tolerant):
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "4", "I cannot rate it", "My rating (0-6)", "Rating (0-6): 3.5", "Rating: 7", "Rating: -1"]
+    "reply",
+    [
+        "",
+        "4",
+        "I cannot rate it",
+        "My rating (0-6)",
+        "Rating (0-6): 3.5",
+        "Rating: 7",
+        "Rating: -1",
+        "no rating. 2 dogs",
+        "Rating: **4**/10",
+    ],
 )
 def test_no_rating(reply):
     assert read_rating(reply) is None
@@ -246,3 +275,25 @@ def test_tallies_are_by_question(questions):
     result = Mmhal(verdicts, {"0": "attribute", "1": "adversarial"}, 94, 0, False)
     assert result.tallies["score"].units == {"0": (4, 1), "1": (0, 1)}
     assert result.tallies["adversarial.hallucination_rate"].units == {"1": (True, 1)}
+
+
+def test_what_the_judge_thinks_is_no_rating(questions, stub_judge):
+    judge = stub_judge(lambda prompt: "Is it Rating: 2?</think>Rating: 4" if "fine" in prompt else "Rating: 1")
+    answers = [*answers_to(questions)[:48], *answers_to(questions, "Bad.")[48:]]
+    figures = mmhal_json(mmhal(answers, questions, judge), judge)
+    assert (figures["score"]["value"], figures["unreadable"], figures["judge"]["thinking"]) == (2.5, 0, 48)
+
+
+def test_thoughts_that_are_cut_off_are_no_verdict(questions, stub_judge):
+    judge = stub_judge(lambda prompt: "<think>Rating: 2", attempts=2)
+    figures = mmhal_json(mmhal(answers_to(questions)[:1], questions, judge, allow_missing=True), judge)
+    assert (figures["unreadable"], figures["judge"]["asked"], figures["tolerant"]["unreadable"]) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(("key", "value"), [("question", None), ("question_type", []), ("image_content", "Dog")])
+def test_a_question_with_another_value_is_refused(path, tmp_path, key, value):
+    rows = json.loads(path.read_text())
+    rows[5][key] = value
+    (tmp_path / "other.json").write_text(json.dumps(rows))
+    with pytest.raises(MfpoError, match=rf"other\.json: is not MMHal-Bench .*{key} is "):
+        load_mmhal(tmp_path / "other.json")

@@ -177,3 +177,75 @@ def test_comparison(questions):
     assert (found.a, found.b, found.n) == (100, 50, 3_000)
     assert found.low > 45
     assert found.p < 0.01
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def published(tmp_path):
+    """The questions as POPE publishes them: .json files with an object a line; their number and order tell a split."""
+    for split in SPLITS:
+        rows = [
+            {"question_id": number, "image": f"{number // 2}.jpg", "text": f"Is there a {what} in the image?"}
+            | {"label": "no" if number % 2 else "yes"}
+            for number, what in enumerate(("dog", split, "dog", f"{split} cat"), start=1)
+        ]
+        write(tmp_path / "questions" / f"coco_pope_{split}.json", rows)
+    return tmp_path / "questions"
+
+
+def own_answers(questions, split):
+    rows = [json.loads(line) for line in (questions / f"coco_pope_{split}.json").read_text().splitlines()]
+    return [{"question": row["text"], "answer": row["label"].capitalize()} for row in rows]
+
+
+def accuracies(answers, questions):
+    return {split: score.official.accuracy for split, score in pope(*read_pope(answers, questions)).items()}
+
+
+def test_popes_own_files(published, tmp_path):
+    for split in SPLITS:
+        write(tmp_path / "own" / f"{split}.json", own_answers(published, split))
+    (tmp_path / "own" / "figures.json").write_text("{}")
+    (tmp_path / "own" / "random.jsonl.made_by.json").write_text("{}")
+    assert accuracies([tmp_path / "own"], published) == dict.fromkeys(SPLITS, 100)
+    # What somebody has made .jsonl of is there once.
+    for split in SPLITS:
+        (published / f"coco_pope_{split}.jsonl").write_bytes((published / f"coco_pope_{split}.json").read_bytes())
+        (tmp_path / "own" / f"{split}.json").write_text(json.dumps(own_answers(published, split)))
+    assert accuracies([tmp_path / "own"], published) == dict.fromkeys(SPLITS, 100)
+
+
+def test_popes_own_answers_in_one_file(published, tmp_path):
+    rows = [row for split in ("popular", "random", "adversarial") for row in own_answers(published, split)]
+    assert accuracies([write(tmp_path / "all.json", rows)], published) == dict.fromkeys(SPLITS, 100)
+
+
+def test_popes_own_answers_under_another_splits_name(published, tmp_path):
+    for split, other in zip(SPLITS, SPLITS[::-1], strict=True):
+        write(tmp_path / "own" / f"{split}.json", own_answers(published, other))
+    with pytest.raises(MfpoError, match=r"random\.json: answers without question_id .* answer 2, 4 does not hold"):
+        read_pope([tmp_path / "own"], published)
+
+
+def test_a_split_that_is_there_twice(published, tmp_path):
+    write(published / "aokvqa_pope_random.json", own_answers(published, "random"))
+    with pytest.raises(MfpoError, match="are both the split random"):
+        read_pope([tmp_path], published)
+
+
+def test_the_official_reading_is_not_touched_by_ours():
+    texts = [
+        "Yes, there is a no-parking sign.",
+        "Yes, but no cat",
+        "1. Yes",
+        "(A) No.",
+        "Answer: No",
+        "**No**",
+        "Yes; not",
+    ]
+    assert [read_as_pope(text) for text in texts] == ["yes", "no", "yes", "no", "no", "yes", "no"]

@@ -15,7 +15,17 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_json, some
+from mfpo.evaluate.answers import (
+    Answer,
+    Asked,
+    check_asked,
+    check_captions,
+    read_field,
+    read_json,
+    read_texts,
+    some,
+    thinking,
+)
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, figure_of, quotient
 
@@ -101,8 +111,9 @@ def amber(
     asked = {kind: [name for name, question in questions.items() if _kind(question) == kind] for kind in sorted(kinds)}
     known = {name: Asked(questions[name].text, (questions[name].image,)) for names in asked.values() for name in names}
     given = check_asked(answers, known, "AMBER", allow_missing=allow_missing)
-    texts = {kind: {name: given[name].text for name in asked[kind] if name in given} for kind in asked}
-    counts = {kind: _counts(texts[kind], len(asked[kind])) for kind in asked}
+    by_kind = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
+    texts = {kind: {name: answer.text for name, answer in by_kind[kind].items()} for kind in asked}
+    counts = {kind: _counts(texts[kind], len(asked[kind])) | thinking(by_kind[kind].values()) for kind in asked}
     tallies: dict[str, Tally] = {}
     details = {
         name: describe(text, questions[name], benchmark, reading) for name, text in texts.get("generative", {}).items()
@@ -171,14 +182,18 @@ def load_amber(folder: Path) -> Benchmark:
         raise MfpoError(f"{folder}: does not hold AMBER's files ({fault}); give one with {', '.join(_FILES)}")
     try:
         safe = (folder / _FILES[4]).read_text(encoding="utf-8").split("\n")
-        queried = {str(entry["id"]): (str(entry["image"]), str(entry["query"])) for query in queries for entry in query}
+        queried = {
+            str(entry["id"]): (read_field(entry, "image"), read_field(entry, "query"))
+            for query in queries
+            for entry in query
+        }
         questions = {
             (name := str(entry["id"])): _question(entry, *queried.get(name, ("", ""))) for entry in annotations
         }
         near = {str(word): tuple(map(str, words)) for word, words in near.items()}
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise MfpoError(
-            f"{folder}: does not hold AMBER's files ({error!r}); give one with {', '.join(_FILES)}"
+            f"{folder}: does not hold AMBER's files ({repr(error)[:80]}); give one with {', '.join(_FILES)}"
         ) from None
     apart = sorted(queried.keys() ^ questions.keys())
     if apart:
@@ -208,7 +223,7 @@ def _kind(question: Question) -> str:
 def _question(entry: Mapping[str, Any], image: str, text: str) -> Question:
     kind, truth = entry["type"], entry["truth"]
     if kind == "generative":
-        return Question(image, kind, tuple(map(str, truth)), tuple(map(str, entry["hallu"])))
+        return Question(image, kind, read_texts(entry, "truth"), read_texts(entry, "hallu"))
     if kind not in _DIMENSIONS or truth not in ("yes", "no"):
         raise KeyError(f"id {entry['id']} has type {kind} and truth {truth}")
     return Question(image, kind, truth, text=text)

@@ -16,12 +16,21 @@ from mfpo.errors import MfpoError
 # its own for the answer.
 _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
-_TEXT_KEYS = ("model_answer", "text", "response", "caption")
+TEXT_KEYS = ("model_answer", "text", "response", "caption")
 
 # What Python refuses to read though it is JSON.
 _TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
 
-_YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+# What may stand before an answer: marks, "1.", "(A)", "Answer:", "The final answer is", and the instruction, repeated.
+_LEAD = re.compile(
+    r"(?:[\W_]|(?:\d+|[a-z])[.):\]]|(?:(?:the|my) )?(?:final )?answer(?: is)?\b|assistant\b"
+    r"|yes\s*(?:/|or|and)\s*no\b)*",
+    re.IGNORECASE,
+)
+_YES_NO = re.compile(r"(yes|no)(?![^\W_])", re.IGNORECASE)
+
+# The tags around a model's thoughts, Kimi-VL's too; the group is the slash of the closing one.
+_THINK = re.compile(r"[<◁](/?)think(?:ing)?[>▷]", re.IGNORECASE)
 
 # "COCO_val2014_000000310196.jpg", "val2017/000000310196.jpg" and 310196 are one image.
 _COCO_IMAGE = re.compile(
@@ -33,7 +42,8 @@ _COCO_IMAGE = re.compile(
 class Answer:
     """One answer; `question_id` or `image_id` is given, and `label` where the row brings the true "yes" or "no".
 
-    `failed` means that the question was asked, and that an error came back.
+    `failed` means that the question was asked, and that an error came back; `thinking`, that the row also holds the
+    model's thoughts, which are no part of `text`.
     """
 
     question_id: str | None
@@ -42,6 +52,7 @@ class Answer:
     text: str
     label: str | None = None
     failed: bool = False
+    thinking: bool = False
 
 
 class Asked(NamedTuple):
@@ -51,27 +62,53 @@ class Asked(NamedTuple):
     images: tuple[str, ...] = ()
 
 
-def read_answers(path: Path, *, by_place: bool = False) -> list[Answer]:
+def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TEXT_KEYS) -> list[Answer]:
     """Read one answer a line, or a JSON list. An empty text is an answer too: the model had nothing to say.
 
-    The text stands under `text` (ours, LLaVA), `response` (AMBER), `caption` (CHAIR) or `model_answer` (MMHal-Bench),
-    the ids under `question_id` or `id`, and `image_id` or `image`; `by_place` takes rows without any, too. A row with
-    an `error` has failed. Raises MfpoError that names the file and the line.
+    The text stands under the first of `keys` that a row has: `text` (ours, LLaVA), `response` (AMBER), `caption`
+    (CHAIR) or `model_answer` (MMHal-Bench); thoughts are left out of it (`without_thoughts`). The ids stand under
+    `question_id` or `id`, and `image_id` or `image`; `by_place` takes rows without any, too. A row with an `error` has
+    failed. Raises MfpoError that names the file and the line.
     """
-    return [_answer(row, where, by_place) for where, row in read_rows(path)]
+    return [_answer(row, where, by_place, keys) for where, row in read_rows(path)]
+
+
+def without_thoughts(text: str) -> str:
+    """What a model says, without its thoughts, which are between `<think>` and `</think>`.
+
+    Where only the end is marked, the model's template began them; where only the beginning is, they were cut off.
+
+    >>> [without_thoughts(text) for text in ("<think>A dog?</think> Yes.", "A dog?</think> Yes.", "<think>A dog?")]
+    ['Yes.', 'Yes.', '']
+    """
+    said, *rest = _THINK.split(text)
+    thinks = False
+    for slash, part in zip(rest[::2], rest[1::2], strict=True):
+        if slash and not thinks:
+            said = ""
+        thinks = not slash
+        said += "" if thinks else part
+    return said.strip() if rest else text
+
+
+def thinking(answers: Iterable[Answer]) -> dict[str, int]:
+    """How many of the answers hold thoughts, as `thinking`; nothing where none does."""
+    count = sum(answer.thinking for answer in answers)
+    return {"thinking": count} if count else {}
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, or of a list in a .json file (`.gz` too), each with the words that say where it is.
+    """The objects of a file, one a line or all in a list (`.gz` too), each with the words that say where it is.
 
     Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
     """
-    if ".json" in path.suffixes and read_text(path).lstrip().startswith("["):
+    text = read_text(path)
+    if text.lstrip().startswith("["):
         yield from _entries(path)
         return
     count = 0
     # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -145,10 +182,25 @@ def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
     return [answer for answer in answers if not answer.failed]
 
 
+def without_lead(text: str) -> str:
+    """What an answer begins with, without list numbers, marks and words that only announce it.
+
+    >>> [without_lead(text) for text in ("1. Yes", "**Answer:** (B) No.", "Yes or no? A dog.", "3 dogs")]
+    ['Yes', 'No.', 'A dog.', '3 dogs']
+    """
+    return _LEAD.sub("", text, count=1)
+
+
+def begins_with(text: str) -> str | None:
+    """The "yes" or "no" that an answer begins with, if it does; `without_lead` says what may stand before."""
+    match = _YES_NO.match(without_lead(text))
+    return match.group().lower() if match else None
+
+
 def check_captions(texts: Iterable[str]) -> None:
     """Raise MfpoError when none describes anything: all that are not empty begin with yes or no."""
     said = [text for text in texts if text.strip()]
-    if said and all(map(_YES_NO.match, said)):
+    if said and all(map(begins_with, said)):
         raise MfpoError(f"all {len(said)} answers begin with yes or no, and none is a caption; give descriptions")
 
 
@@ -174,8 +226,24 @@ def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | Non
         return None
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise MfpoError(f"{where}: {key} is {value!r}, but must be a text or a whole number")
+        raise MfpoError(f"{where}: {key} is {repr(value)[:80]}, but must be a text or a whole number")
     return str(value)
+
+
+def read_field(row: Mapping[str, Any], key: str) -> str:
+    """The text under `key`, in a benchmark's own file. Raises KeyError or TypeError when there is none."""
+    value = row[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {repr(value)[:20]}, but must be a text")
+    return value
+
+
+def read_texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The list of texts under `key`, as `read_field`."""
+    value = row[key]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{key} is {repr(value)[:20]}, but must be a list of texts")
+    return tuple(value)
 
 
 def read_label(row: dict[str, Any], where: str) -> str | None:
@@ -184,28 +252,31 @@ def read_label(row: dict[str, Any], where: str) -> str | None:
     if label is None:
         return None
     if not isinstance(label, str) or label.lower() not in ("yes", "no"):
-        raise MfpoError(f'{where}: label is {label!r}, but must be "yes" or "no"')
+        raise MfpoError(f'{where}: label is {repr(label)[:80]}, but must be "yes" or "no"')
     return label.lower()
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three of `names` and how many more there are, for an error message."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The first three of `names`, none longer than 80 letters, and how many more there are, for an error message."""
+    return ", ".join(" ".join(name.split())[:80] for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
-def _answer(row: dict[str, Any], where: str, by_place: bool) -> Answer:
+def _answer(row: dict[str, Any], where: str, by_place: bool, keys: Sequence[str]) -> Answer:
     question_id = read_id(row, _QUESTION_KEYS, where)
     image_id = read_id(row, _IMAGE_KEYS, where)
     if question_id is None and image_id is None and not by_place:
         raise MfpoError(f"{where}: has no id; give one of {', '.join(_QUESTION_KEYS + _IMAGE_KEYS)}")
     failed = bool(row.get("error"))
-    text = "" if failed else next((row[key] for key in _TEXT_KEYS if key in row), None)
+    text = "" if failed else next((row[key] for key in keys if key in row), None)
     if not isinstance(text, str):
-        raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(_TEXT_KEYS)}")
+        raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(keys)}")
     prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | None):
-        raise MfpoError(f"{where}: prompt is {prompt!r}, but must be a text")
-    return Answer(question_id, image_id, prompt, text, read_label(row, where), failed)
+        raise MfpoError(f"{where}: prompt is {repr(prompt)[:80]}, but must be a text")
+    said = without_thoughts(text)
+    return Answer(question_id, image_id, prompt, said, read_label(row, where), failed, thinking=said != text)
 
 
 def is_another(answer: Answer, asked: Asked) -> bool:

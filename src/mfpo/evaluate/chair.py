@@ -5,12 +5,22 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, answered, check_captions, image_key, read_id, read_json, read_rows, some
+from mfpo.evaluate.answers import (
+    Answer,
+    answered,
+    check_captions,
+    image_key,
+    read_id,
+    read_json,
+    read_rows,
+    some,
+    thinking,
+)
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.objects import CATEGORIES, Mention, mentions
 
@@ -53,6 +63,7 @@ class Chair:
     intervals: Mapping[str, Figure]
     tallies: Mapping[str, Tally]
     details: tuple[CaptionScore, ...]
+    thinking: dict[str, int] = field(default_factory=dict)
 
 
 def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, allow_missing: bool = False) -> Chair:
@@ -76,6 +87,7 @@ def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, all
         mentions=sum(len(score.mentions) for score in details),
         empty=sum(not score.answer.text.strip() for score in details),
         missing=len(answers) - len(details),
+        thinking=thinking(score.answer for score in details),
         intervals=intervals,
         tallies=tallies,
         details=details,
@@ -94,7 +106,8 @@ def chair_json(result: Chair) -> dict[str, Any]:
     ]
     names = ("chair_s", "chair_i", "recall", "length", "captions", "mentions", "empty", "missing")
     intervals = {name: asdict(figure) for name, figure in result.intervals.items()}
-    return {name: getattr(result, name) for name in names} | {"intervals": intervals, "details": details}
+    figures = {name: getattr(result, name) for name in names} | result.thinking
+    return figures | {"intervals": intervals, "details": details}
 
 
 def load_annotations(path: Path) -> dict[str, frozenset[str]]:

@@ -12,7 +12,7 @@ from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import Answer, image_key, plain, read_answers, some
 from mfpo.evaluate.chair import chair, load_annotations
-from mfpo.evaluate.existence import existence, load_questions
+from mfpo.evaluate.existence import existence, load_questions, read_existence_answers
 from mfpo.evaluate.figures import Difference, Tally, compare
 from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
 from mfpo.evaluate.pope import pope, pope_tallies, read_pope
@@ -117,7 +117,8 @@ def _chair(answers: Path, annotations: Path) -> Scored:
 
 @benchmark("existence")
 def _existence(answers: Path, annotations: Path) -> Scored:
-    return Scored(existence(read_answers(answers), load_questions(annotations), allow_missing=True).tallies)
+    questions = load_questions(annotations)
+    return Scored(existence(read_existence_answers(answers, questions), questions, allow_missing=True).tallies)
 
 
 @benchmark("pope")

@@ -2,12 +2,26 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_id, read_label, read_rows, some
+from mfpo.evaluate.answers import (
+    TEXT_KEYS,
+    Answer,
+    Asked,
+    begins_with,
+    check_asked,
+    is_another,
+    read_answers,
+    read_id,
+    read_label,
+    read_rows,
+    some,
+    thinking,
+    without_lead,
+)
 from mfpo.evaluate.figures import Figure, Tally, figure_of
 
 Reader = Callable[[str], str | None]
@@ -28,7 +42,7 @@ class Existence:
     """Shares in percent, with "yes" as the positive class; a share of nothing is 0.
 
     `intervals` has the shares again, each with its 95 % bootstrap interval and the number of questions scored;
-    `tallies` is what they are made of, for comparisons.
+    `tallies` is what they are made of, for comparisons. `thinking` counts the answers with thoughts, if there are any.
     """
 
     accuracy: float
@@ -41,20 +55,23 @@ class Existence:
     missing: int
     intervals: Mapping[str, Figure]
     tallies: Mapping[str, Tally]
+    thinking: dict[str, int] = field(default_factory=dict)
 
 
 def read_yes_no(text: str) -> str | None:
     """What an answer says: "yes", "no", or None when it cannot be read.
 
-    As in POPE's script, only the first sentence counts, the words "no" and "not" make it a "no", and they go before
-    "yes". Different from there: case does not matter, "n't" is a "not", every end of a sentence or line ends the first
-    sentence, and what remains is a "yes" only if it has the word "yes" or says "there is" or "there are". POPE takes
-    all the rest for "yes", even an empty text.
+    An answer that begins with yes or no is that. Of all others, as in POPE's script, only the first sentence counts,
+    the words "no" and "not" make it a "no", and they go before "yes". Different from there: case does not matter, "n't"
+    is a "not", every end of a sentence or line ends the first sentence, and what remains is a "yes" only if it has the
+    word "yes" or says "there is" or "there are". POPE takes all the rest for "yes", even an empty text.
 
-    >>> [read_yes_no(text) for text in ("Yes, a dog.", "There isn't any dog.", "There is a dog.", "A dog?")]
+    >>> [read_yes_no(text) for text in ("1. Yes, not a cat.", "There isn't any dog.", "There is a dog.", "A dog?")]
     ['yes', 'no', 'yes', None]
     """
-    sentence = re.split(r"[.!?\n]", text.strip().lower().replace("’", "'"), maxsplit=1)[0]
+    if said := begins_with(text):
+        return said
+    sentence = re.split(r"[.!?\n]", without_lead(text).lower().replace("’", "'"), maxsplit=1)[0]
     if re.search(r"\b(no|not|cannot)\b|n't\b", sentence):
         return "no"
     return "yes" if re.search(r"\b(yes|there is|there's|there are)\b", sentence) else None
@@ -86,7 +103,7 @@ def existence(
     """
     if not questions:
         raise MfpoError("there is no question to score")
-    asked = {question.question_id: Asked(question.text, (question.image,)) for question in questions}
+    asked = {question.question_id: asked_of(question) for question in questions}
     given = check_asked(answers, asked, benchmark, allow_missing=allow_missing)
     labels = {question.question_id: question.label for question in questions}
     wrong = [name for name, answer in given.items() if answer.label not in (None, labels[name])]
@@ -103,6 +120,7 @@ def existence(
         questions=len(readings),
         unreadable=sum(reading is None for reading in readings.values()),
         missing=len(questions) - len(readings),
+        thinking=thinking(given.values()),
         intervals=intervals,
         tallies=tallies,
     )
@@ -112,11 +130,11 @@ def existence_json(result: Existence) -> dict[str, Any]:
     """The figures, the counts, and under `intervals` the figures with their intervals."""
     names = (*result.intervals, "questions", "unreadable", "missing")
     intervals = {name: asdict(figure) for name, figure in result.intervals.items()}
-    return {name: getattr(result, name) for name in names} | {"intervals": intervals}
+    return {name: getattr(result, name) for name in names} | result.thinking | {"intervals": intervals}
 
 
 def load_questions(path: Path) -> list[Question]:
-    """Read POPE's questions: JSONL with `question_id`, `image`, `text` and `label`.
+    """Read POPE's questions: one a line, or a JSON list, with `question_id`, `image`, `text` and `label`.
 
     Raises MfpoError that names the file and the line when one of them is missing or a question id comes twice.
     """
@@ -127,9 +145,41 @@ def load_questions(path: Path) -> list[Question]:
         if question_id is None or image is None or label is None or not isinstance(text, str):
             raise MfpoError(f"{where}: is no question; give question_id, image, text and label")
         if question_id in questions:
-            raise MfpoError(f"{where}: question_id {question_id} comes a second time; give each question its own")
+            raise MfpoError(
+                f"{where}: question_id {some([question_id])} comes a second time; give each question its own"
+            )
         questions[question_id] = Question(question_id, image, text, label)
     return list(questions.values())
+
+
+def read_existence_answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
+    """Read answers to POPE's questions; those of POPE's own files have their text under `answer`, and no ids.
+
+    Such answers must be to all `questions`, in their order, and hold each the question's text. Raises MfpoError when
+    they do not, and as `read_answers`.
+    """
+    answers = read_answers(path, by_place=True, keys=(*TEXT_KEYS, "answer"))
+    if any(answer.question_id for answer in answers) or not questions:
+        return answers
+    if len(answers) != len(questions):
+        fault = f"there are {len(answers)} answers to {len(questions)} questions"
+    else:
+        pairs = enumerate(zip(answers, questions, strict=True), start=1)
+        wrong = [
+            str(number) for number, pair in pairs if pair[0].prompt is None or is_another(pair[0], asked_of(pair[1]))
+        ]
+        fault = f"answer {some(wrong)} does not hold the question in its place" if wrong else ""
+    if fault:
+        raise MfpoError(
+            f"{path}: answers without question_id go by their place, but {fault}; "
+            "give the answers to these questions, each with its question, in their order, or with question_id"
+        )
+    return [replace(answer, question_id=one.question_id) for answer, one in zip(answers, questions, strict=True)]
+
+
+def asked_of(question: Question) -> Asked:
+    """What an answer to the question may name as its prompt and image."""
+    return Asked(question.text, (question.image,))
 
 
 def questions_in(answers: Sequence[Answer]) -> list[Question]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.errors import MfpoError, SettingError
+from mfpo.evaluate.answers import some, without_thoughts
 from mfpo.evaluate.openai_client import (
     OPENAI,
     Completion,
@@ -101,9 +102,9 @@ class Judge:
     ) -> dict[str, Verdict[T]]:
         """The verdict on each of the named prompts, from the cache or from the endpoint.
 
-        `read` gives what a reply says, or None when it cannot be read, and then the judge is asked again. Raises
-        MfpoError when the cache is none or another run writes it, as `open_client`, and when the endpoint fails for
-        good; what it replied before is in the cache.
+        `read` gives what a reply says, without the judge's thoughts, or None when it cannot be read, and then the judge
+        is asked again. Raises MfpoError when the cache is none or another run writes it, as `open_client`, and when the
+        endpoint fails for good; what it replied before is in the cache.
         """
         settings = self.settings
         prompts = {name: _sendable(messages) for name, messages in prompts.items()}
@@ -122,10 +123,15 @@ class Judge:
                 settled = side_by_side(client, settle, asked, settings.concurrency)
                 for _ in track(settled, "judging", total=len(left), console=Console(stderr=True)):
                     pass
+        replied = (self._replies[key] for key in set(keys.values()))
+        self._counts["thinking"] += sum(any(without_thoughts(reply) != reply for reply in each) for each in replied)
         return {name: Verdict(tuple(self._replies[key]), self._reading(key, read)) for name, key in keys.items()}
 
     def report(self) -> dict[str, Any]:
-        """Who judged, how often it was asked, and the tokens and the cost of this run; a cost unknown is None."""
+        """Who judged, how often it was asked, and the tokens and the cost of this run; a cost unknown is None.
+
+        `thinking` counts the verdicts in which the judge also thinks, if there are any.
+        """
         settings, counts = self.settings, self._counts
         prices = (settings.prompt_price, settings.completion_price)
         parts = [counts[kind] * price / 1e6 for kind, price in zip(_TOKENS, prices, strict=True) if price is not None]
@@ -135,11 +141,12 @@ class Judge:
             "endpoint": settings.endpoint,
             "answered_by": sorted(self._answered_by),
             **{name: counts[name] for name in names},
+            **({"thinking": counts["thinking"]} if counts["thinking"] else {}),
             "cost": sum(parts) if len(parts) == 2 else None,
         }
 
     def _reading(self, key: str, read: Callable[[str], T | None]) -> T | None:
-        readings = (read(reply) for reply in self._replies[key])
+        readings = (read(without_thoughts(reply)) for reply in self._replies[key])
         return next((reading for reading in readings if reading is not None), None)
 
     def _is_open(self, key: str, read: Callable[[str], T | None]) -> bool:
@@ -163,8 +170,8 @@ class Judge:
             broken += 1
             if broken == self.settings.attempts:
                 raise MfpoError(
-                    f"judge, question {name}: {self.settings.endpoint} replies, but not with a chat completion; "
-                    "check the address (it mostly ends in /v1), then run again: what was judged is kept"
+                    f"judge, question {some([name])}: {self.settings.endpoint} replies, but not with a chat completion"
+                    "; check the address (it mostly ends in /v1), then run again: what was judged is kept"
                 )
 
     def _request(
@@ -178,7 +185,7 @@ class Judge:
             fault = f"{self.settings.endpoint}: {explain(error, client)}"
         # Raised out here, so that the client's error, which holds the key, is no part of this one.
         raise MfpoError(
-            f"judge, question {name}: {fault}; run again to go on, what was judged is kept in {self._cache}"
+            f"judge, question {some([name])}: {fault}; run again to go on, what was judged is kept in {self._cache}"
         )
 
     def _keep(self, key: str, name: str, completion: Completion) -> None:

@@ -5,19 +5,37 @@ The figure is the model's mean score in percent of the reference's. The judge se
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_json, read_rows, some
+from mfpo.evaluate.answers import (
+    Answer,
+    Asked,
+    check_asked,
+    read_field,
+    read_json,
+    read_rows,
+    read_texts,
+    some,
+    thinking,
+    without_thoughts,
+)
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Verdict
 
 CATEGORIES = ("conv", "detail", "complex")
 # The system message and the rules of the three categories in RLHF-V's evaluation.
 _OFFICIAL = "3be7bce31adacb42b1d182d4a6260487ba92be9f05f906ffc917817cdc29ee9f"
+# One of the two scores: "8", "8/10", "Assistant 1: 8"; and both, with what may stand between and around them.
+_SCORE = r"(?:(?:assistant|answer|response)\s*{}[\s:*_]*)?(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10\b)?"
+_SCORES = re.compile(
+    rf"[\s*_`]*(?:scores?[\s:*_]+)?{_SCORE.format(1)}(?:[\s,;*_]|and)+{_SCORE.format(2)}[ .*_`]*(?:\n|$)",
+    re.IGNORECASE,
+)
 # Our own wording; the official one is given by the user.
 SYSTEM = "You compare the answers of two assistants carefully and score them fairly."
 
@@ -60,7 +78,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LlavaBench:
-    """The scores by question id, in the official order and in the order or orders asked for."""
+    """The scores by question id, by the official rule and by the tolerant one, in the order or orders asked for."""
 
     pairs: Mapping[str, Pair]
     categories: Mapping[str, str]
@@ -68,6 +86,8 @@ class LlavaBench:
     empty: int
     swapped: bool
     official_prompt: bool
+    tolerant: Mapping[str, Pair] = field(default_factory=dict)
+    thinking: dict[str, int] = field(default_factory=dict)
 
     @property
     def unreadable(self) -> list[str]:
@@ -121,11 +141,14 @@ def llava_bench(
             messages = [{"role": "system", "content": system}, {"role": "user", "content": content}]
             prompts[f"{name} ({order})"] = messages
     verdicts = judge.ask(prompts, read_scores, temperature=0.2, max_tokens=180)
+    by_order = {name: [verdicts[f"{name} ({order})"] for order in orders] for name in given}
     return LlavaBench(
-        pairs={name: _pair([verdicts[f"{name} ({order})"] for order in orders]) for name in given},
+        pairs={name: _pair(each) for name, each in by_order.items()},
+        tolerant={name: _pair([_read_tolerantly(verdict) for verdict in each]) for name, each in by_order.items()},
         categories={name: question.category for name, question in questions.items()},
         missing=len(questions) - len(given),
         empty=sum(not answer.text.strip() for answer in given.values()),
+        thinking=thinking(given.values()),
         swapped=not official,
         official_prompt=_hash(system, benchmark.rules) == _OFFICIAL,
     )
@@ -145,29 +168,41 @@ def read_scores(reply: str) -> tuple[float, float] | None:
     return (first, second) if 0 <= first <= 10 and 0 <= second <= 10 else None
 
 
-def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
-    """The relative scores in percent with intervals, and the mean scores of model and reference behind them.
+def read_scores_tolerantly(reply: str) -> tuple[float, float] | None:
+    """The two scores that a reply begins with, also if they are marked, named, or given out of 10.
 
-    Raises MfpoError when no verdict could be read.
+    >>> read_scores_tolerantly("**8/10** **9/10**"), read_scores_tolerantly("Assistant 1: 8\\nAssistant 2: 9")
+    ((8.0, 9.0), (8.0, 9.0))
+    """
+    match = _SCORES.match(reply)
+    return read_scores(reply) or (read_scores(" ".join(match.groups())) if match else None)
+
+
+def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
+    """The figures by the official rule, by the tolerant one too where that reads more, and the counts.
+
+    Raises MfpoError when no verdict could be read by either.
     """
     unreadable = result.unreadable
-    if len(unreadable) == len(result.pairs):
+    tolerant = replace(result, pairs=result.tolerant)
+    if len(tolerant.unreadable) == len(result.pairs):
         reply = next(iter(result.pairs.values())).replies[-1]
         raise MfpoError(
             f"none of the {len(unreadable)} verdicts of {judge.settings.model} can be read ({reply[:80]!r}); "
             "take a judge that writes the two scores on the first line, as the rule asks"
         )
-    figures: dict[str, Any] = {"official_order": not result.swapped, "official_prompt": result.official_prompt}
-    for name, tally in result.tallies.items():
-        sums = [sum(scores) for scores in zip(*tally.units.values(), strict=True)]
-        means = dict(zip(("model", "reference"), (total / len(tally.units) for total in sums), strict=True))
-        figures[name] = asdict(figure_of(tally)) | means
-    return figures | {
+    more = {"tolerant": _figures(tolerant) | {"unreadable": len(tolerant.unreadable)}}
+    return {
+        "official_order": not result.swapped,
+        "official_prompt": result.official_prompt,
+        **_figures(result),
         "answers": len(result.pairs),
         "missing": result.missing,
         "empty": result.empty,
+        **result.thinking,
         "unreadable": len(unreadable),
         "unreadable_questions": unreadable,
+        **(more if tolerant.unreadable != unreadable else {}),
         "judge": judge.report(),
         "details": [
             {"question_id": name, "category": result.categories[name]} | asdict(pair) | {"replies": list(pair.replies)}
@@ -183,25 +218,25 @@ def load_llava_bench(folder: Path) -> Benchmark:
     """
     questions = _rows(folder, "qa90_questions.jsonl")
     references = {str(row.get("question_id")): row for row in _rows(folder, "qa90_gpt4_answer.jsonl")}
-    contexts = {row.get("image"): row for row in _rows(folder, "caps_boxes_*.jsonl")}
+    contexts = {str(row.get("image")): row for row in _rows(folder, "caps_boxes_*.jsonl")}
     rules = read_json(folder / "rule.json")
     try:
         benchmark = Benchmark(
             {
                 str(row["question_id"]): Question(
-                    row["image"],
-                    row["category"],
-                    row["text"],
-                    references[str(row["question_id"])]["text"],
+                    read_field(row, "image"),
+                    read_field(row, "category"),
+                    read_field(row, "text"),
+                    read_field(references[str(row["question_id"])], "text"),
                     _context(contexts[row["image"]]),
                 )
                 for row in questions
             },
-            {name: Rule(rules[name]["role"], rules[name]["prompt"]) for name in CATEGORIES},
+            {name: Rule(read_field(rules[name], "role"), read_field(rules[name], "prompt")) for name in CATEGORIES},
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
-            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({error!r})"
+            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({repr(error)[:80]})"
         ) from None
     strange = sorted({question.category for question in benchmark.questions.values()}.difference(CATEGORIES))
     if strange:
@@ -218,7 +253,7 @@ def _rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
 
 def _context(row: Mapping[str, Any]) -> str:
     boxes = [f"{instance['category']}: {instance['bbox']}" for instance in row["instances"]]
-    return "\n".join(row["captions"]) + "\n\n" + "\n".join(boxes)
+    return "\n".join(read_texts(row, "captions")) + "\n\n" + "\n".join(boxes)
 
 
 def _content(question: Question, rule: Rule, first: str, second: str) -> str:
@@ -227,6 +262,22 @@ def _content(question: Question, rule: Rule, first: str, second: str) -> str:
     for number, text in enumerate((first, second), start=1):
         parts += [f"[{rule.role} {number}]\n{text}", f"[End of {rule.role} {number}]"]
     return "\n\n".join([*parts, f"[System]\n{rule.prompt}", ""])
+
+
+def _figures(result: LlavaBench) -> dict[str, Any]:
+    """The relative scores in percent with intervals, and the mean scores of model and reference behind them."""
+    figures: dict[str, Any] = {}
+    for name, tally in result.tallies.items():
+        sums = [sum(scores) for scores in zip(*tally.units.values(), strict=True)]
+        means = dict(zip(("model", "reference"), (total / len(tally.units) for total in sums), strict=True))
+        figures[name] = asdict(figure_of(tally)) | means
+    return figures
+
+
+def _read_tolerantly(verdict: Verdict[tuple[float, float]]) -> Verdict[tuple[float, float]]:
+    """The verdict, if need be with what the tolerant rule reads in the first reply that it can read."""
+    readings = map(read_scores_tolerantly, map(without_thoughts, verdict.replies))
+    return replace(verdict, reading=verdict.reading or next(filter(None, readings), None))
 
 
 def _pair(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Pair:

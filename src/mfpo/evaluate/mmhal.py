@@ -6,12 +6,12 @@ A rating below 3 is a hallucination. Ratings by different judges or prompts are 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, read_json
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, read_field, read_json, read_texts, thinking
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
 from mfpo.evaluate.judge import Judge, Template, Verdict
 
@@ -22,10 +22,19 @@ PLACES = ("image_contents", "question", "human_answer", "answer")
 _OFFICIAL = "2db099baee2b452ef26411b0be54e390817430773b7024d03dde4d0f1b742a19"
 _QUESTIONS = 96
 
-# "Rating: **4**", "rating - 4/6", "Rating (0-6): 4", "Rating is 4"; not "Rating: 10", "Rating: 3.5", "Rating: 3-4".
+# "Rating: **4**", "rating - 4/6", "Rating (0-6): 4", "Rating: \boxed{4}", "Rating is 4"; not "Rating: 10".
+_MARKS = r"[^\w.,;!?]{0,12}"
 _RATING = re.compile(
-    r"\brating\b(?:\s*\(0\s*(?:[-–]|to)\s*6\))?\W{0,5}(?:(?:is|of|would be)\W{1,5})?"
-    r"(?<!-)([0-6])(?!\d|\.\d|\s*(?:[-–]|to|or)\s*\d)"
+    rf"""
+    (?P<begins> ^[\W_]{{0,12}} (?:(?:my|the|final|overall)\s+){{0,2}} )?     # where it begins a line
+    (?<![^\W_]) rating (?![^\W_]) _*
+    (?: \s*[(\[] (?:0\s*(?:[-–]|to)|out\ of) \s*6[)\]] )?                    # the scale
+    {_MARKS} (?P<told> (?:is|of|would\ be)\b {_MARKS} )?
+    (?: \\?(?:boxed|text)\{{ )* {_MARKS}
+    (?<!-) (?P<number>[0-6]) (?:\.0+)?
+    (?! \d | \.\d | \s*(?:[-–]|to|or)\s*\d | \W*(?:/|out\ of)\s*(?!6\b)\d )  # "10", "3.5", "3-4", "4/10"
+    """,
+    re.MULTILINE | re.VERBOSE,
 )
 
 # Our own wording of what the official prompt asks.
@@ -91,6 +100,7 @@ class Mmhal:
     missing: int
     empty: int
     official_prompt: bool
+    thinking: dict[str, int] = field(default_factory=dict)
 
     @property
     def tallies(self) -> dict[str, Tally]:
@@ -137,6 +147,7 @@ def mmhal(
         kinds={question.number: question.kind for question in questions},
         missing=len(questions) - len(given),
         empty=sum(not answer.text.strip() for answer in given.values()),
+        thinking=thinking(given.values()),
         official_prompt=template.is_the_one(_OFFICIAL),
     )
 
@@ -144,15 +155,20 @@ def mmhal(
 def read_rating(reply: str) -> Rating | None:
     """The rating in a reply, or None when neither rule can read it.
 
-    Official: exactly one of "rating: 0" to "rating: 6" stands in it. Tolerant: the last rating that it states.
+    Official: exactly one of "rating: 0" to "rating: 6" stands in it. Tolerant: the last rating that is stated by itself
+    ("Rating: 4"), those that begin a line first; or else the last that a sentence tells ("a rating of 4").
 
     >>> read_rating("Rating: **4**"), read_rating("Rating: 10"), read_rating("Good.")
     (Rating(official=None, tolerant=4), Rating(official=1, tolerant=None), None)
     """
     text = reply.lower()
     found = [rating for rating in range(7) if f"rating: {rating}" in text]
-    stated = _RATING.findall(text)
-    rating = Rating(found[0] if len(found) == 1 else None, int(stated[-1]) if stated else None)
+    stated = max(
+        _RATING.finditer(text),
+        key=lambda match: (match["told"] is None, match["begins"] is not None, match.start()),
+        default=None,
+    )
+    rating = Rating(found[0] if len(found) == 1 else None, int(stated["number"]) if stated else None)
     return None if rating == (None, None) else rating
 
 
@@ -173,6 +189,7 @@ def mmhal_json(result: Mmhal, judge: Judge) -> dict[str, Any]:
         "answers": len(result.verdicts),
         "missing": result.missing,
         "empty": result.empty,
+        **result.thinking,
         "unreadable": len(unreadable),
         "unreadable_questions": unreadable,
         "without_unreadable": _figures(official),
@@ -192,7 +209,9 @@ def load_mmhal(path: Path) -> list[Question]:
     try:
         questions = [_question(str(number), row) for number, row in enumerate(rows)]
     except (AttributeError, KeyError, TypeError) as error:
-        raise MfpoError(f"{path}: is not MMHal-Bench ({error!r}); give mmhal-bench_answer_template.json") from None
+        raise MfpoError(
+            f"{path}: is not MMHal-Bench ({repr(error)[:80]}); give mmhal-bench_answer_template.json"
+        ) from None
     counts = Counter(question.kind for question in questions)
     if len(questions) != _QUESTIONS or counts != dict.fromkeys(TYPES, _QUESTIONS // len(TYPES)):
         raise MfpoError(
@@ -236,12 +255,12 @@ def _name(answer: Answer, numbers: Mapping[str, str]) -> str | None:
 def _question(number: str, row: Mapping[str, Any]) -> Question:
     return Question(
         number,
-        row["question_type"],
-        str(row["image_id"]),
-        str(row["image_src"]).rpartition("/")[2],
-        tuple(map(str, row["image_content"])),
-        str(row["question"]),
-        str(row["gt_answer"]),
+        read_field(row, "question_type"),
+        read_field(row, "image_id"),
+        read_field(row, "image_src").rpartition("/")[2],
+        read_texts(row, "image_content"),
+        read_field(row, "question"),
+        read_field(row, "gt_answer"),
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,17 @@ from typing import Any
 from textblob.en import tag
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, image_key, read_id, read_rows, some
+from mfpo.evaluate.answers import (
+    Answer,
+    Asked,
+    check_asked,
+    check_captions,
+    image_key,
+    read_id,
+    read_rows,
+    some,
+    thinking,
+)
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
 from mfpo.nouns import word_letters
@@ -60,6 +70,11 @@ else, for example ["dog", "dining table"]; reply with [] if it names no visible 
 """,
     PLACES,
 )
+
+# ['dog', "cat",] and, in a list of a line each, "1. dog", "- **traffic light**".
+_QUOTED = re.compile(r"""'([^'"\\\n]*)'|"([^'"\\\n]*)\"""")
+_BRACKETS = re.compile(rf"\[\s*(?:(?:{_QUOTED.pattern})\s*(?:,\s*|(?=\])))+\]")
+_LISTED = re.compile(r"\s*(?:[-*•+]|\d+[.)])\s+[*`\"]*([^\W\d_]+(?:[ -][^\W\d_]+){0,3})[*`\".,;]*\s*")
 
 # A text's words, each as its lemma, with whether it is a noun.
 Tagger = Callable[[str], list[tuple[str, bool]]]
@@ -114,6 +129,7 @@ class ObjectHalBench:
     not_official: tuple[str, ...]
     missing: int
     empty: int
+    thinking: dict[str, int] = field(default_factory=dict)
 
     @property
     def tallies(self) -> dict[str, Tally]:
@@ -175,11 +191,12 @@ def object_halbench(
         not_official=(*differences, *_differences_of_data(table, asked)),
         missing=len(questions or answers) - len(given),
         empty=sum(not text for text in texts.values()),
+        thinking=thinking(given.values()),
     )
 
 
 def read_objects(reply: str) -> list[str] | None:
-    """The list of texts that a reply is or ends with, or None.
+    """The list of texts that a reply is or ends with, or None: JSON, Python's notation, or a line each.
 
     >>> read_objects('["dog", "cat"]'), read_objects('Here:\\n["dog"]'), read_objects("()"), read_objects("A dog.")
     (['dog', 'cat'], ['dog'], [], None)
@@ -194,7 +211,20 @@ def read_objects(reply: str) -> list[str] | None:
             continue
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return names
-    return None
+    return _texts(text[text.find("[") : text.rfind("]") + 1]) or _lines(text)
+
+
+def _texts(text: str) -> list[str] | None:
+    """The texts between brackets, as Python too writes them: in single quotes, with a comma after the last."""
+    match = _BRACKETS.fullmatch(text)
+    return [one or other for one, other in _QUOTED.findall(text)] if match else None
+
+
+def _lines(text: str) -> list[str] | None:
+    """The names in a list of a line each, with at most a line before it that announces the list."""
+    first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
+    found = [_LISTED.fullmatch(line) for line in (rest if first.rstrip(" *").endswith(":") else [first, *rest])]
+    return [match.group(1) for match in found if match] if found and all(found) else None
 
 
 def object_halbench_json(result: ObjectHalBench, judge: Judge | None = None) -> dict[str, Any]:
@@ -218,6 +248,7 @@ def object_halbench_json(result: ObjectHalBench, judge: Judge | None = None) -> 
         "length": sum(one.length for one in described) / len(described),
         "missing": result.missing,
         "empty": result.empty,
+        **result.thinking,
         "unreadable": len(result.unreadable),
         "unreadable_images": list(result.unreadable),
         "judge": judge.report() if judge else None,
@@ -261,7 +292,7 @@ def load_questions(path: Path) -> dict[str, str]:
         if image is None or not isinstance(text, str):
             raise MfpoError(f"{where}: is no question; give image_id and question")
         if image_key(image) in questions:
-            raise MfpoError(f"{where}: image {image} comes a second time; Object HalBench asks once about each")
+            raise MfpoError(f"{where}: image {some([image])} comes a second time; Object HalBench asks once about each")
         questions[image_key(image)] = text
     return questions
 
@@ -323,7 +354,9 @@ def _listed(
         if len(text.split()) > 3:
             question = asked[image]
             if question is None:
-                raise MfpoError(f"image {image}: its answer has no prompt, which the judge needs; give the questions")
+                raise MfpoError(
+                    f"image {some([image])}: its answer has no prompt, which the judge needs; give the questions"
+                )
             prompts[image] = [{"role": "system", "content": template.fill(question, text)}]
     verdicts = judge.ask(prompts, read_objects, temperature=0.2, max_tokens=512)
     return {image: verdicts[image].reading if image in verdicts else [] for image in texts}

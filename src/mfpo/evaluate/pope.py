@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, is_another, read_answers, some
-from mfpo.evaluate.existence import Existence, Question, existence, load_questions, read_as_pope
+from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, read_answers, some
+from mfpo.evaluate.existence import (
+    Existence,
+    Question,
+    asked_of,
+    existence,
+    load_questions,
+    read_as_pope,
+    read_existence_answers,
+)
 from mfpo.evaluate.figures import Tally
 
 SPLITS = ("random", "popular", "adversarial")
@@ -71,8 +79,10 @@ def read_pope(answers: Sequence[Path], annotations: Path) -> tuple[dict[str, lis
     questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
     files = _files(answers)
     if len(files) == 1 and not any(split in files[0].name for split in SPLITS):
-        return by_split(read_answers(files[0]), questions, files[0]), questions
-    return {split: read_answers(file) for split, file in split_files(files).items()}, questions
+        answers_to_all = read_answers(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
+        return by_split(answers_to_all, questions, files[0]), questions
+    named = split_files(files)
+    return {split: read_existence_answers(file, questions.get(split, [])) for split, file in named.items()}, questions
 
 
 def by_split(
@@ -86,8 +96,7 @@ def by_split(
     for order in permutations(questions):
         asked = [(split, question) for split in order for question in questions[split]]
         if len(asked) == len(answers) and not any(
-            is_another(answer, Asked(question.text, (question.image,)))
-            for answer, (_, question) in zip(answers, asked, strict=True)
+            is_another(answer, asked_of(question)) for answer, (_, question) in zip(answers, asked, strict=True)
         ):
             fits.append(asked)
     if len(fits) != 1:
@@ -102,7 +111,7 @@ def by_split(
 
 
 def split_files(paths: Sequence[Path]) -> dict[str, Path]:
-    """The file of each split, among files and the JSONL files of folders, by its name: "answers_popular.jsonl".
+    """The file of each split, among files and those in folders, by its name: "answers_popular.jsonl".
 
     Raises MfpoError when a file is absent, its name tells no split or several, or when a split has two files.
     """
@@ -118,19 +127,38 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
     if not files:
-        raise MfpoError(f"no .jsonl file in {some(list(map(str, paths)))}; give a file for each of {', '.join(SPLITS)}")
-    absent = [str(file) for file in files if not file.exists()]
-    if absent:
-        raise MfpoError(f"{some(absent)}: no such file or folder; give an existing one")
+        raise MfpoError(
+            f"no .jsonl file in {', '.join(map(str, paths))}, and no .json file with a split in its name; "
+            f"give a file for each of {', '.join(SPLITS)}"
+        )
+    for file in files:
+        if not file.exists():
+            raise MfpoError(f"{file}: no such file or folder; give an existing one")
     return files
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """The JSONL files, and .json files that a split names, but for those that are there as JSONL, too.
+
+    Other .json files are no answers or questions, but made from them.
+    """
+    files = sorted(folder.glob("*.jsonl")) + sorted(folder.glob("*.jsonl.gz"))
+    stems = {file.name.partition(".jsonl")[0] for file in files}
+    jsons = [
+        file
+        for file in sorted(folder.glob("*.json"))
+        # "random.jsonl.made_by.json" is the note of a killed `mfpo answer`.
+        if file.stem not in stems and ".jsonl" not in file.suffixes and any(split in file.name for split in SPLITS)
+    ]
+    return files + jsons
 
 
 def _split_json(score: Split) -> dict[str, Any]:
     counts = {"questions": score.official.questions, "missing": score.official.missing}
     tolerant = {"unreadable": score.tolerant.unreadable, "tolerant": _figures(score.tolerant)}
-    return _figures(score.official) | counts | tolerant
+    return _figures(score.official) | counts | score.official.thinking | tolerant
 
 
 def _figures(score: Existence) -> dict[str, Any]:
