@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mfpo.cli import main
@@ -219,11 +220,14 @@ def test_names_of_which_only_some_are_old_are_refused(adapter):
 @pytest.mark.parametrize("name", ["lora_C", PREFIX + "lm_head.lora_A.weight", PREFIX + "x\ny", "z" * 5000])
 def test_unknown_tensors(name, adapter):
     write_tensors(adapter, tensors_of(adapter) | {name: torch.ones(4, 32)})
-    assert refused(adapter).startswith(f"its adapter does not fit its base: 1 tensors are unknown, such as {name[:100]!r}")
+    assert refused(adapter).startswith(
+        f"its adapter does not fit its base: 1 tensors are unknown, such as {name[:100]!r}"
+    )
 
 
 @pytest.mark.parametrize(
-    "value", [torch.ones(4, 63), torch.ones(64, 4), torch.ones(256), torch.ones(()), torch.ones(4, 64, dtype=torch.int8)]
+    "value",
+    [torch.ones(4, 63), torch.ones(64, 4), torch.ones(256), torch.ones(()), torch.ones(4, 64, dtype=torch.int8)],
 )
 def test_tensors_of_another_shape_or_type(value, adapter):
     write_tensors(adapter, tensors_of(adapter) | {FIRST: value})
@@ -264,7 +268,25 @@ def test_what_cannot_be_merged_is_refused(tiny_llava, adapter):
     assert "PREFIX_TUNING adapter cannot be merged" in refused(adapter)
 
 
-TRICKY = [None, True, False, 0, 3, -1, 1.5, math.nan, "", "no", "x" * 5000, [], ["nothing"], [0], {}, {"a": "b"}, {"a": 1}]
+TRICKY = [
+    None,
+    True,
+    False,
+    0,
+    3,
+    -1,
+    1.5,
+    math.nan,
+    "",
+    "no",
+    "x" * 5000,
+    [],
+    ["nothing"],
+    [0],
+    {},
+    {"a": "b"},
+    {"a": 1},
+]
 FIELDS = sorted({*LoraConfig(r=4).to_dict(), "unknown to peft"})
 WEIRD = ["", "{", "[]", "7", "null", '"text"', "{}", "[" * 5000, '{"peft_type": "LORA"}', "\ud800"]
 
@@ -331,7 +353,7 @@ def test_mutated_adapters_give_the_right_weights_or_are_refused(adapter, tiny_ll
     base, broken = load_model(tiny_llava).state_dict(), tmp_path / "broken"
     made = {True: 0, False: 0}
 
-    @settings(max_examples=150, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=100, derandomize=True, deadline=None, database=None)
     @given(mutations())
     def each(drawn: tuple[str, Any, Any]) -> None:
         shutil.rmtree(broken, ignore_errors=True)
@@ -340,22 +362,56 @@ def test_mutated_adapters_give_the_right_weights_or_are_refused(adapter, tiny_ll
         try:
             merged = load_model(broken).state_dict()
         except MfpoError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < len(str(broken)) + 600
+            message = str(error)
             made[False] += 1
         else:
             assert_same(merged, by_hand(base, broken))
             made[True] += 1
+            return
+        assert "\n" not in message
+        assert len(message) < len(str(broken)) + 600
 
     each()
     # Both ends are reached, or the mutations would be too weak or too strong to say anything.
-    assert made[True] > 20
+    assert made[True] > 10
     assert made[False] > 40
 
 
-def run(*arguments: Any) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+@pytest.fixture
+def mfpo(monkeypatch, capsys):
+    """The exit status and what was printed on stderr."""
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["mfpo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+def test_every_command_refuses_an_adapter_that_does_not_fit(adapter, preference_data, tmp_path, mfpo):
+    tensors = tensors_of(adapter)
+    del tensors[FIRST]
+    write_tensors(adapter, tensors)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question_id": 1, "image": "red.png", "text": "What?"}))
+    for command in (
+        ["merge", adapter],
+        ["answer", tmp_path / "q.jsonl", "--images", tmp_path, "--model", adapter],
+        ["rank", preference_data, "--model", adapter],
+        ["train", preference_data, "--model", adapter, "method=dpo"],
+        ["probe", "attention", preference_data, "--model", adapter],
+    ):
+        out = tmp_path / f"out-{command[0]}"
+        code, printed = mfpo(*command, "--out", out)
+        assert code == 1
+        assert printed.splitlines()[-1].endswith(f"base: 1 tensors are missing, such as {FIRST!r}")
+        assert "Traceback" not in printed
+        assert not out.exists()
+
+
+def test_merge_takes_the_folder_of_an_adapter(adapter, tmp_path, mfpo):
+    assert mfpo("merge", adapter, "--out", tmp_path / "merged")[0] == 0
+    assert_same(load_model(tmp_path / "merged").state_dict(), load_model(adapter).state_dict())
+    load_processor(tmp_path / "merged")

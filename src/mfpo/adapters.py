@@ -116,10 +116,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise MfpoError(f"{path}: its adapter cannot be loaded ({_said(error)})") from None
 
 
-def _in_todays_names(
-    base: Any, config: PeftConfig, tensors: dict[str, Tensor]
-) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """The adapter in the names of `base`, by the layout that fits best; as it is where none fits."""
+def _in_todays_names(base: Any, config: PeftConfig, tensors: dict[str, Tensor]) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """The adapter in the names of `base`, by the layout that leaves fewest tensors missing; as it is where none fits."""
     modules = [name for name, module in base.named_modules() if any(True for _ in module.parameters(recurse=False))]
     fits = []
     for layout in _LAYOUTS:
@@ -129,12 +127,13 @@ def _in_todays_names(
         targets = {old for old in todays if adapted and check_target_module_exists(config, old)}
         # Tensors and configuration have to agree, or it is unsure what the names mean.
         if adapted and adapted <= targets:
-            fits.append((len(targets - adapted), layout, {old: todays[old] for old in targets}, todays, places))
-    _, layout, targeted, todays, places = min(fits, key=lambda fit: fit[0], default=(0, (), {}, {}, {}))
+            fits.append((layout, todays, targets, places))
+    layout, todays, targets, places = min(fits, key=lambda fit: len(fit[2]), default=((), {}, set(), {}))
     if not layout or config.peft_type != PeftType.LORA:
         return config, tensors
     names = {name: todays[place] + name.removeprefix(_PREFIX + place) for name, place in places.items()}
-    return _retarget(config, targeted), {_PREFIX + names[name]: tensor for name, tensor in tensors.items()}
+    config = _retarget(config, {old: todays[old] for old in targets})
+    return config, {_PREFIX + names[name]: tensor for name, tensor in tensors.items()}
 
 
 def _old_name(name: str, layout: _Layout) -> str:
