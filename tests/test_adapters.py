@@ -401,7 +401,6 @@ def test_every_command_refuses_an_adapter_that_does_not_fit(adapter, preference_
         ["answer", tmp_path / "q.jsonl", "--images", tmp_path, "--model", adapter],
         ["rank", preference_data, "--model", adapter],
         ["train", preference_data, "--model", adapter, "method=dpo"],
-        ["probe", "attention", preference_data, "--model", adapter],
     ):
         out = tmp_path / f"out-{command[0]}"
         code, printed = mfpo(*command, "--out", out)

@@ -117,7 +117,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _in_todays_names(base: Any, config: PeftConfig, tensors: dict[str, Tensor]) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """The adapter in the names of `base`, by the layout that leaves fewest tensors missing; as it is where none fits."""
+    """The adapter in the names of `base`, by the layout that leaves fewest missing; as it is where none fits."""
     modules = [name for name, module in base.named_modules() if any(True for _ in module.parameters(recurse=False))]
     fits = []
     for layout in _LAYOUTS:
