@@ -200,10 +200,12 @@ def report(run: Annotated[Path, typer.Argument(help="Folder written by `mfpo dem
 
 @app.command()
 def merge(
-    run: Annotated[Path, typer.Argument(help="Folder written by `mfpo train` with lora_rank above 0.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder written by `mfpo train` with lora_rank above 0, or an adapter's.")
+    ],
     out: Out,
 ) -> None:
-    """Merge the adapter of a run into its base model.
+    """Merge an adapter, that of a run or another, into its base model.
 
     Example: mfpo merge runs/mfpo --out models/llava-mfpo
     """
@@ -212,13 +214,14 @@ def merge(
     from mfpo.folders import whole_folder
     from mfpo.models import in_precision, load_model, load_processor, stored_dtype
 
-    if not (run / "model" / "adapter_config.json").exists():
-        raise MfpoError(f"{run / 'model'}: no adapter there to merge; lora_rank=0 trains the model itself")
+    adapter = run if (run / "adapter_config.json").exists() else run / "model"
+    if not (adapter / "adapter_config.json").exists():
+        raise MfpoError(f"{adapter}: no adapter there to merge; lora_rank=0 trains the model itself")
     # Added up in float32 and rounded once, to the precision of the base.
-    model = in_precision(load_model(run / "model", dtype=torch.float32), stored_dtype(run / "model"))
+    model = in_precision(load_model(adapter, dtype=torch.float32), stored_dtype(adapter))
     with whole_folder(out, {"command": "merge", "run": run}) as folder:
         model.save_pretrained(folder)
-        load_processor(run / "model").save_pretrained(folder)
+        load_processor(adapter).save_pretrained(folder)
     console.print(f"{out} holds the merged model")
 
 

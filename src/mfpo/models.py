@@ -1,6 +1,7 @@
 """Loading a vision-language model and its processor from a folder, or from the hub."""
 
 import inspect
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from peft import PeftConfig, PeftModel
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
+from mfpo.adapters import merged, read_config
 from mfpo.errors import MfpoError, first_line
 from mfpo.folders import fingerprint
 
@@ -54,7 +55,8 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
 
     Raises MfpoError when it is neither.
     """
-    if Path(name).is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+    # Not by Path, which raises an error where a name is too long.
+    if os.path.isdir(name) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Path(name)
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_SAFE_FILES))
@@ -85,15 +87,11 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
     """The model in the folder `path`, on the GPU if there is one, in evaluation mode, in `default_dtype` or `dtype`.
 
     A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`, and when
-    weights are missing, broken, or of another shape than the configuration says.
+    weights are missing, broken, or of another shape than the configuration says, or an adapter does not fit its base.
     """
     check_model(path)
     if (path / "adapter_config.json").is_file():
-        base = load_model(base_of(path), dtype=dtype)
-        try:
-            return PeftModel.from_pretrained(base, path).merge_and_unload().eval()
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise MfpoError(f"{path}: its adapter cannot be loaded ({first_line(error)})") from None
+        return merged(load_model(base_of(path), dtype=dtype), path).eval()
     # Absolute, as an adapter trained on it will name its base by this path.
     return load_weights(AutoModelForImageTextToText, path.resolve(), dtype=dtype or default_dtype()).to(device())
 
@@ -172,14 +170,13 @@ def cache_argument(model: Any) -> str:
 
 def base_of(adapter: Path) -> Path:
     """The folder of the model that an adapter belongs to, downloaded if it is a name on the hub."""
-    try:
-        config = PeftConfig.from_pretrained(adapter)
-    except (ValueError, TypeError) as error:
-        raise MfpoError(f"{adapter}: its adapter_config.json is none of peft's ({first_line(error)})") from None
+    config = read_config(adapter)
     base = config.base_model_name_or_path
-    if not base:
+    if not base or not isinstance(base, str):
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
     folder = find_model(base, revision=config.revision)
+    if not os.path.isdir(folder):
+        raise MfpoError(f"{adapter}: its base {base[:80]!r} is no folder here; mend its adapter_config.json")
     if (folder / "adapter_config.json").is_file():
         raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
     return folder

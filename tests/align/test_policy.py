@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mfpo.align import policy as policy_module
@@ -100,3 +101,27 @@ def test_adapter_is_saved_with_the_names_of_the_modules_it_is_for(family, tmp_pa
     found = tensors(tmp_path / "saved" / "adapter_model.safetensors")
     assert set(found) == {f"base_model.model.{name}.lora_{part}.weight" for name in linear for part in "AB"}
     assert set(lora_targets(family.model, TrainSettings(lora_rank=2))) == linear
+
+
+# What the language model was called before transformers 4.52; the other families are newer or had today's names.
+OLD_NAMES = {"llava": "language_model.model.", "llava_next": "language_model.model.", "qwen2_5_vl": "model."}
+
+
+def test_adapter_of_each_family_is_merged_under_its_names_of_then_and_now(family, tmp_path):
+    family.model.save_pretrained(tmp_path / "source")
+    policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2, lora_targets=".*_proj").resolved(), last=None)
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight)
+    policy.save_pretrained(tmp_path / "saved")
+    expected = policy.merge_and_unload().state_dict()
+    torch.testing.assert_close(load_model(tmp_path / "saved").state_dict(), expected)
+
+    old = OLD_NAMES.get(family.name, "model.language_model.")
+    file, config = tmp_path / "saved" / "adapter_model.safetensors", tmp_path / "saved" / "adapter_config.json"
+    names = {name: name.replace("model.language_model.", old) for name in tensors(file)}
+    if "llava" in family.name:
+        names = {name: new.replace("model.vision_tower.", "vision_tower.vision_model.") for name, new in names.items()}
+    save_file({names[name]: value for name, value in load_file(file).items()}, file)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ".*_proj"}))
+    torch.testing.assert_close(load_model(tmp_path / "saved").state_dict(), expected)

@@ -295,6 +295,18 @@ def test_adapter_loads_with_plain_peft_and_merges_to_the_same(lora_run, tiny_lla
     assert (sequence_logps(merged, batch) - untrained).abs().max() > 1e-2
 
 
+def test_training_from_an_adapter_trains_the_merged_weights(lora_run, ranked, tmp_path):
+    merged = load_model(lora_run / "model")
+    merged.save_pretrained(tmp_path / "merged")
+    load_processor(lora_run / "model").save_pretrained(tmp_path / "merged")
+    for name, model in (("adapter", lora_run / "model"), ("whole", tmp_path / "merged")):
+        train(ranked, model, tmp_path / name, TrainSettings(**FAST, method="dpo"))
+    assert lasting(tmp_path / "adapter") == lasting(tmp_path / "whole")
+    assert_same_weights(tmp_path / "adapter", tmp_path / "whole")
+    trained = load_model(tmp_path / "adapter" / "model").state_dict()
+    assert any(not torch.equal(weight, trained[name]) for name, weight in merged.state_dict().items())
+
+
 def test_a_stage_of_one_step_trains(tiny_llava, preference_data, tmp_path):
     """The Trainer rounds a warm-up up to a step, whose rate is 0."""
     settings = TrainSettings(method="dpo", epochs=1, batch_size=64, learning_rate=1e-3)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch._C import DispatchKey
 from torch._higher_order_ops.flex_attention import flex_attention
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
+from mfpo.adapters import with_adapter
 from mfpo.align.prefix import shares_prefix
 from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import MfpoError, SettingError
@@ -107,7 +108,7 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
                 getattr(tower, name, nn.Identity()).requires_grad_(True)
         return base
     if adapter is not None:
-        return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+        return with_adapter(base, adapter, is_trainable=True)
     set_seed(settings.seed)
     config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
     return get_peft_model(base, config)

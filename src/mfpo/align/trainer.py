@@ -127,7 +127,9 @@ def files_of(data: Path, model: Path) -> dict[str, Any]:
 def check_settings(model: Path, settings: TrainSettings) -> None:
     """Raises MfpoError when the settings do not fit the model or what is installed."""
     if settings.lora_rank and (model / "adapter_config.json").exists():
-        raise MfpoError(f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge`")
+        raise MfpoError(
+            f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge {model} --out DIR`"
+        )
     if settings.quantize_4bit and device().type != "cuda":
         raise MfpoError("quantize_4bit needs a GPU, and there is none; set quantize_4bit=false")
     if settings.quantize_4bit and find_spec("bitsandbytes") is None:
