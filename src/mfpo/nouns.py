@@ -7,6 +7,7 @@ objects, their place in the sentence decides, not the tag.
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 # Parts of speech as in the Penn Treebank, a letter each; small letters are undecided. An object's name is o when it is
 # tagged as an adjective, v or w (in -s) as a verb. Of other words, b is a verb's base form, g its -ing form.
@@ -16,17 +17,25 @@ _LETTERS = {
 }  # fmt: skip
 _OBJECT_LETTERS = {"JJ": "o", "VB": "v", "VBP": "v", "VBZ": "w"}
 _WORDS = dict.fromkeys(("that", "which", "who"), "P") | dict.fromkeys(("is", "are", "was", "were", "be"), "B")
+# Such adjectives describe the sentence, not the thing.
+_VAGUE = "other few various several many more most same different such visible additional next likely"
+_WORDS |= dict.fromkeys(_VAGUE.split(), "D")
+# The taggers know no other language, and make one long noun of a sentence in another script.
+_IS_ENGLISH = re.compile("[A-Za-zÀ-ɏ]")
 
+_BEFORE_A_NOUN = re.compile("[bgJ](?=[NS])")
+_UNDECIDED = re.compile("[ovw]")
 _DECISIONS = (
     # An adjective after all: "an orange and white cat"; "the bus is bright orange", "it is painted orange".
     (re.compile("o(?=(?:C{0,2}[Jo]){0,9}([NS]|[vw](?![DH])))"), "J"),
     (re.compile("(B[.]?(?:[Jo]C{0,2}){0,9})o"), r"\1J"),
     # A verb after all: "to bear", "it sinks", "trees that bear fruit"; "the sign bears a name".
     (re.compile("(?<=[PT])v|(?<=P)w|(?<=[NSov])[vw](?=[DH])"), "."),
-    # Any word after an article or an adjective is no verb: "a stop sign", "a white double sink".
-    (re.compile("(?<=[DJ])b|[ov]"), "N"),
+    (re.compile("[ov]"), "N"),
     (re.compile("w"), "S"),
 )
+# Any word after an article or an adjective is no verb: "a stop sign", "a white double sink".
+_NO_VERB = re.compile("(?<=[DJ])b")
 
 
 def word_letters(words: Sequence[str], tags: Sequence[str], is_object: Callable[[str], bool]) -> str:
@@ -38,20 +47,20 @@ def word_letters(words: Sequence[str], tags: Sequence[str], is_object: Callable[
     >>> word_letters(words, tags, is_object={"bears", "sink"}.__contains__)
     '#S.DN'
     """
-    letters = [_letter(word, tag, is_object) for word, tag in zip(words, tags, strict=True)]
-    for index, letter in enumerate(letters[:-1]):
+    letters = "".join(map(_letter, words, tags, repeat(is_object)))
+    for match in _BEFORE_A_NOUN.finditer(letters):
         # "With stop signs", "a hot dog".
-        if letter in "bgJ" and letters[index + 1] in "NS" and is_object(f"{words[index]} {words[index + 1]}"):
-            letters[index] = "N"
-    text = "".join(letters)
-    for place, decision in _DECISIONS:
-        text = place.sub(decision, text)
-    return text
+        if is_object(f"{words[match.start()]} {words[match.end()]}"):
+            letters = f"{letters[: match.start()]}N{letters[match.end() :]}"
+    if _UNDECIDED.search(letters):
+        for place, decision in _DECISIONS:
+            letters = place.sub(decision, letters)
+    return _NO_VERB.sub("N", letters)
 
 
 @lru_cache(maxsize=100_000)
 def _letter(word: str, tag: str, is_object: Callable[[str], bool]) -> str:
     letter = _LETTERS.get(tag, ".")
-    if letter in "NS" or not is_object(word):
-        return _WORDS.get(word.lower(), letter)
-    return _OBJECT_LETTERS.get(tag, "S" if word.endswith("s") else "N")
+    if letter not in "NS" and is_object(word):
+        return _OBJECT_LETTERS.get(tag, "S" if word.endswith("s") else "N")
+    return _WORDS.get(word.lower(), letter if _IS_ENGLISH.match(word) or letter not in "JNS" else ".")

@@ -102,7 +102,8 @@ def is_term(words: str) -> bool:
     >>> is_term("bears"), is_term("stop signs"), is_term("red bus")
     (True, True, False)
     """
-    return _TERMS.get(" ".join(map(_singular, words.split())), "none") != "none"
+    parts = [_SINGULARS.get(part, "") for part in words.lower().split()]
+    return _TERMS.get(" ".join(parts), "none") != "none"
 
 
 def join_pairs(words: Sequence[str], pairs: Container[str]) -> Iterator[tuple[int, int]]:

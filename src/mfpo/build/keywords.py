@@ -62,7 +62,7 @@ def rank_keywords(text: str, settings: KeywordSettings, *, against: str = "") ->
     >>> [keyword["text"] for keyword in best]
     ['black cat', 'mat']
     """
-    phrases, others = _named(text, settings.tagger), _named(against, settings.tagger)
+    phrases, others = _named(text, settings.tagger), _named(against, settings.tagger) if against else []
     if not phrases:
         return []
     vectors = open_vectors(settings.vectors)
@@ -163,5 +163,6 @@ def page_rank(omega: Matrix, damping: float) -> Matrix:
 def _same_thing(one: Candidate, other: Candidate) -> bool:
     """Whether one phrase is the other without its first nouns, and not another object ("dog", "hot dog")."""
     shared = min(len(one.nouns), len(other.nouns))
-    objects = {category_of(one.text), category_of(other.text)} - {None}
-    return one.nouns[-shared:] == other.nouns[-shared:] and len(objects) < 2
+    if one.nouns[-shared:] != other.nouns[-shared:]:
+        return False
+    return len({category_of(one.text), category_of(other.text)} - {None}) < 2

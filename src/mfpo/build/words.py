@@ -32,8 +32,6 @@ _CLOSING = frozenset(["'", '"', "”", "’", ")"])
 # Of one letter a word, so that the span of a match is the word positions.
 _NOUN_PHRASE = re.compile("J*[NS]+")
 _singular = lru_cache(maxsize=100_000)(singularize)
-# The taggers know no other language, and make one long noun of a sentence in another script.
-_IS_ENGLISH = re.compile("[A-Za-zÀ-ɏ]")
 
 
 def _heads(words: str) -> frozenset[str]:
@@ -56,9 +54,6 @@ appearance design color colour style size shape scale feature element addition e
 someone something anyone anything everyone everything yes no answer question re
 """
 _INVISIBLE_NOUNS = _heads(_INVISIBLE)
-# Such adjectives describe the sentence, not the thing.
-_VAGUE = "other few various several many more most same different such visible additional next likely"
-_VAGUE_ADJECTIVES = frozenset(_VAGUE.split())
 # What comes along with the things that an answer is about: places, what COCO-Stuff (Caesar et al. 2018) calls stuff
 # outdoors and in a room's walls, materials, parts of a body, clothes, and words for a whole kind of things.
 _SECONDARY = """
@@ -96,7 +91,6 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
     tagged = (tagger or tag_with_textblob)(text)
     words = tuple([word for word, _ in tagged])
     letters = word_letters(words, [tag for _, tag in tagged], is_term)
-    letters = "".join([letter if _may_name(word) else "." for word, letter in zip(words, letters, strict=True)])
     found: dict[tuple[str, ...], tuple[str, list[int]]] = {}
     for match in _NOUN_PHRASE.finditer(letters):
         start, end = match.span()
@@ -173,12 +167,6 @@ def _tag_chunk(chunk: str, starts_sentence: bool) -> tuple[tuple[tuple[str, str]
         tagged.append((word, parser.find_tags(sentence)[-1][1]))
         starts_sentence = word in _SENTENCE_ENDS or (starts_sentence and word in _CLOSING)
     return tuple(tagged), starts_sentence
-
-
-@lru_cache(maxsize=100_000)
-def _may_name(word: str) -> bool:
-    """Whether the word may be part of a thing's name."""
-    return bool(_IS_ENGLISH.match(word)) and word.lower() not in _VAGUE_ADJECTIVES
 
 
 @lru_cache(maxsize=100_000)
