@@ -201,7 +201,9 @@ def test_deep_grey_is_scaled_by_the_range_of_its_values(values, expected):
     ],
 )
 def test_grey_of_unknown_depth_is_set_aside(values, reason):
-    with pytest.raises(RecordError, match=rf"image 'a\.tif' cannot be read \(its values are {reason}, of unknown depth"):
+    with pytest.raises(
+        RecordError, match=rf"image 'a\.tif' cannot be read \(its values are {reason}, of unknown depth"
+    ):
         check_image(encoded(Image.fromarray(values), "TIFF"), "a.tif")
 
 

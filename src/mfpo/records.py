@@ -267,7 +267,7 @@ def _check_depth(image: Image.Image, data: bytes) -> None:
         raise ValueError("white is 0 in it, at more than 8 bits; save it with 8")
     is_deep = data[24] == 16 if image.format == "PNG" else 16 in tiff.get(258, ())
     # PIL drops the lower 8 bits of colours.
-    if is_deep and not is_grey and max(high for _, high in image.convert("RGB").getextrema()) < _DARK >> 8:
+    if is_deep and not is_grey and np.asarray(image.convert("RGB")).max() < _DARK >> 8:
         raise ValueError("its 16 bits hold fewer, or nothing but black; save it with 8 bits")
 
 
@@ -286,7 +286,7 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     - whole numbers: 0 to 255 as they are, 0 to 65,535 without their lower 8 bits.
     - floats: 0 to 1 times 255, 0 to 255 rounded.
 
-    Raises ValueError for values outside of these ranges, and for whole numbers of which the highest is from 256 to 4095.
+    Raises ValueError for values outside of these ranges, and for whole numbers whose highest is from 256 to 4095.
     """
     least, most = float(values.min()), float(values.max())  # NaN if any value is
     is_float = values.dtype.kind == "f"
