@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 from pathlib import Path
 
@@ -162,6 +163,114 @@ def test_16_bits_are_scaled_and_not_clipped():
     values = np.array([[0, 1000, 30_000, 65_535]], dtype=np.uint16)
     pixels = np.asarray(decode_image(check_image(encoded(Image.fromarray(values)), "a.png")))
     np.testing.assert_array_equal(pixels[0, :, 0], values[0] >> 8)
+
+
+RAMP = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(2, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (RAMP, np.rint(RAMP * 255)),
+        (RAMP * 255, np.rint(RAMP * 255)),
+        (RAMP * 0.4, np.rint(RAMP * 102)),
+        (np.ones_like(RAMP), np.full_like(RAMP, 255)),
+        (np.zeros_like(RAMP), np.zeros_like(RAMP)),
+        ((RAMP * 255).astype(np.int32), (RAMP * 255).astype(np.int32)),
+        ((RAMP * 65_535).astype(np.int32), (RAMP * 65_535).astype(np.int32) >> 8),
+        ((RAMP * 255).astype(np.uint16), (RAMP * 255).astype(np.uint16)),
+        ((RAMP * 4096).astype(np.uint16), (RAMP * 4096).astype(np.uint16) >> 8),
+    ],
+)
+def test_deep_grey_is_scaled_by_the_range_of_its_values(values, expected):
+    pixels = np.asarray(decode_image(check_image(encoded(Image.fromarray(values), "TIFF"), "a.tif")))
+    np.testing.assert_array_equal(pixels, expected.astype(np.uint8)[:, :, None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (RAMP * 65_535, "from 0 to 65535"),
+        (RAMP - 0.5, "from -0.5 to 0.5"),
+        (np.where(RAMP > 0.5, np.float32("nan"), RAMP), "from nan to nan"),
+        (np.where(RAMP > 0.5, np.float32("inf"), RAMP), "from 0 to inf"),
+        ((RAMP * 65_536).astype(np.int32), "from 0 to 65536"),
+        ((RAMP * 200 - 100).astype(np.int32), "from -100 to 100"),
+        ((RAMP * 4095).astype(np.uint16), "from 0 to 4095"),  # 12 bits
+        ((RAMP * 256).astype(np.uint16), "from 0 to 256"),
+    ],
+)
+def test_grey_of_unknown_depth_is_set_aside(values, reason):
+    with pytest.raises(
+        RecordError, match=rf"image 'a\.tif' cannot be read \(its values are {reason}, of unknown depth"
+    ):
+        check_image(encoded(Image.fromarray(values), "TIFF"), "a.tif")
+
+
+def deep_png(values):
+    """A PNG of 16 bits a colour, which PIL cannot write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {2: 4, 3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_colours_of_16_bits_lose_their_lower_8_or_are_set_aside(bands):
+    values = (RAMP * 65_535).astype(np.uint16)[:, :, None].repeat(bands, axis=2)
+    values[:, :, 3 if bands == 4 else 1 if bands == 2 else 2] = 65_535  # the alpha, or the blue
+    pixels = np.asarray(decode_image(check_image(deep_png(values), "a.png")))
+    np.testing.assert_array_equal(pixels[:, :, 0], values[:, :, 0] >> 8)
+    for most in (255, 4095):
+        values = np.full_like(values, 65_535) if bands != 3 else values
+        values[:, :, : 3 if bands > 2 else 1] = (RAMP * most).astype(np.uint16)[:, :, None]
+        with pytest.raises(RecordError, match="its 16 bits hold fewer"):
+            check_image(deep_png(values), "a.png")
+
+
+def plain_tiff(values, tags):
+    """A little-endian TIFF of grey `values`, with numbers as further `tags`."""
+    data = values.tobytes()
+    known = {256: values.shape[1], 257: values.shape[0], 258: 8 * values.itemsize, 259: 1, 262: 1, 277: 1}
+    known |= {278: values.shape[0], 279: len(data)} | tags
+    known[273] = 8 + 2 + 12 * (len(known) + 1) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, known[tag]) for tag in sorted(known))
+    return b"II*\0" + struct.pack("<IH", 8, len(known)) + entries + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize(
+    ("values", "tags", "reason"),
+    [
+        ((RAMP * 200 - 100).astype(np.int16), {339: 2}, "from -100 to 100"),
+        ((RAMP * 4e9).astype(np.uint32), {339: 1}, "of unknown depth"),
+        ((RAMP * 200 - 100).astype(np.int8), {339: 2}, "have signs"),
+        ((RAMP * 65_535).astype(np.uint16), {262: 0}, "white is 0"),
+    ],
+)
+def test_tiffs_that_pil_reads_otherwise_are_set_aside(values, tags, reason):
+    with pytest.raises(RecordError, match=reason):
+        check_image(plain_tiff(values, tags), "a.tif")
+
+
+def test_a_small_uint32_tiff_is_taken_as_8_bits():
+    values = (RAMP * 255).astype(np.uint32)
+    pixels = np.asarray(decode_image(check_image(plain_tiff(values, {339: 1}), "a.tif")))
+    np.testing.assert_array_equal(pixels[:, :, 1], values)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B"])
+def test_a_grey_ramp_stays_one_in_every_mode(mode):
+    ramp = Image.fromarray((RAMP * 255).astype(np.uint8))
+    made = {
+        "PA": lambda: ramp.convert("P").convert("PA"),
+        "LAB": lambda: Image.merge("LAB", [ramp, Image.new("L", ramp.size, 128), Image.new("L", ramp.size, 128)]),
+        "I;16": lambda: ramp.convert("I").convert("I;16"),
+        "I;16B": lambda: ramp.convert("I").convert("I;16B"),
+    }.get(mode, lambda: ramp.convert(mode))()
+    pixels = np.asarray(decode_image(check_image(encoded(made, "TIFF"), "a.tif"))).astype(int)
+    # LAB's lightness is not linear in grey.
+    np.testing.assert_allclose(pixels[:, :, 0], np.rint(RAMP * 255), atol=30 if mode == "LAB" else 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 3)])

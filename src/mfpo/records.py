@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mfpo.errors import MfpoError, RecordError
@@ -135,6 +136,8 @@ _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Pixels a side of a WebP.
 _WEBP_LIMIT = 16383
+# Below it 16 bits are all but black, and most likely 10 or 12 bits in 16.
+_DARK = 4096
 # PIL's limit for decompression bombs.
 _MAX_PIXELS = 89_478_485
 # Rows are written and read in groups, which are in memory as a whole; Arrow cannot read back one beyond 2 GB.
@@ -225,13 +228,14 @@ def check_image(data: bytes, name: str) -> EncodedImage:
 
     An upright RGB JPEG, PNG or WebP is kept byte for byte, and only its header is read: whether it is whole shows when
     `decode_image` decodes it. Anything else becomes an upright RGB PNG: of an animation the first frame, what is
-    transparent on white, 16 bits scaled to 8. Raises RecordError when it is no image, or larger than PIL's limit for
-    decompression bombs.
+    transparent on white, deeper grey scaled to 8 bits (`_to_8_bits`). Raises RecordError when it is no image, when its
+    depth is unknown, or when it is larger than PIL's limit for decompression bombs.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:  # PIL only warns up to twice as many
             raise ValueError(f"{image.width} x {image.height} pixels: it may be a decompression bomb")
+        _check_depth(image, data)
         if _is_plain(image, data):
             return EncodedImage(bytes=data, path=os.path.basename(name))
         upright = _to_rgb(ImageOps.exif_transpose(image))
@@ -253,13 +257,44 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
     return image.getexif().get(0x0112, 1) not in range(2, 9)
 
 
+def _check_depth(image: Image.Image, data: bytes) -> None:
+    """Raise ValueError for what PIL would read as other colours, without a word."""
+    tiff = getattr(image, "tag_v2", {})  # tags 258, 262 and 339: bits, what 0 means, and kind of its values
+    is_grey = image.mode[0] in "IF"
+    if 2 in tiff.get(339, ()) and not is_grey:
+        raise ValueError("its 8 bits have signs; save it without")
+    if tiff.get(262) == 0 and is_grey:
+        raise ValueError("white is 0 in it, at more than 8 bits; save it with 8")
+    is_deep = data[24] == 16 if image.format == "PNG" else 16 in tiff.get(258, ())
+    # PIL drops the lower 8 bits of colours.
+    if is_deep and not is_grey and np.asarray(image.convert("RGB")).max() < _DARK >> 8:
+        raise ValueError("its 16 bits hold fewer, or nothing but black; save it with 8 bits")
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which PIL would clip to white
-        return Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode[0] in "IF":  # one band of more than 8 bits, which PIL would clip to black or white
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         layers = Image.new("RGBA", image.size, "white"), image.convert("RGBA")
         return Image.alpha_composite(*layers).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values in 8 bits, by the range in which they lie.
+
+    - whole numbers: 0 to 255 as they are, 0 to 65,535 without their lower 8 bits.
+    - floats: 0 to 1 times 255, 0 to 255 rounded.
+
+    Raises ValueError for values outside of these ranges, and for whole numbers whose highest is from 256 to 4095.
+    """
+    least, most = float(values.min()), float(values.max())  # NaN if any value is
+    is_float = values.dtype.kind == "f"
+    if not 0 <= least <= most <= (255 if is_float else 65_535) or (not is_float and 255 < most < _DARK):
+        raise ValueError(f"its values are from {least:g} to {most:g}, of unknown depth; save it with 8 or 16 bits")
+    if is_float:
+        return np.rint(values * 255 if most <= 1 else values).astype(np.uint8)
+    return (values if most <= 255 else values >> 8).astype(np.uint8)
 
 
 def _unreadable(name: str, error: Exception) -> RecordError:

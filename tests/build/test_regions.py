@@ -174,6 +174,24 @@ def test_a_batch_is_searched_in_order_and_an_impossible_search_has_its_reason_in
         ("street", "tree", False),
         ("carpet", "car", False),
         ("hot dog", "dog", False),
+        ("a hot dog", "hot_dog", True),
+        ("a dog", "hot_dog", False),
+        ("two teddy bears", "teddy_bear", True),
+        ("street signs", "street_sign", True),
+        ("the sign", "street_sign", False),
+        ("the dining table", "diningtable", True),
+        ("the table", "diningtable", True),
+        ("potted plants", "pottedplant", True),
+        ("the television", "tvmonitor", True),
+        ("an airplane", "aeroplane", True),
+        ("a couch", "Sofa", True),
+        ("a hot dog", "Hot dog", True),
+        ("the bats", "bat_(animal)", True),
+        ("a puppy", "dog_collar", False),
+        ("the dog collar", "dog_collar", True),
+        ("the hair dryer", "hair_dryer", True),
+        ("a remote", "remote_control", True),
+        ("people", "person", True),
     ],
 )
 def test_which_phrase_names_which_object(phrase: str, name: str, expected: bool) -> None:
@@ -192,6 +210,16 @@ def test_a_source_without_masks_says_which_regions_there_are() -> None:
     with pytest.raises(MfpoError, match=r"row 7 of test brings no object masks.*coco=FILE") as caught:
         DatasetRegions()([search_for("dog")])
     assert not isinstance(caught.value, RecordError)  # it ends the run
+
+
+def test_masks_of_the_dataset_are_found_by_names_with_underscores() -> None:
+    objects = (
+        NamedMask(name="hot_dog", mask=encode_mask(LEFT)),
+        NamedMask(name="street_sign", mask=encode_mask(RIGHT)),
+    )
+    found = regions_of(DatasetRegions(), search_for("dog", "hot dog", "street sign", of=record(objects=objects)))
+    assert [region["keyword"] for region in found] == ["hot dog", "street sign"]
+    np.testing.assert_array_equal(decode_mask(found[0]["mask"]), LEFT)
 
 
 def test_a_picture_without_objects_has_no_regions() -> None:

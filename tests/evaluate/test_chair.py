@@ -259,5 +259,89 @@ def test_coco_instances_are_found_by_file_name_and_by_id(tmp_path):
     categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    # "7" is the first image's file name, so it does not name the second image by its id.
-    assert load_annotations(path) == {"7": {"dog"}, "1": {"dog"}, "park/a.jpg": {"cat"}, "9": set()}
+    truth = load_annotations(path)
+    assert truth == {"7.jpg": {"dog"}, "park/a.jpg": {"cat"}, "9": set()}
+    said = [caption(image, "A dog.") for image in ("7.jpg", "park/a.jpg", "000000000009.jpg")]
+    assert [score.truth for score in chair(said, truth).details] == [{"dog"}, {"cat"}, set()]
+    assert chair([caption("1", "A dog.")], truth).chair_s == 0
+    # The first image's file is called 7, and 7 is the second image's id.
+    with pytest.raises(MfpoError, match=r"image '7' may be any of 2 of .*instances\.json \('7\.jpg', 'park/a\.jpg'\)"):
+        chair([caption("7", "A dog.")], truth)
+
+
+def shifted(tmp_path):
+    """Instances in which the number in an image's file name is the id of the image before."""
+    images = [{"id": number, "file_name": f"{number + 1:04}.jpg"} for number in (1, 2)]
+    annotations = [{"image_id": 1, "category_id": 1}, {"image_id": 2, "category_id": 2}]
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("0002.jpg", {"dog"}),
+        ("0003.jpg", {"cat"}),
+        ("0002.png", {"dog"}),
+        ("1", {"dog"}),
+        ("0001.jpg", None),
+        ("2.jpg", None),
+        ("COCO_val2014_000000000001.jpg", None),
+        ("kitchen/0002.jpg", None),
+        ("3", None),  # a number in a name, but no id
+    ],
+)
+def test_a_number_in_a_file_name_is_not_taken_for_an_id(tmp_path, image, expected, is_prepared):
+    path = shifted(tmp_path)
+    if is_prepared:
+        prepare_truth([path], [], path := tmp_path / "truth.jsonl")
+    truth = load_annotations(path)
+    if expected is None:
+        with pytest.raises(MfpoError, match=f"1 of 1 captions are of images without annotations: {image};"):
+            chair([caption(image, "A dog.")], truth)
+    else:
+        assert chair([caption(image, "A dog.")], truth).details[0].truth == expected
+
+
+def test_an_image_without_truth_does_not_get_that_of_an_id_in_another_row(tmp_path):
+    answers = [Answer("q1", "0001.jpg", None, "A dog."), Answer("q2", "1", None, "A dog.")]
+    for given in (answers, answers[::-1]):
+        result = chair(given, load_annotations(shifted(tmp_path)), allow_missing=True)
+        assert [score.answer.image_id for score in result.details] == ["1"]
+        assert result.missing == 1
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_an_id_that_is_the_number_of_another_file_is_refused(tmp_path, is_prepared):
+    path = shifted(tmp_path)
+    if is_prepared:
+        prepare_truth([path], [], path := tmp_path / "truth.jsonl")
+    with pytest.raises(MfpoError, match=rf"image '2' may be any of 2 of .*{path.name}") as caught:
+        chair([caption("2", "A dog.")], load_annotations(path), allow_missing=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_truth_of_two_spellings_of_one_number_is_refused(tmp_path):
+    path = tmp_path / "truth.jsonl"
+    path.write_text('{"image_id": "1.jpg", "objects": []}\n{"image_id": "001.jpg", "objects": ["dog"]}\n')
+    with pytest.raises(MfpoError, match=r"truth\.jsonl: 1 and 001 may be one image or two"):
+        load_annotations(path)
+
+
+def test_classes_of_instances_however_they_are_written(tmp_path):
+    names = ["hot_dog", "Dining table", "diningtable", "pottedplant", "tvmonitor", "aeroplane", "motorbike", "sofa"]
+    data = {
+        "images": [{"id": number} for number in range(len(names))],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [{"image_id": number, "category_id": number} for number in range(len(names))],
+    }
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(data))
+    expected = ["hot dog", "dining table", "dining table", "potted plant", "tv", "airplane", "motorcycle", "couch"]
+    assert list(load_annotations(path).values()) == [{name} for name in expected]
+    path.write_text(json.dumps(data).replace("sofa", "street_sign"))
+    with pytest.raises(MfpoError, match="street_sign not among COCO's 80 classes"):
+        load_annotations(path)

@@ -12,6 +12,7 @@ from mfpo.build.keywords import KeywordSettings, rank_keywords
 from mfpo.build.regions import Search, Segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.shards import SetAside
+from mfpo.class_names import class_of
 from mfpo.errors import RecordError
 from mfpo.masks import as_rle
 from mfpo.objects import category_of
@@ -92,12 +93,12 @@ def _known_images(
     record = source.record(row, number)
     keywords = rank_keywords(answer_text(record["chosen"]), settings)
     for image, encoded in enumerate(record["images"]):
-        objects = annotations.objects(encoded["path"] or "")
+        objects = annotations.objects(encoded["path"] or "", keywords)
         instances = {}
         for keyword in keywords:
             category = category_of(keyword["text"])
-            masks = [mask for name, mask in objects if name == category and coco_mask.area(mask)]
-            if masks:
+            masks = [mask for name, mask in objects if class_of(name) == category and coco_mask.area(mask)]
+            if category and masks:
                 instances[keyword["text"]] = masks
         if instances:
             yield Search(record, image, np.asarray(decode_image(encoded)), keywords), instances

@@ -1,9 +1,7 @@
 """What a model answered: JSONL or JSON files as this package, LLaVA, AMBER and CHAIR write them."""
 
-import gzip
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError
+from mfpo.files import TOO_LARGE, read_json, read_text
+from mfpo.image_names import image_key
 
 # The first key that a row has counts: ours and LLaVA's, then AMBER's and CHAIR's; MMHal-Bench's file has a place of
 # its own for the answer.
 _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
 TEXT_KEYS = ("model_answer", "text", "response", "caption")
-
-# What Python refuses to read though it is JSON.
-_TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
 
 # What may stand before an answer: marks, "1.", "(A)", "Answer:", "The final answer is", and the instruction, repeated.
 _LEAD = re.compile(
@@ -31,11 +28,6 @@ _YES_NO = re.compile(r"(yes|no)(?![^\W_])", re.IGNORECASE)
 
 # The tags around a model's thoughts, Kimi-VL's too; the group is the slash of the closing one.
 _THINK = re.compile(r"[<◁](/?)think(?:ing)?[>▷]", re.IGNORECASE)
-
-# "COCO_val2014_000000310196.jpg", "val2017/000000310196.jpg" and 310196 are one image.
-_COCO_IMAGE = re.compile(
-    r"(?:(?:.*/)?COCO_[a-z]+\d{4}_|(?:.*/)?(?:train|val|test)\d{4}/)?0*(\d+)(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -117,25 +109,13 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise MfpoError(f"{where}: not valid JSON ({error.msg}); write one JSON object a line") from None
         except (ValueError, RecursionError):
-            raise MfpoError(f"{where}: {_TOO_LARGE}") from None
+            raise MfpoError(f"{where}: {TOO_LARGE}") from None
         if not isinstance(row, dict):
             raise MfpoError(f"{where}: holds a {type(row).__name__}; write one JSON object a line")
         count += 1
         yield where, row
     if count == 0:
         raise MfpoError(f"{path}: is empty; give a file with one JSON object a line")
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or no JSON."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise MfpoError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
-        ) from None
-    except (ValueError, RecursionError):
-        raise MfpoError(f"{path}: {_TOO_LARGE}") from None
 
 
 def check_asked(
@@ -202,18 +182,6 @@ def check_captions(texts: Iterable[str]) -> None:
     said = [text for text in texts if text.strip()]
     if said and all(map(begins_with, said)):
         raise MfpoError(f"all {len(said)} answers begin with yes or no, and none is a caption; give descriptions")
-
-
-def image_key(image: str) -> str:
-    """The name under which images are compared: COCO's number without leading zeros, other names as they are.
-
-    >>> image_key("COCO_val2014_000000310196.jpg"), image_key("val2017/000000310196.jpg"), image_key("310196")
-    ('310196', '310196', '310196')
-    >>> image_key("kitchen/1.jpg"), image_key("scene_007.png")
-    ('kitchen/1.jpg', 'scene_007.png')
-    """
-    match = _COCO_IMAGE.fullmatch(image)
-    return match.group(1) if match else image
 
 
 def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None:
@@ -305,14 +273,3 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(entry, dict):
             raise MfpoError(f"{where}: is a {type(entry).__name__}; give one JSON object an answer")
         yield where, entry
-
-
-def read_text(path: Path) -> str:
-    """The text of a file (`.gz` too). Raises MfpoError when it is missing or no UTF-8."""
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except OSError as error:
-        raise MfpoError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from None
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise MfpoError(f"{path}: cannot be read ({error}); give it as UTF-8 text, or whole if gzipped") from None

@@ -4,25 +4,29 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mfpo.class_names import coco_class
+from mfpo.coco import read_coco
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import (
     Answer,
     answered,
     check_captions,
-    image_key,
     read_id,
-    read_json,
     read_rows,
     some,
     thinking,
 )
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
-from mfpo.objects import CATEGORIES, Mention, mentions
+from mfpo.image_names import ByImage, find_all, image_key
+from mfpo.objects import Mention, mentions
+
+# Id, file name and COCO classes of an image.
+Truth = tuple[str, str | None, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,9 @@ def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, all
     - recall (AMBER's Cover): classes in the image that its caption names / classes in the image, both summed over the
       captions.
 
-    `truth` maps `image_key` of each image to the COCO classes in it. Raises MfpoError when there is no caption, when
-    one comes twice, when all are a yes or no, or when captions failed, have no image or one that `truth` does not know;
-    `allow_missing` counts these.
+    `truth` has the COCO classes in each image, as `load_annotations` gives them, or by `image_key`. Raises MfpoError
+    when there is no caption, when one comes twice, when all are a yes or no, or when captions failed, have no image or
+    one that `truth` does not know; `allow_missing` counts these.
     """
     details = _scores(answers, truth, allow_missing)
     tallies = _tallies(details)
@@ -110,19 +114,16 @@ def chair_json(result: Chair) -> dict[str, Any]:
     return figures | {"intervals": intervals, "details": details}
 
 
-def load_annotations(path: Path) -> dict[str, frozenset[str]]:
-    """The COCO classes in each image, by `image_key`.
+def load_annotations(path: Path) -> ByImage[frozenset[str]]:
+    """The COCO classes in each image; docs/evaluate.md says how its image is found for a caption.
 
     Reads JSONL or JSONL.gz with `image_id` and `objects` (a list of class names), and COCO's instances JSON, where an
     image without annotations holds nothing. Raises MfpoError for a file of another form or a class that is not COCO's.
     """
-    pairs = _from_rows(path) if ".jsonl" in path.suffixes else _from_instances(path)
-    truth: dict[str, frozenset[str]] = {}
-    for image_id, objects in pairs:
-        truth[image_key(image_id)] = truth.get(image_key(image_id), frozenset()).union(objects)
-    unknown = sorted(frozenset[str]().union(*truth.values()).difference(CATEGORIES))
-    if unknown:
-        raise MfpoError(f"{path}: {some(unknown)} not among COCO's 80 classes, the only ones that CHAIR looks for")
+    truth = ByImage[frozenset[str]](path)
+    for image_id, name, objects in _read_truth(path):
+        key = truth.add(image_id, name)
+        truth[key] = truth.get(key, frozenset()) | objects
     return truth
 
 
@@ -137,15 +138,16 @@ def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path
         raise MfpoError(f"{out}: the truth is one JSON object a line; name it .jsonl or .jsonl.gz")
     if out.exists():
         raise MfpoError(f"{out} exists already; give another --out or remove it")
-    truth: dict[str, set[str]] = {}
-    for path in instances:
-        for image, objects in _instances(path).values():
-            truth.setdefault(image_key(image), set()).update(objects)
-    for path in captions:
-        for image, texts in _reference_captions(path).values():
-            named = {mention.category for text in texts for mention in mentions(text)}
-            truth.setdefault(image_key(image), set()).update(named)
-    rows = "".join(json.dumps({"image_id": image, "objects": sorted(truth[image])}) + "\n" for image in sorted(truth))
+    truth = ByImage[set[str]](out)
+    names: dict[str, dict[str, str]] = {}
+    found = [entry for path in instances for entry in _read_truth(path)]
+    found += [entry for path in captions for entry in _named_in_captions(path)]
+    for image_id, name, objects in found:
+        key = truth.add(image_id, name)
+        truth.setdefault(key, set()).update(objects)
+        # A name that is no number of COCO's goes beside the id.
+        names[key] = {"image_id": key} if key != name else {"image_id": image_id, "file_name": name}
+    rows = "".join(json.dumps({**names[key], "objects": sorted(truth[key])}) + "\n" for key in sorted(truth))
     data = rows.encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -165,17 +167,17 @@ def _scores(
         raise MfpoError(f"{len(double)} captions come more than once ({some(double)}); give each of them once")
     answers = answered(answers, allow_missing=allow_missing)
     check_captions(answer.text for answer in answers)
-    keys = [image_key(answer.image_id or "") for answer in answers]
-    unknown = [_name(answer) for answer, key in zip(answers, keys, strict=True) if key not in truth]
+    found = find_all((answer.image_id or "" for answer in answers), truth)
+    unknown = [(answer.image_id or _name(answer))[:80] for answer in answers if (answer.image_id or "") not in found]
     if unknown and not (allow_missing and len(unknown) < len(answers)):
         raise MfpoError(
             f"{len(unknown)} of {len(answers)} captions are of images without annotations: {some(unknown)}; "
             "give the annotations of these images, or score the others with --allow-missing"
         )
     return tuple(
-        CaptionScore(answer, tuple(mentions(answer.text)), truth[key])
-        for answer, key in zip(answers, keys, strict=True)
-        if key in truth
+        CaptionScore(answer, tuple(mentions(answer.text)), found[answer.image_id])
+        for answer in answers
+        if answer.image_id in found
     )
 
 
@@ -203,58 +205,32 @@ def _tallies(details: Iterable[CaptionScore]) -> dict[str, Tally]:
     return {name: Tally(units, mean) if name == "length" else Tally(units) for name, units in parts.items()}
 
 
-def _from_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _read_truth(path: Path) -> list[Truth]:
+    images = list(_from_rows(path) if ".jsonl" in path.suffixes else _from_instances(path))
+    classes = {name: coco_class(name) for _, _, objects in images for name in objects}
+    unknown = sorted(repr(name[:40])[1:-1] for name, known in classes.items() if known is None)
+    if unknown:
+        raise MfpoError(f"{path}: {some(unknown)} not among COCO's 80 classes, the only ones that CHAIR looks for")
+    return [(id, name, frozenset(str(classes[one]) for one in objects)) for id, name, objects in images]
+
+
+def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
     for where, row in read_rows(path):
         image_id, objects = read_id(row, ("image_id",), where), row.get("objects")
         if image_id is None or not isinstance(objects, list) or not all(isinstance(name, str) for name in objects):
             raise MfpoError(f'{where}: must be {{"image_id": ..., "objects": ["class", ...]}}')
-        yield image_id, objects
+        name = read_id(row, ("file_name",), where) or (None if image_id.isdecimal() else image_id)
+        yield image_id, name, objects
 
 
-def _from_instances(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The objects of each image, by its file name, and by its id where no other image's file is named like it."""
-    images = _instances(path)
-    taken = {image_key(name) for name, _ in images.values()}
-    for image_id, (name, found) in images.items():
-        yield name, found
-        if image_key(str(image_id)) not in taken:
-            yield str(image_id), found
+def _from_instances(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    images = read_coco(path, "instances")
+    if not any(image.annotations for image in images):
+        raise MfpoError(f"{path}: has no annotations, by which all objects would be hallucinated; give the whole file")
+    for image in images:
+        yield image.id, image.name, [name for name, _ in image.annotations]
 
 
-def _instances(path: Path) -> dict[Any, tuple[str, list[str]]]:
-    """File name and objects of each image of a COCO instances file, by its id."""
-    data = read_json(path)
-    try:
-        names = {category["id"]: str(category["name"]) for category in data["categories"]}
-        return _by_image(data, lambda entry: names[entry["category_id"]])
-    except (AttributeError, KeyError, TypeError) as error:
-        raise MfpoError(
-            f"{path}: is no COCO instances file ({_lack(error)}); give one with images, categories and annotations, "
-            "or a .jsonl file with image_id and objects"
-        ) from None
-
-
-def _reference_captions(path: Path) -> dict[Any, tuple[str, list[str]]]:
-    """File name and captions of each image of a COCO captions file, by its id."""
-    data = read_json(path)
-    try:
-        return _by_image(data, lambda entry: str(entry["caption"]))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise MfpoError(
-            f"{path}: is no COCO captions file ({_lack(error)}); give one with images and annotations"
-        ) from None
-
-
-def _lack(error: Exception) -> str:
-    """What the file does not hold: a key, or the image or category that an annotation is of."""
-    if not isinstance(error, KeyError):
-        return "its parts are no lists of objects"
-    name = error.args[0]
-    return f"{name} is missing" if isinstance(name, str) else f"it has annotations of {name}, but no entry with this id"
-
-
-def _by_image(data: Any, read: Callable[[Any], str]) -> dict[Any, tuple[str, list[str]]]:
-    images = {image["id"]: (str(image.get("file_name", image["id"])), list[str]()) for image in data["images"]}
-    for entry in data["annotations"]:
-        images[entry["image_id"]][1].append(read(entry))
-    return images
+def _named_in_captions(path: Path) -> Iterator[Truth]:
+    for image in read_coco(path, "captions"):
+        yield image.id, image.name, frozenset(m.category for caption, _ in image.annotations for m in mentions(caption))

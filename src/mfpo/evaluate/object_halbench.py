@@ -22,7 +22,6 @@ from mfpo.evaluate.answers import (
     Asked,
     check_asked,
     check_captions,
-    image_key,
     read_id,
     read_rows,
     some,
@@ -30,6 +29,7 @@ from mfpo.evaluate.answers import (
 )
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
+from mfpo.image_names import find_all, image_key
 from mfpo.nouns import word_letters
 from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs, singular, singulars
 
@@ -167,6 +167,8 @@ def object_halbench(
     images are unknown or double, when an answer is to another question, when answers are missing (`allow_missing`
     counts them instead), and when the judge fails for good.
     """
+    found = find_all((answer.image_id or "" for answer in answers), truth)
+    truth = {image_key(name): classes for name, classes in found.items()}
     given = _by_image(answers, truth, questions, allow_missing=allow_missing)
     # The official script takes Muffin's role name out of the answers.
     texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in given.items()}

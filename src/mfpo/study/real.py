@@ -15,7 +15,7 @@ from mfpo.align.train_settings import TrainSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, amber_file, load_amber
 from mfpo.evaluate.amber_words import open_reading
-from mfpo.evaluate.answers import image_key, read_answers, read_rows
+from mfpo.evaluate.answers import read_answers, read_rows
 from mfpo.evaluate.chair import load_annotations
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.generate import answer
@@ -24,6 +24,7 @@ from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_ha
 from mfpo.evaluate.llava_bench import load_llava_bench
 from mfpo.evaluate.mmhal import TYPES
 from mfpo.folders import fingerprint
+from mfpo.image_names import image_key
 from mfpo.models import model_files
 from mfpo.picturebook.model import model_folder
 from mfpo.settings import read_settings, setting

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from mfpo.class_names import class_of, plain_name
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import as_rle
 from mfpo.objects import category_of
@@ -139,9 +140,11 @@ def is_named(keyword: str, name: str) -> bool:
 
     >>> is_named("two sleepy puppies", "dog"), is_named("tall trees", "tree"), is_named("carpet", "car")
     (True, True, False)
+    >>> is_named("hot dogs", "hot_dog"), is_named("a dog", "hot_dog"), is_named("a dog", "dog_collar")
+    (True, False, False)
     """
-    wanted, given = category_of(keyword), category_of(name)
-    if wanted or given:
-        return wanted == given
+    given = class_of(name)
+    if given:
+        return category_of(keyword) == given
     # The plural's s is all that can differ: other endings would need a dictionary.
-    return f" {keyword}".lower().removesuffix("s").endswith(f" {name}".lower().removesuffix("s"))
+    return f" {keyword}".lower().removesuffix("s").endswith(f" {plain_name(name)}".removesuffix("s"))

@@ -1,8 +1,6 @@
 """Regions from COCO instance annotations: polygons, and run lengths compressed or not."""
 
-import json
-import re
-from collections import defaultdict
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,33 +8,27 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import RegionSettings, Search, match_regions
+from mfpo.build.regions import RegionSettings, Search, is_named, match_regions
+from mfpo.coco import CocoImage, read_coco
 from mfpo.errors import MfpoError, RecordError
-from mfpo.masks import as_rle, encode_mask, is_whole
-from mfpo.records import RLE, Region
+from mfpo.image_names import ByImage
+from mfpo.masks import as_rle, is_whole
+from mfpo.records import RLE, Keyword, Region
 
 
 class CocoRegions:
-    """A COCO instances file. Raises MfpoError when `file` is missing or is none."""
+    """A COCO instances file. Raises MfpoError when `file` is missing, is none, or has no mask."""
 
     def __init__(self, file: Path, settings: RegionSettings = RegionSettings()) -> None:
-        try:
-            content = json.loads(file.read_bytes())
-            names = {category["id"]: category["name"] for category in content["categories"]}
-            self._images = {image["id"]: image for image in content["images"]}
-            self._ids = {Path(image["file_name"]).stem: image["id"] for image in content["images"]}
-            self._objects: dict[int, list[tuple[str, Any]]] = defaultdict(list)
-            for annotation in content["annotations"]:
-                named = (names[annotation["category_id"]], annotation["segmentation"])
-                self._objects[annotation["image_id"]].append(named)
-        except OSError as error:
-            raise MfpoError(f"{file}: cannot be read ({error.strerror}); give COCO instances as JSON") from None
-        except (ValueError, RecursionError) as error:
-            raise MfpoError(f"{file}: not valid JSON ({error}); give COCO instances as JSON") from None
-        except (KeyError, TypeError) as error:
-            raise MfpoError(f"{file}: no COCO instances, {error} is wrong or missing; see cocodataset.org") from None
-        if len(self._ids) < len(self._images):
+        images = read_coco(file, "instances")
+        stems = [os.path.splitext(os.path.basename(image.name or image.id))[0] for image in images]
+        self._images = ByImage[CocoImage](file)
+        for image in images:
+            self._images[self._images.add(image.id, image.name)] = image
+        if min(len(set(stems)), len(self._images)) < len(images):
             raise MfpoError(f"{file}: two images have one file name; give each its own, as images are found by it")
+        if all(_lacks_mask(entry) for image in images for _, entry in image.annotations):
+            raise MfpoError(f"{file}: no annotation has a mask; give masks, or let --regions grounded-sam find them")
         self._file = file
         self._settings = settings
 
@@ -44,32 +36,53 @@ class CocoRegions:
         """The regions of the keywords by category; a RecordError for an image that the file does not know."""
         return [self._search(search) for search in searches]
 
-    def objects(self, file_name: str) -> list[tuple[str, RLE]]:
-        """The (category, mask) of each instance in an image. Raises RecordError when the file does not know it."""
-        known = self._find(file_name)
+    def objects(self, file_name: str, keywords: Sequence[Keyword]) -> list[tuple[str, RLE]]:
+        """The (category, mask) of each instance in an image that a keyword names.
+
+        Raises RecordError when the file does not know the image, and when the mask of one is broken or missing.
+        """
+        image = self._find(file_name)
+        named = {name for name, _ in image.annotations if any(is_named(one["text"], name) for one in keywords)}
         try:
-            return [
-                (name, as_mask(segmentation, known["height"], known["width"]))
-                for name, segmentation in self._objects[known["id"]]
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordError(f"the annotations of image {known['id']} in {self._file} are broken ({error})") from None
+            return [(name, _mask_of(entry, image)) for name, entry in image.annotations if name in named]
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:80]
+            raise RecordError(
+                f"the annotations of image {image.id[:40]} in {self._file} are broken ({reason})"
+            ) from None
 
     def _search(self, search: Search) -> list[Region] | RecordError:
-        image = search.record["images"][search.number]
+        path = search.record["images"][search.number]["path"] or ""
+        size = search.pixels.shape[:2]
         try:
-            return match_regions(search, self.objects(image["path"] or ""), self._settings)
+            objects = self.objects(path, search.keywords)
+            # Polygons that were drawn for another size may leave nothing in this one.
+            if objects and (annotated := self._find(path).size) != size:
+                raise RecordError(f"image is {size}, but {self._file} says {annotated} (height, width)")
+            return match_regions(search, objects, self._settings)
         except RecordError as error:
             return error
 
-    def _find(self, file_name: str) -> dict[str, Any]:
-        """The entry of an image: by its name without ending, else by COCO's number in it ("COCO_val2014_0042")."""
-        stem = Path(file_name).stem
-        number = re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?(\d+)", stem, re.IGNORECASE)
-        image_id = self._ids.get(stem, int(number[1]) if number else None)
-        if image_id not in self._images:
-            raise RecordError(f"image {file_name!r} is not among the images of {self._file}")
-        return self._images[image_id]
+    def _find(self, file_name: str) -> CocoImage:
+        # In a record a bare number is a file's name too, and what was converted has another ending.
+        key = self._images.find(os.path.splitext(file_name)[0] + ".jpg")
+        if key is None:
+            raise RecordError(f"image {file_name[:80]!r} is not among the images of {self._file}")
+        return self._images[key]
+
+
+def _mask_of(annotation: dict[str, Any], image: CocoImage) -> RLE:
+    if image.size is None:
+        raise ValueError("height and width must be whole numbers from 1 to 65535")
+    if annotation.get("bbox") and _lacks_mask(annotation):
+        raise ValueError("an object has a box, but no mask")
+    # Without a box, an empty list is an object of no area.
+    return as_mask(annotation.get("segmentation", []), *image.size)
+
+
+def _lacks_mask(annotation: dict[str, Any]) -> bool:
+    segmentation = annotation.get("segmentation", [])
+    return segmentation == [] or (segmentation is None and "bbox" in annotation)
 
 
 def as_mask(segmentation: Any, height: int, width: int) -> RLE:
@@ -78,17 +91,22 @@ def as_mask(segmentation: Any, height: int, width: int) -> RLE:
     Raises ValueError or TypeError for what is broken, which pycocotools would read beyond its memory.
     """
     if isinstance(segmentation, list):
+        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
+        if any(polygon.ndim != 1 for polygon in polygons) or (len(polygons) > 2 and all(len(p) == 2 for p in polygons)):
+            raise ValueError("polygons are no lists [x, y, x, y, ...]")
         # Annotations hold some "polygons" of one or two points, which pycocotools takes for boxes or refuses.
-        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation if len(polygon) >= 6]
+        polygons = [polygon for polygon in polygons if len(polygon) >= 6]
         limit = 10 * max(height, width)
         if not all((np.abs(polygon) <= limit).all() and len(polygon) % 2 == 0 for polygon in polygons):
             raise ValueError("a polygon lies far outside of its image, or half a point is missing")
         if not polygons:
-            return encode_mask(np.zeros((height, width), dtype=bool))
+            polygons = [np.zeros(6)]
         return as_rle(coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width)))
     size, counts = [int(side) for side in segmentation["size"]], segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"run lengths of {size} for an image of {[height, width]}")
     if isinstance(counts, list):
-        if any(run < 0 for run in counts) or sum(counts) != size[0] * size[1]:
+        if any(run < 0 or run != int(run) for run in counts) or sum(counts) != size[0] * size[1]:
             raise ValueError(f"run lengths do not cover {size}")
         return as_rle(coco_mask.frPyObjects({"size": size, "counts": counts}, height, width))
     if not isinstance(counts, str):

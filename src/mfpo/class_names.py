@@ -1,0 +1,50 @@
+"""Which COCO class a data set means by the name of a class of its own: "hot_dog" is one, VOC's "diningtable" too."""
+
+import re
+from functools import lru_cache
+
+from mfpo.objects import CATEGORIES, mentions
+
+_ONE_WORD = {category.replace(" ", ""): category for category in CATEGORIES} | {
+    # PASCAL VOC's other words, and one by which COCO's misspelt class is often named.
+    "aeroplane": "airplane",
+    "motorbike": "motorcycle",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+    "hairdryer": "hair drier",
+}
+# Of LVIS, where the last word says another thing than the name, and the class is not the last word.
+_WHOLE = {"remotecontrol": "remote", "televisionset": "tv", "microwaveoven": "microwave"}
+
+
+@lru_cache(maxsize=10_000)
+def plain_name(name: str) -> str:
+    """The name as a text has it: small letters, blanks for underscores, and no sense in parentheses.
+
+    >>> plain_name("hot_dog"), plain_name("bat_(animal)"), plain_name("Hair dryer")
+    ('hot dog', 'bat', 'hair dryer')
+    """
+    without = re.sub(r"\([^()]*\)", " ", name.replace("_", " "))
+    return " ".join((without.strip() or name).lower().split())
+
+
+def coco_class(name: str) -> str | None:
+    """The COCO class that has this name, however it is written.
+
+    >>> coco_class("hot_dog"), coco_class("pottedplant"), coco_class("Aeroplane"), coco_class("puppy")
+    ('hot dog', 'potted plant', 'airplane', None)
+    """
+    return _ONE_WORD.get(re.sub(r"[\s-]", "", plain_name(name)))
+
+
+@lru_cache(maxsize=10_000)
+def class_of(name: str) -> str | None:
+    """The COCO class of the things that are called so; a dog collar is no dog.
+
+    >>> class_of("polar_bear"), class_of("hot_dog"), class_of("dog_collar")
+    ('bear', 'hot dog', None)
+    """
+    plain = plain_name(name)
+    found = mentions(plain)
+    last = found[-1].category if found and found[-1].end == len(plain) else None
+    return coco_class(name) or _WHOLE.get(plain.replace(" ", "")) or last
