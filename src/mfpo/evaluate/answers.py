@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, brief
 
 # The first key that a row has counts: ours and LLaVA's, then AMBER's and CHAIR's; MMHal-Bench's file has a place of
 # its own for the answer.
@@ -66,7 +66,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
     """
-    if ".json" in path.suffixes and read_text(path).lstrip().startswith("["):
+    if read_text(path).lstrip().startswith("["):
         yield from _entries(path)
         return
     count = 0
@@ -174,7 +174,7 @@ def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | Non
         return None
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise MfpoError(f"{where}: {key} is {value!r}, but must be a text or a whole number")
+        raise MfpoError(f"{where}: {key} is {brief(value)}, but must be a text or a whole number")
     return str(value)
 
 
@@ -184,13 +184,13 @@ def read_label(row: dict[str, Any], where: str) -> str | None:
     if label is None:
         return None
     if not isinstance(label, str) or label.lower() not in ("yes", "no"):
-        raise MfpoError(f'{where}: label is {label!r}, but must be "yes" or "no"')
+        raise MfpoError(f'{where}: label is {brief(label)}, but must be "yes" or "no"')
     return label.lower()
 
 
 def some(names: Sequence[str]) -> str:
     """The first three of `names` and how many more there are, for an error message."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name[:40] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _answer(row: dict[str, Any], where: str, by_place: bool) -> Answer:
@@ -204,7 +204,7 @@ def _answer(row: dict[str, Any], where: str, by_place: bool) -> Answer:
         raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(_TEXT_KEYS)}")
     prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | None):
-        raise MfpoError(f"{where}: prompt is {prompt!r}, but must be a text")
+        raise MfpoError(f"{where}: prompt is {brief(prompt)}, but must be a text")
     return Answer(question_id, image_id, prompt, text, read_label(row, where), failed)
 
 
