@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,8 +43,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def build(*arguments):
-    common = ["build", "pairs.jsonl", "--images", "photos", "--regions", "coco=instances.json", "--set", "shard_size=8"]
+def build(*arguments, source="pairs.jsonl"):
+    common = ["build", source, "--images", "photos", "--regions", "coco=instances.json", "--set", "shard_size=8"]
     return [*MFPO, *common, *map(str, arguments)]
 
 
@@ -57,8 +58,8 @@ def run(*arguments):
 def here(folder, monkeypatch, capsys):
     """The same in this process, which is quicker."""
 
-    def run_here(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mfpo", *build(*arguments)[3:]])
+    def run_here(*arguments, **source):
+        monkeypatch.setattr(sys, "argv", ["mfpo", *build(*arguments, **source)[3:]])
         with pytest.raises(SystemExit) as stopped:
             main()
         captured = capsys.readouterr()
@@ -130,6 +131,41 @@ def test_check_regions_prints_the_mapping_accuracy(folder, here):
     assert not (folder / "out").exists()
 
 
+@pytest.fixture
+def repository(folder):
+    """`folder`/repo, as `push_to_hub` writes it: 3 rows in train, 2 in test."""
+    (folder / "repo" / "data").mkdir(parents=True)
+    rows = (folder / "pairs.jsonl").read_text().splitlines(keepends=True)
+    for name, lines in (("train", rows[:3]), ("test", rows[3:5])):
+        (folder / "repo" / "data" / f"{name}-00000-of-00001.jsonl").write_text("".join(lines))
+    return folder
+
+
+def built_ids(out):
+    return list(datasets.Dataset.from_parquet(str(out / "train-00000.parquet"))["id"])
+
+
+@pytest.mark.parametrize("chosen", [["split=test"], ["--set", "split=test"]])
+def test_of_a_repository_train_is_built_or_the_split_that_is_chosen(repository, here, chosen):
+    status, out, _ = here("--out", "out", source="repo")
+    assert (status, built_ids(repository / "out")) == (0, ["r0", "r1", "r2"])
+    assert "left out: split test (1 file); choose with split=NAME or subset=NAME" in out
+    assert json.loads((repository / "out" / "summary.json").read_text())["left_out"] == ["split test (1 file)"]
+    assert here("--out", "other", *chosen, source="repo")[0] == 0
+    assert built_ids(repository / "other") == ["r3", "r4"]
+    assert json.loads((repository / "other" / "made_by.json").read_text())["settings"]["split"] == "test"
+    assert "choose split=test or split=train" in here("--out", "third", "split=val", source="repo")[2]
+
+
+def test_what_was_begun_of_another_split_is_not_gone_on_with(repository, here):
+    assert here("--out", "out", source="repo")[0] == 0
+    (repository / "out").rename(repository / "out.partial")
+    (repository / "out.partial" / "train-00000.json").write_text("a note that would be read")
+    _, _, err = here("--out", "out", "split=test", source="repo")
+    assert "out.partial: of a run with other settings; starting anew" in err
+    assert built_ids(repository / "out") == ["r3", "r4"]
+
+
 def test_preview_is_a_picture(folder, here):
     assert here("--preview", "r1", "--out", "strip.png")[0] == 0
     assert Image.open(folder / "strip.png").width > 200
@@ -146,6 +182,9 @@ def test_preview_is_a_picture(folder, here):
         (["--out", "out", "--seed", 2**63], "must be below 2^63"),
         ([], "--out is missing"),
         (["--preview", "r1", "--out", "nowhere/strip.png"], "nowhere: no such folder"),
+        (["--out", "out", "split=test"], "pairs.jsonl: is one file, of split train"),
+        (["--out", "out", "spilt=test"], "no setting is named 'spilt', did you mean 'split'?"),
+        (["--out", "out", "top_k=" + "x" * 5000], "top_k is '" + "x" * 80 + "...', but must be a whole number"),
     ],
 )
 def test_mistakes_are_one_line(here, arguments, words):

@@ -23,7 +23,7 @@ from mfpo.cli_build import ROWS_SET_ASIDE, build
 from mfpo.cli_eval import eval_app
 from mfpo.cli_probe import probe_app
 from mfpo.cli_study import reproduce
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, SettingError, brief, one_line
 from mfpo.settings import read_settings
 
 app = typer.Typer(
@@ -169,7 +169,7 @@ def answer(
         from mfpo.evaluate.generate import answer as run
 
         if decode not in DECODERS:
-            raise SettingError(f"no decoding is named {decode!r}; there are {', '.join(DECODERS)}")
+            raise SettingError(f"no decoding is named {brief(decode)}; there are {', '.join(DECODERS)}")
         chosen: Any = read_settings(DECODERS[decode].settings, None, overrides or [])
         count = run(
             questions,
@@ -183,7 +183,7 @@ def answer(
             max_new_tokens=max_new_tokens,
         )
     else:
-        raise SettingError(f"no engine is named {engine!r}; give --engine transformers or vllm")
+        raise SettingError(f"no engine is named {brief(engine)}; give --engine transformers or vllm")
     console.print(f"{out}: {count} answers")
 
 
@@ -283,7 +283,7 @@ def main() -> None:
     except MfpoError as error:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
-        _complain(f"error: {error}")
+        _complain(f"error: {one_line(error)}")
         sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -348,16 +348,16 @@ def _answer_by_endpoint(
 def _settings_class(stage: str) -> Any:
     from mfpo.align.curriculum import RankSettings
     from mfpo.align.train_settings import TrainSettings
-    from mfpo.build.pipeline import BuildSettings
+    from mfpo.build.pipeline import CommandSettings
     from mfpo.evaluate.generate import DECODERS
     from mfpo.evaluate.judge import JudgeSettings
     from mfpo.picturebook.pretrain import PretrainSettings
 
-    classes: dict[str, Any] = {"build": BuildSettings, "rank": RankSettings, "train": TrainSettings}
+    classes: dict[str, Any] = {"build": CommandSettings, "rank": RankSettings, "train": TrainSettings}
     classes |= {name: decoder.settings for name, decoder in DECODERS.items() if name != "greedy"}  # has no settings
     classes |= {"judge": JudgeSettings, "pretrain": PretrainSettings}
     if stage not in classes:
-        raise SettingError(f"no stage is named {stage!r}; there are {', '.join(classes)}")
+        raise SettingError(f"no stage is named {brief(stage)}; there are {', '.join(classes)}")
     return classes[stage]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.settings import read_settings
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def build(
     noise_step: Annotated[int | None, typer.Option(help="Diffusion step of the noise, 0 to 999.")] = None,
     schedule: Annotated[str | None, typer.Option(help="sigmoid, linear or cosine.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise (and of the picture book's scenes).")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting; the same as KEY=VALUE.")] = None,
     workers: Annotated[int, typer.Option(help="Threads, or actors that search regions with --engine ray.")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray (a cluster that RAY_ADDRESS names).")] = "local",
     check_regions: Annotated[
@@ -44,6 +44,9 @@ def build(
     preview: Annotated[
         str | None, typer.Option(help="Id of a record to show at rising noise, in --out FILE.png; builds nothing.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings build` lists them.")
+    ] = None,
 ) -> None:
     """Build image preferences (paper, 3.1): find what the chosen answer names in the image and destroy just that.
 
@@ -51,17 +54,19 @@ def build(
 
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos
     """
-    from mfpo.build.pipeline import BuildSettings
+    from mfpo.build.pipeline import CommandSettings
     from mfpo.build.pipeline import build as run
     from mfpo.build.regions import open_segmenter
     from mfpo.sources import open_source
 
     given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
-    chosen = read_settings(BuildSettings, None, settings or [], **given)
+    chosen = read_settings(CommandSettings, None, [*(settings or []), *(overrides or [])], **given)
     if engine == "ray":  # whose workers may stand in other folders
         source = str(Path(source).resolve()) if Path(source).exists() else source
         out, images = out and out.resolve(), images and images.resolve()
-    opened = _picturebook(source, chosen.seed) or open_source(source, format=format, images=images)
+    opened = _picturebook(source, chosen) or open_source(
+        source, format=format, images=images, split=chosen.split, subset=chosen.subset
+    )
     # Opened here even where a cluster's actors open their own, so that a mistake is found before the first row.
     segmenter = open_segmenter(regions, chosen) if chosen.needs_regions or check_regions else None
     if check_regions:
@@ -91,16 +96,18 @@ def build(
     _report_build(out, summary)
 
 
-def _picturebook(source: str, seed: int) -> Any:
+def _picturebook(source: str, settings: Any) -> Any:
     """The source that `picturebook:N` names, or None for any other name."""
     name, colon, count = source.partition(":")
     if name != "picturebook" or not colon:
         return None
     if not count.isdecimal() or int(count) == 0:
-        raise MfpoError(f"{source}: {count!r} is no number of records; write picturebook:600")
+        raise MfpoError(f"{source}: {brief(count)} is no number of records; write picturebook:600")
+    if settings.split or settings.subset:
+        raise SettingError("split and subset choose files of a dataset, and the picture book has none; leave them out")
     from mfpo.picturebook.pairs import PictureBook
 
-    return PictureBook(int(count), seed=seed)
+    return PictureBook(int(count), seed=settings.seed)
 
 
 def _counted(rows: Iterable[T], text: str) -> Iterator[T]:
@@ -120,12 +127,14 @@ def _engine(name: str, workers: int) -> Any:
         from mfpo.build.ray_engine import RayData
 
         return RayData(workers)
-    raise SettingError(f"no engine is named {name!r}; give --engine local or ray")
+    raise SettingError(f"no engine is named {brief(name)}; give --engine local or ray")
 
 
 def _report_build(out: Path, summary: Any) -> None:
     """Say what was written and what was set aside; the latter ends the command with a status of its own."""
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
+    if summary["left_out"]:
+        console.print(f"left out: {', '.join(summary['left_out'])}; choose with split=NAME or subset=NAME")
     if summary["set_aside"]:
         console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
         for reason, count in summary["reasons"].items():
@@ -147,7 +156,7 @@ def _draw_preview(source: Any, id: str, settings: Any, segmenter: Any, out: Path
         raise SettingError(f"{out.parent}: no such folder; give --out in an existing one")
     row = next((source.record(row, number) for number, row in enumerate(source) if source.id(row, number) == id), None)
     if row is None:
-        raise MfpoError(f"no row of {source.name} has the id {id!r}; `mfpo inspect` shows the ids")
+        raise MfpoError(f"no row of {source.name} has the id {brief(id)}; `mfpo inspect` shows the ids")
     regions = build_record(row, settings, segmenter)[0]["regions"]
     preview(row, regions, settings).save(out)
     console.print(f"open {out}")

@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from transformers.utils import logging
 from mfpo.adapters import merged, read_config
 from mfpo.errors import MfpoError, first_line
 from mfpo.folders import fingerprint
+from mfpo.records import IMAGE_PLACE, content_parts
 
 
 @contextmanager
@@ -146,11 +149,32 @@ def load_processor(path: Path) -> Any:
         raise MfpoError(f"{path}: its processor cannot be loaded ({first_line(error)})") from None
 
 
+def check_places(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
+    """Warn, once, where the model's template moves the images of `turns` before the text of their turn."""
+    moved = [turn | {"content": sorted(turn["content"], key=lambda part: part["type"] != "image")} for turn in turns]
+    if (
+        moved != list(turns)
+        and len({processor.apply_chat_template(some, tokenize=False) for some in (turns, moved)}) == 1
+    ):
+        _warn("the model's chat template puts images before the text: where <image> stands in a prompt is lost")
+
+
+@cache
+def _warn(message: str) -> None:
+    getLogger(__name__).warning(message)
+
+
 def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:
-    """A batch to generate from: one question and one image a row, in the model's template, padded on the left."""
+    """A batch to generate from: one question and one image a row, in the model's template, padded on the left.
+
+    The image stands at the question's `<image>`, or before it.
+    """
     chats = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for question in questions
+        [{"role": "user", "content": content_parts(text if IMAGE_PLACE in text else IMAGE_PLACE + text)}]
+        for text in questions
     ]
+    for chat in chats:
+        check_places(processor, chat)
     prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
     bos = processor.tokenizer.bos_token
     return processor(

@@ -4,10 +4,13 @@ A record is a row of a Hugging Face dataset with the column names that TRL and m
 (`{"bytes", "path"}`), so that a file on disk goes into the dataset untouched.
 """
 
+import base64
+import hashlib
 import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -20,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, brief
 
 
 class Message(TypedDict):
@@ -143,6 +146,12 @@ _MAX_PIXELS = 89_478_485
 # Rows are written and read in groups, which are in memory as a whole; Arrow cannot read back one beyond 2 GB.
 _ROW_GROUP, _ROW_GROUP_BYTES = 32, 256 << 20
 
+# Where a text has an image; LLaVA's data began it.
+IMAGE_PLACE = "<image>"
+
+# How an image begins that a JSON file holds as base64: a data URI, or what JPEG, PNG, GIF, WebP, BMP and TIFF become.
+_BASE64 = re.compile(r"data:[\w/.+-]*;base64,|(?=(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk|SUkqA|TU0AK)[A-Za-z0-9+/=\s]{60})")
+
 # A record needs these to train with any method.
 TEXT_COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
 
@@ -160,7 +169,7 @@ def new_record(
     """Make a record from one question and two answers.
 
     Raises RecordError that names the column when a text is missing, no string, blank or not to be written to a file,
-    when chosen equals rejected, or when there is no image.
+    when chosen equals rejected, when there is no image, or the question has places for more or fewer (`place_images`).
     """
     if not is_text(str(id)):
         raise RecordError("column 'id' holds half a surrogate pair, which no file can")
@@ -172,10 +181,9 @@ def new_record(
             raise RecordError(f"column {column!r} is {type(text).__name__}, but must be a text")
         if not is_text(text):
             raise RecordError(f"column {column!r} holds half a surrogate pair, which no file can")
-        if not text.replace("<image>", "").strip():
+        if not without_places(text):
             raise RecordError(f"column {column!r} is empty")
-    # LLaVA's data writes the image into the text; a chat template puts it in again.
-    question, *answers = (str(text).replace("<image>", "").strip() for text in texts.values())
+    answers = [without_places(str(text)) for text in (chosen, rejected)]
     if answers[0] == answers[1]:
         raise RecordError("columns 'chosen' and 'rejected' are equal, so they express no preference")
     if not images:
@@ -183,12 +191,46 @@ def new_record(
     return SourceRecord(
         id=str(id),
         images=list(images),
-        prompt=[{"role": "user", "content": question}],
+        prompt=place_images([Message(role="user", content=str(question))], len(images)),
         chosen=[{"role": "assistant", "content": answers[0]}],
         rejected=[{"role": "assistant", "content": answers[1]}],
         objects=None if objects is None else list(objects),
         source=source,
     )
+
+
+def without_places(text: str) -> str:
+    return text.replace(IMAGE_PLACE, "").strip()
+
+
+def place_images(prompt: Sequence[Message], images: int) -> list[Message]:
+    """`prompt` with `<image>` where its images stand, or without where they stand before the text.
+
+    That is where a chat template puts images of its own accord. A single image at the end of the first turn goes there
+    too, as LLaVA's own loader has it. Raises RecordError when there are places, but not one for each image.
+    """
+    places = sum(message["content"].count(IMAGE_PLACE) for message in prompt)
+    if places not in (0, images):
+        raise RecordError(f"<image> stands {places} times in the prompt, but the number of images is {images}")
+    first = next((message["content"].strip() for message in prompt if message["role"] == "user"), "")
+    text = re.sub(rf"^(?:{IMAGE_PLACE}|\s)+", "", first)
+    is_before = first.count(IMAGE_PLACE) == places and IMAGE_PLACE not in text
+    is_after = places == 1 and first.endswith(IMAGE_PLACE)
+    tidy = without_places if is_before or is_after else str.strip
+    return [Message(role=message["role"], content=tidy(message["content"])) for message in prompt]
+
+
+def content_parts(text: str) -> list[dict[str, str]]:
+    """What a chat template takes for a text: it is cut at each `<image>`, where an image stands.
+
+    >>> content_parts("In <image> I see")
+    [{'type': 'text', 'text': 'In '}, {'type': 'image'}, {'type': 'text', 'text': ' I see'}]
+    """
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(IMAGE_PLACE)):
+        parts += [{"type": "image"}] * (number > 0)
+        parts += [{"type": "text", "text": piece}] * bool(piece)
+    return parts
 
 
 def is_text(value: object) -> bool:
@@ -201,8 +243,27 @@ def answer_text(messages: Sequence[Message]) -> str:
     return " ".join(message["content"] for message in messages)
 
 
+def embedded_name(text: str) -> str | None:
+    """A name for an image that is given as base64, the same for the same image; None for a path.
+
+    >>> embedded_name("photos/iVBORw0KGgo.png"), embedded_name("data:image/png;base64,AAAA")
+    (None, 'base64-bde6da8e9d39')
+    """
+    return f"base64-{hashlib.sha256(text.encode()).hexdigest()[:12]}" if _BASE64.match(text) else None
+
+
+def decode_base64(text: str, name: str) -> bytes:
+    """The bytes that base64, bare or in a data URI, stands for. Raises RecordError, which says `name`, for others."""
+    found = _BASE64.match(text)
+    bare = "".join(text[found.end() if found else 0 :].split())
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except ValueError as error:
+        raise RecordError(f"image {brief(name)} is no valid base64 ({error})") from None
+
+
 def load_image(folder: Path, name: object, root: Path | None = None) -> EncodedImage:
-    """Read the image `name` below `folder`, as `check_image` does.
+    """Read the image `name` below `folder`, or the one that it holds as base64, as `check_image` does.
 
     Raises RecordError when the path, or the file that it links to, is not below `root` (`folder` by default), is
     missing, or is no image.
@@ -211,15 +272,18 @@ def load_image(folder: Path, name: object, root: Path | None = None) -> EncodedI
         raise RecordError("column 'image' is missing")
     if not isinstance(name, str):
         raise RecordError(f"column 'image' is {type(name).__name__}, but must be a path")
+    if short := embedded_name(name):
+        return check_image(decode_base64(name, short), short)
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to((root or folder).resolve()):
-            raise RecordError(f"image {name!r} leaves the image folder {folder}")
+            raise RecordError(f"image {brief(name)} leaves the image folder {folder}")
         if not path.is_file():
-            raise RecordError(f"image {name!r} is not in {folder}")
+            raise RecordError(f"image {brief(name)} is not in {folder}")
         data = path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a zero byte, a loop of links
-        raise RecordError(f"image {name[:80]!r} cannot be read ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error  # all of it would repeat the path
+        raise RecordError(f"image {brief(name)} cannot be read ({reason})") from None
     return check_image(data, name)
 
 
@@ -300,7 +364,7 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _unreadable(name: str, error: Exception) -> RecordError:
     # PIL's own words hold an address in memory, another in every run.
     reason = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-    return RecordError(f"image {name[:80]!r} cannot be read ({' '.join(reason.split())})")
+    return RecordError(f"image {brief(name)} cannot be read ({' '.join(reason.split())})")
 
 
 def encode_image(image: Image.Image, format: Literal["png", "webp"] = "png") -> EncodedImage:
@@ -341,6 +405,23 @@ def write_shard(records: Iterable[Record], path: Path) -> None:
             # Built by pyarrow, not by datasets.Dataset: that one would decode and encode every image on the way.
             writer.write_table(pa.table(columns, schema=FEATURES.arrow_schema))
     partial.replace(path)
+
+
+def keep_first(path: Path, ids: AbstractSet[str]) -> None:
+    """Rewrite a shard so that it holds the first record of each of `ids`; without any there is no file."""
+
+    def records() -> Iterator[Record]:
+        left = set(ids)
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROW_GROUP):
+            for record in batch.to_pylist():
+                if record["id"] in left:
+                    left.remove(record["id"])
+                    yield record
+
+    if ids:
+        write_shard(records(), path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _row_groups(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from mfpo.errors import SettingError
+from mfpo.errors import SettingError, brief
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise SettingError(f"{override!r} is no setting; write key=value")
+            raise SettingError(f"{brief(override)} is no setting; write key=value")
         values[key] = _read_value(text)
     values |= {key: value for key, value in given.items() if value is not None}
     return from_mapping(cls, values)
@@ -60,12 +60,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     for key, value in values.items():
         if key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
-            faults.append(f"no setting is named {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            faults.append(f"no setting is named {brief(key)}" + (f", did you mean {near[0]!r}?" if near else ""))
             continue
         try:
             accepted[key] = _coerce(value, types[key])
         except (TypeError, ValueError):
-            faults.append(f"{key} is {value!r}, but must be {_spell(types[key])}")
+            faults.append(f"{key} is {brief(value)}, but must be {_spell(types[key])}")
     if faults:
         raise SettingError("; ".join(faults))
     return cls(**accepted)

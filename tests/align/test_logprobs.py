@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mfpo import models
 from mfpo.align.logprobs import Encoded, collate, encode, pad_id, render, sequence_logps, token_logps
 from mfpo.errors import MfpoError, RecordError
 from mfpo.models import load_model, load_processor
@@ -158,3 +159,44 @@ def test_token_types_of_an_answer_are_text(processor):
     types = collate([row], 0)["mm_token_type_ids"][0]
     ids = torch.cat([row.prompt_ids, *row.answers])
     assert types.tolist() == (ids == processor.image_token_id).long().tolist()
+
+
+PLACED = [{"role": "user", "content": "In <image> and <image> I see"}]
+
+
+def test_images_stand_where_the_prompt_has_their_places(processor):
+    text, _ = render(processor, PLACED, [say("A dog.")], images=2)
+    assert text == "USER: In <image>\n and <image>\n I see ASSISTANT:"
+    row = encode(processor, [picture(0), picture(1)], PLACED, [say("A dog.")], max_length=500)
+    places = (row.prompt_ids == processor.image_token_id).nonzero()[:, 0]
+    assert len(places) == 32
+    assert (places.diff() > 1).sum() == 1, "text stands between the images"
+
+
+def test_places_before_the_text_are_those_of_the_template(processor):
+    prompt = [{"role": "user", "content": "<image>\nWhat is there?"}]
+    assert render(processor, prompt, [say("A dog.")], images=1) == render(processor, PROMPT, [say("A dog.")], images=1)
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_places_for_more_or_fewer_images_are_an_error(processor, images):
+    with pytest.raises(
+        RecordError, match=f"<image> stands 2 times in the prompt, but the number of images is {images}"
+    ):
+        render(processor, PLACED, [say("A dog.")], images=images)
+
+
+def test_a_template_that_moves_images_before_the_text_is_named(processor, caplog):
+    models._warn.cache_clear()
+    render(processor, PLACED, [say("A dog.")], images=2)
+    assert not caplog.messages
+    parts = "{% for part in message['content'] %}"
+    ordered = "{% for part in message['content'] | sort(attribute='type') %}"  # image before text, as in LLaVA's own
+    assert parts in processor.chat_template
+    processor.chat_template = processor.chat_template.replace(parts, ordered)
+    text, _ = render(processor, PLACED, [say("A dog.")], images=2)
+    assert text == "USER: <image>\n<image>\nIn  and  I see ASSISTANT:"
+    render(processor, PLACED, [say("A dog.")], images=2)
+    assert caplog.messages == [
+        "the model's chat template puts images before the text: where <image> stands in a prompt is lost"
+    ]

@@ -32,6 +32,7 @@ from mfpo.records import (
     SourceRecord,
     decode_image,
     encode_image,
+    keep_first,
     new_record,
     read_dataset,
 )
@@ -197,6 +198,73 @@ def test_a_run_that_stops_goes_on_without_redoing_whole_shards(content: Callable
         "column 'chosen' is empty",
         "id 'r1' is that of an earlier row",
     ]
+
+
+def all_at_once(shards: Iterator, *given: Any) -> Iterator:
+    """An engine that makes all shards at the same time, as a cluster does, and has the last one ready first."""
+    return iter([next(Threads(1)(iter([shard]), *given)) for shard in reversed(list(shards))])
+
+
+def repeated(random: np.random.Generator) -> tuple[Drawn, list[int], list[int]]:
+    """A source with ids that come again and rows without an answer; which rows are records, which repeat one."""
+    source = Drawn(int(random.integers(5, 16)))
+    kept: dict[str, int] = {}
+    repeats = []
+    for number, row in enumerate(source.rows):
+        row["id"] = f"r{random.integers(0, 5)}"
+        row["chosen"] *= int(random.random() < 0.6)
+        if row["id"] in kept:
+            repeats.append(number)
+        elif row["chosen"]:
+            kept[row["id"]] = number
+    return source, list(kept.values()), repeats
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_first_record_of_an_id_is_kept_whatever_the_engine(seed: int, content: Callable, tmp_path: Path) -> None:
+    source, kept, repeats = repeated(np.random.default_rng(seed))
+    build(source, tmp_path / "out", SMALL, DatasetRegions())
+    assert [row["source"]["row"] for row in read_dataset(tmp_path / "out")] == kept
+    set_aside = lines(tmp_path / "out" / "rejected_rows.jsonl")
+    assert sorted([row["row"] for row in set_aside] + kept) == list(range(len(source.rows)))
+    assert [row["row"] for row in set_aside if row["reason"].endswith("is that of an earlier row")] == repeats
+    for name, engine in (("three", Threads(3)), ("at once", all_at_once)):
+        build(source, tmp_path / name, SMALL, DatasetRegions(), engine=engine)
+        assert content(tmp_path / name) == content(tmp_path / "out")
+
+
+def test_a_run_killed_while_it_sets_repeated_ids_aside_ends_with_the_same_files(
+    content: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _, _ = repeated(np.random.default_rng(2))
+    build(source, tmp_path / "whole", SMALL, DatasetRegions())
+    for number in range(3):
+        with monkeypatch.context() as patched:
+            seen: list[Path] = []
+
+            def stop(shard: Path, ids: set[str], number: int = number, seen: list[Path] = seen) -> None:
+                keep_first(shard, ids)
+                seen.append(shard)
+                if len(seen) > number:
+                    raise KeyboardInterrupt
+
+            patched.setattr("mfpo.build.shards.keep_first", stop)
+            try:
+                build(source, tmp_path / "out", SMALL, DatasetRegions(), engine=all_at_once)
+            except KeyboardInterrupt:
+                continue
+            break
+    else:
+        build(source, tmp_path / "out", SMALL, DatasetRegions(), engine=all_at_once)
+    assert seen, "no shard had to be rewritten"
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_the_summary_says_what_of_the_dataset_was_left_out(tmp_path: Path) -> None:
+    source = Drawn(2)
+    source.left_out = ["split test (1 file)"]  # type: ignore[attr-defined]
+    assert build(source, tmp_path / "out", SMALL, DatasetRegions())["left_out"] == ["split test (1 file)"]
+    assert build(Drawn(2), tmp_path / "other", SMALL, DatasetRegions())["left_out"] == []
 
 
 def test_a_process_killed_five_times_ends_with_the_same_bytes(

@@ -1,9 +1,11 @@
 """The cluster's engine on a local Ray with two workers: the same bytes as on one machine."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.ray_engine import RayData
@@ -28,6 +30,25 @@ def test_the_bytes_are_those_of_one_machine(write_pairs: Callable, content: Call
     build(source, tmp_path / "local", SETTINGS, DatasetRegions())
     summary = build(source, tmp_path / "ray", SETTINGS, DatasetRegions(), engine=RayData(2))
     assert (summary["read"], summary["written"], summary["set_aside"]) == (14, 11, 3)
+    assert content(tmp_path / "ray") == content(tmp_path / "local")
+
+
+def test_a_valid_row_is_kept_where_only_a_row_that_is_none_had_its_id(content: Callable, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    rows = [
+        {
+            "id": f"r{number % 5}",
+            "image": "red.png",
+            "question": "?",
+            "chosen": "A dog." * (number > 6),
+            "rejected": ".",
+        }
+        for number in range(17)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, chosen = open_source(tmp_path / "pairs.jsonl"), BuildSettings(shard_size=3, corruption="global")
+    build(source, tmp_path / "local", chosen)
+    assert build(source, tmp_path / "ray", chosen, engine=RayData(2))["written"] == 5
     assert content(tmp_path / "ray") == content(tmp_path / "local")
 
 

@@ -133,6 +133,16 @@ def test_images_arrive_intact_and_without_their_names(folder, fake_server):
             np.testing.assert_array_equal(seen, np.asarray(Image.open(own)))
 
 
+def test_the_image_stands_at_its_place_in_the_question(folder, fake_server):
+    row = {"question_id": 0, "image": "a.jpg", "text": "What is in <image> here?"}
+    (folder / "q.jsonl").write_text(json.dumps(row))
+    with fake_server(lambda content: "A dog.") as server:
+        answers(folder, server)
+    parts = server.bodies[0]["messages"][0]["content"]
+    assert [part.get("text", part["type"]) for part in parts] == ["What is in ", "image_url", " here?"]
+    assert rows_of(folder)[0]["prompt"] == row["text"]
+
+
 @pytest.mark.parametrize("fault", ["wait", "server_error", "cut", "slow"])
 def test_a_passing_fault_is_waited_out(folder, fake_server, fault):
     with fake_server(echo, [fault]) as server:

@@ -102,3 +102,12 @@ def test_batches_are_of_like_length(tiny_llava, questions, tmp_path, monkeypatch
     assert widths == sorted(widths, reverse=True)
     lengths = sorted((len(row["text"]) for row in rows), reverse=True)
     assert [width - widths[0] for width in widths] == [lengths[start] - lengths[0] for start in range(0, 24, 6)]
+
+
+def test_the_image_stands_at_its_place_in_the_question(tiny_llava):
+    processor = load_processor(tiny_llava)
+    batch = encode_questions(processor, ["In <image> I see", "What?"], [Image.new("RGB", (32, 32))] * 2)
+    texts = [processor.tokenizer.decode(ids) for ids in batch["input_ids"]]
+    image = "<image>" * 16
+    assert texts[0].removeprefix("<s>") == f"USER: In {image}\n I see ASSISTANT:"
+    assert texts[1].replace("<pad>", "").removeprefix("<s>") == f"USER: {image}\nWhat? ASSISTANT:"

@@ -1,5 +1,6 @@
 """Rows from Parquet, JSONL and JSON files, from folders and from the hub."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,77 @@ def test_a_folder_gives_parquet_before_jsonl_before_json_arrays(folder: Path) ->
     assert ids(folder) == ["parquet 0", "parquet 1"]
 
 
+def test_an_array_called_jsonl(folder: Path) -> None:
+    (folder / "a.jsonl").write_text(json.dumps([GOOD, GOOD | {"id": "b"}]))
+    assert ids(folder / "a.jsonl") == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+def test_gzip(name: str, folder: Path) -> None:
+    lines = "".join(json.dumps(GOOD | {"id": id}) + "\n" for id in "ab")
+    array = json.dumps([GOOD, GOOD | {"id": "b"}])
+    for text in (lines, array):
+        (folder / name).write_bytes(gzip.compress(text.encode()))
+        assert ids(folder / name) == ["a", "b"]
+    (folder / name).rename(folder / "sub.jsonl.gz")
+    assert ids(folder) == ["a", "b"]
+
+
+def test_a_gzipped_file_cut_or_changed_at_any_byte_is_one_line(folder: Path) -> None:
+    whole = gzip.compress("".join(json.dumps(GOOD | {"id": f"{n}"}) + "\n" for n in range(20)).encode())
+    file = folder / "a.jsonl.gz"
+    refused = 0
+    for place in range(1, len(whole), 2):
+        for data in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]):
+            file.write_bytes(data)
+            try:
+                read = ids(file)
+            except MfpoError as error:
+                reason = str(error)
+            else:
+                assert read == [f"{n}" for n in range(20)]
+                continue
+            assert "\n" not in reason
+            assert reason.startswith((f"{file}: ", "line "))
+            refused += 1
+    assert refused > len(whole) * 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", json.dumps(GOOD, indent=1).encode(), "give each object on a line of its own, or a JSON array"),
+        ("a.json", json.dumps({"data": [GOOD]}).encode(), "columns data, but needed are"),
+        ("a.json", json.dumps({"data": [GOOD]}, indent=1).encode(), "give each object on a line of its own"),
+        ("a.csv", b"id,image\n1,red.png\n", "tables of commas or tabs are not read"),
+        ("a.tsv", b"index\timage\n1\t/9j/" + b"A" * 300_000, "tables of commas or tabs are not read"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "fetch it with `git lfs pull`"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "fetch it with `git lfs pull`"),
+        ("a.jsonl", b"<!DOCTYPE html><html>", "is a page of HTML or XML"),
+        ("a.parquet", b"\n<html>", "is a page of HTML or XML"),
+        ("a.jsonl", b"PK\x03\x04", "is a zip archive; unpack it"),
+        ("a.jsonl", gzip.compress(b"{}"), "is a .gz file; give it a name that ends in .gz"),
+        ("a.jsonl", b"PAR1 and more", "is a .parquet file; give it a name that ends in .parquet"),
+        ("a.jsonl.gz", b"{}", "is not gzipped; give it a name without .gz"),
+        ("a.jsonl", json.dumps(GOOD).encode("utf-16"), "is in UTF-16; save it as UTF-8"),
+        ("a.jsonl", json.dumps({"k" * 1000 + str(n): 1 for n in range(999)}).encode(), "but needed are"),
+    ],
+)
+def test_a_file_that_is_something_else_is_called_by_its_name(name: str, data: bytes, words: str, folder: Path) -> None:
+    (folder / name).write_bytes(data)
+    with pytest.raises(MfpoError) as error:
+        open_source(folder / name)
+    assert str(error.value).startswith(f"{folder / name}: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(folder: Path) -> None:
+    (folder / "a.jsonl").write_text("\ufeff" + json.dumps(GOOD) + "\n", encoding="utf-8")
+    assert ids(folder / "a.jsonl") == ["a"]
+
+
 def test_a_parquet_file_that_breaks_off_inside(folder: Path) -> None:
     rows = [GOOD | {"id": f"{number:05}" * 50} for number in range(200)]
     file = table(folder / "a.parquet", *rows, row_group_size=96, compression="none", use_dictionary=False)
@@ -112,7 +184,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
         assert (name, repo_type) == ("owner/pairs", "dataset")
-        assert {"*.parquet", "*.json", "*.jsonl", "*.jpg", "*.png", "*.JPG"} <= set(allow_patterns)
+        assert {"*.parquet", "*.json", "*.jsonl", "*.jpg", "*.png", "*.JPG", "README.md"} <= set(allow_patterns)
         assert not any(pattern.endswith((".py", "*")) for pattern in allow_patterns)
         return str(snapshot)
 

@@ -311,7 +311,7 @@ ROWS = {
     "rlhf-v": ORIGIN | {"image": TWO, "text": json.dumps(TEXT)},
     "rlaif-v": ORIGIN | {"image": TWO} | TEXT,
     "vlfeedback": VLFEEDBACK | {"completions": columnar(COMPLETIONS), "img_path": TWO},
-    "llava-rlhf": LLAVA_RLHF | {"image": TWO},
+    "llava-rlhf": json.loads(json.dumps(LLAVA_RLHF).replace("<image>", "<image><image>")) | {"image": TWO},
     "ms-swift": MS_SWIFT | {"rejected_response": REJECTED, "images": TWO},
     "llama-factory": {"conversations": TURNS, "chosen": ANSWERED[-1], "rejected": OTHER[-1], "images": TWO},
     "trl": {"prompt": PROMPT, "chosen": CHOSEN, "rejected": REJECTED, "images": TWO},

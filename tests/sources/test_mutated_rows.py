@@ -1,5 +1,6 @@
 """Whatever a row holds, it is built into a record that can be written, or is refused with a reason."""
 
+import base64
 import copy
 import json
 import math
@@ -83,6 +84,9 @@ TRICKY += [
     '{"chosen": "\\ud800"}',
     {"Rating": "5/5"},
 ]
+BASE64 = base64.b64encode(encode_image(Image.effect_noise((40, 40), 50).convert("RGB"))["bytes"]).decode()
+TRICKY += [BASE64, "data:image/png;base64," + BASE64, BASE64[:300], BASE64 + "*", {"bytes": BASE64}, "x" * 300_000]
+TRICKY += ["What is in <image> here?", "<image> or <image>?", [{"type": "image"}, {"type": "text", "text": "What?"}]]
 VALUES = st.sampled_from(TRICKY) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -146,6 +150,7 @@ def check(source: Source, row: dict[str, Any], out: Path) -> bool:
         assert (read["id"], len(read["rejected_images"])) == (id, len(record["images"]))
         return True
     assert reason.strip()
+    assert len(reason) < 500
     assert "\n" not in reason
     reason.encode()
     return False

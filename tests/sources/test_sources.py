@@ -1,7 +1,10 @@
 """Each public format gives the same record; each broken row says what is wrong with it."""
 
+import base64
 import io
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import datasets
@@ -11,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mfpo.errors import MfpoError, RecordError
-from mfpo.records import SourceRecord
+from mfpo.records import SourceRecord, encode_image
 from mfpo.sources import open_source
 from mfpo.sources.rows import read_image, read_messages, read_objects
 
@@ -251,8 +254,8 @@ def test_a_deeply_nested_line_sets_its_row_aside(folder: Path) -> None:
 
 
 def test_bytes_and_texts_of_a_wrong_type_set_their_row_aside(folder: Path) -> None:
-    with pytest.raises(RecordError, match="bytes as str"):
-        read_image({"bytes": "aGVs"}, folder, "images[0]")
+    with pytest.raises(RecordError, match="bytes as int"):
+        read_image({"bytes": 7}, folder, "images[0]")
     with pytest.raises(RecordError, match="whose text is no text"):
         read_messages({"chosen": [{"role": "user", "content": [{"text": 5}]}]}, "chosen", role="user")
 
@@ -274,3 +277,99 @@ def test_a_broken_object_sets_its_row_aside(change: dict) -> None:
     assert read_objects([whole]) == [whole]
     with pytest.raises(RecordError, match=r"objects\[1\] needs a name and a mask"):
         read_objects([whole, whole | change])
+
+
+BASE64 = base64.b64encode(encode_image(Image.effect_noise((40, 40), 50).convert("RGB"))["bytes"]).decode()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        BASE64,
+        BASE64.rstrip("="),
+        "\n".join(textwrap.wrap(BASE64, 76)),
+        "data:image/png;base64," + BASE64,
+        {"bytes": BASE64, "path": None},
+        {"bytes": BASE64},
+        [BASE64],
+    ],
+    ids=["bare", "unpadded", "wrapped", "uri", "bytes", "bytes alone", "list"],
+)
+def test_an_image_as_base64_is_decoded(image: object, folder: Path) -> None:
+    source = open_source(jsonl(folder, GOOD | {"image": image}), images=folder)
+    (read,) = source.record(next(iter(source)), 0)["images"]
+    assert read == {"bytes": base64.b64decode(BASE64), "path": "image[0]" if isinstance(image, list) else "image"}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_every_kind_of_image_is_known_as_base64(format: str, folder: Path) -> None:
+    written = io.BytesIO()
+    Image.effect_noise((40, 40), 50).convert("RGB").save(written, format)
+    assert read_image(base64.b64encode(written.getvalue()).decode(), folder, "image")["path"] in ("image", "image.png")
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (BASE64[:2000] + "*" * 200, "image 'image' is no valid base64"),
+        ("data:image/png;base64," + "QUJD" * 100_000, "image 'image' cannot be read (it is no image file)"),
+        ("x" * 300_000, "image '" + "x" * 80 + "...' cannot be read (File name too long)"),
+        ("../" * 100_000, "image '" + "../" * 26 + "..."),
+        ([{"bytes": "!" * 100_000}], "image 'image[0]' is no valid base64"),
+        ([["x" * 100_000]], "column 'image' is list, but must be a path"),
+    ],
+)
+def test_no_reason_repeats_a_long_value(image: object, reason: str, folder: Path) -> None:
+    fault = first_error(jsonl(folder, GOOD | {"image": image}), folder)
+    assert fault.startswith(reason)
+    assert len(fault) < 300
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "stored"),
+    [
+        ("<image>\nWhat?", 1, "What?"),
+        ("What?\n<image>", 1, "What?"),
+        ("<image>", 1, None),
+        ("What?", 2, "What?"),
+        ("<image><image>\nWhat?", 2, "What?"),
+        ("<image> \n <image>What?", 2, "What?"),
+        ("Image A: <image> Image B: <image> Which?", 2, "Image A: <image> Image B: <image> Which?"),
+        ("<image>What?<image>", 2, "<image>What?<image>"),
+        ("Look at <image> now.", 1, "Look at <image> now."),
+        ("Which? <image><image>", 2, "Which? <image><image>"),
+        (
+            "<image><image>Compare <image> and <image>",
+            1,
+            "<image> stands 4 times in the prompt, but the number of images is 1",
+        ),
+        ("<image> What?", 2, "<image> stands 1 times in the prompt, but the number of images is 2"),
+    ],
+)
+def test_places_of_images_are_kept_where_they_are_not_before_the_text(
+    prompt: str, images: int, stored: str | None, folder: Path
+) -> None:
+    parts = [{"type": "image"} if part == "<image>" else {"type": "text", "text": part} for part in cut(prompt)]
+    for content in (prompt, [{"role": "user", "content": prompt}], [{"role": "user", "content": parts}]):
+        row = TEXTS | {"id": "a", "prompt": content, "images": ["dog.png"] * images}
+        source = open_source(jsonl(folder, row), images=folder)
+        try:
+            (message,) = source.record(next(iter(source)), 0)["prompt"]
+            found = message["content"]
+        except RecordError as error:
+            found = str(error)
+        assert "".join(found.split()) == "".join((stored or "column 'prompt' is empty").split())
+
+
+def cut(text: str) -> list[str]:
+    return [part for part in re.split("(<image>)", text) if part]
+
+
+def test_a_place_in_a_later_turn_is_kept_and_one_in_an_answer_is_not(folder: Path) -> None:
+    turns = [("user", "Hi."), ("assistant", "<image> Hello."), ("user", "<image>\nWhat?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    row = TEXTS | {"id": "a", "prompt": messages, "images": ["dog.png"], "chosen": "A dog. <image>"}
+    source = open_source(jsonl(folder, row), images=folder)
+    record = source.record(next(iter(source)), 0)
+    assert [message["content"] for message in record["prompt"]] == ["Hi.", "Hello.", "<image>\nWhat?"]
+    assert record["chosen"][0]["content"] == "A dog."

@@ -30,7 +30,7 @@ from mfpo.align.semantic_entropy import (
     sample_answers,
     semantic_entropy,
 )
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import fingerprint, whole_folder, write_json
 from mfpo.models import find_model, load_model, load_processor
 from mfpo.records import TEXT_COLUMNS, answer_text, column, read_dataset
@@ -144,7 +144,7 @@ def stages(levels: Sequence[str]) -> list[tuple[str, list[int]]]:
     else:
         unknown = min(found - numbered - set(LEVELS) or numbered)
         raise MfpoError(
-            f"column 'level' holds {unknown!r}, but must be one of {', '.join(LEVELS)}, or in all rows a level-1, "
+            f"column 'level' holds {brief(unknown)}, but must be one of {', '.join(LEVELS)}, or in all rows a level-1, "
             "level-2, ...; run `mfpo rank` again"
         )
     return [(name, [row for row, level in enumerate(levels) if level == name]) for name in order]
@@ -231,7 +231,7 @@ def _of_shard(records: datasets.Dataset, measure: Measure, advance: Callable[[fl
         advance(len(batch))
     for id, entropy in zip(column(records, "id"), entropies, strict=True):
         if not math.isfinite(entropy):
-            raise MfpoError(f"record {id!r} has no finite entropy; the model's weights are broken")
+            raise MfpoError(f"record {brief(id)} has no finite entropy; the model's weights are broken")
     return {"entropies": entropies, "cut": cut}
 
 

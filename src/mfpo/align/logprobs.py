@@ -17,8 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from mfpo.align.prefix import LAYOUT, TOKEN_TYPES, Score, shared_scores, shares_prefix
-from mfpo.errors import MfpoError, RecordError
-from mfpo.records import Message
+from mfpo.errors import MfpoError, RecordError, brief
+from mfpo.models import check_places
+from mfpo.records import IMAGE_PLACE, Message, content_parts, place_images
 
 # Logits over the vocabulary that exist at once: 128 MiB in float32.
 _LOGITS = 1 << 25
@@ -81,21 +82,23 @@ def render(
 ) -> tuple[str, list[str]]:
     """The text of the prompt up to where the model begins to answer, and of each answer with its end token.
 
-    The images stand at the head of the first user turn. The end token is added where the template gives none.
-    Raises MfpoError when the processor has no chat template or the template rewrites the prompt behind an answer.
+    The images stand where the prompt has `<image>`, or at the head of the first user turn. The end token is added
+    where the template gives none. Raises RecordError when there are places but not one for each image, and MfpoError
+    when the processor has no chat template or the template rewrites the prompt behind an answer.
     """
     if processor.chat_template is None:
         raise MfpoError("the model's processor has no chat template; put its chat_template.jinja into the model folder")
     turns = _with_images(prompt, images)
+    check_places(processor, turns)
     prompt_text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     end = processor.tokenizer.eos_token
     texts = []
     for answer in answers:
-        whole = processor.apply_chat_template(turns + _with_images(answer, 0), tokenize=False)
+        whole = processor.apply_chat_template(turns + _as_text(answer), tokenize=False)
         if not whole.startswith(prompt_text):
             raise MfpoError(
                 "the model's chat template renders a prompt differently once it is answered "
-                f"({whole[: len(prompt_text)]!r} is not {prompt_text!r}); use a template that only appends"
+                f"({brief(prompt_text)} is not how {brief(whole)} begins); use a template that only appends"
             )
         text, found, _ = whole[len(prompt_text) :].rpartition(end)
         texts.append((text if found else whole[len(prompt_text) :].rstrip()) + end)
@@ -103,14 +106,22 @@ def render(
 
 
 def _with_images(messages: Sequence[Message], images: int) -> list[dict[str, Any]]:
-    """Messages with content parts, which every template of a vision-language model takes."""
-    turns = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    if any(IMAGE_PLACE in message["content"] for message in messages):
+        messages = place_images(messages, images)
+    if any(IMAGE_PLACE in message["content"] for message in messages):
+        return [{"role": m["role"], "content": content_parts(m["content"])} for m in messages]
+    turns = _as_text(messages)
     if images:
         first_user = next((turn for turn in turns if turn["role"] == "user"), None)
         if first_user is None:
             raise RecordError("column 'prompt' has no user turn to show the image in")
         first_user["content"] = [{"type": "image"}] * images + list(first_user["content"])
     return turns
+
+
+def _as_text(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages with content parts, which every template of a vision-language model takes."""
+    return [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
 
 def _answer_ids(tokenizer: Any, prompt_text: str, answer_text: str) -> list[int]:

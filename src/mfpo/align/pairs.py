@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mfpo.align.logprobs import Encoded, collate, encode, pad_id
 from mfpo.align.objectives import Weigh
-from mfpo.errors import RecordError, first_line
+from mfpo.errors import RecordError, brief, first_line
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
 _CACHE_BYTES = 4 << 30
@@ -63,7 +63,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         try:
             pair = Pair(index, self._encode(self._record(index)))
         except RecordError as error:
-            raise RecordError(f"record {self.ids[index]!r}: {error}") from None
+            raise RecordError(f"record {brief(self.ids[index])}: {error}") from None
         size = sum(value.nbytes for prompt in pair.prompts for value in prompt.features.values())
         if size <= self._free:
             self._free -= size

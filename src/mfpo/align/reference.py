@@ -26,7 +26,7 @@ from mfpo.align.logprobs import sequence_logps
 from mfpo.align.pairs import Pairs
 from mfpo.align.prefix import shares_prefix
 from mfpo.align.processes import as_first_says, gathered, processes, say, share
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, brief
 from mfpo.folders import fingerprint, versions
 
 # Hash of a sequence -> log p of its answer, and how many of the answer's tokens were cut at the maximum length.
@@ -95,7 +95,7 @@ def reference_logps(
             for pair, values in zip(batch, logps, strict=True):
                 if not values.isfinite().all():
                     raise MfpoError(
-                        f"record {pairs.ids[pair.row]!r} has no finite log p; the model's weights are broken"
+                        f"record {brief(pairs.ids[pair.row])} has no finite log p; the model's weights are broken"
                     )
                 cut = [tokens for prompt in pair.prompts for tokens in prompt.cut]
                 found[pair.row] = list(zip(values.tolist(), cut, strict=True))

@@ -28,7 +28,7 @@ from mfpo.align.semantic_entropy import end_ids
 from mfpo.align.stage import StageLog, StageRecords, last_checkpoint, steps_per_epoch
 from mfpo.align.train_settings import TrainSettings
 from mfpo.align.vision_cache import keep_features
-from mfpo.errors import MfpoError, first_line
+from mfpo.errors import MfpoError, brief, first_line
 from mfpo.folders import write_json, writing
 from mfpo.models import device
 
@@ -166,8 +166,8 @@ def check_fit(policy: Any, run: Run) -> None:
         fault = first_line(error)
     if fault:
         raise MfpoError(
-            f"{run.model}: the model cannot read what the processor beside it makes of record {run.pairs.ids[0]!r} "
-            f"({fault}); put the model's own processor there"
+            f"{run.model}: the model cannot read what the processor beside it makes of record "
+            f"{brief(run.pairs.ids[0])} ({fault}); put the model's own processor there"
         )
 
 

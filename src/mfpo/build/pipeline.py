@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -12,20 +13,37 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mfpo.build.regions import CHOICES, Segmenter
-from mfpo.build.shards import Note, SetAside, Summary, delete_notes, merge_notes, note_path, sum_seconds
+from mfpo.build.shards import (
+    Note,
+    SetAside,
+    Summary,
+    Written,
+    delete_notes,
+    merge_notes,
+    note_path,
+    read_note,
+    repeats,
+    sum_seconds,
+)
 from mfpo.build.stages import BuildSettings, Draft, draft_record, find_regions, finish_record
 from mfpo.build.vectors import open_vectors
 from mfpo.build.words import resolve_tagger
-from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.errors import MfpoError, RecordError, SettingError, one_line
 from mfpo.folders import whole_folder, write_json
 from mfpo.records import Record, Region, write_shard
 from mfpo.sources import Source
+from mfpo.sources.splits import SplitSettings
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # As many images as a segmenter needs to fill a GPU, and as few as fit in memory decoded.
 SEARCHED_TOGETHER = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSettings(BuildSettings, SplitSettings):
+    """What `mfpo build` takes as KEY=VALUE: the settings of the build, and those of `open_source`."""
 
 
 @dataclass
@@ -85,15 +103,17 @@ def build(
     open_vectors(settings.vectors)  # a wrong model is an error before the first row
     started = time.monotonic()
     with whole_folder(out, {"source": source.name, **(made_by or {}), "settings": asdict(settings)}) as folder:
-        rows = _number(source, progress(source))
+        taken: set[str] = set()
+        rows = _number(source, progress(source), taken)
         shards = (
             Shard(folder / f"train-{number:05d}.parquet", chunk)
             for number, chunk in enumerate(chunks(rows, settings.shard_size))
         )
-        unfinished = (shard for shard in shards if not note_path(shard.path).exists())
-        for path, note in (engine or Threads(1))(unfinished, source, settings, segmenter):
+        for path, note in (engine or Threads(1))(_unfinished(shards, taken), source, settings, segmenter):
             write_json(note_path(path), note)
-        summary = merge_notes(folder, source.name, started)
+            taken.update(row["id"] for row in note["written"])
+        # Only a source of files leaves any out.
+        summary = merge_notes(folder, source.name, started, getattr(source, "left_out", ()))
     # Not before the folder has its name: a run that is killed here would do its shards again.
     delete_notes(out)
     return summary
@@ -125,7 +145,7 @@ def draft(work: Work, source: Source, settings: BuildSettings) -> Work:
     """Read the record of a row, and rank its keywords."""
     with _stage(work, "read"):
         if work.is_repeated:
-            raise RecordError(f"id {work.id!r} is that of an earlier row")
+            raise RecordError(repeats(work.id))
         record = source.record(work.row, work.number)
         work.row = {}  # the record holds all of it
     if work.fault is None:
@@ -164,7 +184,7 @@ def finish(work: Work, settings: BuildSettings) -> Work:
 
 def write(path: Path, works: Iterable[Work]) -> Note:
     """Write the records of a shard to `path` as they come, and count them."""
-    note = Note(read=0, written=0, set_aside=[], fallback=0, keywords=0, area=0.0, seconds={})
+    note = Note(read=0, written=[], set_aside=[], seconds={})
     waited = 0.0
 
     def records() -> Iterator[Record]:
@@ -187,14 +207,13 @@ def write(path: Path, works: Iterable[Work]) -> Note:
 
 def _count(work: Work, note: Note) -> None:
     note["read"] += 1
-    note["area"] += work.area
     note["seconds"] = sum_seconds([note["seconds"], work.seconds])
     if work.fault is not None:
         note["set_aside"].append(SetAside(row=work.number, id=work.id, reason=work.fault))
     if work.record is not None:
-        note["written"] += 1
-        note["fallback"] += work.record["corruption"]["fallback"]
-        note["keywords"] += len(work.record["keywords"])
+        fallback, keywords = work.record["corruption"]["fallback"], len(work.record["keywords"])
+        row = Written(row=work.number, id=work.id, fallback=fallback, keywords=keywords, area=work.area)
+        note["written"].append(row)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -204,12 +223,20 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _number(source: Source, rows: Iterable[dict[str, Any]]) -> Iterator[Work]:
-    seen: set[str] = set()
+def _number(source: Source, rows: Iterable[dict[str, Any]], taken: AbstractSet[str]) -> Iterator[Work]:
+    """The rows; those whose id is `taken` by a finished shard need not be made, as `merge_notes` sets them aside."""
     for number, row in enumerate(rows):
         id = source.id(row, number)
-        yield Work(number, id, row, is_repeated=id in seen)
-        seen.add(id)
+        yield Work(number, id, row, is_repeated=id in taken)
+
+
+def _unfinished(shards: Iterable[Shard], taken: set[str]) -> Iterator[Shard]:
+    """The shards without a note; the ids of the others are `taken`."""
+    for shard in shards:
+        if note_path(shard.path).exists():
+            taken.update(row["id"] for row in read_note(shard.path)["written"])
+        else:
+            yield shard
 
 
 def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
@@ -230,6 +257,6 @@ def _stage(work: Work, name: str) -> Iterator[None]:
     try:
         yield
     except RecordError as error:
-        work.fault = str(error)
+        work.fault = one_line(error)
     finally:
         work.seconds[name] += time.perf_counter() - started

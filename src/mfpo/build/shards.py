@@ -4,12 +4,13 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, brief
 from mfpo.folders import write_json
+from mfpo.records import keep_first
 
 
 class SetAside(TypedDict):
@@ -21,7 +22,7 @@ class SetAside(TypedDict):
 
 
 class Summary(TypedDict):
-    """`summary.json`. `area_destroyed` is the mean share of an image.
+    """`summary.json`. `area_destroyed` is the mean share of an image, `left_out` what of the dataset is not read.
 
     `seconds` is how long the last run took; `stage_seconds` is the time of each stage, over all shards and workers.
     """
@@ -30,6 +31,7 @@ class Summary(TypedDict):
     written: int
     set_aside: int
     reasons: dict[str, int]
+    left_out: list[str]
     fallback: int
     keywords_per_record: float
     area_destroyed: float
@@ -37,15 +39,22 @@ class Summary(TypedDict):
     stage_seconds: dict[str, float]
 
 
+class Written(TypedDict):
+    """A row that became a record: whether it has no region, its number of keywords and the share destroyed."""
+
+    row: int
+    id: str
+    fallback: bool
+    keywords: int
+    area: float
+
+
 class Note(TypedDict):
     """What a finished shard leaves for the summary and for a resumed run."""
 
     read: int
-    written: int
+    written: list[Written]
     set_aside: list[SetAside]
-    fallback: int
-    keywords: int
-    area: float
     seconds: dict[str, float]
 
 
@@ -54,24 +63,41 @@ def note_path(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
-def merge_notes(folder: Path, name: str, started: float) -> Summary:
+def read_note(shard: Path) -> Note:
+    note: Note = json.loads(note_path(shard).read_text(encoding="utf-8"))
+    return note
+
+
+def merge_notes(folder: Path, name: str, started: float, left_out: Sequence[str] = ()) -> Summary:
     """Merge the shards' notes into `rejected_rows.jsonl` and `summary.json`.
 
-    Raises MfpoError when no row became a record.
+    Of several records with one id the first is kept, the others are set aside. Raises MfpoError when no row became a
+    record.
     """
-    notes: list[Note] = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("train-*.json"))]
-    set_aside = [row for note in notes for row in note["set_aside"]]
-    written = sum(note["written"] for note in notes)
-    stage_seconds = sum_seconds(note["seconds"] for note in notes)
+    taken: set[str] = set()
+    read = written = fallback = keywords = 0
+    area, stage_seconds = 0.0, dict[str, float]()
+    set_aside: list[SetAside] = []
+    for path in sorted(folder.glob("train-*.json")):
+        shard = path.with_suffix(".parquet")
+        note = _first_of_each_id(shard, read_note(shard), taken)
+        read += note["read"]
+        written += len(note["written"])
+        fallback += sum(row["fallback"] for row in note["written"])
+        keywords += sum(row["keywords"] for row in note["written"])
+        area += sum(row["area"] for row in note["written"])
+        set_aside += note["set_aside"]
+        stage_seconds = sum_seconds([stage_seconds, note["seconds"]])
     reasons = dict(Counter(reason_kind(row["reason"]) for row in set_aside).most_common())
     summary = Summary(
-        read=sum(note["read"] for note in notes),
+        read=read,
         written=written,
         set_aside=len(set_aside),
         reasons=reasons,
-        fallback=sum(note["fallback"] for note in notes),
-        keywords_per_record=sum(note["keywords"] for note in notes) / max(written, 1),
-        area_destroyed=sum(note["area"] for note in notes) / max(written, 1),
+        left_out=list(left_out),
+        fallback=fallback,
+        keywords_per_record=keywords / max(written, 1),
+        area_destroyed=area / max(written, 1),
         seconds=round(time.monotonic() - started, 1),
         stage_seconds={stage: round(seconds, 1) for stage, seconds in stage_seconds.items()},
     )
@@ -83,6 +109,35 @@ def merge_notes(folder: Path, name: str, started: float) -> Summary:
         raise MfpoError(f"none of the {summary['read']} rows of {name} became a record: {counts}; see {rejected}")
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _first_of_each_id(shard: Path, note: Note, taken: set[str]) -> Note:
+    """The note without the records whose id is `taken`, or that of an earlier one; the shard is rewritten without.
+
+    Only here, where all shards are there, is it sure whose id it is: a row without a record takes none, and the shards
+    before may have been made at the same time. The file of the note stays, so that a run killed here comes to the same.
+    """
+    rows = sorted([*note["written"], *note["set_aside"]], key=lambda row: row["row"])
+    faults = {row["row"]: row["reason"] for row in note["set_aside"]}
+    kept: set[str] = set()
+    for row in rows:
+        if row["id"] in taken:
+            faults[row["row"]] = repeats(row["id"])
+        elif row["row"] not in faults:
+            kept.add(row["id"])
+            taken.add(row["id"])
+    if len(kept) < len(note["written"]):
+        keep_first(shard, kept)
+    written = [row for row in note["written"] if row["row"] not in faults]
+    set_aside = [
+        SetAside(row=row["row"], id=row["id"], reason=faults[row["row"]]) for row in rows if row["row"] in faults
+    ]
+    return Note(read=note["read"], written=written, set_aside=set_aside, seconds=note["seconds"])
+
+
+def repeats(id: str) -> str:
+    """Why a row is set aside whose id is that of an earlier record."""
+    return f"id {brief(id)} is that of an earlier row"
 
 
 def delete_notes(folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, brief
 from mfpo.files import TOO_LARGE, read_json, read_text
 from mfpo.image_names import image_key
 
@@ -194,7 +194,7 @@ def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | Non
         return None
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise MfpoError(f"{where}: {key} is {repr(value)[:80]}, but must be a text or a whole number")
+        raise MfpoError(f"{where}: {key} is {brief(value)}, but must be a text or a whole number")
     return str(value)
 
 
@@ -220,7 +220,7 @@ def read_label(row: dict[str, Any], where: str) -> str | None:
     if label is None:
         return None
     if not isinstance(label, str) or label.lower() not in ("yes", "no"):
-        raise MfpoError(f'{where}: label is {repr(label)[:80]}, but must be "yes" or "no"')
+        raise MfpoError(f'{where}: label is {brief(label)}, but must be "yes" or "no"')
     return label.lower()
 
 
@@ -242,7 +242,7 @@ def _answer(row: dict[str, Any], where: str, by_place: bool, keys: Sequence[str]
         raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(keys)}")
     prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | None):
-        raise MfpoError(f"{where}: prompt is {repr(prompt)[:80]}, but must be a text")
+        raise MfpoError(f"{where}: prompt is {brief(prompt)}, but must be a text")
     said = without_thoughts(text)
     return Answer(question_id, image_id, prompt, said, read_label(row, where), failed, thinking=said != text)
 

@@ -53,7 +53,7 @@ def collect(
     out.parent.mkdir(parents=True, exist_ok=True)
     with note.open("a+", encoding="utf-8") as held:
         lock(held.fileno(), out)
-        _begin(held, json.dumps({"questions": list(questions), **made_by}), partial, before)
+        _begin(held, json.dumps({"questions": list(lines.values()), **made_by}), partial, before)
         # What failed in a killed run is asked again, too.
         kept = [row for row in _whole_lines(partial) if "error" not in row]
         _write(partial, kept)
@@ -83,7 +83,8 @@ def _begin(note: IO[str], made_by: str, partial: Path, before: Sequence[Row]) ->
 
 
 def _line(question: Row, made_by: Mapping[str, Any]) -> Row:
-    line = {"question_id": question["question_id"], "image": question["image"], "prompt": question["text"]}
+    image = question.get("name", question["image"])
+    line = {"question_id": question["question_id"], "image": image, "prompt": question["text"]}
     line |= {"text": None, "model": made_by["model"], "decode": made_by["decode"]}
     return line | ({"label": question["label"]} if "label" in question else {})
 

@@ -13,7 +13,7 @@ from mfpo.errors import MfpoError
 from mfpo.evaluate.collect import Answered, Row, check_out, collect
 from mfpo.evaluate.openai_client import complete, explain, longest_answer, open_client, side_by_side
 from mfpo.evaluate.questions import read_questions
-from mfpo.records import load_image
+from mfpo.records import IMAGE_PLACE, content_parts, load_image
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -59,7 +59,9 @@ def chat(row: Row, images: Path) -> list[dict[str, Any]]:
     data = load_image(images, row["image"])["bytes"]
     kind = Image.open(io.BytesIO(data)).get_format_mimetype()
     url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": row["text"]}]
+    shown = {"type": "image_url", "image_url": {"url": url}}
+    text = row["text"] if IMAGE_PLACE in row["text"] else IMAGE_PLACE + row["text"]
+    parts = [shown if part["type"] == "image" else part for part in content_parts(text)]
     return [{"role": "user", "content": parts}]
 
 

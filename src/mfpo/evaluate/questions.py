@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.evaluate.answers import read_id, read_label, read_rows
-from mfpo.records import decode_image, load_image
+from mfpo.records import Message, decode_image, embedded_name, is_text, load_image, place_images, without_places
 
 # LLaVA's and POPE's, AMBER's, MMHal-Bench's; the first that a row has counts.
 _TEXT_KEYS = ("text", "query", "question")
@@ -16,8 +16,9 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
     """The questions of a JSONL file or JSON list as `question_id`, `image`, `text`, and `label` where a row has one.
 
     Ids become texts; MMHal-Bench's questions, which have none, get their number from 0, and their image is the file
-    that `image_src` ends with. Raises MfpoError when a row lacks a key, an id comes twice, or an image below `images`
-    cannot be read.
+    that `image_src` ends with. An image may be base64; then `name` is what answers call it: its `image_id` or the end
+    of `image_path`, where a row has one. Raises MfpoError when a row lacks a key, an id comes twice, an image below
+    `images` cannot be read, or a text has places for several.
     """
     questions: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
@@ -26,7 +27,9 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
         question = _question(row, number, where)
         question_id, image = question["question_id"], question["image"]
         if question_id in questions:
-            raise MfpoError(f"{where}: question_id {question_id} comes a second time; give each question its own")
+            raise MfpoError(
+                f"{where}: question_id {brief(question_id)} comes a second time; give each question its own"
+            )
         questions[question_id] = question
         if image in seen:
             continue
@@ -52,8 +55,21 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]
     image = row.get("image")
     if question_id is None or not isinstance(text, str) or not text.strip() or not isinstance(image, str):
         raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
-    # LLaVA's files write the image's place; the chat template does so again. Half a surrogate pair cannot be sent.
-    text = text.replace("<image>", "").strip().encode(errors="replace").decode()
-    label = read_label(dict(row), where)
-    question = {"question_id": question_id, "image": image, "text": text}
+    if not without_places(text):
+        raise MfpoError(f"{where}: the text is nothing but {brief(text)}; give a question")
+    try:
+        (message,) = place_images([Message(role="user", content=text)], 1)
+    except RecordError as error:
+        raise MfpoError(f"{where}: {error}; a question has one") from None
+    # Half a surrogate pair cannot be sent.
+    question = {
+        "question_id": question_id,
+        "image": image,
+        "text": message["content"].encode(errors="replace").decode(),
+    }
+    label, name = read_label(dict(row), where), embedded_name(image)
+    if name is not None:
+        question["name"] = read_id(dict(row), ("image_id", "image_path"), where) or name
+    if not all(map(is_text, question.values())):
+        raise MfpoError(f"{where}: an id or the image holds half a surrogate pair, which no file can")
     return question if label is None else question | {"label": label}

@@ -10,7 +10,7 @@ import datasets
 import yaml
 from markupsafe import Markup
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, brief
 from mfpo.records import column, decode_image, load_image
 from mfpo.report import plots, scores
 from mfpo.report.samples import Picture, evenly, picture, thumbnail
@@ -138,7 +138,7 @@ def examples(run: Path, models: Sequence[str]) -> list[Example]:
         rows = {name: given[key] for name, given in answers.items()}
         image = next(iter(rows.values()))["image"]
         if image not in objects:
-            raise MfpoError(f"{annotations}: no line has the image_id {image!r}, which the captions are about")
+            raise MfpoError(f"{annotations}: no line has the image_id {brief(image)}, which the captions are about")
         small = thumbnail(decode_image(load_image(run / "heldout", image)))
         captions = {name: cut(row["text"], object_spans(row["text"], objects[image])) for name, row in rows.items()}
         made.append(Example(picture(small), image, next(iter(rows.values()))["prompt"], captions))

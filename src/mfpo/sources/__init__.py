@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, brief
 from mfpo.records import SourceRecord
-from mfpo.sources.files import columns_of, data_files, download_dataset, is_hub_name
+from mfpo.sources.files import check_file, columns_of, download_dataset, is_hub_name
 from mfpo.sources.jsonl import JsonlSource
 from mfpo.sources.llama_factory import LlamaFactorySource
 from mfpo.sources.llava_rlhf import LlavaRlhfSource
@@ -14,6 +14,7 @@ from mfpo.sources.ms_swift import MsSwiftSource
 from mfpo.sources.rlaif_v import RlaifVSource
 from mfpo.sources.rlhf_v import RlhfVSource
 from mfpo.sources.rows import either
+from mfpo.sources.splits import choose_files
 from mfpo.sources.table import TableSource
 from mfpo.sources.trl import TrlSource
 from mfpo.sources.vlfeedback import VLFeedbackSource
@@ -51,19 +52,29 @@ _KINDS: tuple[type[TableSource], ...] = (
 FORMATS = tuple(kind.format for kind in _KINDS)
 
 
-def open_source(path: str | Path, *, format: str | None = None, images: Path | None = None) -> Source:
+def open_source(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    images: Path | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+) -> Source:
     """The preference data at `path`: a Parquet, JSONL or JSON file, a folder of either, or a dataset `owner/name`.
 
     `format` is one of FORMATS, or found out from the columns. `images` is the folder that image paths are relative to;
-    without it, that of the file.
-    Raises MfpoError when the file is missing or empty, when its columns are those of no format, or when it is of a
-    format that brings no images and `images` is not given.
+    without it, that of the file. Of a folder or dataset only `split` is read, by default train, and of several subsets
+    (configurations) only `subset`, by default the one that is called or marked default.
+    Raises MfpoError when the file is missing or empty, when there is no such split or subset, when the columns are
+    those of no format, or when the format brings no images and `images` is not given.
     """
     if format not in (None, *FORMATS):
-        raise MfpoError(f"no format is named {format!r}; give --format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        raise MfpoError(f"no format is named {brief(format)}; give --format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     is_download = is_hub_name(str(path))
     place = download_dataset(str(path)) if is_download else Path(path)
-    files = data_files(place)
+    files, left_out = choose_files(place, split, subset)
+    for file in files:
+        check_file(file)
     folder = images or files[0].parent
     if not folder.is_dir():
         raise MfpoError(f"{folder}: no such folder; give the image folder with --images")
@@ -72,7 +83,9 @@ def open_source(path: str | Path, *, format: str | None = None, images: Path | N
         raise MfpoError(f"{path}: {kind.format} comes without its images; give their folder with --images")
     # In the hub's cache a file is a link out of snapshots/REVISION into the dataset's blobs.
     root = place.parents[1] if is_download and images is None else folder
-    return kind(str(path) if is_download else place.name, files, folder, root)
+    source = kind(str(path) if is_download else place.name, files, folder, root)
+    source.left_out = left_out
+    return source
 
 
 def _find_kind(file: Path, format: str | None) -> type[TableSource]:
@@ -82,4 +95,5 @@ def _find_kind(file: Path, format: str | None) -> type[TableSource]:
         if all(found.intersection(either(column)) for column in kind.columns):
             return kind
     needed = "; ".join(f"{kind.format}: {', '.join(kind.columns)}" for kind in kinds)
-    raise MfpoError(f"{file}: columns {', '.join(sorted(found)) or 'none'}, but needed are ({needed})")
+    names = ", ".join(name[:40] for name in sorted(found)[:20]) or "none"
+    raise MfpoError(f"{file}: columns {names}, but needed are ({needed})")

@@ -1,11 +1,13 @@
 """Rows out of Parquet, JSONL and JSON files, one after the other; from disk, or downloaded from the hub."""
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ from mfpo.errors import MfpoError, RecordError, first_line
 
 # The key of a row that could not be read, and holds why.
 _UNREADABLE = "__unreadable__"
-_DATA_FILES = (".parquet", ".jsonl", ".json")
+_DATA_FILES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -27,8 +29,9 @@ def is_hub_name(name: str) -> bool:
 
 
 def download_dataset(name: str) -> Path:
-    """The folder of the hub's dataset `owner/name`: its tables and images, no code. Raises MfpoError without it."""
+    """The folder of the hub's dataset `owner/name`: its card, tables and images, no code. Raises MfpoError without."""
     patterns = ["*" + suffix for suffix in (*_DATA_FILES, *_IMAGE_FILES, *map(str.upper, _IMAGE_FILES))]
+    patterns.append("README.md")  # says which files are which split
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (OSError, HfHubHTTPError) as error:
@@ -37,41 +40,72 @@ def download_dataset(name: str) -> Path:
         ) from None
 
 
-def data_files(path: Path) -> list[Path]:
-    """`path` itself, or the files below it in order of their names: the Parquet files, else JSONL, else JSON arrays.
+def data_files(folder: Path) -> list[Path]:
+    """The Parquet, JSONL and JSON files below `folder`, in order of their names; of JSON files those with an array.
 
-    A .json file without an array is none of them, as a dataset's description lies beside its data.
+    A .json file without one is mostly a description that lies beside the data. Raises MfpoError where there are none.
     """
-    if not path.is_dir():
-        _check_size(path)
-        return [path]
-    found = (sorted(file for file in path.rglob("*" + suffix) if file.is_file()) for suffix in _DATA_FILES)
-    parquet, jsonl, arrays = found
-    files = parquet or jsonl or [file for file in arrays if _is_array(file)]
+    found = sorted(file for file in folder.rglob("*") if file.name.endswith(_DATA_FILES) and file.is_file())
+    files = [file for file in found if ".json" not in file.suffixes or _is_array(file)]
     if not files:
         raise MfpoError(
-            f"{path}: no .parquet or .jsonl files and no .json array there; give a file, or a folder of them"
+            f"{folder}: no .parquet or .jsonl files and no .json array there; give a file, or a folder of them"
         )
-    for file in files:
-        _check_size(file)
     return files
 
 
-def _check_size(file: Path) -> None:
+def of_one_kind(files: Sequence[Path]) -> list[Path]:
+    """The Parquet files among `files`; where there are none the JSONL files, else all."""
+    parquet = [file for file in files if file.suffix == ".parquet"]
+    return parquet or [file for file in files if ".jsonl" in file.suffixes] or list(files)
+
+
+# How files begin that are no tables, and what to do about it.
+_OTHER_FILES = {
+    b"version https://git-lfs": "is the pointer that Git LFS leaves in place of a file; fetch it with `git lfs pull`",
+    b"<": "is a page of HTML or XML, as a server sends instead of a file; download it again",
+    b"PK\x03\x04": "is a zip archive; unpack it, and give what was in it",
+    b"\xff\xfe": "is in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is in UTF-16; save it as UTF-8",
+}
+
+
+def check_file(file: Path) -> None:
+    """Raise MfpoError when `file` is missing or empty, or begins as no table does."""
     if not file.is_file():
         raise MfpoError(f"{file}: no such file; give an existing .jsonl, .json or .parquet file, or a folder of them")
-    if file.stat().st_size == 0:
+    with file.open("rb") as opened:
+        start = opened.read(100)
+    if not start:
         raise MfpoError(f"{file}: the file is empty (0 bytes); was it downloaded whole?")
+    for begin, fault in _OTHER_FILES.items():
+        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(begin):
+            raise MfpoError(f"{file}: {fault}")
+    for suffix, begin in ((".parquet", b"PAR1"), (".gz", b"\x1f\x8b")):
+        if start.startswith(begin) and file.suffix != suffix:
+            raise MfpoError(f"{file}: is a {suffix} file; give it a name that ends in {suffix}")
+    if file.suffix == ".gz" and not start.startswith(b"\x1f\x8b"):
+        raise MfpoError(f"{file}: is not gzipped; give it a name without .gz")
 
 
 def columns_of(file: Path) -> set[str]:
     """The columns of a Parquet file, or those that the first 100 rows of another have together."""
     if file.suffix == ".parquet":
         return set(_open_parquet(file).schema_arrow.names)
-    columns = set().union(*islice(read_rows([file]), 100)) - {_UNREADABLE}
+    rows = list(islice(read_rows([file]), 100))
+    columns = set().union(*rows) - {_UNREADABLE}
     if not columns:
-        raise MfpoError(f"{file}: none of its first rows is a JSON object; give a file with one a line, or an array")
+        why = f" ({rows[0][_UNREADABLE]})" if rows and rows[0] else ""
+        raise MfpoError(f"{file}: none of its first rows is a JSON object{why}; give {_one_a_line(file)}")
     return columns
+
+
+def _one_a_line(file: Path) -> str:
+    """What to give in place of a file without a JSON object on any line."""
+    with _open(file) as opened:
+        if opened.read(1000).lstrip(_BLANK).startswith(b"{"):
+            return "each object on a line of its own, or a JSON array of them"
+    return "a file with one JSON object a line, or a JSON array; tables of commas or tabs are not read"
 
 
 def read_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -85,13 +119,7 @@ def read_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> It
         elif _is_array(file):
             yield from _array_rows(file)
         else:
-            with file.open("rb") as lines:
-                if lines.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                    raise MfpoError(f"{file}: is in UTF-16; save it as UTF-8")
-                lines.seek(0)
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield _row(line, f"line {number} of {file.name}")
+            yield from _line_rows(file)
 
 
 def check_row(row: dict[str, Any]) -> None:
@@ -115,6 +143,28 @@ def _check_text(value: Any) -> None:
     json.dumps(value, ensure_ascii=False).encode()
 
 
+def _line_rows(file: Path) -> Iterator[dict[str, Any]]:
+    number = 0
+    try:
+        with _open(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _row(line, f"line {number} of {file.name}")
+    except _BROKEN as error:
+        raise MfpoError(f"{file}: broken after line {number} ({first_line(error)}); was it downloaded whole?") from None
+
+
+def _open(file: Path) -> IO[bytes]:
+    open_file: Any = gzip.open if file.suffix == ".gz" else open
+    return open_file(file, "rb")
+
+
+# What gzip raises where a file is cut off or damaged.
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
+# What may stand before JSON: a byte order mark, and white space.
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
+
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = parse_json(line, where)
@@ -124,16 +174,19 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _is_array(file: Path) -> bool:
-    if file.suffix != ".json":
-        return False
-    with file.open("rb") as start:
-        return start.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    """Whether the file begins as a JSON array does, whatever its name says."""
+    try:
+        with _open(file) as start:
+            return start.read(1000).lstrip(_BLANK).startswith(b"[")
+    except _BROKEN as error:
+        raise MfpoError(f"{file}: cannot be unpacked ({first_line(error)}); was it downloaded whole?") from None
 
 
 def _array_rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        rows = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
+        with _open(file) as opened:
+            rows = json.loads(opened.read())
+    except (ValueError, RecursionError, *_BROKEN) as error:
         raise MfpoError(f"{file}: not valid JSON ({error}); was it downloaded whole?") from None
     for number, row in enumerate(rows):
         where = f"item {number} of {file.name}"

@@ -3,9 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from mfpo.errors import RecordError
+from mfpo.errors import RecordError, brief
 from mfpo.masks import is_whole
-from mfpo.records import EncodedImage, Message, NamedMask, answer_text, check_image, is_text, load_image
+from mfpo.records import (
+    IMAGE_PLACE,
+    EncodedImage,
+    Message,
+    NamedMask,
+    answer_text,
+    check_image,
+    decode_base64,
+    embedded_name,
+    is_text,
+    load_image,
+    without_places,
+)
 
 # The roles by the names that TRL, ms-swift and ShareGPT have for them; LLaVA-RLHF writes llava.
 ROLES = {
@@ -34,7 +46,7 @@ def pick(row: dict[str, Any], column: str) -> tuple[str, Any]:
 def read_messages(row: dict[str, Any], column: str, *, role: str) -> list[Message]:
     """A column as messages; a plain text is one message of `role`, and the parts of a content are joined.
 
-    Image placeholders are dropped: the images have their own column, and a chat template puts them in again.
+    A place for an image, as text or as a part, is `<image>`; in an answer it is dropped.
     """
     column, value = pick(row, column)
     if isinstance(value, str):
@@ -50,19 +62,20 @@ def _message(message: Any, column: str) -> Message:
         raise RecordError(f"column {column!r} has a message that is {type(message).__name__}")
     role = message.get("role") or message.get("from")
     if not isinstance(role, str) or role not in ROLES:
-        raise RecordError(f"column {column!r} has role {repr(role)[:40]}, but known are {', '.join(ROLES)}")
+        raise RecordError(f"column {column!r} has role {brief(role)}, but known are {', '.join(ROLES)}")
     content = message.get("value") if message.get("content") is None else message["content"]
-    return Message(role=ROLES[role], content=_text(content, column))
+    text = _text(content, column)
+    return Message(role=ROLES[role], content=without_places(text) if ROLES[role] == "assistant" else text.strip())
 
 
 def _text(content: Any, column: str) -> str:
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("text") or "", str) for part in content):
             raise RecordError(f"column {column!r} has a part whose text is no text")
-        content = " ".join(part.get("text") or "" for part in content)
+        content = " ".join(IMAGE_PLACE if part.get("type") == "image" else part.get("text") or "" for part in content)
     if not isinstance(content, str):
         raise RecordError(f"column {column!r} has a message without content")
-    return content.replace("<image>", "").strip()
+    return content
 
 
 def read_prompt(row: dict[str, Any], column: str) -> list[Message]:
@@ -71,7 +84,7 @@ def read_prompt(row: dict[str, Any], column: str) -> list[Message]:
 
 
 def check_prompt(prompt: list[Message], column: str) -> list[Message]:
-    if not answer_text(prompt).strip():
+    if not without_places(answer_text(prompt)):
         raise RecordError(f"column {column!r} is empty")
     if prompt[-1]["role"] != "user":
         raise RecordError(f"column {column!r} must end with a message of the user before the answer")
@@ -100,16 +113,19 @@ def read_images(row: dict[str, Any], column: str, folder: Path, root: Path) -> l
 
 
 def read_image(image: Any, folder: Path, name: str, root: Path | None = None) -> EncodedImage:
-    """An image of a row: embedded as {"bytes", "path"}, by `name` if it has no path; or a path below `folder`."""
+    """An image of a row: embedded as {"bytes", "path"} or as base64, by `name` if it has no path; or a path."""
+    if isinstance(image, str) and embedded_name(image):
+        image = {"bytes": image}
     if not isinstance(image, dict) or not image.get("bytes"):
         return load_image(folder, image.get("path") if isinstance(image, dict) else image, root)
-    if not isinstance(image["bytes"], bytes):
-        kind = type(image["bytes"]).__name__
-        raise RecordError(f"image {name[:80]!r} holds its bytes as {kind}, as JSON must; give a path")
-    path = image.get("path") or name
+    path, data = image.get("path") or name, image["bytes"]
     if not is_text(path):
-        raise RecordError(f"image {name[:80]!r} has a path that is no text")
-    return check_image(image["bytes"], path)
+        raise RecordError(f"image {brief(name)} has a path that is no text")
+    if isinstance(data, str):  # as JSON must
+        data = decode_base64(data, path)
+    if not isinstance(data, bytes):
+        raise RecordError(f"image {brief(name)} holds its bytes as {type(data).__name__}; give them as base64")
+    return check_image(data, path)
 
 
 def read_objects(objects: Any) -> list[NamedMask] | None:

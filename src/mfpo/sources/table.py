@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from mfpo.errors import RecordError
-from mfpo.records import Message, Origin, SourceRecord, answer_text, new_record
+from mfpo.records import Message, Origin, SourceRecord, answer_text, new_record, place_images
 from mfpo.sources.files import check_row, read_rows
 from mfpo.sources.rows import either, read_images, read_objects
 
@@ -38,6 +38,8 @@ class TableSource(ABC):
         self._files = files
         self._folder = folder
         self._root = root or folder
+        self.left_out: list[str] = []
+        """The splits and subsets of the dataset that are not read."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         needed = [name for column in (*self.columns, self.images) for name in either(column)]
@@ -63,7 +65,7 @@ class TableSource(ABC):
             objects=read_objects(row.get("objects")),
             source=Origin(dataset=self.name, row=number),
         )
-        record["prompt"] = pair.prompt
+        record["prompt"] = place_images(pair.prompt, len(record["images"]))
         return record
 
     @abstractmethod

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mfpo.class_names import class_of, plain_name
-from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.errors import MfpoError, RecordError, SettingError, brief
 from mfpo.masks import as_rle
 from mfpo.objects import category_of
 from mfpo.records import RLE, Keyword, Region, SourceRecord
@@ -104,7 +104,7 @@ def open_segmenter(choice: str, settings: RegionSettings = RegionSettings()) -> 
             from mfpo.build.regions.lisa import LisaRegions
 
             return LisaRegions(where, settings)
-    raise MfpoError(f"no regions are named {choice!r}; {CHOICES}")
+    raise MfpoError(f"no regions are named {brief(choice)}; {CHOICES}")
 
 
 def is_region(mask: RLE, settings: RegionSettings) -> bool:
@@ -128,7 +128,7 @@ def match_regions(
             continue
         sizes = {tuple(mask["size"]) for mask in masks}
         if len(sizes) > 1:
-            raise RecordError(f"the masks of {keyword['text']!r} are of different sizes: {sorted(sizes)}")
+            raise RecordError(f"the masks of {brief(keyword['text'])} are of different sizes: {sorted(sizes)}")
         union = as_rle(coco_mask.merge(masks))
         if is_region(union, settings):
             regions.append(Region(keyword=keyword["text"], score=1.0, mask=union, image=search.number))

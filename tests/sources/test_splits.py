@@ -1,0 +1,222 @@
+"""Which files of a dataset are read: as Hugging Face's `datasets` tells splits and subsets apart, and train alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mfpo.errors import MfpoError
+from mfpo.sources import open_source
+from mfpo.sources.splits import choose_files
+
+CARD = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: test
+    path: data/test-*
+---
+# A dataset
+"""
+TWO = """---
+configs:
+- config_name: photos
+  data_files:
+  - split: train
+    path: [photos/a.jsonl, "photos/b*.jsonl"]
+  - split: held_out
+    path: photos/c.jsonl
+- config_name: drawings
+  data_dir: drawings
+---
+"""
+
+
+def write(folder: Path, *names: str, card: str = "") -> Path:
+    """A dataset whose files have two rows each, with the file's name in their ids."""
+    for name in names:
+        rows = [
+            {
+                "id": f"{name} {number}",
+                "image": "red.png",
+                "question": "What?",
+                "chosen": "A dog.",
+                "rejected": "A cat.",
+            }
+            for number in range(2)
+        ]
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), file)
+        else:
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Image.new("RGB", (4, 4), "red").save(folder / "red.png")
+    if card:
+        (folder / "README.md").write_text(card)
+    return folder
+
+
+def ids(folder: Path, **chosen: str) -> list[str]:
+    return sorted(row["id"] for row in open_source(folder, images=folder, **chosen))
+
+
+def published(folder: Path, cache: Path, split: str = "train", subset: str | None = None) -> list[str]:
+    """What `datasets` itself gives."""
+    (folder / "red.png").unlink()  # the datasets library takes a folder of images for the data
+    loaded = datasets.load_dataset(str(folder), subset, split=split, cache_dir=str(cache))
+    Image.new("RGB", (4, 4), "red").save(folder / "red.png")
+    return sorted(loaded["id"])
+
+
+PUSHED = ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize(
+    ("names", "card"),
+    [
+        (PUSHED, CARD),
+        (PUSHED, ""),
+        (("train.jsonl", "test.jsonl"), ""),
+        (("rlaif_v_train.jsonl", "rlaif_v_test.jsonl", "rlaif_v-dev-1.jsonl"), ""),
+        (("train/a.jsonl", "test/a.jsonl", "validation/a.jsonl"), ""),
+        (("pairs/training/a.jsonl", "pairs/eval/a.jsonl"), ""),
+        (("a.jsonl", "b.jsonl"), ""),
+        (("contest.jsonl", "latest.jsonl"), ""),
+        (("data/a.jsonl", "old/b.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: data/*.jsonl\n---\n"),
+        (("data/a.jsonl", "a.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: '*.jsonl'\n---\n"),
+        (("data/x/a.jsonl", "b.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: ['**/a.jsonl']\n---\n"),
+        (("a.jsonl", "b.jsonl"), "---\nlicense: mit\n---\n"),
+    ],
+)
+def test_the_training_rows_are_those_of_datasets(names: tuple[str, ...], card: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "repo", *names, card=card)
+    assert ids(folder) == published(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("card", [CARD, ""])
+def test_another_split_is_chosen_and_what_is_left_out_is_said(card: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "repo", *PUSHED, card=card)
+    assert ids(folder, split="test") == published(folder, tmp_path / "cache", "test")
+    assert choose_files(folder).left_out == ["split test (1 file)"]
+    assert choose_files(folder, "test").left_out == ["split train (2 files)"]
+    with pytest.raises(MfpoError, match=r"repo: has no split 'val'; choose split=test or split=train|split=train or"):
+        choose_files(folder, "val")
+
+
+def test_a_dataset_without_a_train_split_names_those_it_has(tmp_path: Path) -> None:
+    names = ("data/train_prefs-00000-of-00001.parquet", "data/test_prefs-00000-of-00001.parquet")
+    folder = write(tmp_path / "repo", *names)
+    with pytest.raises(MfpoError, match=r"has no split 'train'; choose split=test_prefs or split=train_prefs$"):
+        open_source(folder)
+    assert ids(folder, split="train_prefs") == published(folder, tmp_path / "cache", "train_prefs")
+
+
+def test_one_of_several_subsets_has_to_be_chosen(tmp_path: Path) -> None:
+    names = ["photos/a.jsonl", "photos/b1.jsonl", "photos/c.jsonl", "drawings/train.jsonl", "drawings/test.jsonl"]
+    folder = write(tmp_path / "repo", *names, card=TWO)
+    with pytest.raises(MfpoError, match=r"repo: has several subsets; choose subset=photos or subset=drawings$"):
+        open_source(folder)
+    with pytest.raises(MfpoError, match=r"has no subset 'sketches'; choose subset=photos or subset=drawings$"):
+        open_source(folder, subset="sketches")
+    for subset in ("photos", "drawings"):
+        assert ids(folder, subset=subset) == published(folder, tmp_path / "cache", subset=subset)
+    assert ids(folder, subset="photos", split="held_out") == ["photos/c.jsonl 0", "photos/c.jsonl 1"]
+    left_out = choose_files(folder, subset="photos").left_out
+    assert left_out == ["split held_out (1 file)", "subset drawings"]
+    (folder / "README.md").write_text(TWO.replace("  data_dir", "  default: true\n  data_dir"))
+    assert ids(folder) == published(folder, tmp_path / "cache2")
+    assert ids(folder) == ids(folder, subset="drawings") != ids(folder, subset="photos")
+
+
+def test_a_file_is_read_whole_whatever_its_name(tmp_path: Path) -> None:
+    file = write(tmp_path, "data/pairs_test.jsonl") / "data" / "pairs_test.jsonl"
+    source = open_source(file, images=tmp_path)
+    assert len(list(source)) == 2
+    assert len(list(open_source(file, images=tmp_path, split="test"))) == 2
+    for chosen in ({"split": "train"}, {"subset": "photos"}):
+        with pytest.raises(MfpoError, match=r"pairs_test\.jsonl: is one file, of split test; give the folder"):
+            open_source(file, images=tmp_path, **chosen)
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        "7",
+        "[7]",
+        "[",
+        "{a: b}",
+        "[{data_files: a}]",
+        "[{config_name: a, data_dir: 7}]",
+        "[{config_name: a, data_files: []}]",
+        "[{config_name: a, data_files: [7]}]",
+        "[{config_name: a, data_files: {train: a}}]",
+        "[{config_name: a, data_files: [{split: train}]}]",
+        "[{config_name: a, data_files: [{split: train, path: 7}]}]",
+    ],
+)
+def test_a_card_that_cannot_be_read_is_named(configs: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, "a.jsonl", card=f"---\nconfigs: {configs}\n---\n")
+    with pytest.raises(MfpoError, match=r"README\.md: its `configs` cannot be read"):
+        open_source(folder)
+
+
+def test_a_card_whose_files_are_not_there_is_no_reason_to_read_others(tmp_path: Path) -> None:
+    folder = write(tmp_path, "pairs.jsonl", card=CARD)
+    with pytest.raises(MfpoError, match="none of the files that its `configs` lists is there"):
+        open_source(folder)
+
+
+VALUES = st.recursive(
+    st.sampled_from(["train", "test", "data/*", "**", "../*", "/etc/*", "[", "a" * 500, "", None, 7, True]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["split", "path", "config_name", "data_files", "data_dir", "default"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+ITEMS = st.fixed_dictionaries({"split": st.sampled_from(["train", "test", "a b"]) | VALUES, "path": VALUES})
+DATA_FILES = st.sampled_from(["data/*", "**"]) | st.lists(ITEMS, min_size=1, max_size=3) | VALUES
+
+
+def test_200_cards_with_anything_in_them(tmp_path: Path) -> None:
+    """Files of the folder are chosen, or one line says why not."""
+    folder = write(tmp_path / "repo", "data/train.jsonl", "data/test.jsonl")
+    ends = {"chosen": 0, "refused": 0}
+
+    @settings(max_examples=200, derandomize=True, deadline=None, database=None)
+    @given(
+        st.fixed_dictionaries(
+            {"config_name": st.just("a")},
+            optional={"data_files": DATA_FILES, "data_dir": st.sampled_from(["data", "."]) | VALUES},
+        )
+    )
+    def each(config: Any) -> None:
+        (folder / "README.md").write_text(f"---\n{json.dumps({'configs': [config]})}\n---\n")
+        try:
+            chosen = choose_files(folder)
+        except MfpoError as error:
+            reason = str(error)
+        else:
+            assert chosen.files
+            assert all(file.is_relative_to(folder) for file in chosen.files)
+            ends["chosen"] += 1
+            return
+        assert "\n" not in reason
+        assert len(reason) < 600
+        ends["refused"] += 1
+
+    each()
+    assert min(ends.values()) > 10
