@@ -96,7 +96,7 @@ def read_answer(row: dict[str, Any], column: str) -> str:
     messages = read_messages(row, column, role="assistant")
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages) or "none"
-        raise RecordError(f"column {column!r} has messages ({roles}), but must be one message of the assistant")
+        raise RecordError(f"column {column!r} has messages ({roles[:80]}), but must be one message of the assistant")
     if not messages[0]["content"]:
         raise RecordError(f"column {column!r} is empty")
     return messages[0]["content"]
