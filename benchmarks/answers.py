@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mfpo.evaluate.generate import answer
+from mfpo.answer.generate import answer
 from mfpo.folders import write_json
 from mfpo.picturebook.book import draw_book
 from mfpo.picturebook.model import WEIGHTS

@@ -40,11 +40,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mfpo.align.logprobs import sequence_logps
-from mfpo.align.methods.dpo import dpo
-from mfpo.align.methods.mfpo import mfpo
-from mfpo.align.objectives import LogRatios, total
-from mfpo.align.pairs import Pairs
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.sequences import sequence_logps
+from mfpo.train.methods.dpo import dpo
+from mfpo.train.methods.mfpo import mfpo
+from mfpo.train.objectives import LogRatios, total
 
 EPOCHS = 3
 BETA = 0.1

@@ -12,15 +12,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mfpo.align.curriculum import RankSettings, rank
-from mfpo.align.train_settings import TrainSettings
-from mfpo.align.trainer import train
+from mfpo.answer.generate import answer
 from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions
-from mfpo.evaluate.generate import answer
 from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook.book import FIGURES, draw_book
@@ -28,9 +25,12 @@ from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.rates import RATES
 from mfpo.probe.dependence import image_dependence
+from mfpo.rank.levels import RankSettings, rank
 from mfpo.records import read_dataset
 from mfpo.report import write_report
 from mfpo.settings import setting
+from mfpo.train.run import train
+from mfpo.train.settings import TrainSettings
 
 METHODS = ("dpo", "mfpo")
 

@@ -14,10 +14,9 @@ from mfpo.evaluate.answers import (
     check_captions,
     image_key,
     read_answers,
-    read_rows,
-    some,
     without_thoughts,
 )
+from mfpo.files import read_rows, some
 
 
 def write(path, *rows):

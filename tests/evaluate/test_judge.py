@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from mfpo.answer.openai_client import longest_answer, open_client, side_by_side
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.judge import Judge, JudgeSettings, Template, read_template
-from mfpo.evaluate.openai_client import longest_answer, open_client, side_by_side
 
 pytest.importorskip("openai", reason="judges need the openai package: pip install 'mfpo[judge]'")
 

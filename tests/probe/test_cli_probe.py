@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mfpo.cli import main
-from mfpo.cli_build import ROWS_SET_ASIDE
+from mfpo.cli.build import ROWS_SET_ASIDE
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfpo.align.logprobs import encode
+from mfpo.logprobs.sequences import encode
 from mfpo.models import load_model, load_processor
 from mfpo.probe.dependence import image_dependence
 from mfpo.records import read_dataset

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mfpo.align.logprobs import sequence_logps
-from mfpo.align.pairs import Pairs
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook.model import WEIGHTS
 from mfpo.probe.dependence import pair_logps

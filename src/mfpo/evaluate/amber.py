@@ -15,19 +15,10 @@ import numpy as np
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import (
-    Answer,
-    Asked,
-    check_asked,
-    check_captions,
-    read_field,
-    read_json,
-    read_texts,
-    some,
-    thinking,
-)
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, thinking
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, figure_of, quotient
+from mfpo.files import read_field, read_json, read_texts, some
 
 # The types in annotations.json, and the dimensions in which they count.
 _DIMENSIONS = {

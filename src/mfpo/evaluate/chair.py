@@ -12,16 +12,9 @@ from typing import Any
 from mfpo.class_names import coco_class
 from mfpo.coco import read_coco
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import (
-    Answer,
-    answered,
-    check_captions,
-    read_id,
-    read_rows,
-    some,
-    thinking,
-)
+from mfpo.evaluate.answers import Answer, answered, check_captions, thinking
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
+from mfpo.files import read_id, read_rows, some
 from mfpo.image_names import ByImage, find_all, image_key
 from mfpo.objects import Mention, mentions
 

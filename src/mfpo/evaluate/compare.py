@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
-from mfpo.evaluate.answers import Answer, plain, read_answers, some
+from mfpo.evaluate.answers import Answer, plain, read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions, read_existence_answers
 from mfpo.evaluate.figures import Difference, Tally, compare
 from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
 from mfpo.evaluate.pope import pope, pope_tallies, read_pope
+from mfpo.files import some
 from mfpo.image_names import image_key
 
 

@@ -15,14 +15,11 @@ from mfpo.evaluate.answers import (
     check_asked,
     is_another,
     read_answers,
-    read_id,
-    read_label,
-    read_rows,
-    some,
     thinking,
     without_lead,
 )
 from mfpo.evaluate.figures import Figure, Tally, figure_of
+from mfpo.files import read_id, read_label, read_rows, some
 
 Reader = Callable[[str], str | None]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import some
+from mfpo.files import some
 
 Array = NDArray[np.float64]
 

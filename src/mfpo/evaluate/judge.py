@@ -17,9 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from mfpo.errors import MfpoError, SettingError
-from mfpo.evaluate.answers import some, without_thoughts
-from mfpo.evaluate.openai_client import (
+from mfpo.answer.openai_client import (
     OPENAI,
     Completion,
     check_endpoint,
@@ -29,6 +27,9 @@ from mfpo.evaluate.openai_client import (
     open_client,
     side_by_side,
 )
+from mfpo.errors import MfpoError, SettingError
+from mfpo.evaluate.answers import without_thoughts
+from mfpo.files import some
 from mfpo.folders import lock
 from mfpo.settings import setting
 

@@ -7,9 +7,10 @@ from mfpo.errors import SettingError
 from mfpo.evaluate import llava_bench as llava
 from mfpo.evaluate import mmhal as mm
 from mfpo.evaluate import object_halbench as objects
-from mfpo.evaluate.answers import read_answers, read_text
+from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import load_annotations
 from mfpo.evaluate.judge import Judge, JudgeSettings, read_template
+from mfpo.files import read_text
 
 Extract = Literal["judge", "rules"]
 

@@ -12,20 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import (
-    Answer,
-    Asked,
-    check_asked,
-    read_field,
-    read_json,
-    read_rows,
-    read_texts,
-    some,
-    thinking,
-    without_thoughts,
-)
+from mfpo.evaluate.answers import Answer, Asked, check_asked, thinking, without_thoughts
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Verdict
+from mfpo.files import read_field, read_json, read_rows, read_texts, some
 
 CATEGORIES = ("conv", "detail", "complex")
 # The system message and the rules of the three categories in RLHF-V's evaluation.

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, read_field, read_json, read_texts, thinking
+from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, thinking
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
 from mfpo.evaluate.judge import Judge, Template, Verdict
+from mfpo.files import read_field, read_json, read_texts
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 # The parts of the official prompt, in its order.

@@ -17,18 +17,10 @@ from typing import Any
 from textblob.en import tag
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import (
-    Answer,
-    Asked,
-    check_asked,
-    check_captions,
-    read_id,
-    read_rows,
-    some,
-    thinking,
-)
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, thinking
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Template
+from mfpo.files import read_id, read_rows, some
 from mfpo.image_names import find_all, image_key
 from mfpo.nouns import word_letters
 from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs, singular, singulars

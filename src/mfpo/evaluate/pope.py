@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, read_answers, some
+from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, read_answers
 from mfpo.evaluate.existence import (
     Existence,
     Question,
@@ -19,6 +19,7 @@ from mfpo.evaluate.existence import (
     read_existence_answers,
 )
 from mfpo.evaluate.figures import Tally
+from mfpo.files import some
 
 SPLITS = ("random", "popular", "adversarial")
 

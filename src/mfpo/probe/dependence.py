@@ -6,9 +6,9 @@ import datasets
 import torch
 from torch import Tensor
 
-from mfpo.align.logprobs import sequence_logps
-from mfpo.align.pairs import Pairs
-from mfpo.align.prefix import shares_prefix
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.prefix import shares_prefix
+from mfpo.logprobs.sequences import sequence_logps
 
 
 def image_dependence(

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mfpo.align.logprobs import collate, encode, pad_id, sequence_logps
+from mfpo.answer.generate import GreedySettings, greedy
 from mfpo.build.noise import STEPS, Schedule, add_noise
 from mfpo.build.stages import generator
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
-from mfpo.evaluate.generate import GreedySettings, greedy
 from mfpo.folders import versions, whole_folder, write_json
+from mfpo.logprobs.sequences import collate, encode, pad_id, sequence_logps
 from mfpo.models import load_model, load_processor
 from mfpo.probe.cases import Case, Cases, check_limit, progress, read_cases
 from mfpo.probe.page import Line, limits_of, plot, write_page

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mfpo.align.logprobs import sequence_logps
-from mfpo.align.methods.mfpo import mfpo
-from mfpo.align.objectives import LogRatios
-from mfpo.align.pairs import Pairs
-from mfpo.align.prefix import shares_prefix
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.prefix import shares_prefix
+from mfpo.logprobs.sequences import sequence_logps
+from mfpo.train.methods.mfpo import mfpo
+from mfpo.train.objectives import LogRatios
 
 
 def image_pull(

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.progress import track
 
-from mfpo.align.curriculum import RankSettings, rank
 from mfpo.build.pipeline import BuildSettings, build
 from mfpo.build.regions import open_segmenter
+from mfpo.rank.levels import RankSettings, rank
 from mfpo.records import SourceRecord
 from mfpo.sources import Source
 from mfpo.study.trials import Data

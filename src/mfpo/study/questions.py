@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mfpo.align.curriculum import cut_levels, stages
-from mfpo.align.stage import steps_per_epoch
 from mfpo.folders import write_json
 from mfpo.models import base_of, load_model, load_processor
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
+from mfpo.rank.levels import cut_levels, stages
 from mfpo.records import read_dataset
 from mfpo.study.experiments import BASE, Plot, Result, corruption_trials, experiment, mfpo, term_trials, terms
 from mfpo.study.figures import MARGINS, beside_base, margins
@@ -19,6 +18,7 @@ from mfpo.study.statistics import Array, Estimate, Scores, difference, estimate,
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.tables import Claim, Table, add_columns, fill, judge, line
 from mfpo.study.trials import Data, Trial, trained
+from mfpo.train.stage import steps_per_epoch
 
 # Numbers of pairs beside all that there are.
 _SIZES = (30, 60, 150)

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from mfpo.align.objectives import OBJECTIVES
-from mfpo.align.train_settings import TrainSettings
+from mfpo.answer.generate import answer
 from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, amber_file, load_amber
 from mfpo.evaluate.amber_words import open_reading
-from mfpo.evaluate.answers import read_answers, read_rows
+from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import load_annotations
 from mfpo.evaluate.figures import Tally
-from mfpo.evaluate.generate import answer
 from mfpo.evaluate.judge import JudgeSettings
 from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
 from mfpo.evaluate.llava_bench import load_llava_bench
 from mfpo.evaluate.mmhal import TYPES
+from mfpo.files import read_rows
 from mfpo.folders import fingerprint
 from mfpo.image_names import image_key
 from mfpo.models import model_files
@@ -34,6 +33,8 @@ from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
 from mfpo.study.study import NotOnScale
 from mfpo.study.trials import Data, Trial
+from mfpo.train.objectives import OBJECTIVES
+from mfpo.train.settings import TrainSettings
 
 # Settings of trainings that rows of the tables differ in, or that have a line of their own.
 _DECIDED = frozenset(

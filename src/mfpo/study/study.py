@@ -10,16 +10,16 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from mfpo.align.curriculum import RankSettings
-from mfpo.align.train_settings import TrainSettings
-from mfpo.align.trainer import train
+from mfpo.answer.generate import DECODERS
 from mfpo.build.stages import BuildSettings
 from mfpo.errors import SettingError
-from mfpo.evaluate.generate import DECODERS
 from mfpo.folders import versions, write_text
+from mfpo.rank.levels import RankSettings
 from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial, changes
+from mfpo.train.run import train
+from mfpo.train.settings import TrainSettings
 
 
 class NotOnScale(SettingError):

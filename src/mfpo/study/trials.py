@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import mfpo.align.methods  # noqa: F401, registers them
-from mfpo.align.objectives import OBJECTIVES
+import mfpo.train.methods  # noqa: F401, registers them
+from mfpo.train.objectives import OBJECTIVES
 
 Pairs = Literal["corrected", "ranked"]
 Themes = Literal["all", "some"]

@@ -1,0 +1,119 @@
+"""Answers are written down as they come, so that a killed run goes on where it stopped."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from rich.progress import track
+
+from mfpo.errors import MfpoError
+from mfpo.files import read_rows
+from mfpo.folders import lock
+
+Row = dict[str, Any]
+# Asks questions; gives each with `text`, or with `text` None and the `error`, in any order.
+Ask = Callable[[Sequence[Row]], Iterable[tuple[Row, Row]]]
+
+
+class Answered(NamedTuple):
+    """How many questions there were, and how many of them have an error instead of an answer."""
+
+    questions: int
+    failed: int
+
+
+def check_out(out: Path, *, retry_failed: bool = False) -> None:
+    """Raise MfpoError when `out` is there already, or, to ask failed questions again, is not."""
+    if out.exists() and not retry_failed:
+        failed = sum("error" in row for _, row in read_rows(out)) if out.is_file() else 0
+        if failed:
+            raise MfpoError(f"{out}: {failed} questions failed; --retry-failed asks them again, or give another --out")
+        raise MfpoError(f"{out} exists already; give another --out or remove it")
+    if retry_failed and not out.exists():
+        raise MfpoError(f"{out} does not exist, so that nothing can be asked again; leave out --retry-failed")
+
+
+def collect(
+    questions: Sequence[Row], ask: Ask, out: Path, made_by: Mapping[str, Any], *, retry_failed: bool = False
+) -> Answered:
+    """Ask the questions and write their answers to `out`, in the questions' order.
+
+    A line is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. `made_by`
+    holds `model`, `decode` and what else the answers depend on: what a killed run of the same wrote is not asked again.
+    `retry_failed` keeps the answers in `out` and asks the questions that have an error there. Raises as `check_out`,
+    and MfpoError when answers in `out` are not to these questions, or when another run is writing them.
+    """
+    check_out(out, retry_failed=retry_failed)
+    lines = {question["question_id"]: _line(question, made_by) for question in questions}
+    before = _old_answers(out, lines) if retry_failed else []
+    partial = out.with_name(out.name + ".partial")
+    note = out.with_name(out.name + ".made_by.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with note.open("a+", encoding="utf-8") as held:
+        lock(held.fileno(), out)
+        _begin(held, json.dumps({"questions": list(lines.values()), **made_by}), partial, before)
+        # What failed in a killed run is asked again, too.
+        kept = [row for row in _whole_lines(partial) if "error" not in row]
+        _write(partial, kept)
+        answered = {row["question_id"]: row for row in kept}
+        left = [question for question in questions if question["question_id"] not in answered]
+        with partial.open("a", encoding="utf-8") as file:
+            for question, reply in track(ask(left), f"answering {len(left)} questions", len(left), disable=not left):
+                row = lines[question["question_id"]] | reply
+                answered[question["question_id"]] = row
+                file.write(_dumps(row))
+                file.flush()
+        _write(partial, [answered[name] for name in lines])
+        os.replace(partial, out)
+        note.unlink()
+    return Answered(len(lines), sum("error" in row for row in answered.values()))
+
+
+def _begin(note: IO[str], made_by: str, partial: Path, before: Sequence[Row]) -> None:
+    """Leave `partial` as it is if its note says that the same run wrote it; else it holds the answers of `before`."""
+    note.seek(0)
+    if note.read() != made_by or not partial.exists():
+        # Written in place, since the note is what is locked, and last, in case that this run is killed here.
+        note.truncate(0)
+        _write(partial, before)
+        note.write(made_by)
+        note.flush()
+
+
+def _line(question: Row, made_by: Mapping[str, Any]) -> Row:
+    image = question.get("name", question["image"])
+    line = {"question_id": question["question_id"], "image": image, "prompt": question["text"]}
+    line |= {"text": None, "model": made_by["model"], "decode": made_by["decode"]}
+    return line | ({"label": question["label"]} if "label" in question else {})
+
+
+def _old_answers(out: Path, lines: Mapping[str, Row]) -> list[Row]:
+    """The rows of `out` without an error, once it is sure that they answer the same questions in the same way."""
+    rows = []
+    for where, row in read_rows(out):
+        asked = {key: value for key, value in row.items() if key not in ("text", "error")}
+        if asked != {key: value for key, value in lines.get(str(row.get("question_id")), {}).items() if key != "text"}:
+            raise MfpoError(
+                f"{where}: is no answer to one of these questions by this model with these settings; give the "
+                "questions, model and settings that made the file"
+            )
+        rows.append(row)
+    return [row for row in rows if "error" not in row]
+
+
+def _whole_lines(path: Path) -> Iterator[Row]:
+    # What follows the last line end was broken off, perhaps within a letter, when the run was killed. Not splitlines(),
+    # which on a text also cuts where a model wrote one of Unicode's other line ends.
+    yield from map(json.loads, path.read_bytes().split(b"\n")[:-1])
+
+
+def _write(path: Path, rows: Iterable[Row]) -> None:
+    whole = path.with_name(path.name + ".whole")
+    whole.write_text("".join(map(_dumps, rows)), encoding="utf-8")
+    os.replace(whole, path)
+
+
+def _dumps(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,75 @@
+"""Questions about images, as benchmarks publish them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mfpo.errors import MfpoError, RecordError, brief
+from mfpo.files import read_id, read_label, read_rows
+from mfpo.records import Message, decode_image, embedded_name, is_text, load_image, place_images, without_places
+
+# LLaVA's and POPE's, AMBER's, MMHal-Bench's; the first that a row has counts.
+_TEXT_KEYS = ("text", "query", "question")
+
+
+def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
+    """The questions of a JSONL file or JSON list as `question_id`, `image`, `text`, and `label` where a row has one.
+
+    Ids become texts; MMHal-Bench's questions, which have none, get their number from 0, and their image is the file
+    that `image_src` ends with. An image may be base64; then `name` is what answers call it: its `image_id` or the end
+    of `image_path`, where a row has one. Raises MfpoError when a row lacks a key, an id comes twice, an image below
+    `images` cannot be read, or a text has places for several.
+    """
+    questions: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    faults = []
+    for number, (where, row) in enumerate(read_rows(path)):
+        question = _question(row, number, where)
+        question_id, image = question["question_id"], question["image"]
+        if question_id in questions:
+            raise MfpoError(
+                f"{where}: question_id {brief(question_id)} comes a second time; give each question its own"
+            )
+        questions[question_id] = question
+        if image in seen:
+            continue
+        try:
+            decode_image(load_image(images, image))
+        except RecordError as error:
+            faults.append(f"{where}: {error}")
+        seen.add(image)
+    if faults:
+        rest = f" (and {len(faults) - 1} more cannot be read)" if faults[1:] else ""
+        raise MfpoError(faults[0] + rest)
+    return list(questions.values())
+
+
+def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]:
+    if "prompt" in row:
+        raise MfpoError(f"{where}: is an answer, not a question; give the file of the questions")
+    source = row.get("image_src")
+    if isinstance(source, str) and "image" not in row:
+        row = {"question_id": number, "image": source.rpartition("/")[2], **row}
+    question_id = read_id(dict(row), ("question_id", "id"), where)
+    text = next((row[key] for key in _TEXT_KEYS if key in row), None)
+    image = row.get("image")
+    if question_id is None or not isinstance(text, str) or not text.strip() or not isinstance(image, str):
+        raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
+    if not without_places(text):
+        raise MfpoError(f"{where}: the text is nothing but {brief(text)}; give a question")
+    try:
+        (message,) = place_images([Message(role="user", content=text)], 1)
+    except RecordError as error:
+        raise MfpoError(f"{where}: {error}; a question has one") from None
+    # Half a surrogate pair cannot be sent.
+    question = {
+        "question_id": question_id,
+        "image": image,
+        "text": message["content"].encode(errors="replace").decode(),
+    }
+    label, name = read_label(dict(row), where), embedded_name(image)
+    if name is not None:
+        question["name"] = read_id(dict(row), ("image_id", "image_path"), where) or name
+    if not all(map(is_text, question.values())):
+        raise MfpoError(f"{where}: an id or the image holds half a surrogate pair, which no file can")
+    return question if label is None else question | {"label": label}

@@ -1,0 +1,99 @@
+"""The commands, a file each: nothing but parsing and calls."""
+
+import errno
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Annotated
+
+# Weights come from folders or are asked for by name; progress bars are ours.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import typer
+from rich.console import Console
+
+from mfpo.cli.answer import answer
+from mfpo.cli.build import build
+from mfpo.cli.console import console
+from mfpo.cli.demo import demo
+from mfpo.cli.evaluate import eval_app
+from mfpo.cli.picturebook import book_app
+from mfpo.cli.probe import probe_app
+from mfpo.cli.rank import rank
+from mfpo.cli.report import inspect, report
+from mfpo.cli.reproduce import reproduce
+from mfpo.cli.settings import show_settings
+from mfpo.cli.train import merge, train
+from mfpo.errors import MfpoError, one_line
+
+app = typer.Typer(
+    help="Make vision-language models hallucinate less, by Modality-Fair Preference Optimization.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (demo, build, inspect, rank, train, answer, report, merge):
+    app.command()(_command)
+app.command("settings")(show_settings)
+app.command()(reproduce)
+app.add_typer(eval_app, name="eval")
+app.add_typer(probe_app, name="probe")
+app.add_typer(book_app, name="picturebook")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and tracebacks.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    if context.invoked_subcommand is None:
+        console.print(context.get_help())
+
+
+def main() -> None:
+    """Run a command. A user's mistake is one line on stderr and exit status 1; -v shows the traceback."""
+    warnings.filterwarnings("ignore", category=RuntimeWarning, message="Image size")  # PIL's on bombs, which we refuse
+    # What peft asks of transformers, as plain peft does too.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
+    try:
+        app()
+    except MfpoError as error:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            raise
+        _complain(f"error: {one_line(error)}")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _complain(f"error: the disk is full ({error.strerror or error}); make room and give the same command again")
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            _complain("stopped" + _kept(sys.argv[1:]))
+        raise
+
+
+def _kept(arguments: Iterable[str]) -> str:
+    """What a command that was stopped has kept for the next time, if anything."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    kept = {
+        "build": "its whole shards",
+        "rank": "the entropies that it measured",
+        "train": "its last checkpoint",
+        "answer": "the answers so far",
+        "eval": "a judge's verdicts so far",
+        "demo": "its whole parts",
+        "reproduce": "its whole parts",
+    }
+    return f"; the same command finds {kept[command]} again" if command in kept else ""
+
+
+def _complain(message: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(30)  # a launcher ends all processes when one fails: what the first one says too is said once.
+    Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False).print(message)

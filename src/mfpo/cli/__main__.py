@@ -1,0 +1,3 @@
+from mfpo.cli import main
+
+main()

@@ -1,0 +1,28 @@
+"""The commands `mfpo inspect` and `mfpo report`: pages to look at."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mfpo.cli.console import Data, console
+
+
+def inspect(data: Data) -> None:
+    """Write one page that shows what was built: images, regions, rejected images, answers with their keywords.
+
+    Example: mfpo inspect data/photos
+    """
+    from mfpo.report import inspect as run
+
+    console.print(f"open {run(data)}")
+
+
+def report(run: Annotated[Path, typer.Argument(help="Folder written by `mfpo demo` or `mfpo train`.")]) -> None:
+    """Write report.html into a run folder: table, curves, examples, all in one file.
+
+    Example: mfpo report runs/mfpo
+    """
+    from mfpo.report import write_report
+
+    console.print(f"open {write_report(run)}")

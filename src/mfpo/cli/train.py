@@ -1,0 +1,60 @@
+"""The commands `mfpo train` and `mfpo merge`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mfpo.cli.console import Config, Data, Model, Out, Overrides, console
+from mfpo.errors import MfpoError
+from mfpo.settings import read_settings
+
+
+def train(
+    data: Data,
+    model: Model,
+    out: Out,
+    method: Annotated[str | None, typer.Option(help="mfpo, dpo, mdpo, ddpo, ha-dpo, povid, halva, eos, hacl")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train by preference (paper, 3.2 and 3.3). `mfpo settings train` lists every KEY=VALUE.
+
+    Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
+    """
+    from mfpo.train.settings import TrainSettings
+
+    settings = read_settings(TrainSettings, config, overrides or [], method=method)  # told before the long imports
+    from mfpo.picturebook.model import model_folder
+    from mfpo.train.processes import processes
+    from mfpo.train.run import train as run
+
+    run(data, model_folder(model), out, settings)
+    if processes().is_main_process:
+        console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
+
+
+def merge(
+    run: Annotated[
+        Path, typer.Argument(help="Folder written by `mfpo train` with lora_rank above 0, or an adapter's.")
+    ],
+    out: Out,
+) -> None:
+    """Merge an adapter, that of a run or another, into its base model.
+
+    Example: mfpo merge runs/mfpo --out models/llava-mfpo
+    """
+    import torch
+
+    from mfpo.folders import whole_folder
+    from mfpo.models import in_precision, load_model, load_processor, stored_dtype
+
+    adapter = run if (run / "adapter_config.json").exists() else run / "model"
+    if not (adapter / "adapter_config.json").exists():
+        raise MfpoError(f"{adapter}: no adapter there to merge; lora_rank=0 trains the model itself")
+    # Added up in float32 and rounded once, to the precision of the base.
+    model = in_precision(load_model(adapter, dtype=torch.float32), stored_dtype(adapter))
+    with whole_folder(out, {"command": "merge", "run": run}) as folder:
+        model.save_pretrained(folder)
+        load_processor(adapter).save_pretrained(folder)
+    console.print(f"{out} holds the merged model")

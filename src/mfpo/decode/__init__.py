@@ -1,1 +1,0 @@
-"""Decoding that is meant to hallucinate less, without training: VCD and OPERA."""

@@ -1,0 +1,60 @@
+"""The model card that lies beside a trained model."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from mfpo.folders import versions
+from mfpo.train.settings import TrainSettings
+
+_FIGURES = ("loss", "rewards/margins", "rewards/accuracies", "rewards/image_margins", "rewards/image_accuracies")
+
+
+def model_card(*, model: Path, data: Path, settings: TrainSettings, metrics: Path) -> str:
+    """The README.md of a model trained from `model` on `data`, with the last line of each stage in `metrics`."""
+    hub = hub_name(model)
+    base = hub or model.resolve().name
+    head = {
+        **({"base_model": hub} if hub else {}),
+        "library_name": "peft" if settings.lora_rank else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": sorted({"mfpo", settings.method, "preference-optimization"}),
+    }
+    text = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
+    last = {line["stage"]: line for line in map(json.loads, text.splitlines())}
+    figures = [name for name in _FIGURES if any(name in line for line in last.values())]
+    rows = [[stage, str(line["step"]), *(f"{line[name]:.4f}" for name in figures)] for stage, line in last.items()]
+    kind = f"A LoRA adapter of rank {settings.lora_rank} for" if settings.lora_rank else "All of"
+    return "\n".join(
+        [
+            f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+            f"# {base} trained with {settings.method}\n",
+            f"{kind} `{base}`, trained by preference on `{data.resolve().name}` with mfpo.\n",
+            "## Figures\n",
+            "Of the records seen since the line before, at the end of each stage.\n",
+            *_table(["stage", "step", *figures], rows),
+            "\n## Settings\n",
+            *_table(["setting", "value"], [[name, str(value)] for name, value in asdict(settings).items()]),
+            "\n## Versions\n",
+            *_table(["package", "version"], [list(item) for item in versions().items()]),
+            "",
+        ]
+    )
+
+
+def hub_name(model: Path) -> str | None:
+    """The `owner/name` of a model in the hub's cache; None for any other folder.
+
+    >>> hub_name(Path("hub/models--llava-hf--llava-1.5-7b-hf/snapshots/b234"))
+    'llava-hf/llava-1.5-7b-hf'
+    """
+    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", model.as_posix())
+    return f"{found[1]}/{found[2]}" if found else None
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]

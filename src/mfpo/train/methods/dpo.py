@@ -1,0 +1,11 @@
+"""Direct preference optimization."""
+
+import torch.nn.functional as F
+
+from mfpo.train.objectives import LogRatios, Losses, objective
+
+
+@objective("dpo", terms=("text",))
+def dpo(ratios: LogRatios, *, beta: float = 0.1) -> Losses:
+    """Direct preference optimization (Rafailov et al. 2023, equation 7): the text term alone, (batch,)."""
+    return {"text": -F.logsigmoid(beta * (ratios.chosen - ratios.rejected))}

@@ -1,0 +1,22 @@
+"""Selective end-of-sequence supervision."""
+
+import torch
+from torch import Tensor
+
+from mfpo.train.objectives import Answers, Losses, objective
+
+
+@objective("eos", terms=("lm",))
+def eos(policy: Answers, end_ids: Tensor) -> Losses:
+    """Selective EOS supervision (Yue et al. 2024, "Less is more"): a language-model loss on y_w, (batch,).
+
+    Where the label is no end token, the end tokens are out of the softmax, so that going on is never taught at their
+    cost. `end_ids` (ids,) are the tokenizer's end tokens. The mean over the batch is the mean over all its tokens.
+    """
+    answer = policy.chosen
+    is_end = torch.isin(answer.ids, end_ids)
+    vocabulary = torch.arange(answer.logits.shape[-1], device=end_ids.device)
+    hidden = torch.isin(vocabulary, end_ids) & ~is_end[..., None]
+    logps = answer.logits.masked_fill(hidden, -torch.inf).log_softmax(-1)
+    nll = -logps.gather(-1, answer.ids[..., None]).squeeze(-1).masked_fill(~answer.mask, 0.0)
+    return {"lm": nll.sum(-1) * len(nll) / answer.mask.sum()}

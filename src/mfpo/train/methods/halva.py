@@ -1,0 +1,45 @@
+"""Data-augmented phrase-level alignment (HALVA)."""
+
+from difflib import SequenceMatcher
+
+import torch
+import torch.nn.functional as F
+
+from mfpo.train.objectives import Answer, Answers, Losses, objective
+
+
+@objective("halva", terms=("text", "kl"))
+def halva(policy: Answers, reference: Answers, *, kl_weight: float = 0.4) -> Losses:
+    """Phrase-level alignment (HALVA, Sarkar et al. 2024), each term (batch,).
+
+    text: softplus(log p(phrase of y_l) - log p(phrase of y_w)), the mean over the phrase pairs of the batch, without
+    a reference. kl: of the reference to the policy on y_w, summed over its tokens. The authors take other answers for
+    the latter where they have them, and their mean counts the padding of short rows of phrases as pairs.
+    """
+    chosen, rejected = policy.chosen.logps(), policy.rejected.logps()
+    losses, counts = [], []
+    for row, (own, other) in enumerate(_rows(policy.chosen, policy.rejected)):
+        pairs = phrase_pairs(own, other)
+        terms = [F.softplus(rejected[row, span_l].sum() - chosen[row, span_w].sum()) for span_w, span_l in pairs]
+        losses.append(torch.stack(terms).sum() if terms else chosen[row].sum() * 0.0)
+        counts.append(len(pairs))
+    text = torch.stack(losses) * len(losses) / max(sum(counts), 1)
+    log_p, log_q = reference.chosen.logits.log_softmax(-1), policy.chosen.logits.log_softmax(-1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).masked_fill(~policy.chosen.mask, 0.0)
+    return {"text": text, "kl": kl_weight * divergence.sum(-1)}
+
+
+def _rows(*answers: Answer) -> list[tuple[list[int], ...]]:
+    """The token ids of each record's answers."""
+    ids = [[row[kept].tolist() for row, kept in zip(answer.ids, answer.mask, strict=True)] for answer in answers]
+    return list(zip(*ids, strict=True))
+
+
+def phrase_pairs(chosen: list[int], rejected: list[int]) -> list[tuple[slice, slice]]:
+    """The places where y_l replaces tokens of y_w by others: their spans in both.
+
+    >>> phrase_pairs([1, 2, 3, 4], [1, 7, 8, 3, 4])
+    [(slice(1, 2, None), slice(1, 3, None))]
+    """
+    changes = SequenceMatcher(None, chosen, rejected, autojunk=False).get_opcodes()
+    return [(slice(w0, w1), slice(l0, l1)) for kind, w0, w1, l0, l1 in changes if kind == "replace"]

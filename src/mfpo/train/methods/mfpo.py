@@ -1,0 +1,22 @@
+"""Modality-fair preference optimization."""
+
+import torch.nn.functional as F
+
+from mfpo.train.objectives import LogRatios, Losses, objective
+
+
+@objective("mfpo", terms=("text", "image", "margin"), needs_rejected_images=True, is_staged=True)
+def mfpo(ratios: LogRatios, *, beta: float = 0.1, eta: float = 0.0) -> Losses:
+    """Modality-fair preference loss (Jiang et al., IJCAI 2025, section 3.2): three terms per row, each (batch,).
+
+    `eta` is the reward that the chosen answer has to exceed (the margin term). Raises ValueError without the
+    log-ratios of (y_w, m').
+    """
+    if ratios.rejected_image is None:
+        raise ValueError("this objective needs the log-ratios of (y_w, m')")
+    chosen = beta * ratios.chosen
+    return {
+        "text": -F.logsigmoid(chosen - beta * ratios.rejected),
+        "image": -F.logsigmoid(chosen - beta * ratios.rejected_image),
+        "margin": -F.logsigmoid(chosen - eta),
+    }

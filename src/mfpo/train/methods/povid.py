@@ -1,0 +1,33 @@
+"""Preference optimization with a hallucinated text and a noised image on the rejected side (POVID)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mfpo.train.methods.dpo import dpo
+from mfpo.train.objectives import Answers, LogRatios, Losses, objective
+
+
+@objective("povid", terms=("text", "image"), needs_rejected_images=True, corruption="global")
+def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: float = 0.1) -> Losses:
+    """POVID's second stage (Zhou et al. 2024, as released): DPO against y_l and against what a model says of a noised
+    image, half each, (batch,).
+
+    m' is the noised image. Policy and reference have their own rejected text, `said_of_noise`. The authors start from
+    a model trained by DPO, which is then the reference too.
+    """
+    noise = said_of_noise(policy) - said_of_noise(reference)
+    image = -F.logsigmoid(beta * (ratios.chosen - noise))
+    return {"text": 0.5 * dpo(ratios, beta=beta)["text"], "image": 0.5 * image}
+
+
+def said_of_noise(answers: Answers) -> Tensor:
+    """log p under the clean image of the likeliest token under m' at each place of y_w, summed, (batch,).
+
+    Raises ValueError without the logits of (y_w, m').
+    """
+    if answers.rejected_image is None:
+        raise ValueError("this objective needs the logits of (y_w, m')")
+    clean = answers.chosen
+    said = answers.rejected_image.logits.argmax(-1)
+    logps = clean.logits.gather(-1, said[..., None]).squeeze(-1) - clean.logits.logsumexp(-1)
+    return logps.masked_fill(~clean.mask, 0.0).sum(-1)

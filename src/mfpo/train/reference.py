@@ -1,0 +1,176 @@
+"""The reference model's log-probabilities, computed once before training and kept on disk.
+
+The model that is going to be trained is its own reference as long as nothing has been trained, so that there never is
+a second model in memory. A run keeps them in its folder. What the untrained model says is also kept beside the
+dataset, `DATA/.reference/KEY.parquet`, for later runs: KEY stands for model, precision and code, and a row of the file
+for one sequence, so that a record that changes costs no more than itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from mfpo.errors import MfpoError, brief
+from mfpo.folders import fingerprint, versions
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.prefix import shares_prefix
+from mfpo.logprobs.sequences import sequence_logps
+from mfpo.train.processes import as_first_says, gathered, processes, say, share
+
+# Hash of a sequence -> log p of its answer, and how many of the answer's tokens were cut at the maximum length.
+Known = dict[str, tuple[float, int]]
+
+_CODE = (
+    *(f"align/{name}.py" for name in ("attention", "logprobs", "pairs", "policy", "prefix", "methods/ddpo")),
+    "models.py",
+)
+
+# Records between two writes, which a killed run does not lose.
+_BLOCK = 4096
+
+
+def reference_key(**depends_on: object) -> str:
+    """A name for log-probabilities that depend on `depends_on`, on the versions and on the code that computes them."""
+    package = Path(__file__).parents[1]
+    code = [fingerprint(package, name) for name in _CODE]
+    text = json.dumps([depends_on, versions(), code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sequence_hashes(dataset: datasets.Dataset, names: Sequence[str], *, paired: bool = False) -> list[list[str]]:
+    """A hash of images, prompt and answer of each record's sequences, in the order of `names`.
+
+    `paired` says that a sequence's log p depends on both answers of its record.
+    """
+    parts = {"chosen": ("images", "chosen"), "rejected": ("images", "rejected")}
+    parts["rejected_image"] = ("rejected_images", "chosen")
+    columns = sorted({column for name in names for column in parts[name]})
+    pair = ["chosen", "rejected"] if paired else []
+    encoded = dataset.select_columns(["prompt", *columns]).with_format("arrow")
+    records = (record for table in encoded.iter(batch_size=32) for record in table.to_pylist())
+    return [
+        [_hash(record["prompt"], *(record[part] for part in (*parts[name], *pair))) for name in names]
+        for record in records
+    ]
+
+
+def _hash(prompt: Any, images: Sequence[Any], answer: Any, *pair: Any) -> str:
+    digest = hashlib.sha256(json.dumps([prompt, answer, len(images), *pair]).encode())
+    for image in images:
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def reference_logps(
+    model: Any, pairs: Pairs, rows: Sequence[int], *, batch_size: int, autocast: AbstractContextManager[Any]
+) -> dict[int, list[tuple[float, int]]]:
+    """log p and cut tokens of every sequence of the records `rows`, in the order of `pairs.names`.
+
+    `autocast` is the precision context of the training, so that the first log-ratios are 0. Raises MfpoError with the
+    record whose log p is not finite.
+    """
+    shared = shares_prefix(model)
+    found: dict[int, list[tuple[float, int]]] = {}
+    hidden = not rows or not processes().is_main_process
+    starts = track(range(0, len(rows), batch_size), "reference", console=Console(stderr=True), disable=hidden)
+    with torch.inference_mode(), autocast:
+        for start in starts:
+            batch = [pairs[row] for row in rows[start : start + batch_size]]
+            inputs = pairs.collate(batch, shared=shared)
+            inputs.pop("rows")
+            logps = sequence_logps(model, inputs).view(len(batch), -1)
+            for pair, values in zip(batch, logps, strict=True):
+                if not values.isfinite().all():
+                    raise MfpoError(
+                        f"record {brief(pairs.ids[pair.row])} has no finite log p; the model's weights are broken"
+                    )
+                cut = [tokens for prompt in pair.prompts for tokens in prompt.cut]
+                found[pair.row] = list(zip(values.tolist(), cut, strict=True))
+    return found
+
+
+def find_reference(
+    model: Any,
+    pairs: Pairs,
+    hashes: Sequence[Sequence[str]],
+    kept: Path,
+    *,
+    batch_size: int,
+    autocast: AbstractContextManager[Any],
+) -> dict[int, list[tuple[float, int]]]:
+    """`reference_logps` of all records: read from the file `kept` as far as it has them, computed and added to it.
+
+    The processes share the work. A file that cannot be read or written is no hindrance; stderr is told.
+    """
+    known: Known = as_first_says(_read_known(kept) if processes().is_main_process else None)
+    missing = [row for row, own in enumerate(hashes) if not all(sequence in known for sequence in own)]
+    if len(missing) < len(pairs):
+        say(f"reference: {len(pairs) - len(missing)} of {len(pairs)} records are in {kept.parent}")
+    for start in range(0, len(missing), _BLOCK):
+        own = share(missing[start : start + _BLOCK])
+        found = gathered(reference_logps(model, pairs, own, batch_size=batch_size, autocast=autocast))
+        new = {sequence: value for row in found for sequence, value in zip(hashes[row], found[row], strict=True)}
+        known |= new
+        if processes().is_main_process:
+            _add_known(kept, new)
+    return {row: [known[sequence] for sequence in own] for row, own in enumerate(hashes)}
+
+
+def _read_known(path: Path) -> Known:
+    try:
+        columns = pq.read_table(path).to_pydict() if path.exists() else {"sequence": [], "logp": [], "cut_tokens": []}
+    except (OSError, pa.ArrowInvalid) as error:
+        say(f"{path}: cannot be read ({error}); the reference is computed again")
+        return {}
+    return dict(zip(columns["sequence"], zip(columns["logp"], columns["cut_tokens"], strict=True), strict=True))
+
+
+def _add_known(path: Path, new: Known) -> None:
+    """Add to the file, which appears whole or not at all; what another run adds in the same moment may be lost."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # its own, as several runs may write at once
+    try:
+        path.parent.mkdir(exist_ok=True)
+        known = _read_known(path) | new
+        logps, cut = zip(*known.values(), strict=True)
+        columns = {"sequence": list(known), "logp": pa.array(logps, pa.float32()), "cut_tokens": list(cut)}
+        pq.write_table(pa.table(columns), partial)
+        partial.replace(path)
+    except OSError as error:
+        if partial.exists():
+            partial.unlink()
+        say(f"{path.parent}: cannot be written ({error.strerror}), so that only this run keeps the reference")
+
+
+def write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float, int]]]) -> None:
+    """Keep the log-probabilities beside the records' ids; the file appears whole or not at all."""
+    rows = sorted(logps)
+    columns = {
+        name: pa.array([logps[row][number][0] for row in rows], pa.float32()) for number, name in enumerate(pairs.names)
+    }
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.table({"id": [pairs.ids[row] for row in rows], **columns}), partial)
+    partial.replace(path)
+
+
+def read_reference(path: Path, pairs: Pairs, rows: Sequence[int]) -> Tensor:
+    """What `write_reference` wrote for `rows`, (records, sequences per record); NaN in the others."""
+    table = pq.read_table(path)
+    rows = sorted(rows)
+    ids = [pairs.ids[row] for row in rows]
+    assert table["id"].to_pylist() == ids, "the run folder's provenance should have told the datasets apart"
+    reference = torch.full((len(pairs), len(pairs.names)), torch.nan)
+    reference[rows] = torch.stack([torch.from_numpy(table[name].to_numpy().copy()) for name in pairs.names], dim=1)
+    return reference

@@ -1,0 +1,113 @@
+"""Answers in batches are those of one question at a time, in the questions' order."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from mfpo.answer.generate import answer
+from mfpo.models import encode_questions, load_model, load_processor, model_files
+
+WORDS = ["what", "colour", "is", "the", "big", "round", "thing", "left", "of", "a", "dog"]
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """24 questions of 1 to 11 words, out of order, on 6 images of random pixels."""
+    folder = tmp_path_factory.mktemp("questions")
+    random = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    rows = [
+        {"question_id": f"q{number}", "image": f"{number % 6}.png", "text": " ".join(WORDS[: random.integers(1, 12)])}
+        for number in range(24)
+    ]
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder, rows
+
+
+def texts_of(path):
+    return {row["question_id"]: row["text"] for row in map(json.loads, path.read_text().split("\n")[:-1])}
+
+
+def test_batches_give_the_text_of_plain_greedy_search(tiny_llava, questions, tmp_path):
+    folder, rows = questions
+    model, processor = load_model(tiny_llava, dtype=torch.float32), load_processor(tiny_llava)
+
+    def plain(row):
+        """The likeliest token after everything before it, without padding and without a cache."""
+        image = Image.open(folder / row["image"]).convert("RGB")
+        batch = encode_questions(processor, [row["text"]], [image])
+        start = batch["input_ids"].shape[1]
+        for _ in range(12):
+            with torch.no_grad():
+                token = model(**batch, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            batch["input_ids"] = torch.cat([batch["input_ids"], token], dim=1)
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+            if token.item() == processor.tokenizer.eos_token_id:
+                break
+        return processor.decode(batch["input_ids"][0, start:], skip_special_tokens=True).strip()
+
+    answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", batch_size=7, max_new_tokens=12)
+    texts = texts_of(tmp_path / "a.jsonl")
+    assert list(texts) == [row["question_id"] for row in rows]
+    assert texts == {row["question_id"]: plain(row) for row in rows}
+    assert len(set(texts.values())) > 12
+
+
+def test_lines_say_which_model_and_settings_answered(tiny_llava, questions, tmp_path):
+    folder, rows = questions
+    assert answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", max_new_tokens=1) == 24
+    line = json.loads((tmp_path / "a.jsonl").read_text().split("\n")[0])
+    assert list(line) == ["question_id", "image", "prompt", "text", "model", "decode"]
+    assert (line["prompt"], line["model"]) == (rows[0]["text"], str(tiny_llava))
+    assert line["decode"] == {"strategy": "greedy", "max_new_tokens": 1}
+
+
+def test_a_killed_run_does_not_go_on_with_another_base_below_its_adapter(tiny_llava, questions, tmp_path):
+    folder, _ = questions
+    base = shutil.copytree(tiny_llava, tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    adapted = get_peft_model(load_model(base, dtype=torch.float32), config)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(tmp_path / "adapter")
+    load_processor(base).save_pretrained(tmp_path / "adapter")
+    before = model_files(tmp_path / "adapter")
+    assert before == model_files(tmp_path / "adapter") != model_files(base)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    after = model_files(tmp_path / "adapter")
+    assert (after[0], after[1] != before[1], after[1:]) == (before[0], True, model_files(base))
+    assert answer(folder / "q.jsonl", tmp_path / "adapter", folder, tmp_path / "a.jsonl", name="mine") == 24
+    assert json.loads((tmp_path / "a.jsonl").read_text().split("\n")[0])["model"] == "mine"
+
+
+def test_batches_are_of_like_length(tiny_llava, questions, tmp_path, monkeypatch):
+    """Counted at the encoder: 4 batches of 6 need less padding than in the order of the file, and the longest first."""
+    folder, rows = questions
+    widths = []
+
+    def counting(processor, texts, images):
+        batch = encode_questions(processor, texts, images)
+        widths.append(batch["input_ids"].shape[1])
+        return batch
+
+    monkeypatch.setattr("mfpo.answer.generate.encode_questions", counting)
+    answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", batch_size=6, max_new_tokens=1)
+    assert widths == sorted(widths, reverse=True)
+    lengths = sorted((len(row["text"]) for row in rows), reverse=True)
+    assert [width - widths[0] for width in widths] == [lengths[start] - lengths[0] for start in range(0, 24, 6)]
+
+
+def test_the_image_stands_at_its_place_in_the_question(tiny_llava):
+    processor = load_processor(tiny_llava)
+    batch = encode_questions(processor, ["In <image> I see", "What?"], [Image.new("RGB", (32, 32))] * 2)
+    texts = [processor.tokenizer.decode(ids) for ids in batch["input_ids"]]
+    image = "<image>" * 16
+    assert texts[0].removeprefix("<s>") == f"USER: In {image}\n I see ASSISTANT:"
+    assert texts[1].replace("<pad>", "").removeprefix("<s>") == f"USER: {image}\nWhat? ASSISTANT:"

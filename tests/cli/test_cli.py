@@ -1,0 +1,273 @@
+"""The commands as a user types them: what they say, and what they do with bad input."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mfpo.cli import main
+from mfpo.cli.console import ROWS_SET_ASIDE
+
+
+def run(monkeypatch, capsys, *arguments):
+    """The exit status, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["mfpo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def mfpo(monkeypatch, capsys):
+    return lambda *arguments: run(monkeypatch, capsys, *arguments)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with one good image, and one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "red").save(folder / "red.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def write_rows(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+GOOD = {"id": "good", "image": "red.png", "question": "What is it?", "chosen": "A red wall.", "rejected": "A dog."}
+
+
+def test_no_argument_says_what_there_is(mfpo):
+    status, out, _ = mfpo()
+    assert status == 0
+    for command in ("demo", "build", "inspect", "rank", "train", "answer", "eval", "report", "picturebook"):
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "build", "inspect", "rank", "train", "answer", "report", "merge", "settings", "eval chair", "eval truth",
+     "eval existence", "eval pope", "eval amber", "eval mmhal", "eval llava-bench", "eval object-halbench",
+     "eval compare", "picturebook pretrain", "picturebook draw"],
+)  # fmt: skip
+def test_every_command_has_help_with_an_example(mfpo, command):
+    status, out, _ = mfpo(*command.split(), "--help")
+    assert status == 0
+    assert f"mfpo {command}" in re.search(r"Example:(.*)", out, re.DOTALL)[1]
+
+
+def test_bad_rows_are_set_aside_counted_and_named(mfpo, tmp_path, photos):
+    rows = [
+        GOOD,
+        GOOD | {"id": "missing image", "image": "blue.png"},
+        GOOD | {"id": "unreadable image", "image": "broken.png"},
+        {key: value for key, value in GOOD.items() if key != "chosen"} | {"id": "no chosen"},
+        GOOD | {"id": "empty answer", "rejected": "  "},
+        GOOD | {"id": "equal answers", "rejected": "A red wall."},
+        GOOD | {"id": "path out of the folder", "image": "../photos/red.png/../../secret.png"},
+        "{broken",
+    ]
+    source = write_rows(tmp_path / "pairs.jsonl", rows)
+    out = tmp_path / "built"
+    status, printed, _ = mfpo("build", source, "--images", photos, "--corruption", "global", "--out", out)
+    assert status == ROWS_SET_ASIDE
+    assert "7 of 8 rows set aside" in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["read"], summary["written"], summary["set_aside"]) == (8, 1, 7)
+    reasons = [json.loads(line) for line in (out / "rejected_rows.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in reasons] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["id"] for row in reasons[:6]] == [row["id"] for row in rows[1:7]]
+    for row, words in zip(
+        reasons,
+        ["not in", "cannot be read", "'chosen' is missing", "'rejected' is empty", "equal", "leaves", "JSON"],
+        strict=True,
+    ):
+        assert words in row["reason"]
+
+
+ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images", "{tmp}", "--out", "{tmp}/out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "{tmp}/none.jsonl", "--out", "{tmp}/out"], "none.jsonl"),
+        (["build", "{tmp}/empty.jsonl", "--out", "{tmp}/out"], "empty"),
+        (["build", "picturebook:many", "--out", "{tmp}/out"], "picturebook:600"),
+        (["build", "picturebook:2", "--out", "{tmp}"], "exists already"),
+        (["build", "picturebook:2", "--out", "{tmp}/out", "--set", "topk=3"], "did you mean 'top_k'"),
+        (["build", "picturebook:2", "--out", "{tmp}/out", "--set", "top_k=0"], "top_k is 0"),
+        (["build", "picturebook:2", "--out", "{tmp}/out", "--regions", "sam"], "no regions are named 'sam'"),
+        (["rank", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out"], "no Parquet shards"),
+        (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "--method", "ppo"], "'ppo'"),
+        (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "beta=low"], "must be a number"),
+        (["answer", "{tmp}/questions.jsonl", "--model", "{tmp}", "--images", "{tmp}", "--out", "{tmp}/a"], "no model"),
+        ([*ANSWER, "--decode", "dola"], "greedy, vcd, opera"),
+        ([*ANSWER, "--decode", "vcd", "cd_alhpa=1"], "did you mean 'cd_alpha'"),
+        ([*ANSWER, "--decode", "vcd", "noise_step=1000"], "from 0 to 999"),
+        ([*ANSWER, "--decode", "opera", "num_beams=1"], "at least 2"),
+        ([*ANSWER, "cd_alpha=1"], "no setting is named 'cd_alpha'"),
+        ([*ANSWER, "--decode", "vcd", "--endpoint", "http://localhost:1/v1"], "--decode"),
+        ([*ANSWER, "--decode", "opera", "--engine", "vllm"], "--decode"),
+        ([*ANSWER, "cd_alpha=1", "--engine", "vllm"], "--decode"),
+        (["eval", "chair", "{tmp}/none.jsonl", "--annotations", "{tmp}/none.json"], "none.json"),
+        (["report", "{tmp}"], "neither"),
+        (["settings", "cooking"], "build, rank, train"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(mfpo, tmp_path, photos, arguments, words):
+    (tmp_path / "empty.jsonl").write_text("")
+    (photos / "red.png").rename(tmp_path / "red.png")
+    write_rows(tmp_path / "questions.jsonl", [{"question_id": 1, "image": "red.png", "text": "What is it?"}])
+    status, _, err = mfpo(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert status == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_question_about_a_missing_image_is_refused_before_the_model_is_loaded(mfpo, tmp_path):
+    questions = write_rows(tmp_path / "q.jsonl", [{"question_id": 1, "image": "blue.png", "text": "What is it?"}])
+    status, _, err = mfpo("answer", questions, "--model", "none", "--images", tmp_path, "--out", tmp_path / "a.jsonl")
+    assert status == 1
+    assert "line 1" in err
+    assert "blue.png" in err
+
+
+QUESTION = {"question_id": 1, "image": "red.png", "text": "What is it?"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([QUESTION, QUESTION], "second time"),
+        ([QUESTION | {"text": None}], "none of them empty"),
+        ([QUESTION | {"question_id": None}], "none of them empty"),
+    ],
+)
+def test_questions_are_checked(mfpo, tmp_path, photos, rows, words):
+    questions = write_rows(tmp_path / "q.jsonl", rows)
+    status, _, err = mfpo("answer", questions, "--model", "none", "--images", photos, "--out", tmp_path / "a.jsonl")
+    assert status == 1
+    assert words in err
+
+
+def test_answers_of_a_killed_run_are_kept_only_for_the_same_questions(mfpo, tmp_path, photos, monkeypatch):
+    questions = [QUESTION | {"question_id": number} for number in range(3)]
+    asked = []
+
+    def fake(model, processor, rows, images, *, strategy, settings, max_new_tokens):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.extend(row["question_id"] for row in rows)
+        return ["A wall.\u2028Red." for _ in rows]
+
+    monkeypatch.setattr("mfpo.answer.generate.generate", fake)
+    out = tmp_path / "a.jsonl"
+
+    def ask(rows):
+        write_rows(tmp_path / "q.jsonl", rows)
+        ends = ("--model", "picturebook", "--images", photos, "--out", out, "--batch-size", "1")
+        return mfpo("answer", tmp_path / "q.jsonl", *ends)[0]
+
+    assert ask(questions) == 130
+    assert asked == ["0", "1"]
+    asked.append("killed")
+    assert ask(questions) == 0
+    assert asked == ["0", "1", "killed", "2"]
+    assert [json.loads(line)["question_id"] for line in out.read_text().split("\n")[:-1]] == ["0", "1", "2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "photos", "q.jsonl"]
+
+    out.unlink()
+    asked.clear()
+    assert ask(questions) == 130
+    asked.append("killed")
+    assert ask([QUESTION | {"question_id": 0, "text": "Why?"}]) == 0
+    assert asked == ["0", "1", "killed", "0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "settings"),
+    [
+        (
+            "vcd",
+            "sample=false",
+            {"cd_alpha": 1.0, "cd_beta": 0.1, "noise_step": 500, "sample": False, "seed": 0},
+        ),
+        (
+            "opera",
+            "num_beams=2",
+            {"num_beams": 2, "scale_factor": 50.0, "threshold": 15, "num_attn_candidates": 5, "penalty_weight": 1.0},
+        ),
+    ],
+)
+def test_decoding_is_chosen_by_name_and_its_settings_stand_in_each_answer(
+    mfpo, tmp_path, photos, name, override, settings
+):
+    write_rows(tmp_path / "q.jsonl", [QUESTION | {"question_id": number} for number in range(2)])
+    ends = ("--model", "picturebook", "--images", photos, "--out", tmp_path / "a.jsonl", "--max-new-tokens", 5)
+    status, _, err = mfpo("answer", tmp_path / "q.jsonl", *ends, "--decode", name, override)
+    assert status == 0, err
+    answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [answer["decode"] for answer in answers] == [{"strategy": name} | settings | {"max_new_tokens": 5}] * 2
+    assert all(answer["text"] for answer in answers)
+    status, out, _ = mfpo("settings", name)
+    assert status == 0
+    assert all(setting in out for setting in settings)
+
+
+def test_verbose_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "mfpo.cli", "-v", "report", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
+
+
+def test_sixteen_photos_go_through_build_and_onto_a_page(mfpo, reference_data, tmp_path):
+    photos = reference_data / "photos"
+    regions = f"coco={photos / 'instances.json'}"
+    built = ["build", photos / "preferences.jsonl", "--images", photos, "--regions", regions, "--out", tmp_path / "out"]
+    assert mfpo(*built)[0] == 0
+    assert mfpo("inspect", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "inspect.html").read_text()
+    assert all(f"photo-{number:03d}" in page for number in range(16))
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing_half_done(mfpo, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mfpo.picturebook.book.draw_scene", interrupted)
+    status, _, err = mfpo("picturebook", "draw", "--count", "2", "--out", tmp_path / "out")
+    assert (status, err) == (130, "stopped\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_amber_writes_the_figures_by_name(mfpo, reference_data, tmp_path):
+    amber = reference_data / "amber"
+    questions = [json.loads((amber / f"query_{kind}.json").read_text()) for kind in ("generative", "discriminative")]
+    truth = {entry["id"]: entry["truth"] for entry in json.loads((amber / "annotations.json").read_text())}
+    answers = [{"id": question["id"], "response": "Nothing."} for question in questions[0]]
+    answers += [{"id": question["id"], "response": truth[question["id"]].capitalize()} for question in questions[1]]
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    status, out, _ = mfpo(
+        "eval", "amber", tmp_path / "answers.json", "--annotations", amber, "--json", tmp_path / "amber.json"
+    )
+    assert status == 0
+    figures = json.loads((tmp_path / "amber.json").read_text())
+    assert {name: figures["discriminative"][name]["value"] for name in ("accuracy", "precision", "recall", "f1")} == {
+        "accuracy": 100.0, "precision": 100.0, "recall": 100.0, "f1": 100.0,
+    }  # fmt: skip
+    assert {name: figures["generative"][name]["value"] for name in ("cover", "hal", "cog")} == {
+        "cover": 0.0, "hal": 0.0, "cog": 0.0,
+    }  # fmt: skip
+    assert figures["discriminative"]["attribute"]["state"]["accuracy"]["n"] == 4764
+    assert "generative.chair" in out

@@ -1,0 +1,127 @@
+"""Which weights of each family move, how its language model attends, and what is saved of it."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mfpo.errors import SettingError
+from mfpo.models import load_model
+from mfpo.train import policy as policy_module
+from mfpo.train.policy import attention_of, lora_targets, make_trainable, open_policy
+from mfpo.train.settings import TrainSettings
+
+FLEX = TrainSettings(attention="flex_attention")
+WITHOUT_FLEX = ("qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr(policy_module, "device", lambda: torch.device("cuda"))
+
+
+def test_language_model_attends_by_flex_attention_on_a_gpu_where_it_can(family, on_a_gpu):
+    wanted = attention_of(family.model, TrainSettings())
+    assert wanted == ("sdpa" if family.name in WITHOUT_FLEX else "flex_attention")
+    family.model.set_attn_implementation({"text_config": wanted})
+    assert family.model.config.get_text_config()._attn_implementation == wanted
+    assert attention_of(family.model, TrainSettings(attention="sdpa")) == "sdpa"
+
+
+def test_flex_attention_that_a_model_has_not_is_refused_when_asked_for(family):
+    if family.name not in WITHOUT_FLEX:
+        assert attention_of(family.model, FLEX) == "flex_attention"
+        return
+    with pytest.raises(SettingError, match=r"transformers has none for a 'qwen.*' language model; set attention=sdpa"):
+        attention_of(family.model, FLEX)
+
+
+def test_narrow_heads_and_an_old_torch_have_no_flex_attention(make_llava, on_a_gpu, monkeypatch):
+    narrow = make_llava(num_attention_heads=8, num_key_value_heads=8).model
+    assert attention_of(narrow, TrainSettings()) == "sdpa"
+    with pytest.raises(SettingError, match="heads of 16 or more on a GPU, and these have 8"):
+        attention_of(narrow, FLEX)
+    wide = make_llava().model
+    monkeypatch.setattr(policy_module.flex_attention, "py_kernels", {})
+    assert attention_of(wide, TrainSettings()) == "sdpa"
+    with pytest.raises(SettingError, match="knows no mixed precision"):
+        attention_of(wide, FLEX)
+
+
+def test_projector_and_language_model_are_trained_and_the_vision_tower_is_not(family):
+    policy = make_trainable(family.model, TrainSettings(), targets=[], adapter=None)
+    parts: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, weight in policy.named_parameters():
+        parts[weight.requires_grad].add(name)
+    projectors = {name for name in parts[True] if "language_model" not in name and "text_model" not in name}
+    assert {name for name in projectors if "lm_head" not in name}, "the projector"
+    assert all(
+        any(word in name for word in ("projector", "merger", "connector", "lm_head"))
+        for name in projectors - {"model.image_newline"}
+    )
+    assert parts[False]
+    assert all("vision" in name or "visual" in name for name in parts[False])
+    assert not any("merger" in name for name in parts[False])
+
+
+def test_everything_moves_when_the_vision_tower_is_trained(family):
+    policy = make_trainable(family.model, TrainSettings(train_vision_tower=True), targets=[], adapter=None)
+    assert all(weight.requires_grad for weight in policy.parameters())
+
+
+def tensors(path) -> dict[str, list[int]]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def test_whole_policy_is_saved_with_the_tensors_and_the_config_of_its_source(family, tmp_path):
+    """So that whatever reads the source, vLLM too, reads what was trained from it."""
+    family.model.save_pretrained(tmp_path / "made")
+    load_model(tmp_path / "made").save_pretrained(tmp_path / "source")
+    policy = open_policy(tmp_path / "source", TrainSettings(attention="sdpa"), last=None)
+    policy.save_pretrained(tmp_path / "saved")
+    one, other = (tensors(tmp_path / name / "model.safetensors") for name in ("source", "saved"))
+    assert one == other
+    one, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("source", "saved"))
+    assert one == other
+
+
+def test_adapter_is_saved_with_the_names_of_the_modules_it_is_for(family, tmp_path):
+    family.model.save_pretrained(tmp_path / "source")
+    linear = {
+        name
+        for name, module in family.model.named_modules()
+        if isinstance(module, nn.Linear) and ("language_model" in name or "text_model" in name)
+    }
+    policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2).resolved(), last=None)
+    policy.save_pretrained(tmp_path / "saved")
+    found = tensors(tmp_path / "saved" / "adapter_model.safetensors")
+    assert set(found) == {f"base_model.model.{name}.lora_{part}.weight" for name in linear for part in "AB"}
+    assert set(lora_targets(family.model, TrainSettings(lora_rank=2))) == linear
+
+
+# What the language model was called before transformers 4.52; the other families are newer or had today's names.
+OLD_NAMES = {"llava": "language_model.model.", "llava_next": "language_model.model.", "qwen2_5_vl": "model."}
+
+
+def test_adapter_of_each_family_is_merged_under_its_names_of_then_and_now(family, tmp_path):
+    family.model.save_pretrained(tmp_path / "source")
+    policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2, lora_targets=".*_proj").resolved(), last=None)
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight)
+    policy.save_pretrained(tmp_path / "saved")
+    expected = policy.merge_and_unload().state_dict()
+    torch.testing.assert_close(load_model(tmp_path / "saved").state_dict(), expected)
+
+    old = OLD_NAMES.get(family.name, "model.language_model.")
+    file, config = tmp_path / "saved" / "adapter_model.safetensors", tmp_path / "saved" / "adapter_config.json"
+    names = {name: name.replace("model.language_model.", old) for name in tensors(file)}
+    if "llava" in family.name:
+        names = {name: new.replace("model.vision_tower.", "vision_tower.vision_model.") for name, new in names.items()}
+    save_file({names[name]: value for name, value in load_file(file).items()}, file)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ".*_proj"}))
+    torch.testing.assert_close(load_model(tmp_path / "saved").state_dict(), expected)
