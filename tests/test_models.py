@@ -32,7 +32,7 @@ def test_a_file_of_weights_that_was_broken_off(model):
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"model_type": "nobody knows"}'])
 def test_a_configuration_that_is_none(model, content):
     (model / "config.json").write_text(content)
-    with pytest.raises(MfpoError, match=r"config\.json is none of transformers'"):
+    with pytest.raises(MfpoError, match=r"config\.json is not a valid transformers config"):
         load_model(model)
 
 
@@ -86,5 +86,5 @@ def test_what_is_no_name_on_the_hub_is_a_folder(name):
 
 def test_a_hub_name_that_cannot_be_had(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(MfpoError, match="no-one/nothing: no such folder, and not to be had from the hub"):
+    with pytest.raises(MfpoError, match="no-one/nothing: no such folder, and it could not be downloaded from the Hub"):
         find_model("no-one/nothing")

@@ -33,7 +33,7 @@ def test_the_reason_is_the_same_in_every_run():
 @pytest.mark.parametrize("change", [{"id": "\ud800"}, {"question": "What \ud800?"}, {"chosen": "\udc80"}])
 def test_texts_that_no_file_can_hold(change):
     row = {"id": "a", "question": "What?", "chosen": "A dog.", "rejected": "A cat."} | change
-    with pytest.raises(RecordError, match=f"column '{next(iter(change))}' holds half a surrogate pair"):
+    with pytest.raises(RecordError, match=f"column '{next(iter(change))}' holds an unpaired surrogate"):
         new_record(images=[{"bytes": b"", "path": None}], source={"dataset": "d", "row": 0}, **row)
 
 

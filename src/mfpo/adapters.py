@@ -46,7 +46,7 @@ def read_config(path: Path) -> PeftConfig:
     try:
         config = PeftConfig.from_pretrained(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MfpoError(f"{path}: its adapter_config.json is none of peft's ({_said(error)})") from None
+        raise MfpoError(f"{path}: its adapter_config.json is not a valid peft config ({_said(error)})") from None
     if config.peft_type is None or config.is_prompt_learning:
         raise MfpoError(f"{path}: a {config.peft_type} adapter cannot be merged into its base; give a LoRA adapter")
     for field in fields(config):

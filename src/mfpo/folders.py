@@ -44,8 +44,8 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
             if changed and not anew:
                 what = "; ".join(_difference(key, before.get(key), provenance.get(key)) for key in changed)
                 raise MfpoError(
-                    f"{folder} is of another run: {what}; give its command to go on with it, remove the folder to "
-                    "start anew, or give another --out"
+                    f"{folder} belongs to a run with other settings: {what}; repeat that command to resume it, remove "
+                    "the folder to start anew, or give another --out"
                 )
             if changed:
                 print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)

@@ -64,7 +64,7 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_SAFE_FILES))
     except (OSError, HfHubHTTPError) as error:
-        raise MfpoError(f"{name}: no such folder, and not to be had from the hub ({first_line(error)})") from None
+        raise MfpoError(f"{name}: no such folder, and it could not be downloaded from the Hub ({first_line(error)})") from None
 
 
 def check_model(path: Path) -> None:
@@ -78,7 +78,7 @@ def check_model(path: Path) -> None:
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError) as error:
-        raise MfpoError(f"{path}: its config.json is none of transformers' ({first_line(error)})") from None
+        raise MfpoError(f"{path}: its config.json is not a valid transformers config ({first_line(error)})") from None
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
     if not any(path.glob("*.safetensors")):

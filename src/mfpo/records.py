@@ -172,7 +172,7 @@ def new_record(
     when chosen equals rejected, when there is no image, or the question has places for more or fewer (`place_images`).
     """
     if not is_text(str(id)):
-        raise RecordError("column 'id' holds half a surrogate pair, which no file can")
+        raise RecordError("column 'id' holds an unpaired surrogate, which cannot be stored as UTF-8")
     texts = {"question": question, "chosen": chosen, "rejected": rejected}
     for column, text in texts.items():
         if text is None:
@@ -180,7 +180,7 @@ def new_record(
         if not isinstance(text, str):
             raise RecordError(f"column {column!r} is {type(text).__name__}, but must be a text")
         if not is_text(text):
-            raise RecordError(f"column {column!r} holds half a surrogate pair, which no file can")
+            raise RecordError(f"column {column!r} holds an unpaired surrogate, which cannot be stored as UTF-8")
         if not without_places(text):
             raise RecordError(f"column {column!r} is empty")
     answers = [without_places(str(text)) for text in (chosen, rejected)]
@@ -234,7 +234,7 @@ def content_parts(text: str) -> list[dict[str, str]]:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is a string that a file can hold; half a surrogate pair, which JSON can spell, is none."""
+    """Whether it is a string that a file can hold; an unpaired surrogate, which JSON can spell, cannot be stored."""
     return isinstance(value, str) and not _SURROGATE.search(value)
 
 

@@ -176,9 +176,9 @@ def test_popes_questions(reference_data, split):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ('{"question_id": 2, "image": "a.jpg", "text": "Is it?"}', "line 2: is no question"),
-        ('{"question_id": 2, "image": "a.jpg", "label": "no"}', "line 2: is no question"),
-        ('{"image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: is no question"),
+        ('{"question_id": 2, "image": "a.jpg", "text": "Is it?"}', "line 2: is missing required fields"),
+        ('{"question_id": 2, "image": "a.jpg", "label": "no"}', "line 2: is missing required fields"),
+        ('{"image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: is missing required fields"),
         ('{"question_id": 2, "image": "a.jpg", "text": "Is it?", "label": "nope"}', "line 2: label is 'nope'"),
         ('{"question_id": "1", "image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: question_id 1 comes a"),
     ],

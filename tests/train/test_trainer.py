@@ -217,7 +217,7 @@ def test_killed_run_is_neither_continued_nor_removed_by_other_settings(tiny_llav
         with pytest.raises(Killed):
             train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
     before = sorted(path.name for path in (tmp_path / "run.partial").iterdir())
-    with pytest.raises(MfpoError, match=r"run.partial is of another run: seed was 0 and is 1; give its command"):
+    with pytest.raises(MfpoError, match=r"run.partial belongs to a run with other settings: seed was 0 and is 1; repeat that command"):
         train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo", seed=1))
     assert sorted(path.name for path in (tmp_path / "run.partial").iterdir()) == before
 

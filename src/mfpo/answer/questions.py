@@ -71,5 +71,5 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]
     if name is not None:
         question["name"] = read_id(dict(row), ("image_id", "image_path"), where) or name
     if not all(map(is_text, question.values())):
-        raise MfpoError(f"{where}: an id or the image holds half a surrogate pair, which no file can")
+        raise MfpoError(f"{where}: an id or the image holds an unpaired surrogate, which cannot be stored as UTF-8")
     return question if label is None else question | {"label": label}

@@ -133,7 +133,7 @@ def _draw_preview(source: Any, id: str, settings: Any, segmenter: Any, out: Path
     from mfpo.build.stages import build_record
 
     if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise SettingError(f"--out {out} is no picture; with --preview give a file such as strip.png")
+        raise SettingError(f"--out {out} is not an image file name; with --preview give a file such as strip.png")
     if out.exists():
         raise MfpoError(f"{out} exists already; give another --out or remove it")
     if not out.parent.is_dir():

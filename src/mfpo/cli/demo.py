@@ -12,7 +12,7 @@ def demo(
     out: Out = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of data, training and held-out scenes.")] = 0,
 ) -> None:
-    """Go the whole way on the picture book, in minutes on a CPU: build, rank, train DPO and MFPO, score, report.
+    """Run the full pipeline on the picture book, in minutes on a CPU: build, rank, train DPO and MFPO, score, report.
 
     Example: mfpo demo --out runs/demo
     """

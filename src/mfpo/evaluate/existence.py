@@ -140,7 +140,7 @@ def load_questions(path: Path) -> list[Question]:
         question_id, image = read_id(row, ("question_id",), where), read_id(row, ("image",), where)
         text, label = row.get("text"), read_label(row, where)
         if question_id is None or image is None or label is None or not isinstance(text, str):
-            raise MfpoError(f"{where}: is no question; give question_id, image, text and label")
+            raise MfpoError(f"{where}: is missing required fields: question_id, image, text and label")
         if question_id in questions:
             raise MfpoError(
                 f"{where}: question_id {some([question_id])} comes a second time; give each question its own"

@@ -284,7 +284,7 @@ def load_questions(path: Path) -> dict[str, str]:
     for where, row in read_rows(path):
         image, text = read_id(row, ("image_id", "image"), where), row.get("question", row.get("text"))
         if image is None or not isinstance(text, str):
-            raise MfpoError(f"{where}: is no question; give image_id and question")
+            raise MfpoError(f"{where}: is missing required fields: image_id and question")
         if image_key(image) in questions:
             raise MfpoError(f"{where}: image {some([image])} comes a second time; Object HalBench asks once about each")
         questions[image_key(image)] = text

@@ -36,7 +36,7 @@ def download_dataset(name: str) -> Path:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (OSError, HfHubHTTPError) as error:
         raise MfpoError(
-            f"{name}: no such file or folder, and not to be had from the hub ({first_line(error)})"
+            f"{name}: no such file or folder, and it could not be downloaded from the Hub ({first_line(error)})"
         ) from None
 
 

@@ -179,7 +179,7 @@ def table5(study: Study) -> Result:
     """The reward that the chosen answer has to exceed."""
     trials = {"base": BASE, "eta 0": mfpo(), "eta 0.2": mfpo(eta=0.2), "eta 0.4": mfpo(eta=0.4)}
     claims = [Claim("eta 0", "eta 0.2"), Claim("eta 0", "eta 0.4")]
-    notes = ["That 0 is the best eta is known from the paper, but not in which figure."]
+    notes = ["The paper reports eta = 0 as best, but not by which figure."]
     return Result("Table 5: the margin", fill(study, trials, paper=PAPER["table5"], claims=claims), notes=notes)
 
 

@@ -76,7 +76,7 @@ def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
         if not (folder / "model").exists():
             for number in range(len(plan)):
                 plan = run_stage(run, plan, number)
-                # The trainer and its policy refer to each other; here go the weights, before the next stage loads its.
+                # A reference cycle: free the weights before the next stage loads its own.
                 clear_device_cache(garbage_collection=True)
         processes().wait_for_everyone()
         if processes().is_main_process:
@@ -135,7 +135,7 @@ def check_settings(model: Path, settings: TrainSettings) -> None:
     if settings.quantize_4bit and find_spec("bitsandbytes") is None:
         raise MfpoError("quantize_4bit needs bitsandbytes; run `pip install bitsandbytes`")
     if settings.lora_rank and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise MfpoError("FSDP splits weights that all move, in one precision; train adapters with ddp.yaml instead")
+        raise MfpoError("FSDP needs all weights to be trainable and in one precision; train adapters with ddp.yaml instead")
     trackers = get_available_reporting_integrations()
     if settings.report_to not in ("none", *trackers):
         raise MfpoError(
