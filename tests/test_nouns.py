@@ -58,6 +58,8 @@ def test_nouns_that_a_tagger_takes_for_something_else(text, expected):
         ("Trees that bear fruit.", ["trees", "fruit"]),
         ("Officers monitor the crowd.", ["officers", "crowd"]),
         ("The sign bears a name.", ["sign", "name"]),
+        ("A child sinks into a couch.", ["child", "couch"]),
+        ("The crane bears down on the truck.", ["crane", "truck"]),
         ("An orange cat.", ["orange cat"]),
         ("An orange and white cat.", ["white cat"]),
         ("The bus is red and orange.", ["bus"]),

@@ -192,6 +192,8 @@ def test_deep_grey_is_scaled_by_the_range_of_its_values(values, expected):
     [
         (RAMP * 65_535, "from 0 to 65535"),
         (RAMP - 0.5, "from -0.5 to 0.5"),
+        (RAMP * 1.02, "from 0 to 1.02"),
+        (RAMP * 12, "from 0 to 12"),
         (np.where(RAMP > 0.5, np.float32("nan"), RAMP), "from nan to nan"),
         (np.where(RAMP > 0.5, np.float32("inf"), RAMP), "from 0 to inf"),
         ((RAMP * 65_536).astype(np.int32), "from 0 to 65536"),

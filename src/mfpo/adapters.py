@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils.other import get_pattern_key
@@ -76,7 +77,7 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         _check_tensors(path, tensors, expected, model.state_dict())
         lost = set_peft_model_state_dict(model, tensors).unexpected_keys
-    except MfpoError:
+    except (MfpoError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # what a wrong value in the configuration raises in peft is open-ended
         raise MfpoError(
@@ -96,6 +97,8 @@ def merged(base: Any, path: Path) -> Any:
     adapted = with_adapter(base, path)
     try:
         model = adapted.merge_and_unload()
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # as above
         raise MfpoError(f"{path}: its adapter cannot be merged into its base ({_said(error)})") from None
     return model.requires_grad_(True)  # peft has frozen it

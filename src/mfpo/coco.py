@@ -56,8 +56,8 @@ def _images(content: Any, kind: Kind) -> list[CocoImage]:
         for id, (where, entry) in _by_id(content, "images").items()
     }
     categories = _by_id(content, "categories") if kind == "instances" else {}
-    if categories and all("keypoints" in entry for _, entry in categories.values()):
-        raise _Fault("its categories have keypoints, as those of COCO's people have who are annotated apart")
+    if [(entry.get("name"), "keypoints" in entry) for _, entry in categories.values()] == [("person", True)]:
+        raise _Fault("it holds the keypoints of people, which COCO annotates apart, and no other objects")
     annotations = _entries(content, "annotations")
     if kind == "instances":
         names = {id: _needed(_text(entry, "name", where), "name", where) for id, (where, entry) in categories.items()}

@@ -49,23 +49,26 @@ class ByImage(dict[str, T]):
 
         Raises MfpoError when the names of two images differ only by the zeros before their number.
         """
-        stem, _ = os.path.splitext(os.path.basename(name or id))
+        own = image_key(id)
+        if name is None:
+            self._ids[own].add(own)
+            return own
+        stem, _ = os.path.splitext(os.path.basename(name))
         digits = stem.rpartition("_")[2]
-        number = image_key(os.path.basename(name or id))
+        number = image_key(os.path.basename(name))
         is_number = number.isdecimal()
         # 12 digits are COCO's, whatever ids a subset has.
-        key = number if name is None or number == image_key(id) or (is_number and len(digits) == 12) else name
-        self._ids[image_key(id)].add(key)
+        key = number if number == own or (is_number and len(digits) == 12) else name
+        self._ids[own].add(key)
         if is_number:
             self._numbers[number].add(key)
-        if name is not None:
-            for way in (name, os.path.splitext(name)[0], stem):
-                self._names[way].add(key)
-            if is_number and key == number and self._spellings.setdefault(key, digits) != digits:
-                raise MfpoError(
-                    f"{self._file}: {self._spellings[key][:40]} and {digits[:40]} may be one image or two; "
-                    "write the number of each in one way"
-                )
+        for way in {name, os.path.splitext(name)[0], stem}:
+            self._names[way].add(key)
+        if is_number and key == number and self._spellings.setdefault(key, digits) != digits:
+            raise MfpoError(
+                f"{self._file}: {self._spellings[key][:40]} and {digits[:40]} may be one image or two; "
+                "write the number of each in one way"
+            )
         return key
 
     def find(self, called: str) -> str | None:

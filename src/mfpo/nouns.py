@@ -17,6 +17,7 @@ _LETTERS = {
 }  # fmt: skip
 _OBJECT_LETTERS = {"JJ": "o", "VB": "v", "VBP": "v", "VBZ": "w"}
 _WORDS = dict.fromkeys(("that", "which", "who"), "P") | dict.fromkeys(("is", "are", "was", "were", "be"), "B")
+_WORDS |= dict.fromkeys(("into", "onto", "down", "up", "off", "away", "over", "through", "across", "along"), "A")
 # Such adjectives describe the sentence, not the thing.
 _VAGUE = "other few various several many more most same different such visible additional next likely"
 _WORDS |= dict.fromkeys(_VAGUE.split(), "D")
@@ -27,10 +28,10 @@ _BEFORE_A_NOUN = re.compile("[bgJ](?=[NS])")
 _UNDECIDED = re.compile("[ovw]")
 _DECISIONS = (
     # An adjective after all: "an orange and white cat"; "the bus is bright orange", "it is painted orange".
-    (re.compile("o(?=(?:C{0,2}[Jo]){0,9}([NS]|[vw](?![DH])))"), "J"),
+    (re.compile("o(?=(?:C{0,2}[Jo]){0,9}([NS]|[vw](?![ADH])))"), "J"),
     (re.compile("(B[.]?(?:[Jo]C{0,2}){0,9})o"), r"\1J"),
-    # A verb after all: "to bear", "it sinks", "trees that bear fruit"; "the sign bears a name".
-    (re.compile("(?<=[PT])v|(?<=P)w|(?<=[NSov])[vw](?=[DH])"), "."),
+    # A verb after all: "to bear", "it sinks", "trees that bear fruit"; "the sign bears a name", "a child sinks into".
+    (re.compile("(?<=[PT])v|(?<=P)w|(?<=[NSov])[vw](?=[ADH])"), "."),
     (re.compile("[ov]"), "N"),
     (re.compile("w"), "S"),
 )

@@ -350,11 +350,13 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     - whole numbers: 0 to 255 as they are, 0 to 65,535 without their lower 8 bits.
     - floats: 0 to 1 times 255, 0 to 255 rounded.
 
-    Raises ValueError for values outside of these ranges, and for whole numbers whose highest is from 256 to 4095.
+    Raises ValueError for values outside of these ranges, and where the highest says too little of the range: for whole
+    numbers from 256 to 4095, for floats from above 1 to 16 (an image of 0 to 1 that was resized may exceed 1).
     """
     least, most = float(values.min()), float(values.max())  # NaN if any value is
     is_float = values.dtype.kind == "f"
-    if not 0 <= least <= most <= (255 if is_float else 65_535) or (not is_float and 255 < most < _DARK):
+    is_unclear = 1 < most <= 16 if is_float else 255 < most < _DARK
+    if not 0 <= least <= most <= (255 if is_float else 65_535) or is_unclear:
         raise ValueError(f"its values are from {least:g} to {most:g}, of unknown depth; save it with 8 or 16 bits")
     if is_float:
         return np.rint(values * 255 if most <= 1 else values).astype(np.uint8)

@@ -192,6 +192,13 @@ def test_a_batch_is_searched_in_order_and_an_impossible_search_has_its_reason_in
         ("the hair dryer", "hair_dryer", True),
         ("a remote", "remote_control", True),
         ("people", "person", True),
+        ("the traffic light", "light", False),
+        ("a stop sign", "sign", False),
+        ("a wine glass", "glass", False),
+        ("a baseball bat", "bat_(animal)", False),
+        ("potted plants", "plant", False),
+        ("a red dog collar", "dog_collar", True),
+        ("the lights", "light", True),
     ],
 )
 def test_which_phrase_names_which_object(phrase: str, name: str, expected: bool) -> None:

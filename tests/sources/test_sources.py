@@ -361,6 +361,17 @@ def test_places_of_images_are_kept_where_they_are_not_before_the_text(
         assert "".join(found.split()) == "".join((stored or "column 'prompt' is empty").split())
 
 
+def test_parts_are_read_as_transformers_and_openai_write_them(folder: Path) -> None:
+    parts = [{"text": "A"}, {"image": "x.png"}, {"type": "text", "text": "B"}, {"type": "image_url", "image_url": {}}]
+    row = TEXTS | {"id": "a", "prompt": [{"role": "user", "content": parts}], "images": ["dog.png"] * 2}
+    source = open_source(jsonl(folder, row), images=folder)
+    assert source.record(next(iter(source)), 0)["prompt"][0]["content"] == "A <image> B <image>"
+    row["prompt"] = [{"role": "user", "content": [{"type": "video", "video": "v.mp4"}, {"text": "What?"}]}]
+    source = open_source(jsonl(folder, row), images=folder)
+    with pytest.raises(RecordError, match="a part that is neither a text nor an image"):
+        source.record(next(iter(source)), 0)
+
+
 def cut(text: str) -> list[str]:
     return [part for part in re.split("(<image>)", text) if part]
 

@@ -160,7 +160,7 @@ def test_a_file_is_read_whole_whatever_its_name(tmp_path: Path) -> None:
         "[{config_name: a, data_dir: 7}]",
         "[{config_name: a, data_files: []}]",
         "[{config_name: a, data_files: [7]}]",
-        "[{config_name: a, data_files: {train: a}}]",
+        "[{config_name: a, data_files: {train: 7}}]",
         "[{config_name: a, data_files: [{split: train}]}]",
         "[{config_name: a, data_files: [{split: train, path: 7}]}]",
     ],

@@ -200,7 +200,7 @@ def _tallies(details: Iterable[CaptionScore]) -> dict[str, Tally]:
 
 def _read_truth(path: Path) -> list[Truth]:
     images = list(_from_rows(path) if ".jsonl" in path.suffixes else _from_instances(path))
-    classes = {name: coco_class(name) for _, _, objects in images for name in objects}
+    classes = {name: coco_class(name) for name in {name for _, _, objects in images for name in objects}}
     unknown = sorted(repr(name[:40])[1:-1] for name, known in classes.items() if known is None)
     if unknown:
         raise MfpoError(f"{path}: {some(unknown)} not among COCO's 80 classes, the only ones that CHAIR looks for")

@@ -4,6 +4,7 @@ The steps are those of eval/eval_gpt_obj_halbench.py in RLHF-V: a judge lists th
 of synonyms maps them to COCO's classes. Without a judge, rules read the objects from the text.
 """
 
+import ast
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +65,10 @@ else, for example ["dog", "dining table"]; reply with [] if it names no visible 
     PLACES,
 )
 
-# ['dog', "cat",] and, in a list of a line each, "1. dog", "- **traffic light**".
-_QUOTED = re.compile(r"""'([^'"\\\n]*)'|"([^'"\\\n]*)\"""")
-_BRACKETS = re.compile(rf"\[\s*(?:(?:{_QUOTED.pattern})\s*(?:,\s*|(?=\])))+\]")
+# In a list of a line each: "1. dog", "- **traffic light**"; and the line that announces it.
 _LISTED = re.compile(r"\s*(?:[-*•+]|\d+[.)])\s+[*`\"]*([^\W\d_]+(?:[ -][^\W\d_]+){0,3})[*`\".,;]*\s*")
+_NO_COMMA = re.compile(r"""["']\s+["']""")
+_ANNOUNCED = re.compile(r".*\b(objects?|list|here|things|items)\b.*:[ *]*", re.IGNORECASE)
 
 # A text's words, each as its lemma, with whether it is a noun.
 Tagger = Callable[[str], list[tuple[str, bool]]]
@@ -198,26 +200,25 @@ def read_objects(reply: str) -> list[str] | None:
     text = reply.strip()
     if text == "()":  # what the official prompt calls an empty list
         return []
-    for part in (text, text.rpartition("\n")[2], text[text.find("[") : text.rfind("]") + 1]):
+    bracketed = text[text.find("[") : text.rfind("]") + 1]
+    # JSON's notation, and Python's: in single quotes, with a comma after the last.
+    for part, read in product((text, text.rpartition("\n")[2], bracketed), (json.loads, ast.literal_eval)):
+        if _NO_COMMA.search(part):  # Python would make one text of the two
+            continue
         try:
-            names = json.loads(part)
-        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, endless brackets
+            names = read(part)
+        # No list, a number of thousands of digits, endless brackets.
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return names
-    return _texts(text[text.find("[") : text.rfind("]") + 1]) or _lines(text)
-
-
-def _texts(text: str) -> list[str] | None:
-    """The texts between brackets, as Python too writes them: in single quotes, with a comma after the last."""
-    match = _BRACKETS.fullmatch(text)
-    return [one or other for one, other in _QUOTED.findall(text)] if match else None
+    return _lines(text)
 
 
 def _lines(text: str) -> list[str] | None:
     """The names in a list of a line each, with at most a line before it that announces the list."""
     first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
-    found = [_LISTED.fullmatch(line) for line in (rest if first.rstrip(" *").endswith(":") else [first, *rest])]
+    found = [_LISTED.fullmatch(line) for line in (rest if _ANNOUNCED.fullmatch(first) else [first, *rest])]
     return [match.group(1) for match in found if match] if found and all(found) else None
 
 

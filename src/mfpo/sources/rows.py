@@ -72,10 +72,19 @@ def _text(content: Any, column: str) -> str:
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("text") or "", str) for part in content):
             raise RecordError(f"column {column!r} has a part whose text is no text")
-        content = " ".join(IMAGE_PLACE if part.get("type") == "image" else part.get("text") or "" for part in content)
+        content = " ".join(_part(part, column) for part in content)
     if not isinstance(content, str):
         raise RecordError(f"column {column!r} has a message without content")
     return content
+
+
+def _part(part: dict[str, Any], column: str) -> str:
+    """A part of a content: `<image>` for an image, as transformers, OpenAI and others write it, or its text."""
+    if part.get("type") in ("image", "image_url") or not {"image", "image_url"}.isdisjoint(part):
+        return IMAGE_PLACE
+    if not isinstance(part.get("text"), str):
+        raise RecordError(f"column {column!r} has a part that is neither a text nor an image ({brief(part)})")
+    return str(part["text"])
 
 
 def read_prompt(row: dict[str, Any], column: str) -> list[Message]:

@@ -82,7 +82,8 @@ def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Split
         marked = [str(config["config_name"]) for config in configs if config.get("default")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise MfpoError(
-            f"{card}: its `configs` cannot be read ({first_line(error)}); mend it, or give a file"
+            f"{card}: its `configs` cannot be read ({type(error).__name__}: {first_line(error)}); "
+            "mend it, or give a file"
         ) from None
     found = {name: splits for name, splits in subsets.items() if splits}
     if not found:
@@ -94,7 +95,8 @@ def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Split
 def _front_matter(card: Path) -> dict[str, Any]:
     text = card.read_text(encoding="utf-8-sig") if card.is_file() else ""
     found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    return yaml.safe_load(found[1]) or {} if found else {}
+    values = yaml.safe_load(found[1]) if found else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _listed_splits(config: Mapping[str, Any], place: Path, files: Sequence[Path]) -> Splits:
@@ -104,7 +106,9 @@ def _listed_splits(config: Mapping[str, Any], place: Path, files: Sequence[Path]
     listed = config.get("data_files")
     if listed is None:
         return _by_name(folder, of_one_kind([*paths.values()]))
-    if isinstance(listed, str) or isinstance(listed[0], str):
+    if isinstance(listed, dict):
+        listed = [{"split": split, "path": path} for split, path in listed.items()]
+    elif isinstance(listed, str) or isinstance(listed[0], str):
         listed = [{"split": "train", "path": listed}]
     splits: Splits = {}
     for item in listed:

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from mfpo.class_names import class_of, plain_name
 from mfpo.errors import MfpoError, RecordError, SettingError, brief
 from mfpo.masks import as_rle
-from mfpo.objects import category_of
+from mfpo.objects import category_of, mentions
 from mfpo.records import RLE, Keyword, Region, SourceRecord
 from mfpo.settings import setting
 
@@ -140,11 +140,14 @@ def is_named(keyword: str, name: str) -> bool:
 
     >>> is_named("two sleepy puppies", "dog"), is_named("tall trees", "tree"), is_named("carpet", "car")
     (True, True, False)
-    >>> is_named("hot dogs", "hot_dog"), is_named("a dog", "hot_dog"), is_named("a dog", "dog_collar")
+    >>> is_named("hot dogs", "hot_dog"), is_named("a dog", "dog_collar"), is_named("a traffic light", "light")
     (True, False, False)
     """
     given = class_of(name)
     if given:
         return category_of(keyword) == given
     # The plural's s is all that can differ: other endings would need a dictionary.
-    return f" {keyword}".lower().removesuffix("s").endswith(f" {plain_name(name)}".removesuffix("s"))
+    phrase, last_words = f" {keyword}".lower().removesuffix("s"), f" {plain_name(name)}".removesuffix("s")
+    start = len(phrase) - len(last_words)
+    # A traffic light is no light: the name may not be the end of a COCO object's.
+    return phrase.endswith(last_words) and all(mention.start >= start for mention in mentions(keyword))

@@ -82,7 +82,8 @@ def _mask_of(annotation: dict[str, Any], image: CocoImage) -> RLE:
 
 def _lacks_mask(annotation: dict[str, Any]) -> bool:
     segmentation = annotation.get("segmentation", [])
-    return segmentation == [] or (segmentation is None and "bbox" in annotation)
+    is_empty = isinstance(segmentation, list) and not any(segmentation)  # [] and [[]]
+    return is_empty or (segmentation is None and "bbox" in annotation)
 
 
 def as_mask(segmentation: Any, height: int, width: int) -> RLE:
