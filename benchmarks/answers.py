@@ -22,8 +22,8 @@ from rich.table import Table
 
 from mfpo.answer.generate import answer
 from mfpo.folders import write_json
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
-from mfpo.picturebook.model import WEIGHTS
 
 SIZES = (1, 8, 16, 32, 64)
 THREADS = (1, 2)

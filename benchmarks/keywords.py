@@ -24,15 +24,9 @@ from rich.table import Table
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
-from mfpo.build.keywords import KeywordSettings, rank_keywords
-from mfpo.build.words import (
-    SECONDARY,
-    Candidate,
-    candidates,
-    open_tagger,
-    resolve_tagger,
-    tag_with_textblob,
-)
+from mfpo.build.keywords import rank_keywords
+from mfpo.build.settings import KeywordSettings, resolve_tagger
+from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger, tag_with_textblob
 from mfpo.evaluate.chair import load_annotations
 from mfpo.objects import category_of
 from mfpo.picturebook.scenes import make_scene

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mfpo.build.regions.coco import CocoRegions
-from mfpo.build.stages import BuildSettings, build_record
+from mfpo.build.settings import BuildSettings
+from mfpo.build.stages import build_record
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
 from mfpo.evaluate.chair import chair, load_annotations

@@ -12,8 +12,8 @@ from typer.main import get_command
 
 from mfpo.cli import app, main
 from mfpo.masks import encode_mask
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
-from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
 from mfpo.records import answer_text

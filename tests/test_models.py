@@ -5,7 +5,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mfpo.errors import MfpoError
-from mfpo.models import find_model, load_model, load_processor
+from mfpo.hub import find_model
+from mfpo.models import load_model, load_processor
 
 
 @pytest.fixture

@@ -13,19 +13,21 @@ from rich.progress import track
 from rich.table import Table
 
 from mfpo.answer.generate import answer
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.settings import BuildSettings
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import FIGURES, draw_book
-from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.rates import RATES
 from mfpo.probe.dependence import image_dependence
-from mfpo.rank.levels import RankSettings, rank
+from mfpo.rank.levels import rank
+from mfpo.rank.settings import RankSettings
 from mfpo.records import read_dataset
 from mfpo.report import write_report
 from mfpo.settings import setting

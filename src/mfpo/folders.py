@@ -30,8 +30,7 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
     it took too long to be made `anew`, it is an error. Raises MfpoError also when `out` exists already, or somebody
     else's folder is where this one has to be.
     """
-    if out.exists():
-        raise MfpoError(f"{out} exists already; give another --out or remove it")
+    check_new(out)
     folder = out.with_name(out.name + ".partial")
     provenance = json.loads(json.dumps(made_by | {"versions": versions()}, default=str))
     note = folder / "made_by.json"
@@ -113,6 +112,25 @@ def _empty(folder: Path) -> None:
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that a result may depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def check_shards(folder: Path) -> None:
+    """Raises MfpoError when the folder holds no dataset of ours."""
+    if not any(folder.glob("*.parquet")):
+        raise MfpoError(f"{folder}: no Parquet shards there; make them with `mfpo build ... --out {folder}`")
+
+
+def check_new(out: Path) -> None:
+    """Raises MfpoError when the folder to write exists already."""
+    if out.exists():
+        raise MfpoError(f"{out} exists already; give another --out or remove it")
+
+
+def check_readable(path: Path | None) -> Path | None:
+    """`path`. Raises MfpoError when there is nothing, before anything is imported or computed for it."""
+    if path is not None and not path.exists():
+        raise MfpoError(f"{path}: cannot be read (No such file or directory); give an existing file")
+    return path
 
 
 def check_file(path: Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -22,6 +19,7 @@ from transformers.utils import logging
 from mfpo.adapters import merged, read_config
 from mfpo.errors import MfpoError, first_line
 from mfpo.folders import fingerprint
+from mfpo.hub import check_model_files, find_model
 from mfpo.records import IMAGE_PLACE, content_parts
 
 
@@ -49,40 +47,17 @@ def default_dtype() -> torch.dtype:
     return torch.bfloat16 if device().type == "cuda" else torch.float32
 
 
-# Everything that a model needs and nothing that could run: no pickles, no code.
-_SAFE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-
-
-def find_model(name: str, *, revision: str | None = None) -> Path:
-    """The folder of a model: `name` itself, or, if there is no such folder, the download of the hub's `owner/name`.
-
-    Raises MfpoError when it is neither.
-    """
-    # Not by Path, which raises an error where a name is too long.
-    if os.path.isdir(name) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_SAFE_FILES))
-    except (OSError, HfHubHTTPError) as error:
-        raise MfpoError(f"{name}: no such folder, and it could not be downloaded from the Hub ({first_line(error)})") from None
-
-
 def check_model(path: Path) -> None:
     """Raises MfpoError when there is no model, no model that sees images, or one that is not in safetensors."""
+    check_model_files(path)
     if (path / "adapter_config.json").is_file():
-        if not (path / "adapter_model.safetensors").is_file():
-            raise MfpoError(f"{path}: no adapter_model.safetensors there; nothing else is loaded")
         return check_model(base_of(path))
-    if not (path / "config.json").is_file():
-        raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError) as error:
         raise MfpoError(f"{path}: its config.json is not a valid transformers config ({first_line(error)})") from None
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
-    if not any(path.glob("*.safetensors")):
-        raise MfpoError(f"{path}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
 
 
 @quiet()

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mfpo.errors import MfpoError, RecordError, brief
+from mfpo.folders import check_shards
 
 
 class Message(TypedDict):
@@ -446,8 +447,7 @@ def read_dataset(folder: Path, needs: Sequence[str] = TEXT_COLUMNS) -> datasets.
     in one, or when a row has not one rejected image an image.
     """
     shards = sorted(map(str, folder.glob("*.parquet")))
-    if not shards:
-        raise MfpoError(f"{folder}: no Parquet shards there; make them with `mfpo build ... --out {folder}`")
+    check_shards(folder)
     try:
         if not any(pq.read_metadata(shard).num_rows for shard in shards):
             raise MfpoError(f"{folder}: holds no records; build it again")

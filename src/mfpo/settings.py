@@ -24,6 +24,7 @@ def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given
     Raises SettingError that names every unknown key with the nearest known one, and every value of the wrong type.
     """
     values: dict[str, Any] = {}
+    where: dict[str, str] = {}
     if file is not None:
         try:
             loaded = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -34,13 +35,15 @@ def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given
         if not isinstance(loaded, Mapping):
             raise SettingError(f"{file}: must hold `key: value` lines")
         values |= loaded
+        where = dict.fromkeys(map(str, loaded), f" in {file}")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise SettingError(f"{brief(override)} is no setting; write key=value")
         values[key] = _read_value(text)
+        where.pop(key, None)
     values |= {key: value for key, value in given.items() if value is not None}
-    return from_mapping(cls, values)
+    return from_mapping(cls, values, where)
 
 
 def _read_value(text: str) -> Any:
@@ -52,20 +55,24 @@ def _read_value(text: str) -> Any:
     return text if isinstance(value, list | dict) else value
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Make the settings class `cls` from `values`, refusing unknown keys and wrong types, all at once."""
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, str] = {}) -> T:
+    """Make the settings class `cls` from `values`, refusing unknown keys and wrong types, all at once.
+
+    `where` says of some keys where they stand, in words that go behind the key.
+    """
     types = get_type_hints(cls)
     faults = []
     accepted = {}
     for key, value in values.items():
         if key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
-            faults.append(f"no setting is named {brief(key)}" + (f", did you mean {near[0]!r}?" if near else ""))
+            hint = f", did you mean {near[0]!r}?" if near else "; `mfpo settings` lists them"
+            faults.append(f"no setting is named {brief(key)}{where.get(key, '')}{hint}")
             continue
         try:
             accepted[key] = _coerce(value, types[key])
         except (TypeError, ValueError):
-            faults.append(f"{key} is {brief(value)}, but must be {_spell(types[key])}")
+            faults.append(f"{key}{where.get(key, '')} is {brief(value)}, but must be {_spell(types[key])}")
     if faults:
         raise SettingError("; ".join(faults))
     return cls(**accepted)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mfpo.answer.generate import GreedySettings, greedy
+from mfpo.answer.generate import greedy
+from mfpo.answer.settings import GreedySettings
 from mfpo.models import encode_questions
 
 

@@ -8,10 +8,11 @@ import torch
 from transformers import TopKLogitsWarper
 
 from mfpo.answer import opera as module
-from mfpo.answer.opera import OPERASettings, column_scores, find_rollback, opera, penalty, search
+from mfpo.answer.opera import column_scores, find_rollback, opera, penalty, search
+from mfpo.answer.settings import OPERASettings
 from mfpo.errors import SettingError
 from mfpo.models import encode_questions, load_model, load_processor
-from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
 
 KINDS = ["llava", "llava_next", "qwen2_5_vl"]

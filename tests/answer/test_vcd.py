@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mfpo.answer.generate import GreedySettings, greedy
-from mfpo.answer.vcd import Contrast, VCDSettings, add_noise, contrast, vcd
+from mfpo.answer.generate import greedy
+from mfpo.answer.settings import GreedySettings, VCDSettings
+from mfpo.answer.vcd import Contrast, add_noise, contrast, vcd
 from mfpo.build.noise import alpha_bar
 from mfpo.build.stages import generator
 from mfpo.errors import MfpoError, SettingError

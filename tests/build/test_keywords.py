@@ -9,7 +9,8 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
-from mfpo.build.keywords import KeywordSettings, closeness, edge_weights, page_rank, rank_keywords, topics_of
+from mfpo.build.keywords import closeness, edge_weights, page_rank, rank_keywords, topics_of
+from mfpo.build.settings import KeywordSettings
 from mfpo.build.vectors import open_vectors
 from mfpo.build.words import SECONDARY, Candidate, candidates
 from mfpo.errors import RecordError, SettingError

@@ -25,8 +25,9 @@ from transformers import (
     LlamaTokenizer,
 )
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.lisa import Lisa, LisaRegions, load_lisa, rename
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError
 from mfpo.masks import decode_mask
 from mfpo.records import EncodedImage, Keyword, Origin, new_record

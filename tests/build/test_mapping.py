@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mfpo.build.keywords import KeywordSettings
 from mfpo.build.mapping import MappingReport, check_regions, iou
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.settings import KeywordSettings, RegionSettings
 from mfpo.errors import RecordError
 from mfpo.masks import Mask, encode_mask
 from mfpo.records import NamedMask, Origin, Region, SourceRecord, encode_image, new_record

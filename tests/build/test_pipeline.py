@@ -20,9 +20,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mfpo.build.noise import add_noise
-from mfpo.build.pipeline import BuildSettings, Threads, build
+from mfpo.build.pipeline import Threads, build
 from mfpo.build.regions import Search, open_segmenter
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.settings import BuildSettings
 from mfpo.build.stages import build_record, generator
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import encode_mask
@@ -274,7 +275,8 @@ def test_a_process_killed_five_times_ends_with_the_same_bytes(
     script = """
 import sys
 from pathlib import Path
-from mfpo.build.pipeline import BuildSettings, Threads, build
+from mfpo.build.settings import BuildSettings
+from mfpo.build.pipeline import Threads, build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.stages import build_record, generator
 from mfpo.sources import open_source

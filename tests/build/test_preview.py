@@ -6,7 +6,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mfpo.build.preview import COLUMNS, GAP, LABEL_HEIGHT, LEVELS, preview
-from mfpo.build.stages import BuildSettings, build_record
+from mfpo.build.settings import BuildSettings
+from mfpo.build.stages import build_record
 from mfpo.errors import SettingError
 from mfpo.records import decode_image, encode_image, new_record
 

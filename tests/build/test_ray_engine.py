@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import build
 from mfpo.build.ray_engine import RayData
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.settings import BuildSettings
 from mfpo.errors import MfpoError, SettingError
 from mfpo.sources import open_source
 

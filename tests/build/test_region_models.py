@@ -37,9 +37,10 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from mfpo.build.regions import RegionSettings, Search, open_segmenter, vision
+from mfpo.build.regions import Search, open_segmenter, vision
 from mfpo.build.regions.detectors import load_detector
 from mfpo.build.regions.sam import Sam
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError
 from mfpo.masks import Mask, decode_mask
 from mfpo.records import EncodedImage, Keyword, Origin, Region, new_record

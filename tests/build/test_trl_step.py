@@ -7,8 +7,9 @@ from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.settings import BuildSettings
 from mfpo.picturebook.pairs import PictureBook
 
 

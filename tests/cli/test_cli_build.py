@@ -44,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def build(*arguments, source="pairs.jsonl"):
-    common = ["build", source, "--images", "photos", "--regions", "coco=instances.json", "--set", "shard_size=8"]
+    common = ["build", source, "--images", "photos", "--regions", "coco=instances.json", "shard_size=8"]
     return [*MFPO, *common, *map(str, arguments)]
 
 
@@ -145,7 +145,7 @@ def built_ids(out):
     return list(datasets.Dataset.from_parquet(str(out / "train-00000.parquet"))["id"])
 
 
-@pytest.mark.parametrize("chosen", [["split=test"], ["--set", "split=test"]])
+@pytest.mark.parametrize("chosen", [["split=test"]])
 def test_of_a_repository_train_is_built_or_the_split_that_is_chosen(repository, here, chosen):
     status, out, _ = here("--out", "out", source="repo")
     assert (status, built_ids(repository / "out")) == (0, ["r0", "r1", "r2"])

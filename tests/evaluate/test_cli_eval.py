@@ -113,7 +113,7 @@ def rate(prompt):
 def test_mmhal_and_its_comparison_from_the_cache(mfpo, mmhal, fake_server, tmp_path):
     with fake_server(rate) as server:
         judge = ("--annotations", mmhal, "--judge", "judge-1", "--endpoint", server.url)
-        prices = ("--set", "prompt_price=1", "--set", "completion_price=2")
+        prices = ("prompt_price=1", "completion_price=2")
         assert mfpo("eval", "mmhal", tmp_path / "good.jsonl", *judge)[0] == 0
         status, shown, _ = mfpo(
             "eval", "mmhal", tmp_path / "bad.jsonl", *judge, *prices, "--json", tmp_path / "new" / "bad.json"
@@ -206,7 +206,7 @@ def test_object_halbench_by_rules_and_by_a_judge(mfpo, captions, fake_server, tm
     [
         (["--extract", "judge"], "extract is judge, but no judge is given"),
         (["--extract", "rules", "--judge", "judge-1"], "extract is rules, but a judge is given"),
-        (["--set", "attempts=2"], "no judge is named"),
+        (["attempts=2"], "no judge is named"),
         (["--template", "prompt.txt"], "a template is the prompt of a judge"),
         (["--tagger", "textblob"], "a tagger reads what a judge lists"),
     ],
@@ -275,7 +275,7 @@ def test_popes_published_files(mfpo, pope, tmp_path):
 
 def test_a_judge_of_whom_nothing_can_be_read(mfpo, mmhal, fake_server, tmp_path):
     with fake_server(lambda prompt: "I refuse.") as server:
-        judge = ("--annotations", mmhal, "--judge", "judge-1", "--endpoint", server.url, "--set", "attempts=1")
+        judge = ("--annotations", mmhal, "--judge", "judge-1", "--endpoint", server.url, "attempts=1")
         status, shown, _ = mfpo("eval", "mmhal", tmp_path / "good.jsonl", *judge)
     assert status == 0
     assert re.search(r"│ score +│ 0\.00 ", shown)

@@ -9,8 +9,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 from mfpo.demo import build_pairs, score
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
-from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.scenes import PARTNERS, draw_scene, make_scene
 

@@ -11,7 +11,7 @@ from transformers import LlavaConfig, PixtralVisionConfig
 
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.pairs import SPLITS
 from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.probe.attention import (

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from mfpo.build.noise import alpha_bar
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import build
 from mfpo.build.regions import open_segmenter
+from mfpo.build.settings import BuildSettings
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
 from mfpo.probe.cases import read_cases
 from mfpo.probe.distortion import DistortionSettings, noise, probe_distortion

@@ -6,7 +6,7 @@ import torch
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook import WEIGHTS
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
 from mfpo.records import read_dataset

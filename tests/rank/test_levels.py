@@ -16,9 +16,10 @@ from transformers import ByT5Tokenizer, DebertaV2Config, DebertaV2ForSequenceCla
 from mfpo.demo import build_pairs
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.model import WEIGHTS
+from mfpo.picturebook import WEIGHTS
 from mfpo.rank import levels as curriculum
-from mfpo.rank.levels import RankSettings, cut_levels, rank, stages
+from mfpo.rank.levels import cut_levels, rank, stages
+from mfpo.rank.settings import RankSettings
 from mfpo.records import column, read_dataset
 from mfpo.settings import from_mapping
 

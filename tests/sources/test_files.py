@@ -235,7 +235,8 @@ def test_a_name_that_the_hub_does_not_give(failure: Exception, monkeypatch: pyte
 
     monkeypatch.setattr(files, "snapshot_download", download)
     with pytest.raises(
-        MfpoError, match=r"^owner/nothing: no such file or folder, and it could not be downloaded from the Hub \([^\n]+$"
+        MfpoError,
+        match=r"^owner/nothing: no such file or folder, and it could not be downloaded from the Hub \([^\n]+$",
     ):
         open_source("owner/nothing")
 

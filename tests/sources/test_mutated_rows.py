@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.build.stages import BuildSettings, build_record
+from mfpo.build.settings import BuildSettings
+from mfpo.build.stages import build_record
 from mfpo.errors import RecordError
 from mfpo.records import FEATURES, SourceRecord, encode_image, write_shard
 from mfpo.sources import FORMATS, Source, open_source

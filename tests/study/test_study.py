@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mfpo.build.stages import BuildSettings
+from mfpo.build.settings import BuildSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations

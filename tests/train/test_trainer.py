@@ -24,7 +24,8 @@ from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, sequence_logps, token_logps
 from mfpo.models import load_model, load_processor
-from mfpo.rank.levels import RankSettings, rank
+from mfpo.rank.levels import rank
+from mfpo.rank.settings import RankSettings
 from mfpo.records import column, read_dataset
 from mfpo.train import run as trainer_module
 from mfpo.train import run_stage as run_stage_module
@@ -217,7 +218,9 @@ def test_killed_run_is_neither_continued_nor_removed_by_other_settings(tiny_llav
         with pytest.raises(Killed):
             train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo"))
     before = sorted(path.name for path in (tmp_path / "run.partial").iterdir())
-    with pytest.raises(MfpoError, match=r"run.partial belongs to a run with other settings: seed was 0 and is 1; repeat that command"):
+    with pytest.raises(
+        MfpoError, match=r"run.partial belongs to a run with other settings: seed was 0 and is 1; repeat that command"
+    ):
         train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**FAST, method="dpo", seed=1))
     assert sorted(path.name for path in (tmp_path / "run.partial").iterdir()) == before
 

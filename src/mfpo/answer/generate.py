@@ -1,7 +1,7 @@
 """Ask a local model questions about images, in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from mfpo.answer.collect import Row, check_out, collect
-from mfpo.answer.opera import OPERASettings, opera
+from mfpo.answer.opera import opera
 from mfpo.answer.questions import read_questions
-from mfpo.answer.vcd import VCDSettings, vcd
+from mfpo.answer.settings import GreedySettings, OPERASettings, VCDSettings
+from mfpo.answer.vcd import vcd
 from mfpo.errors import MfpoError
 from mfpo.models import cache_argument, encode_questions, load_model, load_processor, model_files
 from mfpo.records import decode_image, load_image
@@ -65,11 +66,6 @@ def generate(
     opened = [decode_image(load_image(images, row["image"])) for row in rows]
     texts = DECODERS[strategy].decode(model, processor, rows, opened, settings, max_new_tokens)
     return [text.strip() for text in texts]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GreedySettings:
-    """Greedy decoding has nothing to set."""
 
 
 def greedy(

@@ -16,7 +16,6 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -25,39 +24,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, pad
 from transformers import DynamicCache
 
-from mfpo.errors import SettingError
+from mfpo.answer.settings import OPERASettings
 from mfpo.models import cache_argument, encode_questions
-from mfpo.settings import setting
 
 # The logit of what is no candidate.
 _EXCLUDED = -999.0
 # As many tokens of the answer are rewarded for attention on the image, and no rollback goes to one of them.
 _FIRST = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class OPERASettings:
-    """Settings of `mfpo answer --decode opera`, with the defaults of OPERA's README."""
-
-    num_beams: int = setting(5, "beams")
-    scale_factor: float = setting(50.0, "attention is multiplied by it before products are taken (sigma)")
-    threshold: int = setting(15, "rollback when each beam found the same place more often than this (r)")
-    num_attn_candidates: int = setting(
-        5, "tokens that each beam may go on with; also rollbacks to a place (N_can, beta)"
-    )
-    penalty_weight: float = setting(1.0, "weight of the over-trust penalty (alpha)")
-
-    def __post_init__(self) -> None:
-        if self.num_beams < 2:
-            raise SettingError(f"num_beams is {self.num_beams}, but must be at least 2")
-        if self.scale_factor <= 0:
-            raise SettingError(f"scale_factor is {self.scale_factor}, but must be above 0")
-        if self.threshold < 1:
-            raise SettingError(f"threshold is {self.threshold}, but must be at least 1")
-        if self.num_attn_candidates < 1:
-            raise SettingError(f"num_attn_candidates is {self.num_attn_candidates}, but must be at least 1")
-        if self.penalty_weight < 0:
-            raise SettingError(f"penalty_weight is {self.penalty_weight}, but must not be negative")
 
 
 def column_scores(attention: Tensor, *, scale: float) -> Tensor:

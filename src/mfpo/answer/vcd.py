@@ -1,7 +1,6 @@
 """Visual contrastive decoding (VCD; Leng et al., CVPR 2024): what a noised image makes likelier too is taken off."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,32 +9,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from mfpo.build.noise import STEPS, alpha_bar
+from mfpo.answer.settings import VCDSettings
+from mfpo.build.noise import alpha_bar
 from mfpo.build.stages import generator
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError
 from mfpo.models import encode_questions
-from mfpo.settings import setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class VCDSettings:
-    """Settings of `mfpo answer --decode vcd`, with the defaults of VCD's evaluation scripts."""
-
-    cd_alpha: float = setting(1.0, "weight of the contrast; 0 is decoding without the noised image")
-    cd_beta: float = setting(0.1, "a token is possible if it has this share of the likeliest one's probability")
-    noise_step: int = setting(500, "diffusion step of the noised image, 0 to 999")
-    sample: bool = setting(True, "sample at temperature 1 as VCD does; false takes the highest score, our extension")
-    seed: int = setting(0, "seed of noise and sampling; each question has generators of its own")
-
-    def __post_init__(self) -> None:
-        if self.cd_alpha < 0:
-            raise SettingError(f"cd_alpha is {self.cd_alpha}, but must not be negative")
-        if not 0 <= self.cd_beta <= 1:
-            raise SettingError(f"cd_beta is {self.cd_beta}, but must be from 0 to 1")
-        if not 0 <= self.noise_step < STEPS:
-            raise SettingError(f"noise_step is {self.noise_step}, but must be from 0 to {STEPS - 1}")
-        if self.seed < 0:
-            raise SettingError(f"seed is {self.seed}, but must not be negative")
 
 
 def contrast(logits: Tensor, noised: Tensor, *, alpha: float, beta: float) -> Tensor:

@@ -1,54 +1,23 @@
 """Paper 3.1: the keywords of an answer, ranked in a multipartite graph of its noun phrases."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mfpo.build.settings import KeywordSettings
 from mfpo.build.vectors import Matrix, open_vectors
-from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger, resolve_tagger
-from mfpo.errors import RecordError, SettingError
+from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger
+from mfpo.errors import RecordError
 from mfpo.objects import category_of
 from mfpo.records import Keyword
-from mfpo.settings import setting
 
 # Boudin 2018 joins two clusters when their candidates share at least 26 % of their stems on average.
 _TOPIC_OVERLAP = 0.26
 # Memory and time grow with the square of it; an answer of usual length names 20 to 40.
 _MOST_MENTIONS = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeywordSettings:
-    """The graph's free parameters. The paper gives none of their values.
-
-    `phi`, `decay` and `secondary` are set so that the best keyword is mostly an object that is seen in the image
-    (figures: docs/keywords.md).
-    """
-
-    top_k: int = setting(3, "how many keywords of an answer are looked for in the image (K)")
-    tagger: str = setting("textblob", "finds the nouns: textblob, a spaCy pipeline's name, or auto for the best there")
-    phi: float = setting(0.25, "how fast the bond of two phrases falls with their distance in words (phi)")
-    vectors: str | None = setting(None, "meanings for gamma: model=MODEL, sentence=SENTENCE_TRANSFORMER, or null")
-    gamma: float = setting(0.1, "weight of similar meaning against closeness; no effect without vectors (gamma)")
-    alpha: float = setting(1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)")
-    decay: float = setting(0.05, "how fast phrases lose weight, per word before their first mention (lambda)")
-    secondary: float = setting(0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; paper: 1")
-    damping: float = setting(0.85, "share of a score that comes from the neighbours in the graph (a)")
-
-    def __post_init__(self) -> None:
-        resolve_tagger(self.tagger)
-        if self.top_k < 1:
-            raise SettingError(f"top_k is {self.top_k}, but must be 1 or more")
-        if not 0 <= self.damping < 1:
-            raise SettingError(f"damping is {self.damping}, but must be from 0 to below 1")
-        for name in ("phi", "gamma", "alpha", "decay", "secondary"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name} is {getattr(self, name)}, but must be 0 or more")
 
 
 def rank_keywords(text: str, settings: KeywordSettings, *, against: str = "") -> list[Keyword]:

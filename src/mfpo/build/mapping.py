@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfpo.build.keywords import KeywordSettings, rank_keywords
+from mfpo.build.keywords import rank_keywords
 from mfpo.build.regions import Search, Segmenter
 from mfpo.build.regions.coco import CocoRegions
+from mfpo.build.settings import KeywordSettings
 from mfpo.build.shards import SetAside
 from mfpo.class_names import class_of
 from mfpo.errors import RecordError

@@ -1,22 +1,15 @@
 """Paper 3.1: diffusion noise that makes the rejected image m' from the original m, and variants to compare with."""
 
 import math
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from mfpo.build.settings import STEPS, Kind, Schedule
 from mfpo.masks import Mask
 
 Pixels = NDArray[np.uint8]
-Schedule = Literal["sigmoid", "linear", "cosine"]
-Kind = Literal["region", "global", "random", "crop", "blur", "black"]
-
-STEPS = 1000
-KINDS: tuple[Kind, ...] = get_args(Kind)
-# What is done to the regions; the other kinds need none.
-REGION_KINDS: tuple[Kind, ...] = ("region", "blur", "black")
 # Standard deviation of the blur as a share of the longer side: no object of COCO's small size survives it.
 _BLUR = 0.05
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mfpo.build.regions import CHOICES, Segmenter
+from mfpo.build.settings import BuildSettings, resolve_tagger
 from mfpo.build.shards import (
     Note,
     SetAside,
@@ -25,25 +26,18 @@ from mfpo.build.shards import (
     repeats,
     sum_seconds,
 )
-from mfpo.build.stages import BuildSettings, Draft, draft_record, find_regions, finish_record
+from mfpo.build.stages import Draft, draft_record, find_regions, finish_record
 from mfpo.build.vectors import open_vectors
-from mfpo.build.words import resolve_tagger
 from mfpo.errors import MfpoError, RecordError, SettingError, one_line
 from mfpo.folders import whole_folder, write_json
 from mfpo.records import Record, Region, write_shard
 from mfpo.sources import Source
-from mfpo.sources.splits import SplitSettings
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # As many images as a segmenter needs to fill a GPU, and as few as fit in memory decoded.
 SEARCHED_TOGETHER = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandSettings(BuildSettings, SplitSettings):
-    """What `mfpo build` takes as KEY=VALUE: the settings of the build, and those of `open_source`."""
 
 
 @dataclass

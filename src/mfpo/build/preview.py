@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mfpo.build.noise import STEPS, alpha_bar
-from mfpo.build.stages import BuildSettings, Draft, finish_record
+from mfpo.build.noise import alpha_bar
+from mfpo.build.settings import STEPS, BuildSettings
+from mfpo.build.stages import Draft, finish_record
 from mfpo.errors import SettingError
 from mfpo.records import Region, SourceRecord, decode_image
 

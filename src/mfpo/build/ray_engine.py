@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.build.pipeline import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
-from mfpo.build.regions import RegionSettings, Search, Segmenter, open_segmenter
+from mfpo.build.regions import Search, Segmenter, open_segmenter
+from mfpo.build.settings import BuildSettings, RegionSettings
 from mfpo.build.shards import Note
-from mfpo.build.stages import BuildSettings
 from mfpo.errors import MfpoError, RecordError, SettingError, first_line
 from mfpo.records import Region
 from mfpo.sources import Source

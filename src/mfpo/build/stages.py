@@ -2,17 +2,17 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mfpo.build.keywords import KeywordSettings, rank_keywords
-from mfpo.build.noise import REGION_KINDS, STEPS, Kind, Pixels, Schedule, corrupt, dilate
-from mfpo.build.regions import RegionSettings, Search, Segmenter
-from mfpo.errors import RecordError, SettingError
+from mfpo.build.keywords import rank_keywords
+from mfpo.build.noise import Pixels, corrupt, dilate
+from mfpo.build.regions import Search, Segmenter
+from mfpo.build.settings import BuildSettings, Kind
+from mfpo.errors import RecordError
 from mfpo.masks import Mask, decode_mask
 from mfpo.records import (
     Corruption,
@@ -24,36 +24,6 @@ from mfpo.records import (
     decode_image,
     encode_image,
 )
-from mfpo.settings import setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildSettings(KeywordSettings, RegionSettings):
-    differing: bool = setting(
-        False, "take as keywords what the rejected answer does not name, if there is such a thing"
-    )
-    corruption: Kind = setting("region", "how the rejected image is made: region (paper), global, random, crop, ...")
-    schedule: Schedule = setting("sigmoid", "noise schedule: sigmoid (VCD's), linear (DDPM's) or cosine")
-    noise_step: int = setting(500, "diffusion step of the noise; 500 of 1000 is the paper's best (Figure 8)")
-    mask_dilate: int = setting(0, "pixels by which regions grow to each side before they are destroyed")
-    image_format: Literal["webp", "png"] = setting("webp", "how rejected images are stored, both without loss")
-    seed: int = setting(0, "seed of the noise; each record draws from the seed and its own id")
-    shard_size: int = setting(256, "source rows a shard; a killed run goes on after its last whole shard")
-
-    def __post_init__(self) -> None:
-        KeywordSettings.__post_init__(self)
-        RegionSettings.__post_init__(self)
-        if not 0 <= self.noise_step < STEPS:
-            raise SettingError(f"noise_step is {self.noise_step}, but must be from 0 to {STEPS - 1}")
-        if self.seed >= 2**63:
-            raise SettingError(f"seed is {self.seed}, but must be below 2^63")
-        for name, least in (("mask_dilate", 0), ("seed", 0), ("shard_size", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} is {getattr(self, name)}, but must be {least} or more")
-
-    @property
-    def needs_regions(self) -> bool:
-        return self.corruption in REGION_KINDS
 
 
 class Draft:

@@ -1,16 +1,21 @@
 """Paper 3.1: the vectors of phrases, whose cosines are the graph's semantic weights sigma."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mfpo.errors import MfpoError, SettingError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 Matrix = NDArray[np.float64]
 # Gives a row for each of n phrases, (n, d).
@@ -30,7 +35,7 @@ def open_vectors(choice: str | None) -> Vectors | None:
     """
     if choice is None:
         return None
-    from mfpo.models import find_model  # seconds of imports, which a build without vectors has no use for
+    from mfpo.hub import find_model
 
     kind, _, name = choice.partition("=")
     if kind == "model" and name:
@@ -62,6 +67,7 @@ def _remember(vectors: Vectors) -> Vectors:
 
 def _embeddings(folder: Path) -> Vectors:
     """The mean of the input embeddings of a phrase's tokens. Of the weights only that one matrix is read."""
+    import torch
     from transformers import AutoTokenizer
 
     from mfpo.models import quiet

@@ -4,14 +4,13 @@ import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.metadata import entry_points
 from threading import Lock
 from typing import NamedTuple
 
 from textblob.en import parser
 from textblob.en.inflect import pluralize, singularize
 
-from mfpo.errors import SettingError
+from mfpo.build.settings import resolve_tagger
 from mfpo.nouns import word_letters
 from mfpo.objects import is_term
 
@@ -22,8 +21,6 @@ Tagger = Callable[[str], list[tuple[str, str]]]
 for _words in (parser.lexicon, parser.lexicon.morphology, parser.lexicon.context, parser.lexicon.entities):
     len(_words)
 
-# spaCy's own English pipelines, the most accurate first.
-_PIPELINES = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
 # Letters; longer pieces without a blank are no words, but links, rulers and the like.
 _LONGEST_CHUNK = 200
 _PARAGRAPH = re.compile(r"\n\s*\n")
@@ -101,26 +98,6 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
         if nouns[-1] not in _INVISIBLE_NOUNS:
             found.setdefault(nouns, (phrase, []))[1].append(start)
     return [Candidate(phrase, nouns, tuple(positions)) for nouns, (phrase, positions) in found.items()]
-
-
-def resolve_tagger(name: str) -> str:
-    """The tagger that the setting `tagger` means here: `textblob`, or the name of an installed spaCy pipeline.
-
-    `auto` is the best English pipeline that is installed, else TextBlob. Raises SettingError for one that is not there.
-    """
-    if name == "textblob":
-        return name
-    installed = {entry.name for entry in entry_points(group="spacy_models")}
-    if name == "auto":
-        ranked = [pipeline for pipeline in _PIPELINES if pipeline in installed]
-        return next(iter([*ranked, *sorted(n for n in installed if n.startswith("en_"))]), "textblob")
-    if name not in installed:
-        there = ", ".join(["auto", "textblob", *sorted(installed)])
-        raise SettingError(
-            f"tagger is {name!r}, which is not installed (there are {there}); for a spaCy pipeline run "
-            "`pip install 'mfpo[spacy]'` and `python -m spacy download en_core_web_sm`"
-        )
-    return name
 
 
 @lru_cache

@@ -5,8 +5,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mfpo.cli.console import ROWS_SET_ASIDE, Overrides, console
+from mfpo.answer.settings import DECODER_SETTINGS
+from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console
 from mfpo.errors import SettingError, brief
+from mfpo.folders import check_readable
+from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings
 
 
@@ -22,13 +25,15 @@ def answer(
     concurrency: Annotated[int, typer.Option(help="Requests to the endpoint at a time.", min=1)] = 8,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the endpoint what failed again.")] = False,
     decode: Annotated[str, typer.Option(help="greedy, vcd or opera, whose settings KEY=VALUE are.")] = "greedy",
+    config: Config = None,
     overrides: Overrides = None,
 ) -> None:
     """Ask a model questions about images. Exit status 3 says that questions failed at the endpoint.
 
     Example: mfpo answer questions.jsonl --model runs/mfpo/model --images photos --out answers.jsonl
     """
-    if (endpoint or engine == "vllm") and (decode != "greedy" or overrides):
+    check_readable(questions)
+    if (endpoint or engine == "vllm") and (decode != "greedy" or overrides or config):
         raise SettingError(
             "--decode and its settings are for --engine transformers; endpoints and vLLM answer greedily"
         )
@@ -38,24 +43,23 @@ def answer(
         raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
     if endpoint:
         _answer_by_endpoint(questions, endpoint, model, images, out, max_new_tokens, concurrency, retry_failed)
-    from mfpo.picturebook.model import model_folder
-
     if retry_failed:
         raise SettingError("--retry-failed asks an endpoint again; a local model fails at none, so leave it out")
     if engine == "vllm":
+        folder = model_folder(model)
         from mfpo.answer.vllm_engine import answer_by_vllm
 
-        count = answer_by_vllm(questions, model_folder(model), images, out, name=model, max_new_tokens=max_new_tokens)
+        count = answer_by_vllm(questions, folder, images, out, name=model, max_new_tokens=max_new_tokens)
     elif engine in (None, "transformers"):
-        from mfpo.answer.generate import DECODERS
-        from mfpo.answer.generate import answer as run
+        if decode not in DECODER_SETTINGS:
+            raise SettingError(f"no decoding is named {brief(decode)}; there are {', '.join(DECODER_SETTINGS)}")
+        chosen: Any = read_settings(DECODER_SETTINGS[decode], config, overrides or [])
+        folder = model_folder(model)
+        from mfpo.answer.generate import answer as run  # seconds of imports: a mistake is told before them
 
-        if decode not in DECODERS:
-            raise SettingError(f"no decoding is named {brief(decode)}; there are {', '.join(DECODERS)}")
-        chosen: Any = read_settings(DECODERS[decode].settings, None, overrides or [])
         count = run(
             questions,
-            model_folder(model),
+            folder,
             images,
             out,
             name=model,

@@ -6,8 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mfpo.cli.console import ROWS_SET_ASIDE, console, counted
+from mfpo.build.settings import CommandSettings
+from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console, counted
 from mfpo.errors import MfpoError, SettingError, brief
+from mfpo.folders import check_readable
+from mfpo.hub import is_hub_name
 from mfpo.settings import read_settings
 
 
@@ -26,7 +29,6 @@ def build(
     noise_step: Annotated[int | None, typer.Option(help="Diffusion step of the noise, 0 to 999.")] = None,
     schedule: Annotated[str | None, typer.Option(help="sigmoid, linear or cosine.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise (and of the picture book's scenes).")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting; the same as KEY=VALUE.")] = None,
     workers: Annotated[int, typer.Option(help="Threads, or actors that search regions with --engine ray.")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray (a cluster that RAY_ADDRESS names).")] = "local",
     check_regions: Annotated[
@@ -35,9 +37,8 @@ def build(
     preview: Annotated[
         str | None, typer.Option(help="Id of a record to show at rising noise, in --out FILE.png; builds nothing.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings build` lists them.")
-    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
 ) -> None:
     """Build image preferences (paper, 3.1): find what the chosen answer names in the image and destroy just that.
 
@@ -45,13 +46,15 @@ def build(
 
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos
     """
-    from mfpo.build.pipeline import CommandSettings
-    from mfpo.build.pipeline import build as run
+    given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
+    chosen = read_settings(CommandSettings, config, overrides or [], **given)
+    _check_paths(source, images, regions, check_regions)
+    if out is None and not check_regions:
+        raise SettingError("--out is missing; give the folder to write")
+    from mfpo.build.pipeline import build as run  # seconds of imports: a mistake is told before them
     from mfpo.build.regions import open_segmenter
     from mfpo.sources import open_source
 
-    given = {"corruption": corruption, "top_k": top_k, "noise_step": noise_step, "schedule": schedule, "seed": seed}
-    chosen = read_settings(CommandSettings, None, [*(settings or []), *(overrides or [])], **given)
     if engine == "ray":  # whose workers may stand in other folders
         source = str(Path(source).resolve()) if Path(source).exists() else source
         out, images = out and out.resolve(), images and images.resolve()
@@ -63,8 +66,7 @@ def build(
     if check_regions:
         _show_mapping(opened, segmenter, check_regions, chosen)
         return
-    if out is None:
-        raise SettingError("--out is missing; give the folder to write")
+    assert out is not None
     if preview is not None:
         _draw_preview(opened, preview, chosen, segmenter, out)
         return
@@ -85,6 +87,17 @@ def build(
         progress=lambda rows: counted(rows, "building"),
     )
     _report_build(out, summary)
+
+
+def _check_paths(source: str, images: Path | None, regions: str, check_regions: Path | None) -> None:
+    """Raises MfpoError when a file or folder that is named is not there."""
+    if not (Path(source).exists() or is_hub_name(source) or source.startswith("picturebook:")):
+        raise MfpoError(f"{source}: no such file; give an existing .jsonl, .json or .parquet file, or a folder of them")
+    if images is not None and not images.is_dir():
+        raise MfpoError(f"{images}: no such folder; give the image folder with --images")
+    name, _, file = regions.partition("=")
+    check_readable(Path(file) if name == "coco" and file else None)
+    check_readable(check_regions)
 
 
 def _picturebook(source: str, settings: Any) -> Any:
@@ -170,7 +183,7 @@ def _show_mapping(source: Any, segmenter: Any, annotations: Path, settings: Any)
 
 def _state(source: str) -> list[tuple[str, int, int]]:
     """Name, size and time of the source's files: a killed build goes on only if they are still the same."""
-    from mfpo.sources.files import download_dataset, is_hub_name
+    from mfpo.sources.files import download_dataset
 
     path = download_dataset(source) if is_hub_name(source) else Path(source)
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path] * path.exists()

@@ -9,18 +9,17 @@ import typer
 from rich.table import Column, Table
 
 from mfpo.answer.openai_client import OPENAI
-from mfpo.cli.console import console
-from mfpo.folders import check_file
+from mfpo.cli.console import Config, Overrides, console
+from mfpo.folders import check_file, check_readable
 
 eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
 
-Answers = Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")]
+Answers = Annotated[
+    Path, typer.Argument(callback=check_readable, help="JSONL of answers, ours or another tool's; docs/evaluate.md.")
+]
 Json = Annotated[Path | None, typer.Option("--json", callback=check_file, help="File to write every figure to.")]
 JUDGE = typer.Option(help="The judge, as the endpoint calls it.")
 Endpoint = Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")]
-JudgeSettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Another setting of the judge; `mfpo settings judge` lists them.")
-]
 Template = Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")]
 System = Annotated[Path | None, typer.Option(help="Text of the judge's system message; docs/judges.md.")]
 Official = Annotated[bool, typer.Option("--official", help="One order only, as the official script.")]
@@ -36,7 +35,9 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Count what 
 @eval_app.command("chair")
 def eval_chair(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="COCO instances JSON, or JSONL with image_id and objects.")],
+    annotations: Annotated[
+        Path, typer.Option(callback=check_readable, help="COCO instances JSON, or JSONL with image_id and objects.")
+    ],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -69,7 +70,9 @@ def eval_truth(
 @eval_app.command("existence")
 def eval_existence(
     answers: Answers,
-    annotations: Annotated[Path | None, typer.Option(help="The questions, with label yes or no.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(callback=check_readable, help="The questions, with label yes or no.")
+    ] = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -100,7 +103,7 @@ def eval_pope(
     answers: Annotated[
         list[Path], typer.Argument(help="A file a split, its name in the file's; their folder; one of all.")
     ],
-    annotations: Annotated[Path, typer.Option(help="Folder of POPE's question files.")],
+    annotations: Annotated[Path, typer.Option(callback=check_readable, help="Folder of POPE's question files.")],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -117,7 +120,7 @@ def eval_pope(
 @eval_app.command("amber")
 def eval_amber(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="Folder of AMBER's data.")],
+    annotations: Annotated[Path, typer.Option(callback=check_readable, help="Folder of AMBER's data.")],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -137,13 +140,14 @@ def eval_amber(
 @eval_app.command("mmhal")
 def eval_mmhal(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="MMHal-Bench's template file.")],
+    annotations: Annotated[Path, typer.Option(callback=check_readable, help="MMHal-Bench's template file.")],
     judge: Annotated[str, JUDGE],
     endpoint: Endpoint = OPENAI,
     template: Template = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
-    settings: JudgeSettingsOption = None,
+    overrides: Overrides = None,
+    config: Config = None,
 ) -> None:
     """MMHal-Bench: a judge's ratings from 0 to 6 and the rate of hallucinations (Sun et al. 2023).
 
@@ -152,7 +156,7 @@ def eval_mmhal(
     from mfpo.evaluate.judged import judge_mmhal
     from mfpo.evaluate.mmhal import mmhal_json
 
-    chosen = _judge(judge, endpoint, settings)
+    chosen = _judge(judge, endpoint, overrides, config)
     scored = judge_mmhal(answers, annotations, judge=chosen, template=template, allow_missing=allow_missing)
     _show(mmhal_json(*scored), json_file)
 
@@ -160,14 +164,15 @@ def eval_mmhal(
 @eval_app.command("llava-bench")
 def eval_llava_bench(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="Folder of LLaVA-Bench (COCO).")],
+    annotations: Annotated[Path, typer.Option(callback=check_readable, help="Folder of LLaVA-Bench (COCO).")],
     judge: Annotated[str, JUDGE],
     endpoint: Endpoint = OPENAI,
     system: System = None,
     official: Official = False,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
-    settings: JudgeSettingsOption = None,
+    overrides: Overrides = None,
+    config: Config = None,
 ) -> None:
     """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
 
@@ -176,7 +181,7 @@ def eval_llava_bench(
     from mfpo.evaluate.judged import judge_llava_bench
     from mfpo.evaluate.llava_bench import llava_bench_json
 
-    chosen = _judge(judge, endpoint, settings)
+    chosen = _judge(judge, endpoint, overrides, config)
     scored = judge_llava_bench(
         answers, annotations, judge=chosen, system=system, official=official, allow_missing=allow_missing
     )
@@ -186,7 +191,9 @@ def eval_llava_bench(
 @eval_app.command("object-halbench")
 def eval_object_halbench(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="CHAIR's truth, as for `mfpo eval chair`.")],
+    annotations: Annotated[
+        Path, typer.Option(callback=check_readable, help="CHAIR's truth, as for `mfpo eval chair`.")
+    ],
     questions: Questions = None,
     synonyms: Synonyms = None,
     extract: Extract = None,
@@ -196,7 +203,8 @@ def eval_object_halbench(
     tagger: Tagger = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
-    settings: JudgeSettingsOption = None,
+    overrides: Overrides = None,
+    config: Config = None,
 ) -> None:
     """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024).
 
@@ -208,7 +216,7 @@ def eval_object_halbench(
     scored = judge_object_halbench(
         answers,
         annotations,
-        judge=_judge(judge, endpoint, settings),
+        judge=_judge(judge, endpoint, overrides, config),
         extract=extract,
         questions=questions,
         synonyms=synonyms,
@@ -221,10 +229,10 @@ def eval_object_halbench(
 
 @eval_app.command("compare")
 def eval_compare(
-    a: Annotated[Path, typer.Argument(help="Answers of one model.")],
-    b: Annotated[Path, typer.Argument(help="Answers of another to the same questions.")],
+    a: Annotated[Path, typer.Argument(callback=check_readable, help="Answers of one model.")],
+    b: Annotated[Path, typer.Argument(callback=check_readable, help="Answers of another to the same questions.")],
     benchmark: Annotated[str, typer.Option(help="The name of its command, such as chair or mmhal.")],
-    annotations: Annotated[Path, typer.Option(help="What scores them.")],
+    annotations: Annotated[Path, typer.Option(callback=check_readable, help="What scores them.")],
     judge: Annotated[str | None, JUDGE] = None,
     endpoint: Endpoint = OPENAI,
     template: Template = None,
@@ -235,7 +243,8 @@ def eval_compare(
     extract: Extract = None,
     tagger: Tagger = None,
     json_file: Json = None,
-    settings: JudgeSettingsOption = None,
+    overrides: Overrides = None,
+    config: Config = None,
 ) -> None:
     """Whether a gain is real: paired differences with 95 % intervals, by bootstrap over questions.
 
@@ -247,7 +256,7 @@ def eval_compare(
     from mfpo.folders import write_json
 
     options = {
-        "judge": _judge(judge, endpoint, settings),
+        "judge": _judge(judge, endpoint, overrides, config),
         "template": template,
         "system": system,
         "official": official or None,
@@ -270,14 +279,14 @@ def eval_compare(
         write_json(json_file, {name: asdict(difference) for name, difference in differences.items()})
 
 
-def _judge(name: str | None, endpoint: str, settings: list[str] | None) -> Any:
+def _judge(name: str | None, endpoint: str, overrides: list[str] | None, config: Path | None) -> Any:
     """The judge's settings, or None where nothing is said of one."""
     from mfpo.evaluate.judge import JudgeSettings
     from mfpo.settings import read_settings
 
-    if name is None and endpoint == OPENAI and not settings:
+    if name is None and endpoint == OPENAI and not overrides and config is None:
         return None
-    return read_settings(JudgeSettings, None, settings or [], model=name, endpoint=endpoint)
+    return read_settings(JudgeSettings, config, overrides or [], model=name, endpoint=endpoint)
 
 
 def _show(figures: dict[str, Any], json_file: Path | None) -> None:

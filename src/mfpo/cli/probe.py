@@ -117,7 +117,7 @@ def probe_rewards(
 
 def _models(names: list[str]) -> dict[str, Path]:
     """The folders of models, by the names they were given by."""
-    from mfpo.picturebook.model import model_folder
+    from mfpo.picturebook import model_folder
 
     if len(set(names)) < len(names):
         raise SettingError("a model is given twice; name each once")

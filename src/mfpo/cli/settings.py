@@ -1,7 +1,9 @@
 """The command `mfpo settings`."""
 
+import difflib
 from dataclasses import MISSING, fields
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.table import Table
@@ -10,32 +12,44 @@ from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief
 
 
+class _Known(NamedTuple):
+    """What takes the settings, and the module and name of their class, which is imported when it is asked for."""
+
+    user: str
+    module: str
+    name: str
+
+
+_KNOWN = {
+    "build": _Known("mfpo build", "mfpo.build.settings", "CommandSettings"),
+    "rank": _Known("mfpo rank", "mfpo.rank.settings", "RankSettings"),
+    "train": _Known("mfpo train", "mfpo.train.settings", "TrainSettings"),
+    "vcd": _Known("mfpo answer --decode vcd", "mfpo.answer.settings", "VCDSettings"),
+    "opera": _Known("mfpo answer --decode opera", "mfpo.answer.settings", "OPERASettings"),
+    "judge": _Known("mfpo eval mmhal, llava-bench, object-halbench", "mfpo.evaluate.judge", "JudgeSettings"),
+    "pretrain": _Known("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
+}
+
+
 def show_settings(
-    stage: Annotated[str, typer.Argument(help="build, rank, train, vcd, opera, judge or pretrain.")],
+    name: Annotated[str | None, typer.Argument(help="Whose settings; without a name, what has some.")] = None,
 ) -> None:
-    """List the settings of a stage, with their defaults.
+    """List the settings that a command, a decoder or a judge takes as KEY=VALUE, with their defaults.
 
     Example: mfpo settings train
     """
-    cls = _settings_class(stage)
+    if name is None:
+        shown = Table("name", "settings of")
+        for known, (user, _, _) in _KNOWN.items():
+            shown.add_row(known, user)
+        console.print(shown)
+        return
+    if name not in _KNOWN:
+        near = difflib.get_close_matches(name, _KNOWN, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KNOWN)}"
+        raise SettingError(f"nothing with settings is named {brief(name)}; {hint}")
     shown = Table("setting", "default", "what it does")
-    for field in fields(cls):
+    for field in fields(getattr(import_module(_KNOWN[name].module), _KNOWN[name].name)):
         default = "" if field.default is MISSING else "null" if field.default is None else str(field.default)
         shown.add_row(field.name, default, field.metadata["help"])
     console.print(shown)
-
-
-def _settings_class(stage: str) -> Any:
-    from mfpo.answer.generate import DECODERS
-    from mfpo.build.pipeline import CommandSettings
-    from mfpo.evaluate.judge import JudgeSettings
-    from mfpo.picturebook.pretrain import PretrainSettings
-    from mfpo.rank.levels import RankSettings
-    from mfpo.train.settings import TrainSettings
-
-    classes: dict[str, Any] = {"build": CommandSettings, "rank": RankSettings, "train": TrainSettings}
-    classes |= {name: decoder.settings for name, decoder in DECODERS.items() if name != "greedy"}  # has no settings
-    classes |= {"judge": JudgeSettings, "pretrain": PretrainSettings}
-    if stage not in classes:
-        raise SettingError(f"no stage is named {brief(stage)}; there are {', '.join(classes)}")
-    return classes[stage]

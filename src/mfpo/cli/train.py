@@ -7,7 +7,10 @@ import typer
 
 from mfpo.cli.console import Config, Data, Model, Out, Overrides, console
 from mfpo.errors import MfpoError
+from mfpo.folders import check_shards
+from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings
+from mfpo.train.settings import TrainSettings
 
 
 def train(
@@ -22,14 +25,13 @@ def train(
 
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
-    from mfpo.train.settings import TrainSettings
-
-    settings = read_settings(TrainSettings, config, overrides or [], method=method)  # told before the long imports
-    from mfpo.picturebook.model import model_folder
-    from mfpo.train.processes import processes
+    settings = read_settings(TrainSettings, config, overrides or [], method=method)
+    check_shards(data)
+    folder = model_folder(model)
+    from mfpo.train.processes import processes  # seconds of imports: a mistake is told before them
     from mfpo.train.run import train as run
 
-    run(data, model_folder(model), out, settings)
+    run(data, folder, out, settings)
     if processes().is_main_process:
         console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
 

@@ -1,7 +1,6 @@
 """The tiny LLaVA of the picture book: a CLIP-style tower, a two-layer projector and a Llama, 2.8 M parameters."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -14,11 +13,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mfpo.models import find_model
 from mfpo.picturebook.scenes import SIDE
 
 PATCH = 12
-WEIGHTS = Path(__file__).parent / "weights"
 
 # LLaVA-1.5's layout, for contents that are plain strings (the image token then stands in the string) or parts.
 _CHAT_TEMPLATE = (
@@ -32,11 +29,6 @@ _CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-
-
-def model_folder(name: str) -> Path:
-    """The folder of a model as commands name it: `picturebook` is in the package, for others see `find_model`."""
-    return WEIGHTS if name == "picturebook" else find_model(name)
 
 
 def make_processor(corpus: Iterable[str]) -> LlavaProcessor:

@@ -10,8 +10,8 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 from mfpo.errors import SettingError
 from mfpo.masks import encode_mask
 from mfpo.models import encode_questions, load_model, load_processor
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.drawings import KINDS, RGB
-from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, noun_phrase, place
 from mfpo.records import NamedMask, Origin, SourceRecord, encode_image, new_record

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mfpo.answer.generate import GreedySettings, greedy
-from mfpo.build.noise import STEPS, Schedule, add_noise
+from mfpo.answer.generate import greedy
+from mfpo.answer.settings import GreedySettings
+from mfpo.build.noise import add_noise
+from mfpo.build.settings import STEPS, Schedule
 from mfpo.build.stages import generator
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share

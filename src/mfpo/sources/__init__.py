@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mfpo.errors import MfpoError, brief
+from mfpo.hub import is_hub_name
 from mfpo.records import SourceRecord
-from mfpo.sources.files import check_file, columns_of, download_dataset, is_hub_name
+from mfpo.sources.files import check_file, columns_of, download_dataset
 from mfpo.sources.jsonl import JsonlSource
 from mfpo.sources.llama_factory import LlamaFactorySource
 from mfpo.sources.llava_rlhf import LlavaRlhfSource

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -15,22 +14,16 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from mfpo.errors import MfpoError, RecordError, first_line
+from mfpo.hub import DATA_FILES
 
 # The key of a row that could not be read, and holds why.
 _UNREADABLE = "__unreadable__"
-_DATA_FILES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether `name` is the hub's `owner/name`, and nothing on this disk."""
-    is_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not name.endswith(_DATA_FILES)
-    return bool(is_name) and not Path(name).exists()
 
 
 def download_dataset(name: str) -> Path:
     """The folder of the hub's dataset `owner/name`: its card, tables and images, no code. Raises MfpoError without."""
-    patterns = ["*" + suffix for suffix in (*_DATA_FILES, *_IMAGE_FILES, *map(str.upper, _IMAGE_FILES))]
+    patterns = ["*" + suffix for suffix in (*DATA_FILES, *_IMAGE_FILES, *map(str.upper, _IMAGE_FILES))]
     patterns.append("README.md")  # says which files are which split
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
@@ -45,7 +38,7 @@ def data_files(folder: Path) -> list[Path]:
 
     A .json file without one is mostly a description that lies beside the data. Raises MfpoError where there are none.
     """
-    found = sorted(file for file in folder.rglob("*") if file.name.endswith(_DATA_FILES) and file.is_file())
+    found = sorted(file for file in folder.rglob("*") if file.name.endswith(DATA_FILES) and file.is_file())
     files = [file for file in found if ".json" not in file.suffixes or _is_array(file)]
     if not files:
         raise MfpoError(

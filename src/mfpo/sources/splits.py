@@ -6,14 +6,12 @@ Where it lists none, the names of files and folders say the split.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from mfpo.errors import MfpoError, brief, first_line
-from mfpo.settings import setting
 from mfpo.sources.files import data_files, of_one_kind
 
 # The splits of a subset, each with its files.
@@ -28,12 +26,6 @@ _WORDS = {
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 # The files of `push_to_hub`, whose splits may have any name.
 _PUSHED = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitSettings:
-    split: str | None = setting(None, "split of the source to read, where it has several; null is train")
-    subset: str | None = setting(None, "subset (configuration) of the source to read, where it has several")
 
 
 class Chosen(NamedTuple):

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.progress import track
 
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import build
 from mfpo.build.regions import open_segmenter
-from mfpo.rank.levels import RankSettings, rank
+from mfpo.build.settings import BuildSettings
+from mfpo.rank.levels import rank
+from mfpo.rank.settings import RankSettings
 from mfpo.records import SourceRecord
 from mfpo.sources import Source
 from mfpo.study.trials import Data

@@ -8,16 +8,17 @@ from typing import Any
 from rich.progress import track
 
 from mfpo.answer.generate import answer
-from mfpo.build.pipeline import BuildSettings, build
+from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.settings import BuildSettings
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.folders import write_text
 from mfpo.models import model_files
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import FIGURES, draw_book
-from mfpo.picturebook.model import WEIGHTS
 from mfpo.picturebook.pairs import PairKind, PictureBook
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene

@@ -25,7 +25,7 @@ from mfpo.files import read_rows
 from mfpo.folders import fingerprint
 from mfpo.image_names import image_key
 from mfpo.models import model_files
-from mfpo.picturebook.model import model_folder
+from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings, setting
 from mfpo.sources import Source, open_source
 from mfpo.study.counts import counts_of, pair_figures

@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 
 from mfpo.answer.generate import DECODERS
-from mfpo.build.stages import BuildSettings
+from mfpo.build.settings import BuildSettings
 from mfpo.errors import SettingError
 from mfpo.folders import versions, write_text
-from mfpo.rank.levels import RankSettings
+from mfpo.rank.settings import RankSettings
 from mfpo.settings import read_settings
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial, changes

@@ -4,17 +4,21 @@ A log-ratio is log pi - log ref of an answer, summed over its tokens; a reward i
 are in `mfpo.train.methods`, a file each.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
+# The methods are imported to check settings: torch only where one computes, so that a wrong one is told at once.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from mfpo.logprobs.pairs import Weigh
+    from mfpo.logprobs.pairs import Weigh
 
 # The parts of a loss by name, not averaged, each (batch,).
-Losses = dict[str, Tensor]
+Losses: TypeAlias = "dict[str, Tensor]"
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,13 @@ def keyword_defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """The keyword-only arguments of a function and their defaults."""
     parameters = inspect.signature(function).parameters.items()
     return {name: parameter.default for name, parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+
+
+def log_sigmoid(values: Tensor) -> Tensor:
+    """log sigmoid of each value."""
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(values)
 
 
 def total(losses: Losses, *, text: float = 1.0, image: float = 1.0, margin: float = 1.0) -> Tensor:

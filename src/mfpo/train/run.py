@@ -135,7 +135,9 @@ def check_settings(model: Path, settings: TrainSettings) -> None:
     if settings.quantize_4bit and find_spec("bitsandbytes") is None:
         raise MfpoError("quantize_4bit needs bitsandbytes; run `pip install bitsandbytes`")
     if settings.lora_rank and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise MfpoError("FSDP needs all weights to be trainable and in one precision; train adapters with ddp.yaml instead")
+        raise MfpoError(
+            "FSDP needs all weights to be trainable and in one precision; train adapters with ddp.yaml instead"
+        )
     trackers = get_available_reporting_integrations()
     if settings.report_to not in ("none", *trackers):
         raise MfpoError(

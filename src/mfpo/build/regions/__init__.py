@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from mfpo.build.settings import RegionSettings
 from mfpo.class_names import class_of, plain_name
-from mfpo.errors import MfpoError, RecordError, SettingError, brief
+from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.masks import as_rle
 from mfpo.objects import category_of, mentions
 from mfpo.records import RLE, Keyword, Region, SourceRecord
-from mfpo.settings import setting
 
 # What else there is where the source brings no masks.
 OTHER_CHOICES = (
@@ -23,34 +23,6 @@ OTHER_CHOICES = (
     "or --corruption global, random, crop, blur or black, which need none"
 )
 CHOICES = f"give --regions dataset (masks that the source brings), {OTHER_CHOICES}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionSettings:
-    """What counts as a region, and how sure a model must be of it."""
-
-    # Less than a patch hardly reaches the vision tower; nearly all would be global noise under another name.
-    smallest_region: float = setting(1 / 576, "share of the image below which a mask is no region; a patch of LLaVA's")
-    largest_region: float = setting(0.8, "share of the image above which a mask is no region")
-    box_threshold: float | None = setting(
-        None, "score above which a box counts; without it 0.3 for Grounding DINO, 0.1 for OWLv2, 0.5 for SAM 3"
-    )
-    text_threshold: float = setting(0.25, "score above which a box of Grounding DINO's belongs to a keyword")
-    mask_threshold: float = setting(0.5, "probability above which a pixel belongs to a mask of a model's")
-    region_batch: int = setting(8, "images, or pairs of an image and a keyword, that a segmenter's model takes at once")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.smallest_region <= self.largest_region <= 1:
-            raise SettingError(
-                f"smallest_region {self.smallest_region} and largest_region {self.largest_region} must be shares of "
-                "the image, the smaller one first"
-            )
-        for name in ("box_threshold", "text_threshold", "mask_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise SettingError(f"{name} is {value}, but must be from 0 to 1")
-        if self.region_batch < 1:
-            raise SettingError(f"region_batch is {self.region_batch}, but must be 1 or more")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import CLIPSegForImageSegmentation, ViTImageProcessorPil
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.vision import (
     Found,
     batches,
@@ -16,6 +16,7 @@ from mfpo.build.regions.vision import (
     resize_masks,
     search_images,
 )
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import RecordError
 from mfpo.records import Region
 

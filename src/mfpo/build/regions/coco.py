@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import RegionSettings, Search, is_named, match_regions
+from mfpo.build.regions import Search, is_named, match_regions
+from mfpo.build.settings import RegionSettings
 from mfpo.coco import CocoImage, read_coco
 from mfpo.errors import MfpoError, RecordError
 from mfpo.image_names import ByImage

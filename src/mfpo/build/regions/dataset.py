@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from mfpo.build.regions import OTHER_CHOICES, RegionSettings, Search, match_regions
+from mfpo.build.regions import OTHER_CHOICES, Search, match_regions
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import Region
 

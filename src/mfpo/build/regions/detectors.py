@@ -15,7 +15,7 @@ from transformers import (
     Owlv2ImageProcessorPil,
 )
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.vision import (
     batches,
     encode_images,
@@ -25,6 +25,7 @@ from mfpo.build.regions.vision import (
     load_vision_model,
     size_of,
 )
+from mfpo.build.settings import RegionSettings
 from mfpo.models import device
 
 

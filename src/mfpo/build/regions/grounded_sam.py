@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.detectors import load_detector
 from mfpo.build.regions.sam import Sam
 from mfpo.build.regions.vision import Found, search_images, size_of
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import Region
 

@@ -32,10 +32,12 @@ from transformers import (
     SamVisionConfig,
 )
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.vision import Found, batches, load_image_processor, resize_masks, search_images
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError
-from mfpo.models import default_dtype, device, find_model, quiet
+from mfpo.hub import find_model
+from mfpo.models import default_dtype, device, quiet
 from mfpo.records import Region
 
 # The prompt of LISA's own validation; its published figures are from one forward pass over it, not from generation.

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import Sam2Model, SamImageProcessorPil, SamModel, ViTImageProcessorPil
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.vision import encode_images, load_image_processor, load_vision_model, size_of, unite
+from mfpo.build.settings import RegionSettings
 
 # So many boxes are decoded at once: a detector may give hundreds.
 _BOXES = 32

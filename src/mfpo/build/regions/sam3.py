@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import Sam3Model, ViTImageProcessorPil
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from mfpo.build.regions import RegionSettings, Search
+from mfpo.build.regions import Search
 from mfpo.build.regions.vision import (
     Found,
     batches,
@@ -17,6 +17,7 @@ from mfpo.build.regions.vision import (
     search_images,
     unite,
 )
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import RecordError
 from mfpo.records import Region
 

@@ -12,10 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from mfpo.build.regions import RegionSettings, Search, is_region
+from mfpo.build.regions import Search, is_region
+from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, first_line
+from mfpo.hub import find_model
 from mfpo.masks import encode_mask
-from mfpo.models import default_dtype, device, find_model, quiet
+from mfpo.models import default_dtype, device, quiet
 from mfpo.records import Region
 
 T = TypeVar("T")

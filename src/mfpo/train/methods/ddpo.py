@@ -1,13 +1,15 @@
 """RLHF-V's dense direct preference optimization."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from mfpo.train.objectives import LogRatios, Losses, log_sigmoid, objective
 
-from mfpo.train.objectives import LogRatios, Losses, objective
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A stretch of equal tokens that is shorter counts as changed (thunlp/Muffin, utils/diff_lib.py).
 _SHORTEST_MATCH = 3
@@ -21,6 +23,8 @@ def weigh_changed(
     `prompt_ids` (length,) and `answers`, each (tokens,), y_w before y_l; an answer without another one gets 1s. The
     defaults are the paper's (Yu et al. 2024, section 3.2); its code was released with gamma 1.1, beta 0.1 and no sum.
     """
+    import torch
+
     weights = [torch.ones(len(answer)) for answer in answers]
     if len(answers) == 2:
         for weight, changed in zip(weights, changed_tokens(prompt_ids, *answers), strict=True):
@@ -34,6 +38,8 @@ def changed_tokens(prompt_ids: Tensor, chosen: Tensor, rejected: Tensor) -> tupl
     As RLHF-V's code finds them: a diff of prompt and answer without their first token, in which only what replaces
     something is changed, not what is added or left out.
     """
+    import torch
+
     start = len(prompt_ids) - 1
     before = prompt_ids[1:].tolist()
     a, b = (before + answer.tolist() for answer in (rejected, chosen))
@@ -54,4 +60,4 @@ def changed_tokens(prompt_ids: Tensor, chosen: Tensor, rejected: Tensor) -> tupl
 def ddpo(ratios: LogRatios, *, beta: float = 0.5) -> Losses:
     """Dense direct preference optimization (RLHF-V, Yu et al. 2024, section 3.2): DPO, (batch,), on sums in which the
     corrected segments weigh more (`weigh_changed`)."""
-    return {"text": -F.logsigmoid(beta * (ratios.chosen - ratios.rejected))}
+    return {"text": -log_sigmoid(beta * (ratios.chosen - ratios.rejected))}

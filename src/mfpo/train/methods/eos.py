@@ -1,9 +1,13 @@
 """Selective end-of-sequence supervision."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from mfpo.train.objectives import Answers, Losses, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @objective("eos", terms=("lm",))
@@ -13,6 +17,8 @@ def eos(policy: Answers, end_ids: Tensor) -> Losses:
     Where the label is no end token, the end tokens are out of the softmax, so that going on is never taught at their
     cost. `end_ids` (ids,) are the tokenizer's end tokens. The mean over the batch is the mean over all its tokens.
     """
+    import torch
+
     answer = policy.chosen
     is_end = torch.isin(answer.ids, end_ids)
     vocabulary = torch.arange(answer.logits.shape[-1], device=end_ids.device)

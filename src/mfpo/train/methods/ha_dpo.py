@@ -1,9 +1,14 @@
 """Hallucination-aware direct preference optimization."""
 
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from mfpo.train.methods.dpo import dpo
 from mfpo.train.objectives import LogRatios, Losses, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @objective("ha-dpo", terms=("text", "lm"))

@@ -1,12 +1,14 @@
 """Hallucination-augmented contrastive learning (HACL)."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mfpo.train.objectives import Losses, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ def hacl(
     other images. The states are compared as they are: the released code has two projection layers, which it leaves at
     their random start. The paper's queue of captions from earlier batches is left out.
     """
+    import torch
+    import torch.nn.functional as F
+
     images, chosen, rejected = (F.normalize(part, dim=-1) for part in vars(features).values())
     own = torch.arange(len(images), device=images.device)
     hallucinated = images @ rejected.T if all_hallucinated else (images * rejected).sum(-1, keepdim=True)

@@ -1,9 +1,8 @@
 """Data-augmented phrase-level alignment (HALVA)."""
 
-from difflib import SequenceMatcher
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from difflib import SequenceMatcher
 
 from mfpo.train.objectives import Answer, Answers, Losses, objective
 
@@ -16,6 +15,9 @@ def halva(policy: Answers, reference: Answers, *, kl_weight: float = 0.4) -> Los
     a reference. kl: of the reference to the policy on y_w, summed over its tokens. The authors take other answers for
     the latter where they have them, and their mean counts the padding of short rows of phrases as pairs.
     """
+    import torch
+    import torch.nn.functional as F
+
     chosen, rejected = policy.chosen.logps(), policy.rejected.logps()
     losses, counts = [], []
     for row, (own, other) in enumerate(_rows(policy.chosen, policy.rejected)):

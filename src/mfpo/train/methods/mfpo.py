@@ -1,8 +1,6 @@
 """Modality-fair preference optimization."""
 
-import torch.nn.functional as F
-
-from mfpo.train.objectives import LogRatios, Losses, objective
+from mfpo.train.objectives import LogRatios, Losses, log_sigmoid, objective
 
 
 @objective("mfpo", terms=("text", "image", "margin"), needs_rejected_images=True, is_staged=True)
@@ -16,7 +14,7 @@ def mfpo(ratios: LogRatios, *, beta: float = 0.1, eta: float = 0.0) -> Losses:
         raise ValueError("this objective needs the log-ratios of (y_w, m')")
     chosen = beta * ratios.chosen
     return {
-        "text": -F.logsigmoid(chosen - beta * ratios.rejected),
-        "image": -F.logsigmoid(chosen - beta * ratios.rejected_image),
-        "margin": -F.logsigmoid(chosen - eta),
+        "text": -log_sigmoid(chosen - beta * ratios.rejected),
+        "image": -log_sigmoid(chosen - beta * ratios.rejected_image),
+        "margin": -log_sigmoid(chosen - eta),
     }

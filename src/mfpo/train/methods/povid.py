@@ -1,10 +1,14 @@
 """Preference optimization with a hallucinated text and a noised image on the rejected side (POVID)."""
 
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from mfpo.train.methods.dpo import dpo
-from mfpo.train.objectives import Answers, LogRatios, Losses, objective
+from mfpo.train.objectives import Answers, LogRatios, Losses, log_sigmoid, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @objective("povid", terms=("text", "image"), needs_rejected_images=True, corruption="global")
@@ -16,7 +20,7 @@ def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: float
     a model trained by DPO, which is then the reference too.
     """
     noise = said_of_noise(policy) - said_of_noise(reference)
-    image = -F.logsigmoid(beta * (ratios.chosen - noise))
+    image = -log_sigmoid(beta * (ratios.chosen - noise))
     return {"text": 0.5 * dpo(ratios, beta=beta)["text"], "image": 0.5 * image}
 
 
