@@ -43,6 +43,8 @@ def test_every_coco_word_is_a_candidate_in_the_place_of_a_noun(tagger):
         ("The Wii remote, a male and a female.", ["wii remote", "male", "female"]),
         ("A pedestrian near teddy bears with stop signs.", ["pedestrian", "teddy bears", "stop signs"]),
         ("A dog eats a hot dog.", ["dog", "hot dog"]),
+        ("An orange tabby, an orange remote.", ["orange tabby", "orange remote"]),
+        ("Two birds perch on a sports ball.", ["birds", "perch", "sports ball"]),
         ("Pizza slices and orange slices in the sink area.", ["pizza", "orange", "sink"]),
     ],
 )
@@ -57,6 +59,9 @@ def test_nouns_that_a_tagger_takes_for_something_else(text, expected):
         ("He sinks, and they bear him.", []),
         ("Trees that bear fruit.", ["trees", "fruit"]),
         ("Officers monitor the crowd.", ["officers", "crowd"]),
+        ("The nurse monitors the patient.", ["nurse", "patient"]),
+        ("He ducks under it.", []),
+        ("The truck looks orange.", ["truck"]),
         ("The sign bears a name.", ["sign", "name"]),
         ("A child sinks into a couch.", ["child", "couch"]),
         ("The crane bears down on the truck.", ["crane", "truck"]),

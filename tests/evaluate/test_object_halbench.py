@@ -98,6 +98,8 @@ def test_three_answers_by_hand(listing, refined):
         ("sinks", ["sink"]),
         ("orange", ["orange"]),
         ("orange cat", ["cat"]),
+        ("orange tabby", ["tabby"]),
+        ("orange remote", ["remote"]),
         ("remote", ["remote"]),
         ("teddy bears", ["teddy bear"]),
         ("ties", ["tie"]),

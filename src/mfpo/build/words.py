@@ -26,8 +26,9 @@ _LONGEST_CHUNK = 200
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE_ENDS = frozenset([".", "!", "?", "..."])
 _CLOSING = frozenset(["'", '"', "”", "’", ")"])
-# Of one letter a word, so that the span of a match is the word positions.
-_NOUN_PHRASE = re.compile("J*[NS]+")
+# Of one letter a word, so that the span of a match is the word positions. A plural ends it: in "birds perch" the second
+# word is a verb that the tagger takes for a noun.
+_NOUN_PHRASE = re.compile("J*(?:N*S|N+)")
 _singular = lru_cache(maxsize=100_000)(singularize)
 
 
