@@ -170,7 +170,7 @@ def test_key_changes_with_model_length_precision_and_code(monkeypatch, tmp_path)
     for name in reference_module._CODE:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(Path(reference_module.__file__).parents[1] / name, tmp_path / name)
-    monkeypatch.setattr(reference_module, "__file__", str(tmp_path / "align" / "reference.py"))
+    monkeypatch.setattr(reference_module, "__file__", str(tmp_path / "train" / "reference.py"))
     assert reference_key(**given) in keys
     for name in ("logprobs/prefix.py", "train/policy.py", "models.py"):
         code = (tmp_path / name).read_bytes()
