@@ -33,7 +33,9 @@ from mfpo.train.processes import as_first_says, gathered, processes, say, share
 Known = dict[str, tuple[float, int]]
 
 _CODE = (
-    *(f"align/{name}.py" for name in ("attention", "logprobs", "pairs", "policy", "prefix", "methods/ddpo")),
+    *(f"logprobs/{name}.py" for name in ("attention", "pairs", "prefix", "sequences")),
+    "train/policy.py",
+    "train/methods/ddpo.py",
     "models.py",
 )
 
