@@ -206,7 +206,11 @@ FAULTS: dict[str, tuple[Any, str, str | None]] = {
     "sizes missing": (put("images", height=..., width=...), "height and width must be whole numbers", None),
     "sizes as texts": (put("images", height=str), "height and width must be whole numbers", None),
     "sizes of 0": (put("images", height=0), "height and width must be whole numbers", None),
-    "sizes turned": (put("images", height=60, width=40), r"image is \(40, 60\), but .* says \(60, 40\)", None),
+    "sizes turned": (
+        put("images", height=60, width=40),
+        r"image is \[40, 60\], but .* says \[height, width\] is \[60, 40\]",
+        None,
+    ),
     "huge sizes": (put("images", height=10**9, width=10**9), "height and width must be whole numbers", None),
     "keypoints of people": (people, "keypoints of people", "keypoints of people"),
 }

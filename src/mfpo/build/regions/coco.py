@@ -58,7 +58,9 @@ class CocoRegions:
             objects = self.objects(path, search.keywords)
             # Polygons that were drawn for another size may leave nothing in this one.
             if objects and (annotated := self._find(path).size) != size:
-                raise RecordError(f"image is {size}, but {self._file} says {annotated} (height, width)")
+                raise RecordError(
+                    f"image is {list(size)}, but {self._file} says [height, width] is {list(annotated or [])}"
+                )
             return match_regions(search, objects, self._settings)
         except RecordError as error:
             return error
