@@ -277,7 +277,7 @@ def test_a_file_that_was_cut_off(cut: int, tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     file.write_text(json.dumps(content())[:cut])
     for function in (CocoRegions, load_annotations):
-        refused(function, file, "not valid JSON")
+        refused(function, file, "not valid JSON" if cut else "is empty")
 
 
 TRICKY = [None, True, 0, -1, 2, 10**30, math.nan, math.inf, "", " ", "1", "x" * 5000, "\ud800", "a\nb", [], {}, [[]]]

@@ -14,14 +14,25 @@ TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets 
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or no JSON."""
+    text = read_text(path)
+    check_json(text, path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise MfpoError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
         ) from None
     except (ValueError, RecursionError):
         raise MfpoError(f"{path}: {TOO_LARGE}") from None
+
+
+def check_json(text: str, path: Path) -> None:
+    """Raise MfpoError for a file that is empty, or a page that a download brought instead of the data."""
+    begins = text.lstrip()[:1]
+    if not begins:
+        raise MfpoError(f"{path}: is empty; give a file with JSON")
+    if begins == "<":
+        raise MfpoError(f"{path}: is a page of HTML or XML, not JSON; download the data itself")
 
 
 def read_text(path: Path) -> str:
