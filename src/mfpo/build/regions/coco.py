@@ -95,7 +95,7 @@ def _mask_of(annotation: dict[str, Any], image: CocoImage) -> RLE:
     # Without a box, an empty list is an object of no area.
     segmentation = annotation.get("segmentation", [])
     mask = as_mask(segmentation, *image.size)
-    box, area = annotation.get("bbox"), annotation.get("area")
+    box, area = annotation.get("bbox"), annotation.get("area", 0)
     areas = [area if _is_number(area) else 0]
     if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
         areas.append(box[2] * box[3])
