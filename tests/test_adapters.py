@@ -252,6 +252,10 @@ def test_tensors_of_another_shape_or_type(value, adapter):
         ({"lora_alpha": "16"}, "lora_alpha in its adapter_config.json is '16', but must be a number"),
         ({"r": "4"}, "r in its adapter_config.json is '4', but must be a number"),
         ({"lora_dropout": []}, r"lora_dropout in its adapter_config.json is \[\], but must be a number"),
+        ({"target_modules": 7}, "target_modules in its adapter_config.json is 7, but must be a text or a list"),
+        ({"exclude_modules": True}, "exclude_modules in its adapter_config.json is True, but must be a text or"),
+        ({"rank_pattern": None}, "rank_pattern in its adapter_config.json is None, but must be an object of numbers"),
+        ({"alpha_pattern": {"o_proj": "4"}}, "alpha_pattern in its .* is {'o_proj': '4'}, but must be an object of"),
         ({"r": None}, "names no r; give the one"),
         ({"lora_alpha": None}, "names no lora_alpha; give the one"),
         ({"lora_alpha": 0}, "scales the adapter by 0"),
@@ -268,6 +272,12 @@ def test_tensors_of_another_shape_or_type(value, adapter):
 def test_wrong_configurations(fields, words, adapter):
     change(adapter, **fields)
     assert re.search(words, refused(adapter))
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", '"text"'])
+def test_configurations_that_are_no_objects(content, adapter):
+    (adapter / "adapter_config.json").write_text(content)
+    assert refused(adapter) == "its adapter_config.json is none of peft's: it must be an object {...}"
 
 
 @pytest.mark.parametrize("config", [lora(), LoHaConfig(r=2, target_modules=["v_proj"])], ids=["lora", "loha"])

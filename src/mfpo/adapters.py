@@ -57,13 +57,14 @@ def _quiet() -> Iterator[None]:
 @_quiet()
 def read_config(path: Path) -> PeftConfig:
     """The configuration of the adapter in the folder `path`. Raises MfpoError when peft does not know it."""
+    given = read_json(path / "adapter_config.json")
+    _check_kinds(path, given)
     try:
         config = PeftConfig.from_pretrained(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MfpoError(f"{path}: its adapter_config.json is none of peft's ({_said(error)})") from None
     if config.peft_type is None or config.is_prompt_learning:
         raise MfpoError(f"{path}: a {config.peft_type} adapter cannot be merged into its base; give a LoRA adapter")
-    given = read_json(path / "adapter_config.json")
     for name in ("r", "lora_alpha", "alpha"):  # peft's defaults would scale the adapter by something else
         if hasattr(config, name) and given.get(name) is None:
             raise MfpoError(f"{path}: its adapter_config.json names no {name}; give the one that it was trained with")
@@ -79,6 +80,23 @@ def read_config(path: Path) -> PeftConfig:
                 f"{path}: {field.name} in its adapter_config.json is {repr(value)[:40]}, but must be {kind}"
             )
     return config
+
+
+def _check_kinds(path: Path, given: Any) -> None:
+    """Raises MfpoError for what peft would call an object without attributes, not iterable and the like."""
+    if not isinstance(given, dict):
+        raise MfpoError(f"{path}: its adapter_config.json is none of peft's: it must be an object {{...}}")
+    for name in ("target_modules", "exclude_modules"):
+        if not isinstance(value := given.get(name), str | list | None):
+            raise MfpoError(
+                f"{path}: {name} in its adapter_config.json is {repr(value)[:40]}, but must be a text or a list"
+            )
+    for name in ("rank_pattern", "alpha_pattern"):
+        value = given.get(name, {})
+        if not isinstance(value, dict) or not all(isinstance(number, int | float) for number in value.values()):
+            raise MfpoError(
+                f"{path}: {name} in its adapter_config.json is {repr(value)[:40]}, but must be an object of numbers"
+            )
 
 
 @_quiet()
