@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,18 @@ def test_tensors_of_another_shape_or_type(value, adapter):
         ({"use_dora": True}, "14 tensors are missing"),
         ({"use_dora": "false"}, "use_dora in its adapter_config.json is 'false', but must be true or false"),
         ({"lora_alpha": True}, "lora_alpha in its adapter_config.json is True, but must be a number"),
+        ({"lora_alpha": "16"}, "lora_alpha in its adapter_config.json is '16', but must be a number"),
+        ({"r": "4"}, "r in its adapter_config.json is '4', but must be a number"),
+        ({"lora_dropout": []}, r"lora_dropout in its adapter_config.json is \[\], but must be a number"),
+        ({"target_modules": 7}, "target_modules in its adapter_config.json is 7, but must be a text or a list"),
+        ({"exclude_modules": True}, "exclude_modules in its adapter_config.json is True, but must be a text or"),
+        ({"rank_pattern": None}, "rank_pattern in its adapter_config.json is None, but must be an object of numbers"),
+        ({"alpha_pattern": {"o_proj": "4"}}, "alpha_pattern in its .* is {'o_proj': '4'}, but must be an object of"),
+        ({"r": None}, "names no r; give the one"),
+        ({"lora_alpha": None}, "names no lora_alpha; give the one"),
         ({"lora_alpha": 0}, "scales the adapter by 0"),
+        ({"lora_alpha": -8}, "scales the adapter by 0, by less"),
+        ({"alpha_pattern": {"o_proj": -1}}, "scales the adapter by 0, by less"),
         ({"lora_alpha": math.nan}, "by no number"),
         ({"alpha_pattern": {"o_proj": 0}}, "scales the adapter by 0"),
         ({"peft_type": "nobody knows"}, "not a valid peft config"),
@@ -260,6 +272,54 @@ def test_tensors_of_another_shape_or_type(value, adapter):
 def test_wrong_configurations(fields, words, adapter):
     change(adapter, **fields)
     assert re.search(words, refused(adapter))
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", '"text"'])
+def test_configurations_that_are_no_objects(content, adapter):
+    (adapter / "adapter_config.json").write_text(content)
+    assert refused(adapter) == "its adapter_config.json is none of peft's: it must be an object {...}"
+
+
+@pytest.mark.parametrize("config", [lora(), LoHaConfig(r=2, target_modules=["v_proj"])], ids=["lora", "loha"])
+@pytest.mark.parametrize("name", ["r", "alpha"])
+def test_a_configuration_without_rank_or_alpha(config, name, tiny_llava, tmp_path):
+    """peft would take 8, whatever the adapter was trained with."""
+    folder = save_adapter(tiny_llava, tmp_path / "adapter", config)
+    path = folder / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    name = name if name in fields else f"lora_{name}"
+    del fields[name]
+    path.write_text(json.dumps(fields))
+    assert refused(folder).startswith(f"its adapter_config.json names no {name}; ")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_that_are_not_finite(value, dtype, adapter):
+    tensors = tensors_of(adapter)
+    tensors[FIRST][1, 2] = value
+    write_tensors(adapter, {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    assert refused(adapter) == f"its adapter holds values that are not finite, in {FIRST!r}"
+
+
+def test_names_with_the_adapters_name_are_unknown(adapter):
+    """As in a state dict of peft's model that was saved as it is."""
+    rename(adapter, lambda name: name.replace(".weight", ".default.weight"))
+    unknown = FIRST.replace(".weight", ".default.weight")
+    assert refused(adapter).endswith(
+        f"28 tensors are missing, such as {FIRST!r}; 28 tensors are unknown, such as {unknown!r}"
+    )
+
+
+def test_pefts_advice_is_not_printed_but_what_it_ignores_is(tiny_llava, tmp_path):
+    folder = save_adapter(tiny_llava, tmp_path / "adapter", lora(target_modules=["q_proj", "embed_tokens"]))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        load_model(folder)
+    assert [str(one.message) for one in said if issubclass(one.category, UserWarning)] == []
+    change(folder, of_the_future=True)
+    with pytest.warns(UserWarning, match="of_the_future"):
+        load_model(folder)
 
 
 def test_what_cannot_be_merged_is_refused(tiny_llava, adapter):

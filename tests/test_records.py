@@ -255,6 +255,20 @@ def test_tiffs_that_pil_reads_otherwise_are_set_aside(values, tags, reason):
         check_image(plain_tiff(values, tags), "a.tif")
 
 
+@pytest.mark.parametrize(
+    ("values", "tags"),
+    [
+        (RAMP.astype(np.float16), {339: 3}),
+        (RAMP.astype(np.float64), {339: 3}),
+        (np.repeat(RAMP.astype(np.float32)[:, :, None], 3, axis=2), {339: 3, 277: 3, 262: 2}),
+    ],
+)
+def test_a_tiff_of_other_floats_is_not_said_to_be_no_image(values, tags):
+    reason = r"image 'a\.tif' cannot be read \(a TIFF broken or of unknown depth; save it with 8 bits\)"
+    with pytest.raises(RecordError, match=reason):
+        check_image(plain_tiff(values, tags), "a.tif")
+
+
 def test_a_small_uint32_tiff_is_taken_as_8_bits():
     values = (RAMP * 255).astype(np.uint32)
     pixels = np.asarray(decode_image(check_image(plain_tiff(values, {339: 1}), "a.tif")))

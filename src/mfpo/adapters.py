@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mfpo.errors import MfpoError, first_line
+from mfpo.files import read_json
 
 _PREFIX = "base_model.model."
 
@@ -42,20 +45,36 @@ _LAYOUTS: tuple[_Layout, ...] = (
 )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """peft's advice, on how to train and save, is not for who uses an adapter; what it ignores is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", "Unexpected keyword arguments")
+        yield
+
+
+@_quiet()
 def read_config(path: Path) -> PeftConfig:
     """The configuration of the adapter in the folder `path`. Raises MfpoError when peft does not know it."""
+    given = read_json(path / "adapter_config.json")
+    _check_kinds(path, given)
     try:
         config = PeftConfig.from_pretrained(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MfpoError(f"{path}: its adapter_config.json is not a valid peft config ({_said(error)})") from None
     if config.peft_type is None or config.is_prompt_learning:
         raise MfpoError(f"{path}: a {config.peft_type} adapter cannot be merged into its base; give a LoRA adapter")
+    for name in ("r", "lora_alpha", "alpha"):  # peft's defaults would scale the adapter by something else
+        if hasattr(config, name) and given.get(name) is None:
+            raise MfpoError(f"{path}: its adapter_config.json names no {name}; give the one that it was trained with")
     for field in fields(config):
         value = getattr(config, field.name)
         # Python takes "false" for true, and true for 1.
         is_flag, should_be = isinstance(value, bool), isinstance(field.default, bool)
-        typed = isinstance(field.default, int | float) and field.name != "init_lora_weights"
-        if typed and value is not None and is_flag != should_be:
+        is_right = is_flag if should_be else isinstance(value, int | float) and not is_flag
+        typed = isinstance(field.default, int | float) and field.name not in ("init_lora_weights", "init_weights")
+        if typed and value is not None and not is_right:
             kind = "true or false" if should_be else "a number"
             raise MfpoError(
                 f"{path}: {field.name} in its adapter_config.json is {repr(value)[:40]}, but must be {kind}"
@@ -63,6 +82,24 @@ def read_config(path: Path) -> PeftConfig:
     return config
 
 
+def _check_kinds(path: Path, given: Any) -> None:
+    """Raises MfpoError for what peft would call an object without attributes, not iterable and the like."""
+    if not isinstance(given, dict):
+        raise MfpoError(f"{path}: its adapter_config.json is none of peft's: it must be an object {{...}}")
+    for name in ("target_modules", "exclude_modules"):
+        if not isinstance(value := given.get(name), str | list | None):
+            raise MfpoError(
+                f"{path}: {name} in its adapter_config.json is {repr(value)[:40]}, but must be a text or a list"
+            )
+    for name in ("rank_pattern", "alpha_pattern"):
+        value = given.get(name, {})
+        if not isinstance(value, dict) or not all(isinstance(number, int | float) for number in value.values()):
+            raise MfpoError(
+                f"{path}: {name} in its adapter_config.json is {repr(value)[:40]}, but must be an object of numbers"
+            )
+
+
+@_quiet()
 def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
     """The model `base` with the adapter in the folder `path` on it, as peft's model.
 
@@ -75,7 +112,9 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
         config, tensors = _in_todays_names(base, config, tensors)
         model = PeftModel(base, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-        _check_tensors(path, tensors, expected, model.state_dict())
+        # The adapter's own weights have peft's name for it in theirs, which files do not.
+        weights = {name: value for name, value in model.state_dict().items() if "default" not in name.split(".")}
+        _check_tensors(path, tensors, expected, weights)
         lost = set_peft_model_state_dict(model, tensors).unexpected_keys
     except (MfpoError, torch.OutOfMemoryError):
         raise
@@ -87,11 +126,14 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
         raise MfpoError(f"{path}: peft cannot place {len(lost)} of its adapter's tensors, such as {lost[0][:100]!r}")
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     scales = [scale for layer in layers for scale in getattr(layer, "scaling", {}).values()]
-    if not all(scale and math.isfinite(scale) for scale in scales):
-        raise MfpoError(f"{path}: its adapter_config.json scales the adapter by 0 or by no number; mend its lora_alpha")
+    if not all(scale > 0 and math.isfinite(scale) for scale in scales):
+        raise MfpoError(
+            f"{path}: its adapter_config.json scales the adapter by 0, by less or by no number; mend its lora_alpha"
+        )
     return model
 
 
+@_quiet()
 def merged(base: Any, path: Path) -> Any:
     """The model `base` with the adapter in the folder `path` merged into it. Raises as `with_adapter`."""
     adapted = with_adapter(base, path)
@@ -114,9 +156,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         )
     try:
         tensors: dict[str, Tensor] = load_file(path / "adapter_model.safetensors")
-        return tensors | (load_file(beside) if beside.is_file() else {})
+        tensors |= load_file(beside) if beside.is_file() else {}
     except Exception as error:  # what a broken file raises in safetensors is open-ended
         raise MfpoError(f"{path}: its adapter cannot be loaded ({_said(error)})") from None
+    broken = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
+    if broken:
+        raise MfpoError(f"{path}: its adapter holds values that are not finite, in {min(broken)[:100]!r}")
+    return tensors
 
 
 def _in_todays_names(base: Any, config: PeftConfig, tensors: dict[str, Tensor]) -> tuple[PeftConfig, dict[str, Tensor]]:

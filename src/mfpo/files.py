@@ -15,14 +15,25 @@ TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets 
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or no JSON."""
+    text = read_text(path)
+    check_json(text, path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise MfpoError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
         ) from None
     except (ValueError, RecursionError):
         raise MfpoError(f"{path}: {TOO_LARGE}") from None
+
+
+def check_json(text: str, path: Path) -> None:
+    """Raise MfpoError for a file that is empty, or a page that a download brought instead of the data."""
+    begins = text.lstrip()[:1]
+    if not begins:
+        raise MfpoError(f"{path}: is empty; give a file with JSON")
+    if begins == "<":
+        raise MfpoError(f"{path}: is a page of HTML or XML, not JSON; download the data itself")
 
 
 def read_text(path: Path) -> str:
@@ -42,10 +53,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
     """
     text = read_text(path)
+    check_json(text, path)
     if text.lstrip().startswith("["):
         yield from _entries(path)
         return
-    count = 0
     # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -59,10 +70,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise MfpoError(f"{where}: {TOO_LARGE}") from None
         if not isinstance(row, dict):
             raise MfpoError(f"{where}: holds a {type(row).__name__}; write one JSON object a line")
-        count += 1
         yield where, row
-    if count == 0:
-        raise MfpoError(f"{path}: is empty; give a file with one JSON object a line")
 
 
 def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None:

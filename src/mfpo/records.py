@@ -5,6 +5,7 @@ A record is a row of a Hugging Face dataset with the column names that TRL and m
 """
 
 import base64
+import errno
 import hashlib
 import io
 import os
@@ -150,8 +151,14 @@ _ROW_GROUP, _ROW_GROUP_BYTES = 32, 256 << 20
 # Where a text has an image; LLaVA's data began it.
 IMAGE_PLACE = "<image>"
 
-# How an image begins that a JSON file holds as base64: a data URI, or what JPEG, PNG, GIF, WebP, BMP and TIFF become.
-_BASE64 = re.compile(r"data:[\w/.+-]*;base64,|(?=(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk|SUkqA|TU0AK)[A-Za-z0-9+/=\s]{60})")
+# How an image begins that a JSON file holds as base64: a data URI, or what JPEG, PNG, GIF, WebP, BMP and TIFF become;
+# and how Python writes bytes.
+_BASE64 = re.compile(
+    r"\s*(?:(?i:data:[^,]{0,100};base64,)"
+    r"|(?=(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD|UklGR|Qk|SUkqA|TU0AK)[\w+/=\s-]{60})"
+    r"|(?=(?P<python>b['\"].{60})))",
+    re.ASCII,
+)
 
 # A record needs these to train with any method.
 TEXT_COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
@@ -254,13 +261,30 @@ def embedded_name(text: str) -> str | None:
 
 
 def decode_base64(text: str, name: str) -> bytes:
-    """The bytes that base64, bare or in a data URI, stands for. Raises RecordError, which says `name`, for others."""
+    """The bytes that base64, bare, URL-safe or in a data URI, stands for.
+
+    Raises RecordError, which says `name`, for others.
+    """
     found = _BASE64.match(text)
-    bare = "".join(text[found.end() if found else 0 :].split())
+    if found and found["python"]:
+        raise RecordError(
+            f"image {brief(name)} is bytes as Python prints them, b'...'; give base64 without b and quotes"
+        )
+    bare = "".join(text[found.end() if found else 0 :].split()).replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except ValueError as error:
         raise RecordError(f"image {brief(name)} is no valid base64 ({error})") from None
+
+
+def bare_image(image: Any) -> Any:
+    """The path or base64 in `{"path": ...}`, `{"url": ...}` and OpenAI's `{"image_url": {"url": ...}}`.
+
+    An image with its `bytes`, and what is no object, stay as they are.
+    """
+    while isinstance(image, dict) and not image.get("bytes"):
+        image = image.get("path") or image.get("url") or image.get("image_url")
+    return image
 
 
 def load_image(folder: Path, name: object, root: Path | None = None) -> EncodedImage:
@@ -283,6 +307,9 @@ def load_image(folder: Path, name: object, root: Path | None = None) -> EncodedI
             raise RecordError(f"image {brief(name)} is not in {folder}")
         data = path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a zero byte, a loop of links
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            kinds = f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+            raise RecordError(f"image {brief(name)} is neither a path nor the base64 of a {kinds}") from None
         reason = error.strerror if isinstance(error, OSError) else error  # all of it would repeat the path
         raise RecordError(f"image {brief(name)} cannot be read ({reason})") from None
     return check_image(data, name)
@@ -305,7 +332,7 @@ def check_image(data: bytes, name: str) -> EncodedImage:
             return EncodedImage(bytes=data, path=os.path.basename(name))
         upright = _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # what a broken file raises in PIL is open-ended
-        raise _unreadable(name, error) from None
+        raise _unreadable(name, error, data) from None
     # The name stays recognisable: COCO annotations are found by it.
     return EncodedImage(bytes=encode_image(upright)["bytes"], path=f"{Path(name).stem}.png")
 
@@ -364,9 +391,11 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return (values if most <= 255 else values >> 8).astype(np.uint8)
 
 
-def _unreadable(name: str, error: Exception) -> RecordError:
-    # PIL's own words hold an address in memory, another in every run.
-    reason = "it is no image file" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+def _unreadable(name: str, error: Exception, data: bytes) -> RecordError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # whose own words hold an address in memory, another in every run
+        is_tiff = data.startswith((b"II*\0", b"MM\0*"))
+        reason = "a TIFF broken or of unknown depth; save it with 8 bits" if is_tiff else "it is no image file"
     return RecordError(f"image {brief(name)} cannot be read ({' '.join(reason.split())})")
 
 
@@ -388,7 +417,7 @@ def decode_image(image: EncodedImage) -> Image.Image:
     try:
         return Image.open(io.BytesIO(image["bytes"]), formats=_FORMATS).convert("RGB")
     except Exception as error:  # what a broken file raises in PIL is open-ended
-        raise _unreadable(image.get("path") or "without a name", error) from None
+        raise _unreadable(image.get("path") or "without a name", error, image["bytes"]) from None
 
 
 def write_shard(records: Iterable[Record], path: Path) -> None:

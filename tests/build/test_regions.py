@@ -91,7 +91,7 @@ def test_each_way_to_store_a_mask(way: str, tmp_path: Path) -> None:
 
 
 def test_polygons_without_an_area_are_no_region(tmp_path: Path) -> None:
-    annotations = [(18, []), (18, [[10, 5, 30, 5]])]
+    annotations = [(18, []), (18, [[10, 5, 30, 5]]), (18, [[10, 5, 10.9, 5, 10.9, 5.9]]), (18, [[0] * 6])]
     assert regions_of(CocoRegions(instances(tmp_path, annotations)), search_for("dog")) == []
 
 

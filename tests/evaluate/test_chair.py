@@ -214,11 +214,23 @@ def test_annotations_of_the_photos(reference_data):
 
 
 def test_annotations_as_rows_plain_and_gzipped(tmp_path):
-    rows = '{"image_id": 9, "objects": ["bowl"]}\n{"image_id": "009", "objects": ["orange"]}\n'
+    rows = '{"image_id": 9, "objects": ["bowl"]}\n{"image_id": "010", "objects": ["orange"]}\n'
     (tmp_path / "truth.jsonl").write_text(rows)
     (tmp_path / "truth.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
-    expected = {"9": frozenset({"bowl", "orange"})}
+    expected = {"9": frozenset({"bowl"}), "10": frozenset({"orange"})}
     assert load_annotations(tmp_path / "truth.jsonl") == load_annotations(tmp_path / "truth.jsonl.gz") == expected
+
+
+def test_an_image_twice_with_equal_objects_and_two_images_of_one_id(tmp_path):
+    rows = [
+        {"image_id": 1, "objects": ["dog", "cat"]},
+        {"image_id": "1", "objects": ["cat", "dog", "dog"]},
+        {"image_id": 2, "file_name": "a.jpg", "objects": ["dog"]},
+        {"image_id": 2, "file_name": "b.jpg", "objects": ["cat"]},
+    ]
+    path = tmp_path / "truth.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_annotations(path) == {"1": {"dog", "cat"}, "a.jpg": {"dog"}, "b.jpg": {"cat"}}
 
 
 def test_an_image_without_annotations_holds_nothing(tmp_path):
@@ -244,7 +256,19 @@ def test_an_image_without_annotations_holds_nothing(tmp_path):
         ("a.json", "{}", "is no COCO instances file"),
         ("a.json", "[]", "is no COCO instances file"),
         ("a.json", '{"image_id": 1, "objects": []}\n{"image_id": 2, "objects": []}', "line 2: not valid JSON"),
-        ("a.json", "", "line 1: not valid JSON"),
+        ("a.json", "", "a.json: is empty"),
+        ("a.json", " \n<!DOCTYPE html>\n<html>", "a.json: is a page of HTML"),
+        ("a.jsonl", "<html>", "a.jsonl: is a page of HTML"),
+        (
+            "a.jsonl",
+            '{"image_id": 1, "objects": ["dog"]}\n\n{"image_id": "1", "objects": ["cat"]}',
+            "line 3: image 1 comes a second time, with other objects than in line 1; give each image once",
+        ),
+        (
+            "a.jsonl",
+            '{"image_id": "000000000001.jpg", "objects": ["dog"]}\n{"image_id": 1, "objects": []}',
+            "line 2: image 1 comes a second time",
+        ),
     ],
 )
 def test_annotations_of_another_form(tmp_path, name, content, fault):

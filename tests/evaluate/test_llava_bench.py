@@ -100,6 +100,29 @@ def test_no_two_scores(reply):
         ("8/100 9/100", None),
         ("I refuse.\n8 9", None),
         ("8 9 points each", None),
+        ("8 9\n1. The first", (8, 9)),
+        ("1. 8\n2. 7", (8, 7)),
+        ("1) 8\n2) 7\nBoth", (8, 7)),
+        ("**1.** 8/10\n**2.** 7/10", (8, 7)),
+        ("1. Assistant 1: 8\n2. Assistant 2: 7", (8, 7)),
+        ("1. 8\nThe other is better.", None),
+        ("1.8 2.7", (1.8, 2.7)),
+        ("1 8", (1, 8)),
+        ("8. 7.", (8, 7)),
+        ("Assistant 1: 8 7", None),
+        ("Assistant 18 7", None),
+        ("[8, 7]", (8, 7)),
+        ("(8, 7)", (8, 7)),
+        ("8|7", (8, 7)),
+        ("8 vs 7", (8, 7)),
+        ("8 vs. 7", (8, 7)),
+        ("8 and 7\nThe first", (8, 7)),
+        ("- Assistant 1: 8\n- Assistant 2: 7", (8, 7)),
+        ("Assistant 1 - 8\nAssistant 2 - 7", (8, 7)),
+        ("Assistant 1: 8 points\nAssistant 2: 7 points", (8, 7)),
+        ("Score 1: 8, Score 2: 7", (8, 7)),
+        ("Scores (out of 10): 8 7", (8, 7)),
+        ("\\boxed{8} \\boxed{7}", (8, 7)),
     ],
 )
 def test_scores_by_the_tolerant_rule(reply, read):
@@ -115,6 +138,24 @@ def test_the_tolerant_figures_stand_beside_the_official_ones(benchmark, stub_jud
     assert (figures["overall"]["value"], figures["overall"]["n"], figures["unreadable_questions"]) == (50, 1, ["3"])
     assert figures["tolerant"]["overall"]["value"] == pytest.approx(100 * (4 + 6) / (8 + 8))
     assert (figures["tolerant"]["unreadable"], figures["judge"]["thinking"]) == (0, 1)
+
+
+def test_a_list_number_is_a_score_only_officially(benchmark, stub_judge):
+    replies = {"mine 0": "1. 8\n2. 4", "mine 1": "1. 8"}
+    judge = stub_judge(lambda prompt: next((said for mine, said in replies.items() if mine in prompt), "8 4"))
+    figures = scores(benchmark, judge, answers_to(benchmark)[:3], official=True, allow_missing=True)
+    assert (figures["overall"]["value"], figures["unreadable"]) == (pytest.approx(100 * (8 + 8 + 4) / (1 + 1 + 8)), 0)
+    assert (figures["tolerant"]["overall"]["value"], figures["tolerant"]["unreadable"]) == (50, 1)
+
+
+def test_the_tolerant_rule_reads_as_the_official_one_what_is_no_list():
+    draw = random.Random(0)
+    numbers = ["8", "8.0", "10", "8.", ".5", "1", "1.5", "2", "+8", "1e0"]
+    for _ in range(500):
+        reply = draw.choice(["", "\n", " "]) + draw.choice(numbers) + draw.choice([" ", ",", ", ", " , ", "\t"])
+        reply += draw.choice(numbers) + draw.choice(["", "\n", " \n\n1. Good", "\n2. 7", ", \nWell"])
+        if not re.match(r"\s*[12]\.\s", reply):
+            assert read_scores_tolerantly(reply) == read_scores(reply) is not None, reply
 
 
 def test_what_the_judge_is_asked(benchmark, stub_judge):

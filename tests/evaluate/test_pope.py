@@ -1,5 +1,6 @@
 """POPE's three splits, by its own reading and by ours."""
 
+import gzip
 import json
 import random
 
@@ -217,6 +218,19 @@ def test_popes_own_files(published, tmp_path):
     for split in SPLITS:
         (published / f"coco_pope_{split}.jsonl").write_bytes((published / f"coco_pope_{split}.json").read_bytes())
         (tmp_path / "own" / f"{split}.json").write_text(json.dumps(own_answers(published, split)))
+    assert accuracies([tmp_path / "own"], published) == dict.fromkeys(SPLITS, 100)
+
+
+def test_popes_own_files_gzipped(published, tmp_path):
+    for split, ending in zip(SPLITS, ("json.gz", "jsonl.gz", "json.gz"), strict=True):
+        write(tmp_path / "own" / f"{split}.json", own_answers(published, split))
+        file = published / f"coco_pope_{split}.json"
+        file.with_suffix(f".{ending}").write_bytes(gzip.compress(file.read_bytes()))
+        if split != "random":
+            file.unlink()
+    with pytest.raises(MfpoError, match="are both the split random"):
+        read_pope([tmp_path / "own"], published)
+    (published / "coco_pope_random.json").unlink()
     assert accuracies([tmp_path / "own"], published) == dict.fromkeys(SPLITS, 100)
 
 

@@ -80,6 +80,19 @@ def test_a_folder_gives_parquet_before_jsonl_before_json_arrays(folder: Path) ->
     assert ids(folder) == ["parquet 0", "parquet 1"]
 
 
+def test_what_is_hidden_is_not_read(folder: Path) -> None:
+    for name in (".ipynb_checkpoints/b.jsonl", ".git/c.jsonl", "__MACOSX/d.jsonl", "x/.cache/e.jsonl", "._a.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, GOOD | {"id": name})
+    with pytest.raises(MfpoError, match=r"no \.parquet or \.jsonl files"):
+        ids(folder)
+    write(folder / "a.jsonl", GOOD)
+    assert ids(folder) == ["a"]
+    hidden = folder / ".git"
+    (hidden / "red.png").write_bytes(RED)
+    assert ids(hidden) == [".git/c.jsonl"], "a hidden folder that is given is read"
+
+
 def test_an_array_called_jsonl(folder: Path) -> None:
     (folder / "a.jsonl").write_text(json.dumps([GOOD, GOOD | {"id": "b"}]))
     assert ids(folder / "a.jsonl") == ["a", "b"]
@@ -120,7 +133,11 @@ def test_a_gzipped_file_cut_or_changed_at_any_byte_is_one_line(folder: Path) -> 
     ("name", "data", "words"),
     [
         ("a.jsonl", json.dumps(GOOD, indent=1).encode(), "give each object on a line of its own, or a JSON array"),
-        ("a.json", json.dumps({"data": [GOOD]}).encode(), "columns data, but needed are"),
+        (
+            "a.json",
+            json.dumps({"data": [GOOD]}).encode(),
+            "columns data, but jsonl, the nearest format, also needs id, ",
+        ),
         ("a.json", json.dumps({"data": [GOOD]}, indent=1).encode(), "give each object on a line of its own"),
         ("a.csv", b"id,image\n1,red.png\n", "tables of commas or tabs are not read"),
         ("a.tsv", b"index\timage\n1\t/9j/" + b"A" * 300_000, "tables of commas or tabs are not read"),
@@ -133,7 +150,7 @@ def test_a_gzipped_file_cut_or_changed_at_any_byte_is_one_line(folder: Path) -> 
         ("a.jsonl", b"PAR1 and more", "is a .parquet file; give it a name that ends in .parquet"),
         ("a.jsonl.gz", b"{}", "is not gzipped; give it a name without .gz"),
         ("a.jsonl", json.dumps(GOOD).encode("utf-16"), "is in UTF-16; save it as UTF-8"),
-        ("a.jsonl", json.dumps({"k" * 1000 + str(n): 1 for n in range(999)}).encode(), "but needed are"),
+        ("a.jsonl", json.dumps({"k" * 1000 + str(n): 1 for n in range(999)}).encode(), " and 993 more, but"),
     ],
 )
 def test_a_file_that_is_something_else_is_called_by_its_name(name: str, data: bytes, words: str, folder: Path) -> None:

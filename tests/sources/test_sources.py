@@ -141,14 +141,18 @@ def test_a_missing_file_and_a_missing_image_folder(folder: Path) -> None:
 
 
 def test_unknown_columns_are_named_beside_those_needed(folder: Path) -> None:
-    with pytest.raises(
-        MfpoError, match=r"columns answer, ask, but needed are \(rlhf-v: .*; trl: images, prompt.*; jsonl: id, image"
-    ):
+    with pytest.raises(MfpoError, match=r"columns answer, ask, but jsonl, the nearest format, also needs id, image, "):
         open_source(jsonl(folder, {"ask": 1, "answer": 2}), images=folder)
+    row = dict.fromkeys(["prompt", "images", "chosen", "a" * 60, "bad", "c", "d", "e"], 1)
+    with pytest.raises(
+        MfpoError, match="c, chosen, d, e and 2 more, but trl, the nearest format, also needs rejected"
+    ) as error:
+        open_source(jsonl(folder, row), images=folder)
+    assert len(str(error.value)) - len(str(folder)) < 250
 
 
 def test_a_format_by_name_must_fit(folder: Path) -> None:
-    with pytest.raises(MfpoError, match=r"needed are \(trl: images, prompt, chosen, rejected\)"):
+    with pytest.raises(MfpoError, match="question, rejected, but format trl also needs images, prompt; docs/"):
         open_source(jsonl(folder, GOOD), images=folder, format="trl")
     with pytest.raises(MfpoError, match=r"no format is named 'csv'; give --format rlhf-v, .*, trl or jsonl"):
         open_source(jsonl(folder, GOOD), format="csv")
@@ -305,7 +309,36 @@ def test_an_image_as_base64_is_decoded(image: object, folder: Path) -> None:
 def test_every_kind_of_image_is_known_as_base64(format: str, folder: Path) -> None:
     written = io.BytesIO()
     Image.effect_noise((40, 40), 50).convert("RGB").save(written, format)
-    assert read_image(base64.b64encode(written.getvalue()).decode(), folder, "image")["path"] in ("image", "image.png")
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(written.getvalue()).decode()
+        assert read_image(text, folder, "image")["path"] in ("image", "image.png")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "data:image/png;charset=utf-8;base64," + BASE64,
+        "DATA:image/PNG;BASE64," + BASE64,
+        " \n" + BASE64,
+        "\n data:image/png;base64, " + BASE64 + "\n",
+        base64.urlsafe_b64encode(base64.b64decode(BASE64)).decode(),
+        {"url": "data:image/png;base64," + BASE64},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + BASE64}},
+        {"image_url": "data:image/png;base64," + BASE64},
+        {"path": BASE64, "bytes": None},
+    ],
+)
+def test_ways_to_write_base64(image: object, folder: Path) -> None:
+    for given in (image, [image]):
+        source = open_source(jsonl(folder, GOOD | {"image": given}), images=folder)
+        (read,) = source.record(next(iter(source)), 0)["images"]
+        assert read["bytes"] == base64.b64decode(BASE64)
+
+
+@pytest.mark.parametrize("image", [repr(base64.b64decode(BASE64)), repr(BASE64.encode()), {"bytes": f"b'{BASE64}'"}])
+def test_bytes_as_python_prints_them_are_called_so(image: object, folder: Path) -> None:
+    reason = "image 'image' is bytes as Python prints them, b'...'; give base64 without b and quotes"
+    assert first_error(jsonl(folder, GOOD | {"image": image}), folder) == reason
 
 
 @pytest.mark.parametrize(
@@ -313,7 +346,7 @@ def test_every_kind_of_image_is_known_as_base64(format: str, folder: Path) -> No
     [
         (BASE64[:2000] + "*" * 200, "image 'image' is no valid base64"),
         ("data:image/png;base64," + "QUJD" * 100_000, "image 'image' cannot be read (it is no image file)"),
-        ("x" * 300_000, "image '" + "x" * 80 + "...' cannot be read (File name too long)"),
+        ("x" * 300_000, "image '" + "x" * 80 + "...' is neither a path nor the base64 of a JPEG, "),
         ("../" * 100_000, "image '" + "../" * 26 + "..."),
         ([{"bytes": "!" * 100_000}], "image 'image[0]' is no valid base64"),
         ([["x" * 100_000]], "column 'image' is list, but must be a path"),

@@ -1,6 +1,7 @@
 """Which files of a dataset are read: as Hugging Face's `datasets` tells splits and subsets apart, and train alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from mfpo.errors import MfpoError
 from mfpo.sources import open_source
-from mfpo.sources.splits import choose_files
+from mfpo.sources.splits import choose_files, split_of
 
 CARD = """---
 license: mit
@@ -97,6 +98,13 @@ PUSHED = ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parque
         (("data/a.jsonl", "a.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: '*.jsonl'\n---\n"),
         (("data/x/a.jsonl", "b.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: ['**/a.jsonl']\n---\n"),
         (("a.jsonl", "b.jsonl"), "---\nlicense: mit\n---\n"),
+        (("a.jsonl", "test.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: '[!t]*.jsonl'\n---\n"),
+        (("a.jsonl", "t.jsonl", "^.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: '[^t]*.jsonl'\n---\n"),
+        (("a.jsonl", "m.jsonl"), "---\nconfigs:\n- config_name: x\n  data_files: ['[!z-a].jsonl']\n---\n"),
+        (
+            (".x/a.jsonl", "__y/a.jsonl", ".a.jsonl", "b.jsonl"),
+            "---\nconfigs:\n- config_name: x\n  data_files: '**'\n---\n",
+        ),
     ],
 )
 def test_the_training_rows_are_those_of_datasets(names: tuple[str, ...], card: str, tmp_path: Path) -> None:
@@ -112,6 +120,58 @@ def test_another_split_is_chosen_and_what_is_left_out_is_said(card: str, tmp_pat
     assert choose_files(folder, "test").left_out == ["split train (2 files)"]
     with pytest.raises(MfpoError, match=r"repo: has no split 'val'; choose split=test or split=train|split=train or"):
         choose_files(folder, "val")
+
+
+@pytest.mark.parametrize("word", ["val", "valid", "validation", "dev"])
+def test_words_for_a_split_choose_it(word: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, "train.jsonl", "val.jsonl", "test.jsonl")
+    assert choose_files(folder, word).files == [folder / "val.jsonl"]
+    assert choose_files(folder, "eval").files == [folder / "test.jsonl"]
+    assert choose_files(folder / "val.jsonl", word).files == [folder / "val.jsonl"]
+    card = "---\nconfigs:\n- config_name: a\n  data_files: {validation: test.jsonl, dev: train.jsonl}\n---\n"
+    (folder / "README.md").write_text(card)
+    assert choose_files(folder, word).files == [folder / ("train.jsonl" if word == "dev" else "test.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("pairsTrain.jsonl", "train"),
+        ("pairsTest.jsonl", "test"),
+        ("RLHFTest.jsonl", "test"),
+        ("PairsVAL.jsonl", "validation"),
+        ("evalSet/a.jsonl", "test"),
+        ("pairs_TEST1.jsonl", "test"),
+        ("contest.jsonl", "train"),
+        ("Contest.jsonl", "train"),
+        ("pairs_heldout.jsonl", "test"),
+        ("held-out/a.jsonl", "test"),
+        ("HoldOut.jsonl", "test"),
+        ("household_outage.jsonl", "train"),
+        ("pairs_de_v2.jsonl", "train"),
+    ],
+)
+def test_the_split_that_a_name_says(name: str, split: str) -> None:
+    assert split_of(name) == split
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_file_of_two_splits_is_refused(split: str, tmp_path: Path) -> None:
+    card = "---\nconfigs:\n- config_name: a\n  data_files: {train: '*.jsonl', test: test.jsonl, dev: x.json}\n---\n"
+    folder = write(tmp_path, "a.jsonl", "test.jsonl", card=card)
+    with pytest.raises(MfpoError, match=rf"/test\.jsonl: README\.md has it in split {split} and in split t"):
+        choose_files(folder, split)
+    (folder / "README.md").write_text(card.replace("*", "[!t]*"))
+    assert choose_files(folder).files == [folder / "a.jsonl"]
+
+
+def test_files_that_are_in_no_split_are_said(tmp_path: Path) -> None:
+    folder = write(tmp_path, *PUSHED, "test.jsonl", "more/a.jsonl")
+    assert choose_files(folder).left_out == ["split test (1 file)", "2 other files, as more/a.jsonl"]
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: {train: '**'}\n---\n")
+    chosen = choose_files(folder)
+    assert [file.suffix for file in chosen.files] == [".parquet"] * 3
+    assert chosen.left_out == ["2 other files, as more/a.jsonl"]
 
 
 def test_a_dataset_without_a_train_split_names_those_it_has(tmp_path: Path) -> None:
@@ -150,24 +210,28 @@ def test_a_file_is_read_whole_whatever_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "configs",
+    ("configs", "fault"),
     [
-        "7",
-        "[7]",
-        "[",
-        "{a: b}",
-        "[{data_files: a}]",
-        "[{config_name: a, data_dir: 7}]",
-        "[{config_name: a, data_files: []}]",
-        "[{config_name: a, data_files: [7]}]",
-        "[{config_name: a, data_files: {train: 7}}]",
-        "[{config_name: a, data_files: [{split: train}]}]",
-        "[{config_name: a, data_files: [{split: train, path: 7}]}]",
+        ("7", "configs is 7, but must be a list"),
+        ("[7]", "one of them is 7, but must be a mapping"),
+        ("[", "while parsing a flow node"),
+        ("[" * 5000, "maximum recursion depth exceeded"),
+        ("{a: b}", "configs is {'a': 'b'}, but must be a list"),
+        ("[{data_files: a}]", "config_name is None, but must be a text or a number"),
+        ("[{config_name: a, data_dir: 7}]", "data_dir is 7, but must be a text"),
+        ("[{config_name: a, data_files: []}]", "data_files is [], but must be a list or a mapping or a text"),
+        ("[{config_name: a, data_files: 7}]", "data_files is 7, but must be a list or a mapping or a text"),
+        ("[{config_name: a, data_files: [7]}]", "one of data_files is 7, but must be a mapping"),
+        ("[{config_name: a, data_files: [a, {path: b}]}]", "path is {'path': 'b'}, but must be a text"),
+        ("[{config_name: a, data_files: {train: 7}}]", "path is 7, but must be a text or a list"),
+        ("[{config_name: a, data_files: [{split: train}]}]", "path is None, but must be a text or a list"),
+        ("[{config_name: a, data_files: [{path: a}]}]", "split is None, but must be a text or a number"),
+        ("[{config_name: a, data_files: 'a{1,2}.jsonl'}]", "path 'a{1,2}.jsonl' has braces, which stand for nothing"),
     ],
 )
-def test_a_card_that_cannot_be_read_is_named(configs: str, tmp_path: Path) -> None:
+def test_a_card_that_cannot_be_read_is_named(configs: str, fault: str, tmp_path: Path) -> None:
     folder = write(tmp_path, "a.jsonl", card=f"---\nconfigs: {configs}\n---\n")
-    with pytest.raises(MfpoError, match=r"README\.md: its `configs` cannot be read"):
+    with pytest.raises(MfpoError, match=rf"README\.md: its `configs` cannot be read \({re.escape(fault)}"):
         open_source(folder)
 
 
@@ -178,7 +242,25 @@ def test_a_card_whose_files_are_not_there_is_no_reason_to_read_others(tmp_path: 
 
 
 VALUES = st.recursive(
-    st.sampled_from(["train", "test", "data/*", "**", "../*", "/etc/*", "[", "a" * 500, "", None, 7, True]),
+    st.sampled_from(
+        [
+            "train",
+            "test",
+            "data/*",
+            "data/[!t]*",
+            "[z-a]",
+            "{a}",
+            "**",
+            "../*",
+            "/etc/*",
+            "[",
+            "a" * 500,
+            "",
+            None,
+            7,
+            True,
+        ]
+    ),
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(st.sampled_from(["split", "path", "config_name", "data_files", "data_dir", "default"]), inner)

@@ -6,7 +6,16 @@ from typing import Any
 
 from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.files import read_id, read_label, read_rows
-from mfpo.records import Message, decode_image, embedded_name, is_text, load_image, place_images, without_places
+from mfpo.records import (
+    Message,
+    bare_image,
+    decode_image,
+    embedded_name,
+    is_text,
+    load_image,
+    place_images,
+    without_places,
+)
 
 # LLaVA's and POPE's, AMBER's, MMHal-Bench's; the first that a row has counts.
 _TEXT_KEYS = ("text", "query", "question")
@@ -52,7 +61,7 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]
         row = {"question_id": number, "image": source.rpartition("/")[2], **row}
     question_id = read_id(dict(row), ("question_id", "id"), where)
     text = next((row[key] for key in _TEXT_KEYS if key in row), None)
-    image = row.get("image")
+    image = bare_image(row.get("image"))
     if question_id is None or not isinstance(text, str) or not text.strip() or not isinstance(image, str):
         raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
     if not without_places(text):

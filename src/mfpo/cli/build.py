@@ -131,7 +131,9 @@ def _report_build(out: Path, summary: Any) -> None:
     """Say what was written and what was set aside; the latter ends the command with a status of its own."""
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["left_out"]:
-        console.print(f"left out: {', '.join(summary['left_out'])}; choose with split=NAME or subset=NAME")
+        console.print(
+            f"left out: {', '.join(summary['left_out'])}; choose with split=NAME or subset=NAME, or give a file"
+        )
     if summary["set_aside"]:
         console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
         for reason, count in summary["reasons"].items():

@@ -17,16 +17,23 @@ _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
 TEXT_KEYS = ("model_answer", "text", "response", "caption")
 
-# What may stand before an answer: marks, "1.", "(A)", "Answer:", "The final answer is", and the instruction, repeated.
+# "Yes or no", as in an instruction, and "yes/no" say neither.
+_BOTH = r"[\s*_\"']*(?:[/|]|,?\s*or\b|and\b)[\s*_\"']*"
+EITHER = re.compile(rf"\b(?:yes{_BOTH}no|no{_BOTH}yes)\b", re.IGNORECASE)
+# What may stand before an answer: marks, "1.", "(A)", "Answer:", "The final answer is", and the question, repeated.
 _LEAD = re.compile(
-    r"(?:[\W_]|(?:\d+|[a-z])[.):\]]|(?:(?:the|my) )?(?:final )?answer(?: is)?\b|assistant\b"
-    r"|yes\s*(?:/|or|and)\s*no\b)*",
+    r"(?:[\W_]|(?:\d+|[a-z])[.):\]]|(?:(?:the|my|final|correct)\s+)*answer(?: is)?\b|question\b|assistant\b"
+    rf"|{EITHER.pattern}|(?:is|are|was|were|do|does|did|can|could|has|have)(?:n['’]t)?\b[^.!?\n]*\?)*",
     re.IGNORECASE,
 )
-_YES_NO = re.compile(r"(yes|no)(?![^\W_])", re.IGNORECASE)
+_YES_NO = re.compile(r"(?:yes|yep|yeah|yup|(no|nope|nah))(?![^\W_])", re.IGNORECASE)
 
-# The tags around a model's thoughts, Kimi-VL's too; the group is the slash of the closing one.
-_THINK = re.compile(r"[<◁](/?)think(?:ing)?[>▷]", re.IGNORECASE)
+# The tags around a model's thoughts, in the spellings of several models; the group is what marks the closing one.
+_THINK = re.compile(
+    r"(?:[<◁]|\[(?=(?-i:/?THINK\])))\|?\s*(?:(/|end_of_)\s*)?(?:begin_of_|seed:)?(?:think(?:ing)?|thoughts?|reasoning)"
+    r"(?:\s+\w+\s*=[^<>]*)?\s*\|?[>▷\]]",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TE
 
 
 def without_thoughts(text: str) -> str:
-    """What a model says, without its thoughts, which are between `<think>` and `</think>`.
+    """What a model says, without its thoughts, which are between `<think>` and `</think>`, or such tags.
 
     Where only the end is marked, the model's template began them; where only the beginning is, they were cut off.
 
@@ -133,7 +140,7 @@ def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
 
 
 def without_lead(text: str) -> str:
-    """What an answer begins with, without list numbers, marks and words that only announce it.
+    """What an answer begins with, without list numbers, marks, words that only announce it and the question.
 
     >>> [without_lead(text) for text in ("1. Yes", "**Answer:** (B) No.", "Yes or no? A dog.", "3 dogs")]
     ['Yes', 'No.', 'A dog.', '3 dogs']
@@ -144,7 +151,7 @@ def without_lead(text: str) -> str:
 def begins_with(text: str) -> str | None:
     """The "yes" or "no" that an answer begins with, if it does; `without_lead` says what may stand before."""
     match = _YES_NO.match(without_lead(text))
-    return match.group().lower() if match else None
+    return ("no" if match.group(1) else "yes") if match else None
 
 
 def check_captions(texts: Iterable[str]) -> None:

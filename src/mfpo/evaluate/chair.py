@@ -208,11 +208,18 @@ def _read_truth(path: Path) -> list[Truth]:
 
 
 def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    images = ByImage[tuple[str, set[str]]](path)
     for where, row in read_rows(path):
         image_id, objects = read_id(row, ("image_id",), where), row.get("objects")
         if image_id is None or not isinstance(objects, list) or not all(isinstance(name, str) for name in objects):
             raise MfpoError(f'{where}: must be {{"image_id": ..., "objects": ["class", ...]}}')
         name = read_id(row, ("file_name",), where) or (None if image_id.isdecimal() else image_id)
+        before, same = images.setdefault(images.add(image_id, name), (where, set(objects)))
+        if same != set(objects):
+            raise MfpoError(
+                f"{where}: image {some([image_id])} comes a second time, with other objects than in "
+                f"{before.rpartition(', ')[2]}; give each image once"
+            )
         yield image_id, name, objects
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import (
+    EITHER,
     TEXT_KEYS,
     Answer,
     Asked,
@@ -59,18 +60,19 @@ def read_yes_no(text: str) -> str | None:
     """What an answer says: "yes", "no", or None when it cannot be read.
 
     An answer that begins with yes or no is that. Of all others, as in POPE's script, only the first sentence counts,
-    the words "no" and "not" make it a "no", and they go before "yes". Different from there: case does not matter, "n't"
-    is a "not", every end of a sentence or line ends the first sentence, and what remains is a "yes" only if it has the
-    word "yes" or says "there is" or "there are". POPE takes all the rest for "yes", even an empty text.
+    the words "no" and "not" make it a "no", and they go before "yes". Different from there: a "yes" before a comma or
+    the like goes before what follows, "yes or no" is neither, case does not matter, "n't" is a "not", every end of a
+    sentence or line ends the first sentence, and what remains is a "yes" only if it has the word "yes" or says "there
+    is" or "there are". POPE takes all the rest for "yes", even an empty text.
 
     >>> [read_yes_no(text) for text in ("1. Yes, not a cat.", "There isn't any dog.", "There is a dog.", "A dog?")]
     ['yes', 'no', 'yes', None]
     """
     if said := begins_with(text):
         return said
-    sentence = re.split(r"[.!?\n]", without_lead(text).lower().replace("’", "'"), maxsplit=1)[0]
-    if re.search(r"\b(no|not|cannot)\b|n't\b", sentence):
-        return "no"
+    sentence = re.split(r"[.!?\n]", EITHER.sub("", without_lead(text)).lower().replace("’", "'"), maxsplit=1)[0]
+    if word := re.search(r"\b(?P<yes>yes)\b(?=\W*$|[^\w\s]*\s*[,;:–—])|\b(no|not|cannot)\b|n't\b", sentence):
+        return "yes" if word["yes"] else "no"
     return "yes" if re.search(r"\b(yes|there is|there's|there are)\b", sentence) else None
 
 

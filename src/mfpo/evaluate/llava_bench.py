@@ -20,10 +20,18 @@ from mfpo.files import read_field, read_json, read_rows, read_texts, some
 CATEGORIES = ("conv", "detail", "complex")
 # The system message and the rules of the three categories in RLHF-V's evaluation.
 _OFFICIAL = "3be7bce31adacb42b1d182d4a6260487ba92be9f05f906ffc917817cdc29ee9f"
-# One of the two scores: "8", "8/10", "Assistant 1: 8"; and both, with what may stand between and around them.
-_SCORE = r"(?:(?:assistant|answer|response)\s*{}[\s:*_]*)?(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10\b)?"
+# What may stand between and around two scores, and gives way to blanks: marks, bullets, "and", "/10".
+_MARKS = re.compile(
+    r"\\(?:boxed|text)\b|^[ \t]*[-+•][ \t]|[*_`#$|,;(\[\]{}]|\s?/\s?10\b|\b(?:out of 10|points?|and|vs\.?)(?!\w)",
+    re.IGNORECASE | re.MULTILINE,
+)
+# "1. 8" names whose score it is, as "Assistant 1: 8" does.
+_LIST_NUMBER = re.compile(r"^\s*([12])[.):](?=\s)", re.MULTILINE)
+_NAMED = r"(?:(?:assistant|answer|response|model|score)\s*{}\b\s*(?:[:=]|[-–]\s)?\s*)+"
+_SCORE = r"(\d+(?:\.\d+)?)"
 _SCORES = re.compile(
-    rf"[\s*_`]*(?:scores?[\s:*_]+)?{_SCORE.format(1)}(?:[\s,;*_]|and)+{_SCORE.format(2)}[ .*_`]*(?:\n|$)",
+    rf"\s*(?:scores\s*\)?:?|score\s*:)?\s*"
+    rf"(?:{_NAMED.format(1)}{_SCORE}\s+{_NAMED.format(2)}{_SCORE}|{_SCORE}\s+{_SCORE})[ .)]*(?:\n|$)",
     re.IGNORECASE,
 )
 # Our own wording; the official one is given by the user.
@@ -159,23 +167,26 @@ def read_scores(reply: str) -> tuple[float, float] | None:
 
 
 def read_scores_tolerantly(reply: str) -> tuple[float, float] | None:
-    """The two scores that a reply begins with, also if they are marked, named, or given out of 10.
+    """The two scores that a reply begins with, also if they are marked, named, numbered, or given out of 10.
 
     >>> read_scores_tolerantly("**8/10** **9/10**"), read_scores_tolerantly("Assistant 1: 8\\nAssistant 2: 9")
     ((8.0, 9.0), (8.0, 9.0))
     """
-    match = _SCORES.match(reply)
-    return read_scores(reply) or (read_scores(" ".join(match.groups())) if match else None)
+    said = _LIST_NUMBER.sub(r"assistant \1:", _MARKS.sub(" ", reply))
+    if match := _SCORES.match(said):
+        return read_scores(" ".join(filter(None, match.groups())))
+    # Officially a list number is a score.
+    return None if said.startswith("assistant") else read_scores(reply)
 
 
 def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
-    """The figures by the official rule, by the tolerant one too where that reads more, and the counts.
+    """The figures by the official rule, by the tolerant one too where that reads more or another, and the counts.
 
     Raises MfpoError when no verdict could be read by either.
     """
     unreadable = result.unreadable
     tolerant = replace(result, pairs=result.tolerant)
-    if len(tolerant.unreadable) == len(result.pairs):
+    if len(unreadable) == len(tolerant.unreadable) == len(result.pairs):
         reply = next(iter(result.pairs.values())).replies[-1]
         raise MfpoError(
             f"none of the {len(unreadable)} verdicts of {judge.settings.model} can be read ({reply[:80]!r}); "
@@ -192,7 +203,7 @@ def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
         **result.thinking,
         "unreadable": len(unreadable),
         "unreadable_questions": unreadable,
-        **(more if tolerant.unreadable != unreadable else {}),
+        **(more if tolerant.pairs != result.pairs else {}),
         "judge": judge.report(),
         "details": [
             {"question_id": name, "category": result.categories[name]} | asdict(pair) | {"replies": list(pair.replies)}
@@ -265,9 +276,10 @@ def _figures(result: LlavaBench) -> dict[str, Any]:
 
 
 def _read_tolerantly(verdict: Verdict[tuple[float, float]]) -> Verdict[tuple[float, float]]:
-    """The verdict, if need be with what the tolerant rule reads in the first reply that it can read."""
-    readings = map(read_scores_tolerantly, map(without_thoughts, verdict.replies))
-    return replace(verdict, reading=verdict.reading or next(filter(None, readings), None))
+    """The verdict with what the tolerant rule reads, where the official rule does or in the first reply that it can."""
+    said = [without_thoughts(reply) for reply in verdict.replies]
+    readings = map(read_scores_tolerantly, [text for text in said if read_scores(text)] or said)
+    return replace(verdict, reading=next(filter(None, readings), None))
 
 
 def _pair(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Pair:

@@ -23,17 +23,21 @@ PLACES = ("image_contents", "question", "human_answer", "answer")
 _OFFICIAL = "2db099baee2b452ef26411b0be54e390817430773b7024d03dde4d0f1b742a19"
 _QUESTIONS = 96
 
-# "Rating: **4**", "rating - 4/6", "Rating (0-6): 4", "Rating: \boxed{4}", "Rating is 4"; not "Rating: 10".
-_MARKS = r"[^\w.,;!?]{0,12}"
+# Marks that say nothing, which give way to blanks; each line keeps its end.
+_MARKS = re.compile(r"""\\?(?:boxed|text)\{|[*_#`$|"{}]|[^\S\n]+""")
+# "Rating: 4", "rating - 4/6", "Rating (0-6): 4", "Rating is 4"; not "Rating: 10", "3.5", "3-4" or "4 of 10".
+_SCALE = r"0\s?(?:[-–]|to)\s?6\b"
+_GAP = r"[^\w.,;!?]{0,12}"
 _RATING = re.compile(
     rf"""
-    (?P<begins> ^[\W_]{{0,12}} (?:(?:my|the|final|overall)\s+){{0,2}} )?     # where it begins a line
-    (?<![^\W_]) rating (?![^\W_]) _*
-    (?: \s*[(\[] (?:0\s*(?:[-–]|to)|out\ of) \s*6[)\]] )?                    # the scale
-    {_MARKS} (?P<told> (?:is|of|would\ be)\b {_MARKS} )?
-    (?: \\?(?:boxed|text)\{{ )* {_MARKS}
+    (?P<begins> ^\W{{0,12}} (?:(?:my|the|final|overall)\ ){{0,2}} )?       # where it begins a line
+    (?P<denied> \b(?:no|not)\ (?:an?\ |the\ )? )?
+    \b rating \b
+    (?: \ ?[(\[]? (?:on\ a\ scale\ )? (?:(?:of|from)\ )? {_SCALE} [)\]]? | \ ?[(\[]out\ of\ 6[)\]] )?
+    {_GAP} (?P<told> (?:is|of|(?:would|should|must|will)\ be)\b {_GAP} )?
     (?<!-) (?P<number>[0-6]) (?:\.0+)?
-    (?! \d | \.\d | \s*(?:[-–]|to|or)\s*\d | \W*(?:/|out\ of)\s*(?!6\b)\d )  # "10", "3.5", "3-4", "4/10"
+    (?! \d | [.,]\d | \ ?(?:[-–~]|to|or)\ ?\d
+      | [\ ,(]*(?:(?:stars?|points?|out|on|a|scale)\ )*(?:/|of|from)\ ?(?!6\b|{_SCALE})(?:\d|five|ten) )
     """,
     re.MULTILINE | re.VERBOSE,
 )
@@ -157,19 +161,20 @@ def read_rating(reply: str) -> Rating | None:
     """The rating in a reply, or None when neither rule can read it.
 
     Official: exactly one of "rating: 0" to "rating: 6" stands in it. Tolerant: the last rating that is stated by itself
-    ("Rating: 4"), those that begin a line first; or else the last that a sentence tells ("a rating of 4").
+    ("Rating: 4"), those that begin a line first; or else the one that sentences tell ("a rating of 4").
 
     >>> read_rating("Rating: **4**"), read_rating("Rating: 10"), read_rating("Good.")
     (Rating(official=None, tolerant=4), Rating(official=1, tolerant=None), None)
     """
     text = reply.lower()
     found = [rating for rating in range(7) if f"rating: {rating}" in text]
-    stated = max(
-        _RATING.finditer(text),
-        key=lambda match: (match["told"] is None, match["begins"] is not None, match.start()),
-        default=None,
-    )
-    rating = Rating(found[0] if len(found) == 1 else None, int(stated["number"]) if stated else None)
+    matches = [match for match in _RATING.finditer(_MARKS.sub(" ", text)) if not match["denied"]]
+    stated = [match for match in matches if not match["told"]]
+    begins = [match for match in stated if match["begins"] is not None]
+    numbers = [int(match["number"]) for match in begins or stated or matches]
+    # Sentences that tell several ratings weigh them.
+    clear = numbers and (stated or len(set(numbers)) == 1)
+    rating = Rating(found[0] if len(found) == 1 else None, numbers[-1] if clear else None)
     return None if rating == (None, None) else rating
 
 

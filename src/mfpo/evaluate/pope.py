@@ -147,11 +147,14 @@ def _in_folder(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("*.jsonl")) + sorted(folder.glob("*.jsonl.gz"))
     stems = {file.name.partition(".jsonl")[0] for file in files}
+    found = sorted(folder.glob("*.json")) + sorted(folder.glob("*.json.gz"))
     jsons = [
         file
-        for file in sorted(folder.glob("*.json"))
+        for file in found
         # "random.jsonl.made_by.json" is the note of a killed `mfpo answer`.
-        if file.stem not in stems and ".jsonl" not in file.suffixes and any(split in file.name for split in SPLITS)
+        if file.name.partition(".json")[0] not in stems
+        and ".jsonl" not in file.suffixes
+        and any(split in file.name for split in SPLITS)
     ]
     return files + jsons
 

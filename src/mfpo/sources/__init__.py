@@ -95,6 +95,11 @@ def _find_kind(file: Path, format: str | None) -> type[TableSource]:
     for kind in kinds:
         if all(found.intersection(either(column)) for column in kind.columns):
             return kind
-    needed = "; ".join(f"{kind.format}: {', '.join(kind.columns)}" for kind in kinds)
-    names = ", ".join(name[:40] for name in sorted(found)[:20]) or "none"
-    raise MfpoError(f"{file}: columns {names}, but needed are ({needed})")
+    # Of those that fit equally well, the last is anybody's.
+    nearest = max(reversed(kinds), key=lambda kind: sum(bool(found.intersection(either(c))) for c in kind.columns))
+    which = f"format {format}" if format else f"{nearest.format}, the nearest format,"
+    lacking = ", ".join(column for column in nearest.columns if not found.intersection(either(column)))
+    names = ", ".join(name[:40] for name in sorted(found)[:6]) + f" and {len(found) - 6} more" * (len(found) > 6)
+    raise MfpoError(
+        f"{file}: columns {names or 'none'}, but {which} also needs {lacking}; docs/sources.md lists all formats"
+    )

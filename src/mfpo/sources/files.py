@@ -36,15 +36,21 @@ def download_dataset(name: str) -> Path:
 def data_files(folder: Path) -> list[Path]:
     """The Parquet, JSONL and JSON files below `folder`, in order of their names; of JSON files those with an array.
 
-    A .json file without one is mostly a description that lies beside the data. Raises MfpoError where there are none.
+    A .json file without one is mostly a description that lies beside the data. What a program hides (`.git`,
+    `__MACOSX`) is left out, as by `datasets`. Raises MfpoError where there are none.
     """
     found = sorted(file for file in folder.rglob("*") if file.name.endswith(DATA_FILES) and file.is_file())
-    files = [file for file in found if ".json" not in file.suffixes or _is_array(file)]
+    seen = [file for file in found if not _is_hidden(file.relative_to(folder))]
+    files = [file for file in seen if ".json" not in file.suffixes or _is_array(file)]
     if not files:
         raise MfpoError(
             f"{folder}: no .parquet or .jsonl files and no .json array there; give a file, or a folder of them"
         )
     return files
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in file.parts)
 
 
 def of_one_kind(files: Sequence[Path]) -> list[Path]:

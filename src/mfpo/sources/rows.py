@@ -11,6 +11,7 @@ from mfpo.records import (
     Message,
     NamedMask,
     answer_text,
+    bare_image,
     check_image,
     decode_base64,
     embedded_name,
@@ -123,10 +124,11 @@ def read_images(row: dict[str, Any], column: str, folder: Path, root: Path) -> l
 
 def read_image(image: Any, folder: Path, name: str, root: Path | None = None) -> EncodedImage:
     """An image of a row: embedded as {"bytes", "path"} or as base64, by `name` if it has no path; or a path."""
+    image = bare_image(image)
     if isinstance(image, str) and embedded_name(image):
         image = {"bytes": image}
-    if not isinstance(image, dict) or not image.get("bytes"):
-        return load_image(folder, image.get("path") if isinstance(image, dict) else image, root)
+    if not isinstance(image, dict):
+        return load_image(folder, image, root)
     path, data = image.get("path") or name, image["bytes"]
     if not is_text(path):
         raise RecordError(f"image {brief(name)} has a path that is no text")

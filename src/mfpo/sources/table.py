@@ -39,7 +39,7 @@ class TableSource(ABC):
         self._folder = folder
         self._root = root or folder
         self.left_out: list[str] = []
-        """The splits and subsets of the dataset that are not read."""
+        """The splits, subsets and other files of the dataset that are not read."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         needed = [name for column in (*self.columns, self.images) for name in either(column)]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
 from mfpo.build.regions import Search, is_named, match_regions
@@ -28,8 +27,12 @@ class CocoRegions:
             self._images[self._images.add(image.id, image.name)] = image
         if min(len(set(stems)), len(self._images)) < len(images):
             raise MfpoError(f"{file}: two images have one file name; give each its own, as images are found by it")
-        if all(_lacks_mask(entry) for image in images for _, entry in image.annotations):
-            raise MfpoError(f"{file}: no annotation has a mask; give masks, or let --regions grounded-sam find them")
+        # A file with masks has one in its first annotations: no other is drawn here.
+        if not any(_has_mask(entry, image) for image in images for _, entry in image.annotations):
+            raise MfpoError(
+                f"{file}: no annotation has a mask of pixels in its image; give such masks, or let "
+                "--regions grounded-sam find them"
+            )
         self._file = file
         self._settings = settings
 
@@ -46,10 +49,9 @@ class CocoRegions:
         named = {name for name, _ in image.annotations if any(is_named(one["text"], name) for one in keywords)}
         try:
             return [(name, _mask_of(entry, image)) for name, entry in image.annotations if name in named]
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:80]
+        except ValueError as error:
             raise RecordError(
-                f"the annotations of image {image.id[:40]} in {self._file} are broken ({reason})"
+                f"the annotations of image {image.id[:40]} in {self._file} are broken ({error})"
             ) from None
 
     def _search(self, search: Search) -> list[Region] | RecordError:
@@ -59,7 +61,9 @@ class CocoRegions:
             objects = self.objects(path, search.keywords)
             # Polygons that were drawn for another size may leave nothing in this one.
             if objects and (annotated := self._find(path).size) != size:
-                raise RecordError(f"image is {size}, but {self._file} says {annotated} (height, width)")
+                raise RecordError(
+                    f"image is {list(size)}, but {self._file} says [height, width] is {list(annotated or [])}"
+                )
             return match_regions(search, objects, self._settings)
         except RecordError as error:
             return error
@@ -72,13 +76,38 @@ class CocoRegions:
         return self._images[key]
 
 
+class _NoMask(ValueError):
+    """An object has an area, but no mask in pixels."""
+
+
+def _has_mask(annotation: dict[str, Any], image: CocoImage) -> bool:
+    try:
+        _mask_of(annotation, image)
+    except _NoMask:
+        return False
+    except ValueError:  # broken otherwise, which the row says that needs it
+        return True
+    return not _lacks_mask(annotation)
+
+
 def _mask_of(annotation: dict[str, Any], image: CocoImage) -> RLE:
+    if annotation.get("bbox") and _lacks_mask(annotation):
+        raise _NoMask("an object has a box, but no mask")
     if image.size is None:
         raise ValueError("height and width must be whole numbers from 1 to 65535")
-    if annotation.get("bbox") and _lacks_mask(annotation):
-        raise ValueError("an object has a box, but no mask")
     # Without a box, an empty list is an object of no area.
-    return as_mask(annotation.get("segmentation", []), *image.size)
+    segmentation = annotation.get("segmentation", [])
+    mask = as_mask(segmentation, *image.size)
+    box, area = annotation.get("bbox"), annotation.get("area", 0)
+    areas = [area if _is_number(area) else 0]
+    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
+        areas.append(box[2] * box[3])
+    if isinstance(segmentation, list):
+        areas.append(_spanned(segmentation))
+    # COCO has some objects of less than a pixel, which leave none.
+    if max(areas) > 1 and not coco_mask.area(mask):
+        raise _NoMask("an object has a box or an area, but its mask is empty")
+    return mask
 
 
 def _lacks_mask(annotation: dict[str, Any]) -> bool:
@@ -90,30 +119,49 @@ def _lacks_mask(annotation: dict[str, Any]) -> bool:
 def as_mask(segmentation: Any, height: int, width: int) -> RLE:
     """One object's `segmentation` as compressed run lengths: polygons are drawn and united, run lengths compressed.
 
-    Raises ValueError or TypeError for what is broken, which pycocotools would read beyond its memory.
+    Raises ValueError for what is broken, which pycocotools would read beyond its memory.
     """
     if isinstance(segmentation, list):
-        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
-        if any(polygon.ndim != 1 for polygon in polygons) or (len(polygons) > 2 and all(len(p) == 2 for p in polygons)):
-            raise ValueError("polygons are no lists [x, y, x, y, ...]")
-        # Annotations hold some "polygons" of one or two points, which pycocotools takes for boxes or refuses.
-        polygons = [polygon for polygon in polygons if len(polygon) >= 6]
-        limit = 10 * max(height, width)
-        if not all((np.abs(polygon) <= limit).all() and len(polygon) % 2 == 0 for polygon in polygons):
-            raise ValueError("a polygon lies far outside of its image, or half a point is missing")
-        if not polygons:
-            polygons = [np.zeros(6)]
-        return as_rle(coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width)))
-    size, counts = [int(side) for side in segmentation["size"]], segmentation["counts"]
+        return _draw(segmentation, height, width)
+    if not isinstance(segmentation, dict):
+        raise ValueError(f"segmentation is {repr(segmentation)[:40]}, but must be polygons or run lengths")
+    size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
-        raise ValueError(f"run lengths of {size} for an image of {[height, width]}")
+        raise ValueError(f"run lengths of size {repr(size)[:40]} for an image of {[height, width]}")
     if isinstance(counts, list):
-        if any(run < 0 or run != int(run) for run in counts) or sum(counts) != size[0] * size[1]:
+        if not all(_is_number(run) and run >= 0 and run == int(run) for run in counts) or sum(counts) != height * width:
             raise ValueError(f"run lengths do not cover {size}")
-        return as_rle(coco_mask.frPyObjects({"size": size, "counts": counts}, height, width))
+        return as_rle(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
     if not isinstance(counts, str):
-        raise TypeError("run lengths are neither a list nor a text")
-    mask = RLE(size=size, counts=counts)
+        raise ValueError(f"counts is {repr(counts)[:40]}, but must be a list or a text")
+    mask = RLE(size=[height, width], counts=counts)
     if not is_whole(mask):
         raise ValueError(f"run lengths do not cover {size}")
     return mask
+
+
+def _draw(polygons: list[Any], height: int, width: int) -> RLE:
+    if not all(isinstance(polygon, list) and all(map(_is_number, polygon)) for polygon in polygons):
+        raise ValueError("polygons are no lists [x, y, x, y, ...] of numbers")
+    if len(polygons) > 2 and all(len(polygon) == 2 for polygon in polygons):
+        raise ValueError("polygons are no lists [x, y, x, y, ...], but points")
+    sides = [side for polygon in polygons for side in polygon]
+    if sides and 0 <= min(sides) <= max(sides) <= 1 < height * width and _spanned(polygons) > 0:
+        raise _NoMask("its polygons are numbers from 0 to 1, but must be pixels")
+    # Annotations hold some "polygons" of one or two points, which pycocotools takes for boxes or refuses.
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]
+    limit = 10 * max(height, width)
+    if not all(max(map(abs, polygon)) <= limit and len(polygon) % 2 == 0 for polygon in polygons):
+        raise ValueError("a polygon lies far outside of its image, or half a point is missing")
+    return as_rle(coco_mask.merge(coco_mask.frPyObjects(polygons or [[0] * 6], height, width)))
+
+
+def _spanned(polygons: list[list[float]]) -> float:
+    """The area of the box around all points."""
+    across, down = ([side for polygon in polygons for side in polygon[start::2]] for start in (0, 1))
+    return (max(across) - min(across)) * (max(down) - min(down)) if across and down else 0
+
+
+def _is_number(value: Any) -> bool:
+    """Whether `value` is a number, and a float can hold it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
