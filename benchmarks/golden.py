@@ -121,11 +121,15 @@ def build(data: Path, out: Path) -> None:
     photos = data / "photos"
     mfpo(out, "build", photos / "preferences.jsonl", "--images", photos, "--regions",
          f"coco={photos / 'instances.json'}", "--out", "photos")  # fmt: skip
-    mfpo(out, "build", "picturebook:48", "--out", "built", "seed=3")
-    mfpo(out, "rank", "built", "--model", "picturebook", "--out", "ranked")
+    # The kind of rejected image that makes a method what it is.
+    kinds = {"mdpo": "crop", "povid": "global"}
+    for kind in ("region", "crop", "global"):
+        mfpo(out, "build", "picturebook:48", "--out", f"built-{kind}", "--corruption", kind, "seed=3")
+        mfpo(out, "rank", f"built-{kind}", "--model", "picturebook", "--out", f"ranked-{kind}")
     for method in ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"):
-        mfpo(out, "train", "ranked", "--model", "picturebook", "--out", f"run-{method}", f"method={method}", "epochs=1")
-    mfpo(out, "train", "ranked", "--model", "picturebook", "--out", "run-lora", "epochs=1", "lora_rank=8")
+        mfpo(out, "train", f"ranked-{kinds.get(method, 'region')}", "--model", "picturebook", "--out", f"run-{method}",
+             f"method={method}", "epochs=1")  # fmt: skip
+    mfpo(out, "train", "ranked-region", "--model", "picturebook", "--out", "run-lora", "epochs=1", "lora_rank=8")
     mfpo(out, "picturebook", "draw", "--out", "scenes", "--count", "6")
     mfpo(out, "answer", "scenes/questions.jsonl", "--model", "run-mfpo/model", "--images", "scenes", "--out", "a.jsonl")
     mfpo(out, "answer", "scenes/questions.jsonl", "--model", "run-lora/model", "--images", "scenes", "--out", "b.jsonl")

@@ -134,9 +134,72 @@ def test_mistakes_are_one_line_that_names_them(mfpo, tmp_path, photos, arguments
     assert not (tmp_path / "out").exists()
 
 
+LIGHT = """
+import json, sys
+from mfpo.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["mfpo", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 1, arguments
+    heavy = {"torch", "transformers", "datasets", "textblob", "matplotlib"} & sys.modules.keys()
+    assert not heavy, (arguments, heavy)
+"""
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
+    """Wrong paths, keys and names, of each command: torch alone takes longer than anyone likes to wait."""
+    out = ["--out", str(tmp_path / "out")]
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train-00000.parquet").write_bytes(b"looked into later")
+    asked = ["answer", str(data / "train-00000.parquet"), "--images", str(tmp_path), *out]
+    commands = [
+        ["build", "none.jsonl", *out],
+        ["build", str(data), "--images", "none", *out],
+        ["build", str(data), "--regions", "coco=none.json", *out],
+        ["build", str(data), *out, "topk=3"],
+        ["rank", "none", "--model", "picturebook", *out],
+        ["rank", str(data), "--model", "none", *out],
+        ["rank", str(data), "--model", "picturebook", *out, "levls=3"],
+        ["train", "none", "--model", "picturebook", *out],
+        ["train", str(data), "--model", "none", *out],
+        ["train", str(data), "--model", "picturebook", *out, "lora_rnk=3"],
+        ["train", str(data), "--model", "picturebook", *out, "--method", "ppo"],
+        ["answer", "none.jsonl", "--images", str(tmp_path), "--model", "picturebook", *out],
+        [*asked, "--model", "none"],
+        [*asked, "--model", "picturebook", "--decode", "vcd", "cd_alhpa=1"],
+        ["eval", "chair", "none.jsonl", "--annotations", "none.json"],
+        ["eval", "amber", str(data / "train-00000.parquet"), "--annotations", "none"],
+        ["reproduce", "tabel1", *out],
+        ["reproduce", "table1", "--scale", "paper", "--config", "none.yaml", *out],
+        ["settings", "trian"],
+    ]
+    ran = subprocess.run([sys.executable, "-c", LIGHT, json.dumps(commands)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("error: ") == ran.stderr.count("\n") == len(commands)
+
+
+def test_settings_lists_what_has_settings(mfpo):
+    status, out, _ = mfpo("settings")
+    assert status == 0
+    assert {"build", "rank", "train", "vcd", "opera", "judge", "pretrain"} <= set(re.findall(r"[\w-]+", out))
+
+
+def test_a_wrong_key_names_the_file_that_it_stands_in(mfpo, tmp_path):
+    (tmp_path / "my.yaml").write_text("epochs: 1\nlora_rnk: 8\n")
+    status, _, err = mfpo("train", "data", "--model", "m", "--out", "o", "--config", tmp_path / "my.yaml", "bta=1")
+    assert status == 1
+    assert f"no setting is named 'lora_rnk' in {tmp_path / 'my.yaml'}, did you mean 'lora_rank'?" in err
+    assert "no setting is named 'bta', did you mean 'beta'?" in err
+
+
 def test_a_question_about_a_missing_image_is_refused_before_the_model_is_loaded(mfpo, tmp_path):
     questions = write_rows(tmp_path / "q.jsonl", [{"question_id": 1, "image": "blue.png", "text": "What is it?"}])
-    status, _, err = mfpo("answer", questions, "--model", "none", "--images", tmp_path, "--out", tmp_path / "a.jsonl")
+    status, _, err = mfpo(
+        "answer", questions, "--model", "picturebook", "--images", tmp_path, "--out", tmp_path / "a.jsonl"
+    )
     assert status == 1
     assert "line 1" in err
     assert "blue.png" in err

@@ -7,7 +7,7 @@ import pytest
 
 from mfpo.cli import main
 from mfpo.errors import SettingError
-from mfpo.study import figures, questions
+from mfpo.study import NAMES, figures, questions
 from mfpo.study.experiments import EXPERIMENTS, Result
 from mfpo.study.statistics import Estimate
 from mfpo.study.study import NotOnScale
@@ -46,6 +46,10 @@ def experiments(monkeypatch) -> dict[str, list[int]]:
     for name, experiment in {"table1": table, "table2": lacks, "rates": rates}.items():
         monkeypatch.setitem(EXPERIMENTS, name, experiment)
     return ran
+
+
+def test_the_names_are_those_of_the_experiments():
+    assert list(EXPERIMENTS) == list(NAMES)
 
 
 def test_all_is_what_the_scale_has_and_says_what_it_leaves_out(experiments, tmp_path, capsys):

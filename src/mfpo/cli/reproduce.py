@@ -1,5 +1,6 @@
 """The command `mfpo reproduce`: nothing but parsing, calls and tables."""
 
+import difflib
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from mfpo.cli.console import console
-from mfpo.errors import SettingError
+from mfpo.errors import SettingError, brief
+from mfpo.folders import check_readable
 from mfpo.settings import read_settings
+from mfpo.study import NAMES
 
 # The seed of the pairs and scenes that learning rates are chosen on; those of tables are below it.
 _VALIDATION_SEED = 90
@@ -29,16 +32,19 @@ def reproduce(
 
     Example: mfpo reproduce table4 table8 --seeds 3 --out runs/study
     """
-    from mfpo.study import figures, questions
+    unknown = [name for name in names if name not in ("all", *NAMES)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are all, {', '.join(NAMES)}"
+        raise SettingError(f"no experiment is named {brief(unknown[0])}; {hint}")
+    check_readable(config)
+    from mfpo.study import figures, questions  # seconds of imports: a mistake is told before them
     from mfpo.study.experiments import EXPERIMENTS
     from mfpo.study.study import NotOnScale, Study
 
     del figures, questions  # importing them has registered their experiments
     every = [name for name in EXPERIMENTS if name != "rates"]
     chosen = list(dict.fromkeys(one for name in names for one in (every if name == "all" else [name])))
-    unknown = [name for name in chosen if name not in EXPERIMENTS]
-    if unknown:
-        raise SettingError(f"no experiment is named {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
     if chosen == ["rates"] and {"--seeds", "--first-seed"} & {*_options(context)}:
         raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
     if out.exists() and not out.is_dir():

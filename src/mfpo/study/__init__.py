@@ -1,1 +1,7 @@
 """The paper's tables and figures, each as one command: `mfpo reproduce`."""
+
+# The experiments in the order in which they are listed; a wrong name is told without importing them.
+NAMES = (
+    *(f"table{number}" for number in range(1, 10)), "rates", "figure1", "figure2", "figure5", "figure6", "figure7",
+    "figure8", "data-size", "image-loss", "targets", "image-gradients", "carry-over",
+)  # fmt: skip
