@@ -49,7 +49,9 @@ def test_code_of_a_model_is_never_run(model):
 
 def write_adapter(folder, base):
     folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": base})
+    )
     return folder
 
 
