@@ -218,7 +218,9 @@ QUESTION = {"question_id": 1, "image": "red.png", "text": "What is it?"}
 )
 def test_questions_are_checked(mfpo, tmp_path, photos, rows, words):
     questions = write_rows(tmp_path / "q.jsonl", rows)
-    status, _, err = mfpo("answer", questions, "--model", "none", "--images", photos, "--out", tmp_path / "a.jsonl")
+    status, _, err = mfpo(
+        "answer", questions, "--model", "picturebook", "--images", photos, "--out", tmp_path / "a.jsonl"
+    )
     assert status == 1
     assert words in err
 

@@ -118,7 +118,7 @@ def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["table12"], "no experiment is named 'table12'; there are all, table1"),
+        (["table12"], "no experiment is named 'table12'; did you mean 'table"),
         (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
         (["rates", "--seeds", "2"], "rates are chosen with a seed of their own"),
         (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),

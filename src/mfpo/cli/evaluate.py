@@ -14,9 +14,7 @@ from mfpo.folders import check_file, check_readable
 
 eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
 
-Answers = Annotated[
-    Path, typer.Argument(callback=check_readable, help="JSONL of answers, ours or another tool's; docs/evaluate.md.")
-]
+Answers = Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")]
 Json = Annotated[Path | None, typer.Option("--json", callback=check_file, help="File to write every figure to.")]
 JUDGE = typer.Option(help="The judge, as the endpoint calls it.")
 Endpoint = Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")]
@@ -35,9 +33,7 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Count what 
 @eval_app.command("chair")
 def eval_chair(
     answers: Answers,
-    annotations: Annotated[
-        Path, typer.Option(callback=check_readable, help="COCO instances JSON, or JSONL with image_id and objects.")
-    ],
+    annotations: Annotated[Path, typer.Option(help="COCO instances JSON, or JSONL with image_id and objects.")],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -45,6 +41,8 @@ def eval_chair(
 
     Example: mfpo eval chair captions.jsonl --annotations instances_val2014.json --json chair.json
     """
+    check_readable(answers)
+    check_readable(annotations)
     from mfpo.evaluate.answers import read_answers
     from mfpo.evaluate.chair import chair, chair_json, load_annotations
 
@@ -70,9 +68,7 @@ def eval_truth(
 @eval_app.command("existence")
 def eval_existence(
     answers: Answers,
-    annotations: Annotated[
-        Path | None, typer.Option(callback=check_readable, help="The questions, with label yes or no.")
-    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="The questions, with label yes or no.")] = None,
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -80,6 +76,8 @@ def eval_existence(
 
     Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.json --json existence.json
     """
+    check_readable(answers)
+    check_readable(annotations)
     from mfpo.evaluate.answers import read_answers
     from mfpo.evaluate.existence import (
         existence,
@@ -103,7 +101,7 @@ def eval_pope(
     answers: Annotated[
         list[Path], typer.Argument(help="A file a split, its name in the file's; their folder; one of all.")
     ],
-    annotations: Annotated[Path, typer.Option(callback=check_readable, help="Folder of POPE's question files.")],
+    annotations: Annotated[Path, typer.Option(help="Folder of POPE's question files.")],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -111,6 +109,7 @@ def eval_pope(
 
     Example: mfpo eval pope answers/ --annotations pope --json pope.json
     """
+    check_readable(annotations)
     from mfpo.evaluate.pope import pope, pope_json, read_pope
 
     given, questions = read_pope(answers, annotations)
@@ -120,7 +119,7 @@ def eval_pope(
 @eval_app.command("amber")
 def eval_amber(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(callback=check_readable, help="Folder of AMBER's data.")],
+    annotations: Annotated[Path, typer.Option(help="Folder of AMBER's data.")],
     allow_missing: AllowMissing = False,
     json_file: Json = None,
 ) -> None:
@@ -128,6 +127,8 @@ def eval_amber(
 
     Example: mfpo eval amber answers.json --annotations AMBER/data --json amber.json
     """
+    check_readable(answers)
+    check_readable(annotations)
     from mfpo.evaluate.amber import amber, amber_json, load_amber
     from mfpo.evaluate.amber_words import open_reading
     from mfpo.evaluate.answers import read_answers
@@ -140,7 +141,7 @@ def eval_amber(
 @eval_app.command("mmhal")
 def eval_mmhal(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(callback=check_readable, help="MMHal-Bench's template file.")],
+    annotations: Annotated[Path, typer.Option(help="MMHal-Bench's template file.")],
     judge: Annotated[str, JUDGE],
     endpoint: Endpoint = OPENAI,
     template: Template = None,
@@ -153,6 +154,8 @@ def eval_mmhal(
 
     Example: mfpo eval mmhal answers.jsonl --annotations mmhal-bench_answer_template.json --judge gpt-4-1106-preview
     """
+    check_readable(answers)
+    check_readable(annotations)
     from mfpo.evaluate.judged import judge_mmhal
     from mfpo.evaluate.mmhal import mmhal_json
 
@@ -164,7 +167,7 @@ def eval_mmhal(
 @eval_app.command("llava-bench")
 def eval_llava_bench(
     answers: Answers,
-    annotations: Annotated[Path, typer.Option(callback=check_readable, help="Folder of LLaVA-Bench (COCO).")],
+    annotations: Annotated[Path, typer.Option(help="Folder of LLaVA-Bench (COCO).")],
     judge: Annotated[str, JUDGE],
     endpoint: Endpoint = OPENAI,
     system: System = None,
@@ -178,6 +181,8 @@ def eval_llava_bench(
 
     Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
     """
+    check_readable(answers)
+    check_readable(annotations)
     from mfpo.evaluate.judged import judge_llava_bench
     from mfpo.evaluate.llava_bench import llava_bench_json
 
@@ -191,9 +196,7 @@ def eval_llava_bench(
 @eval_app.command("object-halbench")
 def eval_object_halbench(
     answers: Answers,
-    annotations: Annotated[
-        Path, typer.Option(callback=check_readable, help="CHAIR's truth, as for `mfpo eval chair`.")
-    ],
+    annotations: Annotated[Path, typer.Option(help="CHAIR's truth, as for `mfpo eval chair`.")],
     questions: Questions = None,
     synonyms: Synonyms = None,
     extract: Extract = None,
@@ -210,6 +213,8 @@ def eval_object_halbench(
 
     Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz --synonyms synonyms_refine.txt
     """
+    check_readable(answers)
+    check_readable(annotations)
     from mfpo.evaluate.judged import judge_object_halbench
     from mfpo.evaluate.object_halbench import object_halbench_json
 
@@ -229,10 +234,10 @@ def eval_object_halbench(
 
 @eval_app.command("compare")
 def eval_compare(
-    a: Annotated[Path, typer.Argument(callback=check_readable, help="Answers of one model.")],
-    b: Annotated[Path, typer.Argument(callback=check_readable, help="Answers of another to the same questions.")],
+    a: Annotated[Path, typer.Argument(help="Answers of one model.")],
+    b: Annotated[Path, typer.Argument(help="Answers of another to the same questions.")],
     benchmark: Annotated[str, typer.Option(help="The name of its command, such as chair or mmhal.")],
-    annotations: Annotated[Path, typer.Option(callback=check_readable, help="What scores them.")],
+    annotations: Annotated[Path, typer.Option(help="What scores them.")],
     judge: Annotated[str | None, JUDGE] = None,
     endpoint: Endpoint = OPENAI,
     template: Template = None,
@@ -252,6 +257,9 @@ def eval_compare(
 
     Example: mfpo eval compare base.jsonl mfpo.jsonl --benchmark chair --annotations instances.json
     """
+    check_readable(annotations)
+    check_readable(a)
+    check_readable(b)
     from mfpo.evaluate.compare import compare_answers
     from mfpo.folders import write_json
 

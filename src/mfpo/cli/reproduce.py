@@ -37,6 +37,14 @@ def reproduce(
         near = difflib.get_close_matches(unknown[0], NAMES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are all, {', '.join(NAMES)}"
         raise SettingError(f"no experiment is named {brief(unknown[0])}; {hint}")
+    if set(names) == {"rates"} and {"--seeds", "--first-seed"} & {*_options(context)}:
+        raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out {out} is a file; give a folder")
+    if scale == "paper" and {"--scenes", "--pairs"} & {*_options(context)}:
+        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
+    if first_seed + seeds > _VALIDATION_SEED:
+        raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
     check_readable(config)
     from mfpo.study import figures, questions  # seconds of imports: a mistake is told before them
     from mfpo.study.experiments import EXPERIMENTS
@@ -45,14 +53,6 @@ def reproduce(
     del figures, questions  # importing them has registered their experiments
     every = [name for name in EXPERIMENTS if name != "rates"]
     chosen = list(dict.fromkeys(one for name in names for one in (every if name == "all" else [name])))
-    if chosen == ["rates"] and {"--seeds", "--first-seed"} & {*_options(context)}:
-        raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"--out {out} is a file; give a folder")
-    if scale == "paper" and {"--scenes", "--pairs"} & {*_options(context)}:
-        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
-    if first_seed + seeds > _VALIDATION_SEED:
-        raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
     # Before the first of them, so that a mistake is told before hours of work.
     scales = {kind: _scale(scale, config, out, scenes, pairs, kind) for kind in dict.fromkeys(map(_kind, chosen))}
     is_incomplete = False
