@@ -131,8 +131,8 @@ def build(data: Path, out: Path) -> None:
              f"method={method}", "epochs=1")  # fmt: skip
     mfpo(out, "train", "ranked-region", "--model", "picturebook", "--out", "run-lora", "epochs=1", "lora_rank=8")
     mfpo(out, "picturebook", "draw", "--out", "scenes", "--count", "6")
-    mfpo(out, "answer", "scenes/questions.jsonl", "--model", "run-mfpo/model", "--images", "scenes", "--out", "a.jsonl")
-    mfpo(out, "answer", "scenes/questions.jsonl", "--model", "run-lora/model", "--images", "scenes", "--out", "b.jsonl")
+    mfpo(out, "answer", "scenes/captions.jsonl", "--model", "run-mfpo/model", "--images", "scenes", "--out", "a.jsonl")
+    mfpo(out, "answer", "scenes/captions.jsonl", "--model", "run-lora/model", "--images", "scenes", "--out", "b.jsonl")
 
 
 def hashes(out: Path) -> dict[str, str]:
