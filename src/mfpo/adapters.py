@@ -62,7 +62,7 @@ def read_config(path: Path) -> PeftConfig:
     try:
         config = PeftConfig.from_pretrained(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MfpoError(f"{path}: its adapter_config.json is not a valid peft config ({_said(error)})") from None
+        raise MfpoError(f"{path}: its adapter_config.json is not a valid peft config ({first_line(error)})") from None
     if config.peft_type is None or config.is_prompt_learning:
         raise MfpoError(f"{path}: a {config.peft_type} adapter cannot be merged into its base; give a LoRA adapter")
     for name in ("r", "lora_alpha", "alpha"):  # peft's defaults would scale the adapter by something else
@@ -120,7 +120,7 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
         raise
     except Exception as error:  # what a wrong value in the configuration raises in peft is open-ended
         raise MfpoError(
-            f"{path}: its adapter does not fit its base, or its adapter_config.json is wrong ({_said(error)})"
+            f"{path}: its adapter does not fit its base, or its adapter_config.json is wrong ({first_line(error)})"
         ) from None
     if lost:
         raise MfpoError(f"{path}: peft cannot place {len(lost)} of its adapter's tensors, such as {lost[0][:100]!r}")
@@ -142,7 +142,7 @@ def merged(base: Any, path: Path) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # as above
-        raise MfpoError(f"{path}: its adapter cannot be merged into its base ({_said(error)})") from None
+        raise MfpoError(f"{path}: its adapter cannot be merged into its base ({first_line(error)})") from None
     return model.requires_grad_(True)  # peft has frozen it
 
 
@@ -158,7 +158,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path / "adapter_model.safetensors")
         tensors |= load_file(beside) if beside.is_file() else {}
     except Exception as error:  # what a broken file raises in safetensors is open-ended
-        raise MfpoError(f"{path}: its adapter cannot be loaded ({_said(error)})") from None
+        raise MfpoError(f"{path}: its adapter cannot be loaded ({first_line(error)})") from None
     broken = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     if broken:
         raise MfpoError(f"{path}: its adapter holds values that are not finite, in {min(broken)[:100]!r}")
@@ -240,7 +240,3 @@ def _check_tensors(
     ]
     if found:
         raise MfpoError(f"{path}: its adapter does not fit its base: {'; '.join(found)}")
-
-
-def _said(error: Exception) -> str:
-    return first_line(error)[:100]

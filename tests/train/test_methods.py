@@ -262,10 +262,10 @@ def test_a_run_starts_at_its_reference_and_moves_away(method, lora_rank, tiny_ll
     assert first["loss"] != second["loss"]
     at_start = {"povid": ("loss/image", 0.5 * math.log(2)), "halva": ("loss/kl", 0.0)}
     name, value = at_start.get(method, ("rewards/margins", 0.0))
-    # Policy and reference may lay out their rows otherwise: sums of some 50 nats differ by float32's rounding, which
-    # is another on each kind of processor.
-    assert first[name] == pytest.approx(value, abs=1e-5)
-    assert second[name] != pytest.approx(value, abs=1e-5)
+    # The policy of eos alone runs in plain rows and its reference in shared ones, which round otherwise in float32.
+    near = 1e-5 if method == "eos" else 1e-6
+    assert first[name] == pytest.approx(value, abs=near)
+    assert second[name] != pytest.approx(value, abs=near)
 
 
 # Through the trainer: the loss of two records from the model's own logits, one sequence at a time.
