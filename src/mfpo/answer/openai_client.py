@@ -5,7 +5,8 @@ The key is read from OPENAI_API_KEY and is written nowhere; a local server needs
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.pool import ThreadPool
+from multiprocessing import TimeoutError as NotYet
+from multiprocessing.pool import IMapIterator, ThreadPool
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -128,9 +129,20 @@ def side_by_side(
     try:
         # Not ThreadPoolExecutor, which waits for its threads, here and when Python ends.
         with ThreadPool(concurrency) as pool:
-            yield from pool.imap_unordered(work_on, items)
+            results = pool.imap_unordered(work_on, items)
+            for _ in items:
+                yield _next(results)
     finally:
         client.close()
+
+
+def _next(results: "IMapIterator[Result]") -> Result:
+    """The next result. Python may sleep through a Ctrl-C that comes just before a wait, so none is long."""
+    while True:
+        try:
+            return results.next(timeout=0.5)
+        except NotYet:
+            continue
 
 
 def _without_key(text: str, client: "OpenAI") -> str:
