@@ -1,46 +1,84 @@
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from mfpo.errors import MfpoError, SettingError
 from mfpo.folders import whole_folder
-from mfpo.settings import read_settings, setting
+from mfpo.settings import Settings, about, options_of, read_settings, setting, with_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    rate: float = setting(0.1, "a number")
-    steps: int = setting(3, "a whole number")
+class Example(Settings):
+    rate: float = setting(0.1, "a number", above=0)
+    steps: int = setting(3, "a whole number", least=1)
+    share: float | None = setting(None, "a share", least=0, below=1)
     pattern: str | None = setting(None, "a text")
+    file: Path | None = setting(None, "a file")
     flag: bool = setting(False, "true or false")
 
 
 def test_later_values_win(tmp_path):
     (tmp_path / "config.yaml").write_text("rate: 5e-7\nsteps: 4\n")
-    assert read_settings(Settings, tmp_path / "config.yaml", ["steps=5"]) == Settings(rate=5e-7, steps=5)
+    assert read_settings(Example, tmp_path / "config.yaml", ["steps=5"]) == Example(rate=5e-7, steps=5)
 
 
 @pytest.mark.parametrize("pattern", ["*q_proj", "[qv]_proj", "{a", "model.*proj"])
 def test_a_regular_expression_is_a_text(pattern):
-    assert read_settings(Settings, None, [f"pattern={pattern}"]).pattern == pattern
+    assert read_settings(Example, None, [f"pattern={pattern}"]).pattern == pattern
 
 
 def test_all_faults_are_named_at_once():
     with pytest.raises(SettingError, match=r"'stepps', did you mean 'steps'\?; rate is 'low', but must be a number"):
-        read_settings(Settings, None, ["stepps=1", "rate=low"])
+        read_settings(Example, None, ["stepps=1", "rate=low"])
 
 
 @pytest.mark.parametrize("override", ["steps=1.5", "steps=true", "flag=1", "rate=true", "steps"])
 def test_wrong_types(override):
     with pytest.raises(SettingError):
-        read_settings(Settings, None, [override])
+        read_settings(Example, None, [override])
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a: [", b"- 1", b"1: 2"])
 def test_configs_that_are_none(tmp_path, content):
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(SettingError):
-        read_settings(Settings, tmp_path / "config.yaml", [])
+        read_settings(Example, tmp_path / "config.yaml", [])
+
+
+def test_a_path_is_one():
+    assert read_settings(Example, None, ["file=a/b"]).file == Path("a/b")
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"rate": 0.0}, "rate is 0.0, but must be above 0"),
+        ({"rate": float("inf")}, "rate is inf, but must be above 0"),
+        ({"rate": float("nan"), "steps": 0}, "rate is nan, but must be above 0; steps is 0, but must be 1 or more"),
+        ({"share": 1}, "share is 1, but must be from 0 to below 1"),
+    ],
+)
+def test_numbers_out_of_bounds(values, fault):
+    with pytest.raises(SettingError) as caught:
+        Example(**values)
+    assert str(caught.value) == fault
+
+
+def test_settings_of_a_function_are_its_annotated_keyword_arguments():
+    def function(ratios: "Tensor", *, weight: Annotated[float, about("of it", least=0)] = 0.5, hidden: int = 1):  # noqa: F821
+        pass
+
+    extended = with_options(Example, function)
+    made = read_settings(extended, None, ["weight=2", "steps=4"])
+    assert isinstance(made, Example)
+    assert (made.steps, options_of(made, function)) == (4, {"weight": 2.0})
+    assert asdict(made)["weight"] == 2.0
+    with pytest.raises(SettingError, match=r"weight is -1\.0, but must be 0 or more"):
+        read_settings(extended, None, ["weight=-1"])
+    with pytest.raises(SettingError, match="no setting is named 'hidden'"):
+        read_settings(extended, None, ["hidden=2"])
 
 
 def test_a_folder_appears_whole_and_goes_on_only_for_the_same_command(tmp_path, capsys):

@@ -1,10 +1,13 @@
-"""Settings are frozen dataclasses: one a stage, checked when made, their help text written once."""
+"""Settings are frozen dataclasses: one a command, checked when made, their help text written once."""
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -13,15 +16,91 @@ from mfpo.errors import SettingError, brief
 T = TypeVar("T")
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its default and the line that `--help` and the docs show."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def about(
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Mapping[str, Any]:
+    """What `mfpo settings` and the docs say of a setting, and the numbers it may have.
+
+    A keyword argument of an objective, a decoder or a benchmark is a setting when it carries this:
+    `beta: Annotated[float, about("weight of a log-ratio in a reward", above=0)] = 0.1`.
+    """
+    return {"help": help, "least": least, "most": most, "above": above, "below": below}
 
 
-def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given: Any) -> T:
-    """Make `cls` from a YAML file, `key=value` overrides and named values; later ones win.
+def setting(default: Any, help: str, **bounds: float) -> Any:
+    """A dataclass field with its default and what `about` says of it."""
+    return dataclasses.field(default=default, metadata=about(help, **bounds))
 
-    Raises SettingError that names every unknown key with the nearest known one, and every value of the wrong type.
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Checks itself when it is made. Raises SettingError with all that is wrong."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{field.name} is {value}, but must be {bounds}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None and (bounds := _broken_bounds(value, field.metadata))
+        ]
+        faults += self.faults()
+        if faults:
+            raise SettingError("; ".join(faults))
+
+    def faults(self) -> list[str]:
+        """What is wrong beyond a number out of its bounds."""
+        return []
+
+
+def _broken_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
+    """The bounds in words, if the number `value` is outside."""
+    least, most, above, below = (bounds.get(name) for name in ("least", "most", "above", "below"))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    is_inside = (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    if is_inside and math.isfinite(value):
+        return None
+    low = f"from {least:g}" if least is not None else f"above {above:g}" if above is not None else ""
+    high = f"to {most:g}" if most is not None else f"below {below:g}" if below is not None else ""
+    if least is not None and not high:
+        return f"{least:g} or more"
+    return " ".join(filter(None, (low, "to" if low and below is not None else "", high))) or "a finite number"
+
+
+def with_options(base: type[T], *functions: Callable[..., Any]) -> type[T]:
+    """`base` with a setting for each keyword argument of `functions` that carries `about`."""
+    options: list[tuple[str, Any, Any]] = []
+    for function in functions:
+        for name, parameter in inspect.signature(function).parameters.items():
+            hint = parameter.annotation
+            if isinstance(hint, str) and parameter.kind is parameter.KEYWORD_ONLY:
+                hint = eval(hint, function.__globals__)  # only these: a Tensor may be imported for type checkers alone
+            if get_origin(hint) is Annotated:
+                kind, metadata = get_args(hint)
+                options.append((name, kind, dataclasses.field(default=parameter.default, metadata=metadata)))
+    return dataclasses.make_dataclass(base.__name__, options, bases=(base,), frozen=True, kw_only=True)
+
+
+def options_of(settings: Any, function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword arguments that `with_options` has made settings of, with their values."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and hasattr(settings, p.name)]
+    return {name: getattr(settings, name) for name in names}
+
+
+def read_values(file: Path | None, overrides: list[str], **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values from a YAML file, `key=value` overrides and named values, later ones win; and where those of the file are.
+
+    Raises SettingError when the file cannot be read or an override is none.
     """
     values: dict[str, Any] = {}
     where: dict[str, str] = {}
@@ -43,7 +122,15 @@ def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given
         values[key] = _read_value(text)
         where.pop(key, None)
     values |= {key: value for key, value in given.items() if value is not None}
-    return from_mapping(cls, values, where)
+    return values, where
+
+
+def read_settings(cls: type[T], file: Path | None, overrides: list[str], **given: Any) -> T:
+    """Make `cls` of `read_values`.
+
+    Raises SettingError that names every unknown key with the nearest known one, and every value of the wrong type.
+    """
+    return from_mapping(cls, *read_values(file, overrides, **given))
 
 
 def _read_value(text: str) -> Any:
@@ -89,6 +176,8 @@ def _coerce(value: Any, wanted: Any) -> Any:
         return value
     if wanted is float and not isinstance(value, bool):
         return float(value)
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise TypeError
     return value
@@ -97,7 +186,8 @@ def _coerce(value: Any, wanted: Any) -> Any:
 def _spell(wanted: Any) -> str:
     choices = get_args(wanted)
     if not choices:
-        return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[wanted.__name__]
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+        return names[wanted]
     if type(None) in choices:
         return _spell(next(c for c in choices if c is not type(None))) + " or null"
     return "one of " + ", ".join(map(str, choices))
