@@ -1,6 +1,7 @@
 """What can be added by name: a registry a kind, filled by decorators, in the package and in a user's own file."""
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -63,8 +64,9 @@ def load_plugin(file: Path) -> None:
     spec = spec_from_file_location(f"mfpo_plugin_{file.stem}", file)
     if spec is None or spec.loader is None or not file.is_file():
         raise MfpoError(f"{file}: no such Python file; give --plugin FILE.py")
+    sys.modules[spec.name] = module = module_from_spec(spec)  # where dataclasses look for it
     try:
-        spec.loader.exec_module(module_from_spec(spec))
+        spec.loader.exec_module(module)
     except MfpoError:
         raise
     except Exception as error:

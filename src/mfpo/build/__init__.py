@@ -1,1 +1,5 @@
 """Paper, section 3.1: rejected images, whose key regions are destroyed."""
+
+from mfpo.calls import make_callable
+
+make_callable(__name__, "mfpo.build.pipeline", "build")

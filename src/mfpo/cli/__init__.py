@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 # Weights come from folders or are asked for by name; progress bars are ours.
@@ -29,6 +30,7 @@ from mfpo.cli.reproduce import reproduce
 from mfpo.cli.settings import show_settings
 from mfpo.cli.train import merge, train
 from mfpo.errors import MfpoError, one_line
+from mfpo.registry import load_plugin
 
 app = typer.Typer(
     help="Make vision-language models hallucinate less, by Modality-Fair Preference Optimization.",
@@ -49,8 +51,14 @@ app.add_typer(book_app, name="picturebook")
 def _root(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the log, and tracebacks.")] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.py", help="Your own sources, segmenters, objectives, ...; docs/extending.md."),
+    ] = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    for file in plugin or []:
+        load_plugin(file)
     if context.invoked_subcommand is None:
         console.print(context.get_help())
 
@@ -80,7 +88,6 @@ def main() -> None:
 
 def _kept(arguments: Iterable[str]) -> str:
     """What a command that was stopped has kept for the next time, if anything."""
-    command = next((word for word in arguments if not word.startswith("-")), "")
     kept = {
         "build": "its whole shards",
         "rank": "the entropies that it measured",
@@ -90,7 +97,8 @@ def _kept(arguments: Iterable[str]) -> str:
         "demo": "its whole parts",
         "reproduce": "its whole parts",
     }
-    return f"; the same command finds {kept[command]} again" if command in kept else ""
+    command = next((word for word in arguments if word in kept), None)
+    return f"; the same command finds {kept[command]} again" if command else ""
 
 
 def _complain(message: str) -> None:
