@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
+from mfpo.answer.endpoint import answer_by_endpoint
 from PIL import Image
 
-from mfpo.answer.endpoint import answer_by_endpoint
 from mfpo.errors import MfpoError, SettingError
 
 pytest.importorskip("openai", reason="endpoints need the openai package: pip install 'mfpo[judge]'")

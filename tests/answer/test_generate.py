@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mfpo.answer.generate import answer
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mfpo.answer.generate import answer
 from mfpo.models import encode_questions, load_model, load_processor, model_files
 
 WORDS = ["what", "colour", "is", "the", "big", "round", "thing", "left", "of", "a", "dog"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from mfpo.answer.generate import greedy
 from PIL import Image
 
-from mfpo.answer.generate import greedy
 from mfpo.answer.settings import GreedySettings
 from mfpo.models import encode_questions
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from mfpo.answer.generate import greedy
 from scipy.stats import chisquare
 
-from mfpo.answer.generate import greedy
 from mfpo.answer.settings import GreedySettings, VCDSettings
 from mfpo.answer.vcd import Contrast, add_noise, contrast, vcd
 from mfpo.build.noise import alpha_bar

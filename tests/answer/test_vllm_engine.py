@@ -4,9 +4,9 @@ import json
 from importlib.util import find_spec
 
 import pytest
+from mfpo.answer.vllm_engine import answer_by_vllm
 from PIL import Image
 
-from mfpo.answer.vllm_engine import answer_by_vllm
 from mfpo.errors import MfpoError
 
 

@@ -2,11 +2,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from mfpo.picturebook.pairs import SPLITS, PictureBook, absent_kinds, correct, scene_seeds
 from pycocotools import mask as rle
 
 from mfpo.errors import SettingError
 from mfpo.objects import mentions
-from mfpo.picturebook.pairs import SPLITS, PictureBook, absent_kinds, correct, scene_seeds
 from mfpo.picturebook.pretrain import PretrainSettings
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.texts import caption

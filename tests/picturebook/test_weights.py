@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from mfpo.picturebook.pairs import PictureBook
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from mfpo.demo import build_pairs, score
@@ -11,7 +12,6 @@ from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
-from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.scenes import PARTNERS, draw_scene, make_scene
 
 
