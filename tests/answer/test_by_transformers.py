@@ -59,9 +59,9 @@ def test_batches_give_the_text_of_plain_greedy_search(tiny_llava, questions, tmp
                 break
         return processor.decode(batch["input_ids"][0, start:], skip_special_tokens=True).strip()
 
-    answer(
-        folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", AnswerSettings(batch_size=7, max_new_tokens=12)
-    )
+    settings = AnswerSettings(batch_size=7, max_new_tokens=12)
+    answers = answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", settings)
+    assert answers == answer(rows, model, folder, None, settings, processor=processor, name=str(tiny_llava))
     texts = texts_of(tmp_path / "a.jsonl")
     assert list(texts) == [row["question_id"] for row in rows]
     assert texts == {row["question_id"]: plain(row) for row in rows}

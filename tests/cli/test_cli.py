@@ -289,7 +289,7 @@ def test_decoding_is_chosen_by_name_and_its_settings_stand_in_each_answer(
         tmp_path / "a.jsonl",
         "--max-new-tokens",
         5,
-    )  # the older form
+    )
     status, _, err = mfpo("answer", tmp_path / "q.jsonl", *ends, "--decode", name, override)
     assert status == 0, err
     answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
