@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mfpo.answer.generate import answer
+from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
 from mfpo.folders import write_json
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
@@ -80,7 +81,7 @@ def ask(rows: list[dict[str, Any]], book: Path, folder: Path, size: int) -> tupl
     questions, out = folder / "questions.jsonl", folder / "answers.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start, start_work = time.perf_counter(), time.process_time()
-    answer(questions, WEIGHTS, book, out, batch_size=size, max_new_tokens=128)
+    answer(questions, WEIGHTS, book, out, AnswerSettings(batch_size=size, max_new_tokens=128))
     seconds, work = time.perf_counter() - start, time.process_time() - start_work
     texts = [json.loads(line)["text"] for line in out.read_text().split("\n")[:-1]]
     out.unlink()

@@ -26,8 +26,10 @@ from mfpo.build.regions import Segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
-from mfpo.picturebook.pairs import PictureBook, absent_kinds, correct, scene_seeds
+from mfpo.picturebook.corrections import absent_kinds, correct
 from mfpo.picturebook.scenes import make_scene
+from mfpo.picturebook.source import PictureBookSource
+from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import caption
 from mfpo.records import SourceRecord, encode_image
 from mfpo.sources import Source, open_source
@@ -53,7 +55,7 @@ class Repeated:
         return self.source.record(row, number)
 
 
-class Scenes(PictureBook):
+class Scenes(PictureBookSource):
     """The picture book with captions from habit in place of the model's, so that 20,000 take minutes, not an hour."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

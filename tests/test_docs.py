@@ -14,8 +14,8 @@ from mfpo.cli import app, main
 from mfpo.masks import encode_mask
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
-from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
+from mfpo.picturebook.source import PictureBookSource
 from mfpo.records import answer_text
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def inputs(tmp_path_factory):
     draw_book(folder / "photos", count=4)
     shutil.move(folder / "photos" / "captions.jsonl", folder / "questions.jsonl")
     shutil.move(folder / "photos" / "existence.jsonl", folder / "pope.jsonl")
-    source = PictureBook(4)
+    source = PictureBookSource(4)
     records = {f"scene-{row['scene']}.png": source.record(row, number) for number, row in enumerate(source)}
     with (folder / "pairs.jsonl").open("w") as file:
         for number, (name, record) in enumerate(records.items()):

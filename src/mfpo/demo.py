@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mfpo.answer.generate import answer
+from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
 from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
@@ -23,8 +24,8 @@ from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import FIGURES, draw_book
-from mfpo.picturebook.pairs import PictureBook
 from mfpo.picturebook.rates import RATES
+from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.dependence import image_dependence
 from mfpo.rank.levels import rank
 from mfpo.rank.settings import RankSettings
@@ -98,7 +99,7 @@ def build_pairs(out: Path, pairs: int, seed: int, split: str) -> None:
     """Build `pairs` preference records of the picture book, unless `out` holds them already."""
     if not out.exists():
         build(
-            PictureBook(pairs, seed=seed, split=split),
+            PictureBookSource(pairs, seed=seed, split=split),
             out,
             BuildSettings(seed=seed),
             DatasetRegions(),
@@ -114,7 +115,7 @@ def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -
     files = {kind: answers / f"{name}_{kind}.jsonl" for kind in ("captions", "existence")}
     for kind, file in files.items():
         if not file.exists():
-            answer(scenes / f"{kind}.jsonl", model, scenes, file, max_new_tokens=128)
+            answer(scenes / f"{kind}.jsonl", model, scenes, file, AnswerSettings(max_new_tokens=128))
     captions = chair(read_answers(files["captions"]), load_annotations(scenes / "annotations.jsonl"))
     questions = existence(read_answers(files["existence"]), load_questions(scenes / "existence.jsonl"))
     return {

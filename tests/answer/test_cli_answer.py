@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
+from mfpo.answer.decoders import decoder
 from mfpo.cli import main
 from mfpo.cli.console import ROWS_SET_ASIDE
 from mfpo.models import load_model, load_processor
+from mfpo.settings import about
 
 KEY = "sk-very-secret-0123456789"
 
@@ -60,7 +63,7 @@ def test_what_failed_at_the_endpoint_is_status_3_and_asked_again(mfpo, folder, f
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with fake_server(lambda content: content[1]["text"].upper(), ["bad_request", "page", "wait"]) as server:
-        ask = ("gpt-9", "--endpoint", server.url, "--concurrency", "1", "--max-new-tokens", "9")
+        ask = ("gpt-9", "--endpoint", server.url, "concurrency=1", "max_new_tokens=9")
         status, said = mfpo(*ask)
         assert (status, len(server.bodies)) == (ROWS_SET_ASIDE, 5)
         assert "4 questions, of which 2 failed" in said
@@ -82,19 +85,40 @@ def test_what_failed_at_the_endpoint_is_status_3_and_asked_again(mfpo, folder, f
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--endpoint", "http://localhost:9/v1", "--batch-size", "4"], "--batch-size is for --engine transformers"),
-        (["--engine", "vllm", "--batch-size", "4"], "--batch-size is for --engine transformers"),
+        (["--endpoint", "http://localhost:9/v1", "batch_size=4"], "batch_size is 4, but --endpoint has no use for it"),
+        (["--engine", "vllm", "--batch-size", "4"], "batch_size is 4, but --engine vllm has no use for it"),
+        (["concurrency=4"], "concurrency is 4, but --engine transformers has no use for it"),
+        (["--retry-failed"], "--retry-failed asks an endpoint again"),
         (["--endpoint", "http://localhost:9/v1", "--engine", "vllm"], "--engine vllm is for a local model"),
     ],
 )
 def test_options_that_would_do_nothing(mfpo, folder, options, words):
-    status, said = mfpo("m", *options)
+    status, said = mfpo("picturebook", *options)
     assert (status, words in said) == (1, True), said
 
 
 def test_the_picture_books_model_is_called_so_in_its_answers(mfpo, folder):
     assert mfpo("picturebook", "--max-new-tokens", "1")[0] == 0
     assert {json.loads(line)["model"] for line in (folder / "a.jsonl").read_text().splitlines()} == {"picturebook"}
+
+
+def test_a_decoder_of_ones_own_has_settings_of_its_own(mfpo, folder):
+    @decoder("echo")
+    def echo(
+        model, processor, questions, images, max_new_tokens, *, times: Annotated[int, about("repetitions", least=1)] = 1
+    ):
+        return [question["text"] * times for question in questions]
+
+    (folder / "my.yaml").write_text("decode: echo\ntimes: 3\n")
+    assert mfpo("picturebook", "--decode", "echo", "times=2")[0] == 0
+    assert texts(folder)[1] == "A dog?A dog?"
+    assert mfpo("picturebook", "--config", str(folder / "my.yaml"), out="b.jsonl")[0] == 0
+    assert texts(folder, "b.jsonl")[1] == "A dog?A dog?A dog?"
+    line = json.loads((folder / "a.jsonl").read_text().split("\n")[0])
+    assert line["decode"] == {"strategy": "echo", "times": 2, "max_new_tokens": 512}
+    for override, words in (("tims=2", "did you mean 'times'"), ("times=0", "times is 0, but must be 1 or more")):
+        status, said = mfpo("picturebook", "--decode", "echo", override, out="c.jsonl")
+        assert (status, words in said) == (1, True), said
 
 
 def test_a_wrong_key_is_one_line_and_status_1(mfpo, fake_server, monkeypatch):
@@ -129,8 +153,8 @@ def test_ctrl_c_ends_the_command_at_once(folder, fake_server):
 def test_a_real_model_behind_an_endpoint_answers_as_here(mfpo, folder, served_llava):
     pytest.importorskip("openai")
     endpoint, name = served_llava
-    assert mfpo(name, "--endpoint", endpoint, "--max-new-tokens", "8", out="there.jsonl")[0] == 0
-    assert mfpo(name, "--max-new-tokens", "8", out="here.jsonl")[0] == 0
+    assert mfpo(name, "--endpoint", endpoint, "max_new_tokens=8", out="there.jsonl")[0] == 0
+    assert mfpo(name, "max_new_tokens=8", out="here.jsonl")[0] == 0
     assert texts(folder, "there.jsonl") == texts(folder, "here.jsonl")
     assert len(set(texts(folder, "here.jsonl"))) > 1
 
@@ -158,7 +182,7 @@ def test_an_adapter_answers_as_peft_has_it(mfpo, folder, tiny_llava):
                 break
         return processor.decode(batch["input_ids"][0, start:], skip_special_tokens=True).strip()
 
-    assert mfpo(folder / "adapter", "--max-new-tokens", "8")[0] == 0
-    assert mfpo(tiny_llava, "--max-new-tokens", "8", out="base.jsonl")[0] == 0
+    assert mfpo(folder / "adapter", "max_new_tokens=8")[0] == 0
+    assert mfpo(tiny_llava, "max_new_tokens=8", out="base.jsonl")[0] == 0
     assert texts(folder) == [plain(row) for row in map(json.loads, (folder / "q.jsonl").read_text().splitlines())]
     assert texts(folder) != texts(folder, "base.jsonl")

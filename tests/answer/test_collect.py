@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mfpo.answer.collect import Answered, collect
+from mfpo.answer.collect import Engine, check_out
+from mfpo.answer.collect import collect as collect_answers
 from mfpo.errors import MfpoError
 
 QUESTIONS = [
@@ -12,6 +13,13 @@ QUESTIONS = [
 ]
 TEXTS = ["Red.", "A\u2028wall\nand 🐈.", "", '"Quoted"', "Zürich"]
 MADE_BY = {"model": "tiny", "decode": {"strategy": "greedy"}}
+
+
+def collect(questions, ask, out, made_by, **options):
+    """How many answers there are, and how many of them are errors."""
+    answers = collect_answers(questions, Engine(made_by, ask), out, **options)
+    assert answers == rows_of(out)
+    return len(answers), sum("error" in answer for answer in answers)
 
 
 class Asker:
@@ -33,7 +41,7 @@ def rows_of(path):
 
 def test_lines_have_the_keys_and_the_order_of_the_questions(tmp_path):
     questions = [QUESTIONS[0] | {"label": "yes"}, *QUESTIONS[1:]]
-    assert collect(questions, Asker(), tmp_path / "new" / "a.jsonl", MADE_BY) == Answered(5, 0)
+    assert collect(questions, Asker(), tmp_path / "new" / "a.jsonl", MADE_BY) == (5, 0)
     rows = rows_of(tmp_path / "new" / "a.jsonl")
     assert rows[0] == {"question_id": "0", "image": "0.png", "prompt": "What is 0?", "text": "Red."} | MADE_BY | {
         "label": "yes"
@@ -45,7 +53,13 @@ def test_lines_have_the_keys_and_the_order_of_the_questions(tmp_path):
 def test_a_file_with_failed_questions_says_how_to_ask_them_again(tmp_path):
     collect(QUESTIONS, Asker(broken="13"), tmp_path / "a.jsonl", MADE_BY)
     with pytest.raises(MfpoError, match=r"a\.jsonl: 2 questions failed; --retry-failed asks them again"):
-        collect(QUESTIONS, Asker(), tmp_path / "a.jsonl", MADE_BY)
+        check_out(tmp_path / "a.jsonl")
+
+
+def test_without_a_file_the_answers_come_back_in_the_order_of_the_questions(tmp_path):
+    answers = collect_answers(QUESTIONS, Engine(MADE_BY, Asker(broken="1")))
+    assert [answer["text"] for answer in answers] == [TEXTS[0], None, *TEXTS[2:]]
+    assert answers[1]["error"] == "oops"
 
 
 def test_a_run_killed_at_any_byte_ends_with_the_same_file(tmp_path):
@@ -93,13 +107,13 @@ def test_what_a_killed_run_of_another_kind_wrote_is_not_taken(tmp_path, question
 
 def test_a_failed_question_is_kept_and_only_it_is_asked_again(tmp_path):
     out = tmp_path / "a.jsonl"
-    assert collect(QUESTIONS, Asker({"1", "3"}), out, MADE_BY) == Answered(5, 2)
+    assert collect(QUESTIONS, Asker({"1", "3"}), out, MADE_BY) == (5, 2)
     assert [row["question_id"] for row in rows_of(out) if row["text"] is None and row["error"] == "oops"] == ["1", "3"]
     again = Asker({"3"})
-    assert collect(QUESTIONS, again, out, MADE_BY, retry_failed=True) == Answered(5, 1)
+    assert collect(QUESTIONS, again, out, MADE_BY, retry_failed=True) == (5, 1)
     assert again.asked == ["3", "1"]
     last = Asker()
-    assert collect(QUESTIONS, last, out, MADE_BY, retry_failed=True) == Answered(5, 0)
+    assert collect(QUESTIONS, last, out, MADE_BY, retry_failed=True) == (5, 0)
     assert last.asked == ["3"]
     assert [(row["text"], "error" in row) for row in rows_of(out)] == [(text, False) for text in TEXTS]
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
@@ -117,7 +131,7 @@ def test_asking_again_can_be_killed_too(tmp_path):
         collect(QUESTIONS, killed, out, MADE_BY, retry_failed=True)
     assert len(rows_of(out)) == 5
     again = Asker()
-    assert collect(QUESTIONS, again, out, MADE_BY, retry_failed=True) == Answered(5, 0)
+    assert collect(QUESTIONS, again, out, MADE_BY, retry_failed=True) == (5, 0)
     assert again.asked == ["1"]
 
 
@@ -149,7 +163,7 @@ def test_two_runs_do_not_write_one_file(tmp_path):
                 collect(QUESTIONS, second, tmp_path / "a.jsonl", MADE_BY)
             yield question, reply
 
-    assert collect(QUESTIONS, first, tmp_path / "a.jsonl", MADE_BY) == Answered(5, 0)
+    assert collect(QUESTIONS, first, tmp_path / "a.jsonl", MADE_BY) == (5, 0)
     assert not second.asked
     assert [row["text"] for row in rows_of(tmp_path / "a.jsonl")] == TEXTS
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
@@ -157,7 +171,7 @@ def test_two_runs_do_not_write_one_file(tmp_path):
 
 def test_a_finished_file_is_not_overwritten_and_an_absent_one_not_repaired(tmp_path):
     with pytest.raises(MfpoError, match="does not exist"):
-        collect(QUESTIONS, Asker(), tmp_path / "a.jsonl", MADE_BY, retry_failed=True)
+        check_out(tmp_path / "a.jsonl", retry_failed=True)
     collect(QUESTIONS, Asker(), tmp_path / "a.jsonl", MADE_BY)
     with pytest.raises(MfpoError, match="exists already"):
-        collect(QUESTIONS, Asker(), tmp_path / "a.jsonl", MADE_BY)
+        check_out(tmp_path / "a.jsonl")

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mfpo.answer.generate import greedy
-from mfpo.answer.settings import GreedySettings
+from mfpo.answer.greedy import greedy
 from mfpo.models import encode_questions
 
 
@@ -36,7 +35,7 @@ def test_rows_that_have_ended_leave_the_batch(make, name, monkeypatch):
             return generate(**options)
 
         monkeypatch.setattr(model, "generate", counting)
-        together = greedy(model, processor, [{"text": text} for text in texts], images, GreedySettings(), 24)
+        together = greedy(model, processor, [{"text": text} for text in texts], images, 24)
     assert together == alone
     assert widths[0] == 16
     assert widths == sorted(widths, reverse=True)

@@ -7,16 +7,23 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper
 
-from mfpo.answer import opera as module
-from mfpo.answer.opera import column_scores, find_rollback, opera, penalty, search
-from mfpo.answer.settings import OPERASettings
+from mfpo.answer import opera_search
+from mfpo.answer.opera import opera
+from mfpo.answer.opera_search import column_scores, find_rollback, penalty, search
+from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import SettingError
 from mfpo.models import encode_questions, load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
+from mfpo.settings import options_of
 
 KINDS = ["llava", "llava_next", "qwen2_5_vl"]
 UNREACHABLE = 10_000
+
+
+def opera_settings(**changed):
+    """The keyword arguments of a search."""
+    return options_of(AnswerSettings(decode="opera", **changed), opera)
 
 
 def random_attention(*shape, seed=0):
@@ -126,7 +133,7 @@ def test_without_penalty_it_is_transformers_beam_search_on_the_candidates(make, 
     With fewer, the first step, in which one beam goes on, has to take tokens that are no candidates.
     """
     model, processor = make(kind)
-    settings = OPERASettings(num_beams=beams, num_attn_candidates=2 * beams, penalty_weight=0, threshold=UNREACHABLE)
+    settings = opera_settings(num_beams=beams, num_attn_candidates=2 * beams, penalty_weight=0, threshold=UNREACHABLE)
     answers = []
     for row, image in zip(rows, images, strict=True):
         prompt = prompt_of(model, processor, row["text"], image)
@@ -138,7 +145,7 @@ def test_without_penalty_it_is_transformers_beam_search_on_the_candidates(make, 
             logits_processor=[TopKLogitsWarper(2 * beams)],
             renormalize_logits=True,
         )
-        answers.append(search(model, prompt, settings, eos={2}, max_new_tokens=20))
+        answers.append(search(model, prompt, eos={2}, max_new_tokens=20, **settings))
         assert answers[-1] == plain[0, prompt["input_ids"].shape[1] :].tolist()
     assert len({tuple(answer) for answer in answers}) > 3
 
@@ -146,23 +153,23 @@ def test_without_penalty_it_is_transformers_beam_search_on_the_candidates(make, 
 @torch.no_grad()
 def test_with_all_tokens_as_candidates_it_is_plain_beam_search(make, rows, images):
     model, processor = make("llava")
-    settings = OPERASettings(num_beams=3, num_attn_candidates=260, penalty_weight=0, threshold=UNREACHABLE)
+    settings = opera_settings(num_beams=3, num_attn_candidates=260, penalty_weight=0, threshold=UNREACHABLE)
     for row, image in zip(rows[:2], images, strict=False):
         prompt = prompt_of(model, processor, row["text"], image)
         plain = model.generate(**prompt, num_beams=3, do_sample=False, max_new_tokens=8)
-        answer = search(model, prompt, settings, eos={2}, max_new_tokens=8)
+        answer = search(model, prompt, eos={2}, max_new_tokens=8, **settings)
         assert answer == plain[0, prompt["input_ids"].shape[1] :].tolist()
 
 
 @torch.no_grad()
 def test_captions_that_end_by_themselves_end_as_in_transformers():
     model, processor = load_model(WEIGHTS), load_processor(WEIGHTS)
-    settings = OPERASettings(num_beams=3, num_attn_candidates=6, penalty_weight=0, threshold=UNREACHABLE)
+    settings = opera_settings(num_beams=3, num_attn_candidates=6, penalty_weight=0, threshold=UNREACHABLE)
     for seed in range(2):
         prompt = prompt_of(model, processor, "What is in this picture?", draw_scene(make_scene(seed))[0])
         beams = {"num_beams": 3, "logits_processor": [TopKLogitsWarper(6)], "renormalize_logits": True}
         plain = model.generate(**prompt, **beams, do_sample=False, max_new_tokens=200)
-        answer = search(model, prompt, settings, eos={2}, max_new_tokens=200)
+        answer = search(model, prompt, eos={2}, max_new_tokens=200, **settings)
         assert answer == plain[0, prompt["input_ids"].shape[1] :].tolist()
         assert answer[-1] == 2
 
@@ -172,7 +179,7 @@ def plain_opera(model, prompt, settings, eos, max_new_tokens):
 
     Returns the answer and how many rollbacks there were. Answers are ranked by their sum divided by their length.
     """
-    beams, most, start = settings.num_beams, settings.num_attn_candidates, prompt["input_ids"].shape[1]
+    beams, most, start = settings["num_beams"], settings["num_attn_candidates"], prompt["input_ids"].shape[1]
     image = (prompt["input_ids"][0] == model.config.image_token_id).nonzero().flatten()
 
     def run(answer):
@@ -201,15 +208,15 @@ def plain_opera(model, prompt, settings, eos, max_new_tokens):
             row, highest = torch.full_like(logits, -999.0), []
             for token in tops[-1]:
                 _, attention, mass = run([*answer, token])
-                columns = slow_column_scores(attention, settings.scale_factor)
+                columns = slow_column_scores(attention, settings["scale_factor"])
                 highest.append(columns.index(max(columns)))
                 taken_off = -mass if len(columns) <= 10 else max(columns)
-                row[token] = logits[token] - settings.penalty_weight * taken_off
+                row[token] = logits[token] - settings["penalty_weight"] * taken_off
             found.append(mode(highest))
             table.append(row)
         places.append(found)
         states.append({"answers": answers, "scores": scores, "finished": finished, "chosen": chosen})
-        token = slow_rollback(places, times, settings.threshold, most)
+        token = slow_rollback(places, times, settings["threshold"], most)
         if token is not None:
             times[token] += 1
             rollbacks += 1
@@ -249,10 +256,10 @@ def plain_opera(model, prompt, settings, eos, max_new_tokens):
 def test_penalty_and_rollback_are_the_authors_loop(make, rows, images, kind, number):
     model, processor = make(kind)
     prompt = prompt_of(model, processor, rows[number]["text"], images[number])
-    settings = OPERASettings(num_beams=2, num_attn_candidates=2, threshold=2, scale_factor=30.0)
+    settings = opera_settings(num_beams=2, num_attn_candidates=2, threshold=2, scale_factor=30.0)
     expected, rollbacks = plain_opera(model, prompt, settings, 2, 22)
     assert rollbacks > 0
-    assert search(model, prompt, settings, eos={2}, max_new_tokens=22) == expected
+    assert search(model, prompt, eos={2}, max_new_tokens=22, **settings) == expected
 
 
 @torch.no_grad()
@@ -269,22 +276,22 @@ def test_rollbacks_to_one_place_end(make, rows, images, monkeypatch):
         tokens.append(find_rollback(places, rollbacks, **options))
         return tokens[-1]
 
-    monkeypatch.setattr(module, "column_scores", crafted)
-    monkeypatch.setattr(module, "find_rollback", spy)
+    monkeypatch.setattr(opera_search, "column_scores", crafted)
+    monkeypatch.setattr(opera_search, "find_rollback", spy)
     prompt = prompt_of(model, processor, rows[0]["text"], images[0])
-    settings = OPERASettings(num_beams=2, num_attn_candidates=3, threshold=4)
-    answer = search(model, prompt, settings, eos=set(), max_new_tokens=25)
+    settings = opera_settings(num_beams=2, num_attn_candidates=3, threshold=4)
+    answer = search(model, prompt, eos=set(), max_new_tokens=25, **settings)
     assert [token for token in tokens if token is not None] == [12, 12, 12, 11, 11, 11]
     assert len(answer) == 25
 
 
 def test_opera_answers_each_question_by_itself(make, rows, images):
     model, processor = make("qwen2_5_vl")
-    settings = OPERASettings(num_beams=2, num_attn_candidates=3)
+    settings = opera_settings(num_beams=2, num_attn_candidates=3)
     with torch.inference_mode():
-        together = opera(model, processor, rows, images, settings, 8)
+        together = opera(model, processor, rows, images, 8, **settings)
         alone = [
-            opera(model, processor, [row], [image], settings, 8)[0] for row, image in zip(rows, images, strict=True)
+            opera(model, processor, [row], [image], 8, **settings)[0] for row, image in zip(rows, images, strict=True)
         ]
     assert together == alone
     assert len(set(together)) == 5
@@ -293,13 +300,13 @@ def test_opera_answers_each_question_by_itself(make, rows, images):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_beams": 1}, "at least 2"),
+        ({"num_beams": 1}, "must be 2 or more"),
         ({"scale_factor": 0}, "above 0"),
-        ({"threshold": 0}, "at least 1"),
-        ({"num_attn_candidates": 0}, "at least 1"),
-        ({"penalty_weight": -1}, "negative"),
+        ({"threshold": 0}, "must be 1 or more"),
+        ({"num_attn_candidates": 0}, "must be 1 or more"),
+        ({"penalty_weight": -1}, "must be 0 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(SettingError, match=message):
-        OPERASettings(**wrong)
+        AnswerSettings(decode="opera", **wrong)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mfpo.answer.collect import collect
+from mfpo.answer.collect import Engine, collect
 from mfpo.answer.questions import read_questions
 from mfpo.errors import MfpoError
 from mfpo.records import encode_image, load_image
@@ -158,8 +158,7 @@ def test_answers_to_an_image_in_base64_call_it_by_a_name(tmp_path, images, row, 
     def ask(left):
         return ((question, {"text": "Noise."}) for question in left)
 
-    collect(questions, ask, tmp_path / "answers.jsonl", {"model": "m", "decode": {}})
-    (line,) = map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())
+    (line,) = collect(questions, Engine({"model": "m", "decode": {}}, ask))
     assert re.fullmatch(name, line["image"])
     assert line.keys() == {"question_id", "image", "prompt", "text", "model", "decode"}
 
@@ -229,7 +228,8 @@ def test_500_mutated_questions(tmp_path, images):
         assert question["text"].strip()
         assert question["text"].count("<image>") <= 1
         out = tmp_path / "answers.jsonl"
-        collect([question], lambda left: ((one, {"text": "A."}) for one in left), out, {"model": "m", "decode": {}})
+        engine = Engine({"model": "m", "decode": {}}, lambda left: ((question, {"text": "A."}) for question in left))
+        collect([question], engine, out)
         assert len(json.loads(out.read_text())["image"]) < 300 or "image_id" in row
         out.unlink()
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mfpo.answer.generate import greedy
-from mfpo.answer.settings import GreedySettings, VCDSettings
+from mfpo.answer.greedy import greedy
+from mfpo.answer.settings import AnswerSettings
 from mfpo.answer.vcd import Contrast, add_noise, contrast, vcd
 from mfpo.build.noise import alpha_bar
 from mfpo.build.stages import generator
@@ -90,7 +90,6 @@ def test_pixels_of_unclear_owner_are_refused(make, images):
 def test_a_batch_gives_the_answers_of_two_plain_streams(make, images, rows, kind, sample):
     """Row by row, without a cache: the model on the image, the model on the noised image, the formula, the draw."""
     model, processor = make(kind)
-    settings = VCDSettings(cd_alpha=0.6, cd_beta=0.05, sample=sample, seed=4)
     frames = getattr(processor.image_processor, "temporal_patch_size", 1)
 
     @torch.no_grad()
@@ -119,24 +118,23 @@ def test_a_batch_gives_the_answers_of_two_plain_streams(make, images, rows, kind
     def next_logits(stream):
         return model(**stream, use_cache=False).logits[0, -1]
 
-    found = vcd(model, processor, rows, images, settings, 10)
+    found = vcd(model, processor, rows, images, 10, cd_alpha=0.6, cd_beta=0.05, sample=sample, seed=4)
     assert found == [plain(row, image) for row, image in zip(rows, images, strict=True)]
     assert len(set(found)) == 5
 
 
 def test_without_contrast_it_is_greedy_decoding(make, images, rows):
     model, processor = make("llava")
-    settings = VCDSettings(cd_alpha=0, cd_beta=1e-9, sample=False)
-    expected = greedy(model, processor, rows, images, GreedySettings(), 12)
-    assert vcd(model, processor, rows, images, settings, 12) == expected
-    assert vcd(model, processor, rows, images, VCDSettings(cd_alpha=2, sample=False), 12) != expected
+    expected = greedy(model, processor, rows, images, 12)
+    assert vcd(model, processor, rows, images, 12, cd_alpha=0, cd_beta=1e-9, sample=False) == expected
+    assert vcd(model, processor, rows, images, 12, cd_alpha=2, sample=False) != expected
 
 
 def test_tokens_are_drawn_from_the_scores_distribution():
     """4,000 rows of the same logits, by a chi-squared test; both halves of the batch get the same token."""
     random = torch.Generator().manual_seed(0)
     logits, noised = torch.randn(2, 12, generator=random)
-    draw = Contrast(VCDSettings(cd_beta=0.2), [generator(0, str(number)) for number in range(4000)])
+    draw = Contrast(1.0, 0.2, [generator(0, str(number)) for number in range(4000)])
     scores = draw(torch.zeros(8000, 1), torch.cat([logits.repeat(4000, 1), noised.repeat(4000, 1)]))
     tokens, again = scores.argmax(dim=1).chunk(2)
     assert (tokens == again).all()
@@ -160,4 +158,4 @@ def test_tokens_are_drawn_from_the_scores_distribution():
 )
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(SettingError, match=message):
-        VCDSettings(**wrong)
+        AnswerSettings(decode="vcd", **wrong)

@@ -10,11 +10,11 @@ from trl import DPOConfig, DPOTrainer
 from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
-from mfpo.picturebook.pairs import PictureBook
+from mfpo.picturebook.source import PictureBookSource
 
 
 def test_one_step_of_dpo(tiny_llava: Path, tmp_path: Path) -> None:
-    build(PictureBook(4), tmp_path / "data", BuildSettings(), DatasetRegions())
+    build(PictureBookSource(4), tmp_path / "data", BuildSettings(), DatasetRegions())
     model = AutoModelForImageTextToText.from_pretrained(tiny_llava)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     trainer = DPOTrainer(

@@ -8,6 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
+from mfpo.answer.decoders import decoder
 from mfpo.cli import main
 from mfpo.cli.console import ROWS_SET_ASIDE
 
@@ -112,11 +113,12 @@ ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images
         ([*ANSWER, "--decode", "dola"], "greedy, vcd, opera"),
         ([*ANSWER, "--decode", "vcd", "cd_alhpa=1"], "did you mean 'cd_alpha'"),
         ([*ANSWER, "--decode", "vcd", "noise_step=1000"], "from 0 to 999"),
-        ([*ANSWER, "--decode", "opera", "num_beams=1"], "at least 2"),
+        ([*ANSWER, "--decode", "opera", "num_beams=1"], "must be 2 or more"),
         ([*ANSWER, "cd_alpha=1"], "no setting is named 'cd_alpha'"),
-        ([*ANSWER, "--decode", "vcd", "--endpoint", "http://localhost:1/v1"], "--decode"),
-        ([*ANSWER, "--decode", "opera", "--engine", "vllm"], "--decode"),
-        ([*ANSWER, "cd_alpha=1", "--engine", "vllm"], "--decode"),
+        ([*ANSWER, "--decode", "vcd", "--endpoint", "http://localhost:1/v1"], "decode is vcd, but --endpoint"),
+        ([*ANSWER, "--decode", "opera", "--engine", "vllm"], "decode is opera, but --engine vllm"),
+        ([*ANSWER, "max_new_tokens=0"], "max_new_tokens is 0, but must be 1 or more"),
+        ([*ANSWER, "btch_size=1"], "did you mean 'batch_size'"),
         (["eval", "chair", "{tmp}/none.jsonl", "--annotations", "{tmp}/none.json"], "none.json"),
         (["report", "{tmp}"], "neither"),
         (["settings", "cooking"], "build, rank, train"),
@@ -225,22 +227,22 @@ def test_questions_are_checked(mfpo, tmp_path, photos, rows, words):
     assert words in err
 
 
-def test_answers_of_a_killed_run_are_kept_only_for_the_same_questions(mfpo, tmp_path, photos, monkeypatch):
+def test_answers_of_a_killed_run_are_kept_only_for_the_same_questions(mfpo, tmp_path, photos):
     questions = [QUESTION | {"question_id": number} for number in range(3)]
     asked = []
 
-    def fake(model, processor, rows, images, *, strategy, settings, max_new_tokens):
+    @decoder("killed")
+    def killed(model, processor, questions, images, max_new_tokens):
         if len(asked) == 2:
             raise KeyboardInterrupt
-        asked.extend(row["question_id"] for row in rows)
-        return ["A wall.\u2028Red." for _ in rows]
+        asked.extend(question["question_id"] for question in questions)
+        return ["A wall.\u2028Red." for _ in questions]
 
-    monkeypatch.setattr("mfpo.answer.generate.generate", fake)
     out = tmp_path / "a.jsonl"
 
     def ask(rows):
         write_rows(tmp_path / "q.jsonl", rows)
-        ends = ("--model", "picturebook", "--images", photos, "--out", out, "--batch-size", "1")
+        ends = ("--model", "picturebook", "--images", photos, "--out", out, "--decode", "killed", "batch_size=1")
         return mfpo("answer", tmp_path / "q.jsonl", *ends)[0]
 
     assert ask(questions) == 130
@@ -278,7 +280,16 @@ def test_decoding_is_chosen_by_name_and_its_settings_stand_in_each_answer(
     mfpo, tmp_path, photos, name, override, settings
 ):
     write_rows(tmp_path / "q.jsonl", [QUESTION | {"question_id": number} for number in range(2)])
-    ends = ("--model", "picturebook", "--images", photos, "--out", tmp_path / "a.jsonl", "--max-new-tokens", 5)
+    ends = (
+        "--model",
+        "picturebook",
+        "--images",
+        photos,
+        "--out",
+        tmp_path / "a.jsonl",
+        "--max-new-tokens",
+        5,
+    )
     status, _, err = mfpo("answer", tmp_path / "q.jsonl", *ends, "--decode", name, override)
     assert status == 0, err
     answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]

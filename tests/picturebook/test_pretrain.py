@@ -28,12 +28,17 @@ def test_patch_labels_name_what_covers_the_most_of_a_patch():
         assert np.count_nonzero(labels) > 0
 
 
-def test_pretraining_is_reproducible_and_learns(tmp_path):
-    settings = PretrainSettings(scenes=200, tower_steps=50, language_steps=50, batch_size=16, bf16=False)
+def test_pretraining_is_reproducible(tmp_path):
+    settings = PretrainSettings(scenes=60, tower_steps=2, language_steps=2, batch_size=4, bf16=False)
     for name in ("one", "two"):
         pretrain(tmp_path / name, settings)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_pretraining_learns(tmp_path):
+    settings = PretrainSettings(scenes=200, tower_steps=30, language_steps=40, batch_size=12, bf16=False)
+    pretrain(tmp_path / "one", settings)
     log = json.loads((tmp_path / "one" / "pretraining.json").read_text())
     assert log["tower"][-1]["loss"] < 0.7 * (np.log(1 + len(KINDS)) + np.log(17))
     assert log["language"][-1]["caption_loss"] < 0.7 * np.log(len(tokens(tmp_path / "one")))

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from mfpo.objects import CATEGORIES
-from mfpo.picturebook.drawings import KINDS, RGB, sprite
+from mfpo.picturebook.drawings import KINDS
+from mfpo.picturebook.pen import RGB
 from mfpo.picturebook.scenes import PARTNERS, SIDE, THEMES, draw_scene, make_scene
+from mfpo.picturebook.sprites import sprite
 
 SCENES = [make_scene(seed) for seed in range(2_000)]
 

@@ -12,8 +12,8 @@ from transformers import LlavaConfig, PixtralVisionConfig
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
-from mfpo.picturebook.pairs import SPLITS
 from mfpo.picturebook.scenes import draw_scene, make_scene
+from mfpo.picturebook.splits import SPLITS
 from mfpo.probe.attention import (
     AttentionSettings,
     check_grid,

@@ -13,7 +13,7 @@ from mfpo.build.settings import BuildSettings
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
-from mfpo.picturebook.pairs import PictureBook
+from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.cases import read_cases
 from mfpo.probe.distortion import DistortionSettings, noise, probe_distortion
 
@@ -99,7 +99,7 @@ def test_the_noise_is_one_draw_a_record(good):
 
 def test_answers_of_the_picture_book_change_more_and_more(tmp_path):
     settings = BuildSettings()
-    build(PictureBook(8), tmp_path / "data", settings, segmenter=open_segmenter("dataset", settings))
+    build(PictureBookSource(8), tmp_path / "data", settings, segmenter=open_segmenter("dataset", settings))
     asked = DistortionSettings(steps=(0, 500, 999), max_new_tokens=24)
     found = probe_distortion(tmp_path / "data", {"picturebook": WEIGHTS}, tmp_path / "out", asked).rows
     same = {(row.where, row.step): row.same.value for row in found}

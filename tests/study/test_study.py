@@ -15,7 +15,7 @@ from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.figures import Tally
 from mfpo.models import load_model, load_processor
-from mfpo.picturebook.pairs import absent_kinds
+from mfpo.picturebook.corrections import absent_kinds
 from mfpo.picturebook.scenes import make_scene
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.distortion import WHERE, DistortionSettings

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from rich.progress import track
 
@@ -12,16 +12,22 @@ from mfpo.errors import MfpoError
 from mfpo.files import read_rows
 from mfpo.folders import lock
 
-Row = dict[str, Any]
-# Asks questions; gives each with `text`, or with `text` None and the `error`, in any order.
-Ask = Callable[[Sequence[Row]], Iterable[tuple[Row, Row]]]
+if TYPE_CHECKING:
+    from mfpo.answer.questions import Question
+
+# A line of a file of answers.
+Answer = dict[str, Any]
 
 
-class Answered(NamedTuple):
-    """How many questions there were, and how many of them have an error instead of an answer."""
+class Engine(NamedTuple):
+    """Whom to ask, and how.
 
-    questions: int
-    failed: int
+    `made_by` has `model`, `decode`, and what else the answers depend on. `ask` gives, in any order, each question with
+    its `text`, or with `text` None and the `error`.
+    """
+
+    made_by: Mapping[str, Any]
+    ask: Callable[[Sequence["Question"]], Iterable[tuple["Question", dict[str, Any]]]]
 
 
 def check_out(out: Path, *, retry_failed: bool = False) -> None:
@@ -36,42 +42,50 @@ def check_out(out: Path, *, retry_failed: bool = False) -> None:
 
 
 def collect(
-    questions: Sequence[Row], ask: Ask, out: Path, made_by: Mapping[str, Any], *, retry_failed: bool = False
-) -> Answered:
-    """Ask the questions and write their answers to `out`, in the questions' order.
+    questions: Sequence["Question"], engine: Engine, out: Path | None = None, *, retry_failed: bool = False
+) -> list[Answer]:
+    """Ask the questions; the answers in the questions' order, which are written to `out` too.
 
-    A line is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. `made_by`
-    holds `model`, `decode` and what else the answers depend on: what a killed run of the same wrote is not asked again.
-    `retry_failed` keeps the answers in `out` and asks the questions that have an error there. Raises as `check_out`,
-    and MfpoError when answers in `out` are not to these questions, or when another run is writing them.
+    An answer is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. What a
+    killed run with the same questions and `made_by` wrote is not asked again. `retry_failed` keeps the answers in
+    `out` and asks the questions that have an error there. Raises MfpoError when answers in `out` are not to these
+    questions, or when another run is writing them.
     """
-    check_out(out, retry_failed=retry_failed)
-    lines = {question["question_id"]: _line(question, made_by) for question in questions}
+    lines = {question["question_id"]: _line(question, engine.made_by) for question in questions}
+    if out is None:
+        answered = {line["question_id"]: line for line in _ask(questions, engine, lines)}
+        return [answered[name] for name in lines]
     before = _old_answers(out, lines) if retry_failed else []
     partial = out.with_name(out.name + ".partial")
     note = out.with_name(out.name + ".made_by.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     with note.open("a+", encoding="utf-8") as held:
         lock(held.fileno(), out)
-        _begin(held, json.dumps({"questions": list(lines.values()), **made_by}), partial, before)
+        _begin(held, json.dumps({"questions": list(lines.values()), **engine.made_by}), partial, before)
         # What failed in a killed run is asked again, too.
-        kept = [row for row in _whole_lines(partial) if "error" not in row]
-        _write(partial, kept)
-        answered = {row["question_id"]: row for row in kept}
+        answered = {line["question_id"]: line for line in _whole_lines(partial) if "error" not in line}
+        _write(partial, answered.values())
         left = [question for question in questions if question["question_id"] not in answered]
         with partial.open("a", encoding="utf-8") as file:
-            for question, reply in track(ask(left), f"answering {len(left)} questions", len(left), disable=not left):
-                row = lines[question["question_id"]] | reply
-                answered[question["question_id"]] = row
-                file.write(_dumps(row))
+            for line in _ask(left, engine, lines):
+                answered[line["question_id"]] = line
+                file.write(_dumps(line))
                 file.flush()
-        _write(partial, [answered[name] for name in lines])
+        answers = [answered[name] for name in lines]
+        _write(partial, answers)
         os.replace(partial, out)
         note.unlink()
-    return Answered(len(lines), sum("error" in row for row in answered.values()))
+    return answers
 
 
-def _begin(note: IO[str], made_by: str, partial: Path, before: Sequence[Row]) -> None:
+def _ask(questions: Sequence["Question"], engine: Engine, lines: Mapping[str, Answer]) -> Iterator[Answer]:
+    """The answers as they come, behind a bar."""
+    count = len(questions)
+    for question, reply in track(engine.ask(questions), f"answering {count} questions", count, disable=not count):
+        yield lines[question["question_id"]] | reply
+
+
+def _begin(note: IO[str], made_by: str, partial: Path, before: Sequence[Answer]) -> None:
     """Leave `partial` as it is if its note says that the same run wrote it; else it holds the answers of `before`."""
     note.seek(0)
     if note.read() != made_by or not partial.exists():
@@ -82,14 +96,14 @@ def _begin(note: IO[str], made_by: str, partial: Path, before: Sequence[Row]) ->
         note.flush()
 
 
-def _line(question: Row, made_by: Mapping[str, Any]) -> Row:
+def _line(question: "Question", made_by: Mapping[str, Any]) -> Answer:
     image = question.get("name", question["image"])
-    line = {"question_id": question["question_id"], "image": image, "prompt": question["text"]}
+    line: Answer = {"question_id": question["question_id"], "image": image, "prompt": question["text"]}
     line |= {"text": None, "model": made_by["model"], "decode": made_by["decode"]}
     return line | ({"label": question["label"]} if "label" in question else {})
 
 
-def _old_answers(out: Path, lines: Mapping[str, Row]) -> list[Row]:
+def _old_answers(out: Path, lines: Mapping[str, Answer]) -> list[Answer]:
     """The rows of `out` without an error, once it is sure that they answer the same questions in the same way."""
     rows = []
     for where, row in read_rows(out):
@@ -103,17 +117,17 @@ def _old_answers(out: Path, lines: Mapping[str, Row]) -> list[Row]:
     return [row for row in rows if "error" not in row]
 
 
-def _whole_lines(path: Path) -> Iterator[Row]:
+def _whole_lines(path: Path) -> Iterator[Answer]:
     # What follows the last line end was broken off, perhaps within a letter, when the run was killed. Not splitlines(),
     # which on a text also cuts where a model wrote one of Unicode's other line ends.
     yield from map(json.loads, path.read_bytes().split(b"\n")[:-1])
 
 
-def _write(path: Path, rows: Iterable[Row]) -> None:
+def _write(path: Path, lines: Iterable[Answer]) -> None:
     whole = path.with_name(path.name + ".whole")
-    whole.write_text("".join(map(_dumps, rows)), encoding="utf-8")
+    whole.write_text("".join(map(_dumps, lines)), encoding="utf-8")
     os.replace(whole, path)
 
 
-def _dumps(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _dumps(line: Answer) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"

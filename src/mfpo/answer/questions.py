@@ -1,8 +1,8 @@
 """Questions about images, as benchmarks publish them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.files import read_id, read_label, read_rows
@@ -21,18 +21,28 @@ from mfpo.records import (
 _TEXT_KEYS = ("text", "query", "question")
 
 
-def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
-    """The questions of a JSONL file or JSON list as `question_id`, `image`, `text`, and `label` where a row has one.
+class Question(TypedDict):
+    """What a model is asked; `image` is a file below the folder of images, or base64, which answers call `name`."""
+
+    question_id: str
+    image: str
+    text: str
+    label: NotRequired[str]
+    name: NotRequired[str]
+
+
+def read_questions(source: Path | Iterable[Mapping[str, Any]], images: Path) -> list[Question]:
+    """The questions of a JSONL file, a JSON list, or a list in memory; `label` where a row has one.
 
     Ids become texts; MMHal-Bench's questions, which have none, get their number from 0, and their image is the file
-    that `image_src` ends with. An image may be base64; then `name` is what answers call it: its `image_id` or the end
-    of `image_path`, where a row has one. Raises MfpoError when a row lacks a key, an id comes twice, an image below
-    `images` cannot be read, or a text has places for several.
+    that `image_src` ends with. `name` is a row's `image_id` or the end of its `image_path`, or else a hash. Raises
+    MfpoError when a row lacks a key, an id comes twice, an image below `images` cannot be read, or a text has places
+    for several.
     """
-    questions: dict[str, dict[str, Any]] = {}
+    questions: dict[str, Question] = {}
     seen: set[str] = set()
     faults = []
-    for number, (where, row) in enumerate(read_rows(path)):
+    for number, (where, row) in enumerate(_rows(source)):
         question = _question(row, number, where)
         question_id, image = question["question_id"], question["image"]
         if question_id in questions:
@@ -53,7 +63,14 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
     return list(questions.values())
 
 
-def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]:
+def _rows(source: Path | Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row with the words that say where it is."""
+    if isinstance(source, Path):
+        return read_rows(source)
+    return ((f"question {number}", row) for number, row in enumerate(source, start=1))
+
+
+def _question(row: Mapping[str, Any], number: int, where: str) -> Question:
     if "prompt" in row:
         raise MfpoError(f"{where}: is an answer, not a question; give the file of the questions")
     source = row.get("image_src")
@@ -71,14 +88,13 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> dict[str, Any]
     except RecordError as error:
         raise MfpoError(f"{where}: {error}; a question has one") from None
     # Half a surrogate pair cannot be sent.
-    question = {
-        "question_id": question_id,
-        "image": image,
-        "text": message["content"].encode(errors="replace").decode(),
-    }
+    text = message["content"].encode(errors="replace").decode()
+    question = Question(question_id=question_id, image=image, text=text)
     label, name = read_label(dict(row), where), embedded_name(image)
     if name is not None:
         question["name"] = read_id(dict(row), ("image_id", "image_path"), where) or name
+    if label is not None:
+        question["label"] = label
     if not all(map(is_text, question.values())):
         raise MfpoError(f"{where}: an id or the image holds an unpaired surrogate, which cannot be stored as UTF-8")
-    return question if label is None else question | {"label": label}
+    return question

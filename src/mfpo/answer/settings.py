@@ -1,63 +1,89 @@
-"""The settings of each way to decode."""
+"""The settings of `mfpo answer`; a decoder adds its own."""
 
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from mfpo.build.settings import STEPS
-from mfpo.errors import SettingError
-from mfpo.settings import setting
+from mfpo.answer.decoders import DECODERS, Decoder
+from mfpo.errors import SettingError, brief
+from mfpo.settings import Settings, setting, with_options
 
-
-@dataclass(frozen=True, kw_only=True)
-class GreedySettings:
-    """Greedy decoding has nothing to set."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VCDSettings:
-    """Settings of `mfpo answer --decode vcd`, with the defaults of VCD's evaluation scripts."""
-
-    cd_alpha: float = setting(1.0, "weight of the contrast; 0 is decoding without the noised image")
-    cd_beta: float = setting(0.1, "a token is possible if it has this share of the likeliest one's probability")
-    noise_step: int = setting(500, "diffusion step of the noised image, 0 to 999")
-    sample: bool = setting(True, "sample at temperature 1 as VCD does; false takes the highest score, our extension")
-    seed: int = setting(0, "seed of noise and sampling; each question has generators of its own")
-
-    def __post_init__(self) -> None:
-        if self.cd_alpha < 0:
-            raise SettingError(f"cd_alpha is {self.cd_alpha}, but must not be negative")
-        if not 0 <= self.cd_beta <= 1:
-            raise SettingError(f"cd_beta is {self.cd_beta}, but must be from 0 to 1")
-        if not 0 <= self.noise_step < STEPS:
-            raise SettingError(f"noise_step is {self.noise_step}, but must be from 0 to {STEPS - 1}")
-        if self.seed < 0:
-            raise SettingError(f"seed is {self.seed}, but must not be negative")
+# What each engine has a use for; `transformers` also for the settings of its decoder.
+_USED = {
+    "transformers": {"decode", "max_new_tokens", "batch_size"},
+    "vllm": {"max_new_tokens"},
+    "endpoint": {"max_new_tokens", "concurrency", "temperature", "retries", "timeout"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OPERASettings:
-    """Settings of `mfpo answer --decode opera`, with the defaults of OPERA's README."""
+class AnswerSettings(Settings):
+    """What `mfpo answer` can be told: the general settings below, and those of the decoder.
 
-    num_beams: int = setting(5, "beams")
-    scale_factor: float = setting(50.0, "attention is multiplied by it before products are taken (sigma)")
-    threshold: int = setting(15, "rollback when each beam found the same place more often than this (r)")
-    num_attn_candidates: int = setting(
-        5, "tokens that each beam may go on with; also rollbacks to a place (N_can, beta)"
-    )
-    penalty_weight: float = setting(1.0, "weight of the over-trust penalty (alpha)")
+    `AnswerSettings(decode="vcd", cd_alpha=2.0)` is an instance of the subclass that `chosen("vcd")` makes.
+    """
 
-    def __post_init__(self) -> None:
-        if self.num_beams < 2:
-            raise SettingError(f"num_beams is {self.num_beams}, but must be at least 2")
-        if self.scale_factor <= 0:
-            raise SettingError(f"scale_factor is {self.scale_factor}, but must be above 0")
-        if self.threshold < 1:
-            raise SettingError(f"threshold is {self.threshold}, but must be at least 1")
-        if self.num_attn_candidates < 1:
-            raise SettingError(f"num_attn_candidates is {self.num_attn_candidates}, but must be at least 1")
-        if self.penalty_weight < 0:
-            raise SettingError(f"penalty_weight is {self.penalty_weight}, but must not be negative")
+    choice = "decode"
+
+    decode: str = setting("greedy", "decoder of --engine transformers: greedy, vcd or opera")
+    max_new_tokens: int = setting(512, "tokens of the longest answer", least=1)
+    batch_size: int = setting(32, "questions at a time, of --engine transformers", least=1)
+    concurrency: int = setting(8, "requests to an endpoint at a time", least=1)
+    temperature: float | None = setting(0.0, "that an endpoint is sent; null sends none", least=0)
+    retries: int = setting(5, "how often an endpoint is asked again after a passing fault", least=0)
+    timeout: float = setting(120.0, "seconds without a byte from an endpoint that are such a fault", above=0)
+
+    if TYPE_CHECKING:  # which settings there are depends on the decoder
+
+        def __init__(self, **values: Any) -> None: ...
+
+    def __new__(cls, **values: Any) -> Any:
+        return super().__new__(cls.of(values))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> type["AnswerSettings"]:
+        """The class that `values` are for. Raises SettingError for an unknown decoder."""
+        name = values.get(cls.choice)
+        return cls.chosen(name if isinstance(name, str) else cls.decode)
+
+    @classmethod
+    def choices(cls) -> Iterable[str]:
+        """The decoders."""
+        return DECODERS
+
+    @classmethod
+    def chosen(cls, name: str) -> type["AnswerSettings"]:
+        """The subclass with the settings of the decoder `name`, which is its default."""
+        return _settings_of(name, DECODERS[name])
 
 
-# What `mfpo answer --decode` chooses from.
-DECODER_SETTINGS: dict[str, type[Any]] = {"greedy": GreedySettings, "vcd": VCDSettings, "opera": OPERASettings}
+@cache
+def _settings_of(name: str, function: Decoder) -> type[AnswerSettings]:
+    default = [("decode", str, setting(name, "the decoder of these settings"))]
+    named = dataclasses.make_dataclass("AnswerSettings", default, bases=(AnswerSettings,), frozen=True, kw_only=True)
+    return with_options(named, function)
+
+
+def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | None, *, retry_failed: bool) -> str:
+    """`transformers`, `vllm` or `endpoint`.
+
+    Raises SettingError for an unknown engine, and for what the engine has no use for.
+    """
+    if endpoint is not None and engine is not None:
+        raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
+    chosen = "endpoint" if endpoint is not None else engine or "transformers"
+    if chosen not in _USED or engine == "endpoint":
+        raise SettingError(f"no engine is named {brief(chosen)}; give --engine transformers or vllm")
+    if retry_failed and endpoint is None:
+        raise SettingError("--retry-failed asks an endpoint again; a local model fails at none, so leave it out")
+    title = "--endpoint" if endpoint is not None else f"--engine {chosen}"
+    unused = [
+        f"{field.name} is {value}, but {title} has no use for it; leave it out"
+        for field in dataclasses.fields(AnswerSettings)
+        if field.name not in _USED[chosen] and (value := getattr(settings, field.name)) != field.default
+    ]
+    if unused:
+        raise SettingError("; ".join(unused))
+    return chosen

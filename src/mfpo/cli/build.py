@@ -109,9 +109,9 @@ def _picturebook(source: str, settings: Any) -> Any:
         raise MfpoError(f"{source}: {brief(count)} is no number of records; write picturebook:600")
     if settings.split or settings.subset:
         raise SettingError("split and subset choose files of a dataset, and the picture book has none; leave them out")
-    from mfpo.picturebook.pairs import PictureBook
+    from mfpo.picturebook.source import PictureBookSource
 
-    return PictureBook(int(count), seed=settings.seed)
+    return PictureBookSource(int(count), seed=settings.seed)
 
 
 def _engine(name: str, workers: int) -> Any:

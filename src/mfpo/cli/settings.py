@@ -3,11 +3,13 @@
 import difflib
 from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.table import Table
 
+from mfpo.answer.decoders import DECODERS
+from mfpo.answer.settings import AnswerSettings
 from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief
 
@@ -24,8 +26,7 @@ _KNOWN = {
     "build": _Known("mfpo build", "mfpo.build.settings", "CommandSettings"),
     "rank": _Known("mfpo rank", "mfpo.rank.settings", "RankSettings"),
     "train": _Known("mfpo train", "mfpo.train.settings", "TrainSettings"),
-    "vcd": _Known("mfpo answer --decode vcd", "mfpo.answer.settings", "VCDSettings"),
-    "opera": _Known("mfpo answer --decode opera", "mfpo.answer.settings", "OPERASettings"),
+    "answer": _Known("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
     "judge": _Known("mfpo eval mmhal, llava-bench, object-halbench", "mfpo.evaluate.judge", "JudgeSettings"),
     "pretrain": _Known("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
 }
@@ -42,14 +43,21 @@ def show_settings(
         shown = Table("name", "settings of")
         for known, (user, _, _) in _KNOWN.items():
             shown.add_row(known, user)
+        for decoder in DECODERS:
+            shown.add_row(decoder, f"mfpo answer --decode {decoder}")
         console.print(shown)
         return
-    if name not in _KNOWN:
-        near = difflib.get_close_matches(name, _KNOWN, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KNOWN)}"
+    names = [*_KNOWN, *DECODERS]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
         raise SettingError(f"nothing with settings is named {brief(name)}; {hint}")
     shown = Table("setting", "default", "what it does")
-    for field in fields(getattr(import_module(_KNOWN[name].module), _KNOWN[name].name)):
+    if name in DECODERS:
+        chosen: Any = AnswerSettings.chosen(name)
+    else:
+        chosen = getattr(import_module(_KNOWN[name].module), _KNOWN[name].name)
+    for field in fields(chosen):
         default = "" if field.default is MISSING else "null" if field.default is None else str(field.default)
         shown.add_row(field.name, default, field.metadata["help"])
     console.print(shown)

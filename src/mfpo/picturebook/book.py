@@ -9,8 +9,8 @@ import numpy as np
 from rich.progress import track
 
 from mfpo.folders import whole_folder
-from mfpo.picturebook.pairs import scene_seeds
 from mfpo.picturebook.scenes import draw_scene, make_scene
+from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import CAPTION_PROMPTS, existence_questions
 
 # What a model is scored by on the book, and what tables call it.

@@ -18,25 +18,28 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_cosine_schedule_with_warmup
 
 from mfpo.folders import whole_folder, write_json
-from mfpo.picturebook.drawings import KINDS, RGB
+from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH, make_model, make_processor
+from mfpo.picturebook.pen import RGB
 from mfpo.picturebook.scenes import SIDE, Scene, draw_scene, make_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, caption, existence_questions
-from mfpo.settings import setting
+from mfpo.settings import Settings, setting
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings:
-    seed: int = setting(0, "seed of weights, scenes and texts")
-    scenes: int = setting(24_000, "number of scenes that are drawn")
-    tower_steps: int = setting(1_600, "steps of the patch classifier")
-    tower_rate: float = setting(1.5e-3, "its learning rate")
-    language_steps: int = setting(1_800, "steps of projector and language model")
-    language_rate: float = setting(1.5e-3, "their learning rate")
-    batch_size: int = setting(64, "scenes a step; half are captions, half dialogues of questions")
-    prior: float = setting(0.7, "how often a caption mentions an absent partner")
+class PretrainSettings(Settings):
+    """What `mfpo picturebook pretrain` can be told; the defaults made the shipped weights."""
+
+    seed: int = setting(0, "seed of weights, scenes and texts", least=0)
+    scenes: int = setting(24_000, "number of scenes that are drawn", least=1)
+    tower_steps: int = setting(1_600, "steps of the patch classifier", least=1)
+    tower_rate: float = setting(1.5e-3, "its learning rate", above=0)
+    language_steps: int = setting(1_800, "steps of projector and language model", least=1)
+    language_rate: float = setting(1.5e-3, "their learning rate", above=0)
+    batch_size: int = setting(64, "scenes a step; half are captions, half dialogues of questions", least=2)
+    prior: float = setting(0.7, "how often a caption mentions an absent partner", least=0, most=1)
     bf16: bool = setting(True, "compute in bfloat16, as for the shipped weights; slow on a CPU without AVX-512")
 
 

@@ -6,7 +6,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mfpo.picturebook.drawings import KINDS, sprite
+from mfpo.picturebook.drawings import KINDS
+from mfpo.picturebook.sprites import sprite
 
 SIDE = 96
 CELL = 32

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mfpo.answer.generate import greedy
-from mfpo.answer.settings import GreedySettings
+from mfpo.answer.greedy import greedy
 from mfpo.build.noise import add_noise
 from mfpo.build.settings import STEPS, Schedule
 from mfpo.build.stages import generator
@@ -175,8 +174,8 @@ def ask(model: Any, processor: Any, cases: Sequence[Case], settings: DistortionS
 @torch.inference_mode()
 def answers_of(model: Any, processor: Any, cases: Sequence[Case], *, max_new_tokens: int) -> list[str]:
     """The model's greedy answer to each case."""
-    rows, images = [{"text": answer_text(case.prompt)} for case in cases], [case.image for case in cases]
-    texts = greedy(model, processor, rows, images, GreedySettings(), max_new_tokens)
+    questions: list[Any] = [{"text": answer_text(case.prompt)} for case in cases]
+    texts = greedy(model, processor, questions, [case.image for case in cases], max_new_tokens)
     return [text.strip() for text in texts]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.progress import track
 
-from mfpo.answer.generate import answer
+from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
 from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
@@ -19,9 +20,9 @@ from mfpo.folders import write_text
 from mfpo.models import model_files
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import FIGURES, draw_book
-from mfpo.picturebook.pairs import PairKind, PictureBook
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene
+from mfpo.picturebook.source import Chosen, PictureBookSource
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
@@ -83,7 +84,7 @@ class PictureBookScale:
         """The first pairs of a pool that is drawn once for each source and seed."""
         path = self.folder / "pools" / f"{data.source}-{seed}-{self.pairs}.jsonl"
         if not path.exists():
-            drawn = track(PictureBook(self.pairs, seed=seed, kind=data.source), "drawing pairs")
+            drawn = track(PictureBookSource(self.pairs, seed=seed, kind=data.source), "drawing pairs")
             write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if data.themes == "some":
@@ -117,7 +118,8 @@ class PictureBookScale:
         out = folder / f"{questions.stem}.jsonl"
         if not out.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            answer(questions, model, questions.parent, out, strategy=decode, batch_size=64, max_new_tokens=128)
+            settings = AnswerSettings(decode=decode, batch_size=64, max_new_tokens=128)
+            answer(questions, model, questions.parent, out, settings)
         return read_answers(out)
 
     def _book(self, seed: int) -> Path:
@@ -137,7 +139,7 @@ class PictureBookScale:
         """The folder of pairs on scenes that nobody trained on, with the default rejected images."""
         out = self.folder / "data" / f"{self.split}-pairs-{seed}-{_SCORED_PAIRS}"
         if not out.exists():
-            source = PictureBook(_SCORED_PAIRS, seed=seed, split=self.split)
+            source = PictureBookSource(_SCORED_PAIRS, seed=seed, split=self.split)
             build(
                 source, out, BuildSettings(seed=seed), DatasetRegions(), progress=lambda rows: track(rows, "building")
             )
@@ -162,10 +164,10 @@ def _by_scene(accuracy: Tally, questions: Path) -> dict[str, Tally]:
     return {name: Tally(scenes) for name, scenes in figures.items()}
 
 
-class KeptPairs(PictureBook):
+class KeptPairs(PictureBookSource):
     """Pairs of the picture book that were drawn before."""
 
-    def __init__(self, rows: list[dict[str, Any]], *, seed: int, kind: PairKind) -> None:
+    def __init__(self, rows: list[dict[str, Any]], *, seed: int, kind: Chosen) -> None:
         super().__init__(len(rows), seed=seed, kind=kind)
         self.rows = rows
 

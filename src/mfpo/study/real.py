@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mfpo.answer.generate import answer
+from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, amber_file, load_amber
 from mfpo.evaluate.amber_words import open_reading
@@ -179,7 +180,8 @@ class RealScale:
             out = self.folder / "answers" / f"{name}-{key}.jsonl"
             if not out.exists():
                 out.parent.mkdir(parents=True, exist_ok=True)
-                answer(questions, model, Path(str(images)), out, strategy=trial.decode, batch_size=s.batch_size)
+                settings = AnswerSettings(decode=trial.decode, batch_size=s.batch_size)
+                answer(questions, model, Path(str(images)), out, settings)
             return out
 
         counts: dict[str, Array] = {}

@@ -10,12 +10,13 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from mfpo.answer.generate import DECODERS
+from mfpo.answer.decoders import DECODERS
+from mfpo.answer.settings import AnswerSettings
 from mfpo.build.settings import BuildSettings
 from mfpo.errors import SettingError
 from mfpo.folders import versions, write_text
 from mfpo.rank.settings import RankSettings
-from mfpo.settings import read_settings
+from mfpo.settings import options_of, read_settings
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial, changes
 from mfpo.train.run import train
@@ -131,10 +132,11 @@ class Study:
 
     def _all_settings(self, trial: Trial, seed: int) -> dict[str, Any]:
         """The settings of a score's training, and the defaults of the other stages before it, as STAGE.NAME."""
-        stages = {"build": BuildSettings(), "rank": RankSettings(), "answer": DECODERS[trial.decode].settings()}
+        decoder = options_of(AnswerSettings(decode=trial.decode), DECODERS[trial.decode])
+        stages = {"build": asdict(BuildSettings()), "rank": asdict(RankSettings()), "answer": decoder}
         if trial.method:
-            stages["train"] = self.settings(trial, seed)
-        return {f"{stage}.{name}": value for stage, own in stages.items() for name, value in asdict(own).items()}
+            stages["train"] = asdict(self.settings(trial, seed))
+        return {f"{stage}.{name}": value for stage, own in stages.items() for name, value in own.items()}
 
 
 def _check_settings(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mfpo.answer.endpoint import answer_by_endpoint
+from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, SettingError
 
 pytest.importorskip("openai", reason="endpoints need the openai package: pip install 'mfpo[judge]'")
@@ -36,11 +37,12 @@ def ask_about(folder, names):
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def answers(folder, server, **settings):
-    settings = {"retries": 1, "concurrency": 2} | settings
-    return answer_by_endpoint(
-        folder / "q.jsonl", server.url, "gpt-9", folder / "private_photos", folder / "a.jsonl", **settings
-    )
+def answers(folder, server, retry_failed=False, **settings):
+    """How many answers there are, and how many of them are errors."""
+    settings = AnswerSettings(**{"retries": 1, "concurrency": 2} | settings)
+    files = (folder / "q.jsonl", "gpt-9", folder / "private_photos", folder / "a.jsonl")
+    lines = answer(*files, settings, endpoint=server.url, retry_failed=retry_failed)
+    return len(lines), sum("error" in line for line in lines)
 
 
 def rows_of(folder):
@@ -267,5 +269,5 @@ def test_a_server_of_ones_own_needs_no_key(folder, fake_server, monkeypatch):
 )
 def test_an_endpoint_that_is_none_is_refused(folder, endpoint, words):
     with pytest.raises(SettingError, match=words) as error:
-        answer_by_endpoint(folder / "q.jsonl", endpoint, "m", folder / "private_photos", folder / "a.jsonl")
+        answer(folder / "q.jsonl", "m", folder / "private_photos", folder / "a.jsonl", endpoint=endpoint)
     assert KEY not in str(error.value)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
-from mfpo.answer.vllm_engine import answer_by_vllm
+from mfpo.answer.run import answer
 from mfpo.errors import MfpoError
 
 
@@ -20,7 +20,7 @@ def questions(tmp_path):
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_its_absence_is_said(questions, tiny_llava, tmp_path):
     with pytest.raises(MfpoError, match=r"pip install 'mfpo\[vllm\]'"):
-        answer_by_vllm(questions, tiny_llava, tmp_path, tmp_path / "a.jsonl")
+        answer(questions, tiny_llava, tmp_path, tmp_path / "a.jsonl", engine="vllm")
     assert not list(tmp_path.glob("a.jsonl*"))
 
 
@@ -32,4 +32,4 @@ def test_an_adapter_is_refused(questions, tiny_llava, tmp_path):
     model = load_model(tiny_llava)
     get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     with pytest.raises(MfpoError, match="mfpo merge"):
-        answer_by_vllm(questions, tmp_path / "adapter", tmp_path, tmp_path / "a.jsonl")
+        answer(questions, tmp_path / "adapter", tmp_path, tmp_path / "a.jsonl", engine="vllm")

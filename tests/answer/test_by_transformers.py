@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mfpo.answer.generate import answer
+from mfpo.answer.decoders import decoder
+from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
+from mfpo.errors import MfpoError
 from mfpo.models import encode_questions, load_model, load_processor, model_files
+from mfpo.settings import about
 
+ONE_TOKEN = AnswerSettings(max_new_tokens=1)
 WORDS = ["what", "colour", "is", "the", "big", "round", "thing", "left", "of", "a", "dog"]
 
 
@@ -53,7 +59,9 @@ def test_batches_give_the_text_of_plain_greedy_search(tiny_llava, questions, tmp
                 break
         return processor.decode(batch["input_ids"][0, start:], skip_special_tokens=True).strip()
 
-    answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", batch_size=7, max_new_tokens=12)
+    settings = AnswerSettings(batch_size=7, max_new_tokens=12)
+    answers = answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", settings)
+    assert answers == answer(rows, model, folder, None, settings, processor=processor, name=str(tiny_llava))
     texts = texts_of(tmp_path / "a.jsonl")
     assert list(texts) == [row["question_id"] for row in rows]
     assert texts == {row["question_id"]: plain(row) for row in rows}
@@ -62,7 +70,7 @@ def test_batches_give_the_text_of_plain_greedy_search(tiny_llava, questions, tmp
 
 def test_lines_say_which_model_and_settings_answered(tiny_llava, questions, tmp_path):
     folder, rows = questions
-    assert answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", max_new_tokens=1) == 24
+    assert len(answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", ONE_TOKEN)) == 24
     line = json.loads((tmp_path / "a.jsonl").read_text().split("\n")[0])
     assert list(line) == ["question_id", "image", "prompt", "text", "model", "decode"]
     assert (line["prompt"], line["model"]) == (rows[0]["text"], str(tiny_llava))
@@ -83,7 +91,7 @@ def test_a_killed_run_does_not_go_on_with_another_base_below_its_adapter(tiny_ll
     save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
     after = model_files(tmp_path / "adapter")
     assert (after[0], after[1] != before[1], after[1:]) == (before[0], True, model_files(base))
-    assert answer(folder / "q.jsonl", tmp_path / "adapter", folder, tmp_path / "a.jsonl", name="mine") == 24
+    answer(folder / "q.jsonl", tmp_path / "adapter", folder, tmp_path / "a.jsonl", ONE_TOKEN, name="mine")
     assert json.loads((tmp_path / "a.jsonl").read_text().split("\n")[0])["model"] == "mine"
 
 
@@ -97,8 +105,8 @@ def test_batches_are_of_like_length(tiny_llava, questions, tmp_path, monkeypatch
         widths.append(batch["input_ids"].shape[1])
         return batch
 
-    monkeypatch.setattr("mfpo.answer.generate.encode_questions", counting)
-    answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", batch_size=6, max_new_tokens=1)
+    monkeypatch.setattr("mfpo.models.encode_questions", counting)
+    answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", AnswerSettings(batch_size=6, max_new_tokens=1))
     assert widths == sorted(widths, reverse=True)
     lengths = sorted((len(row["text"]) for row in rows), reverse=True)
     assert [width - widths[0] for width in widths] == [lengths[start] - lengths[0] for start in range(0, 24, 6)]
@@ -111,3 +119,40 @@ def test_the_image_stands_at_its_place_in_the_question(tiny_llava):
     image = "<image>" * 16
     assert texts[0].removeprefix("<s>") == f"USER: In {image}\n I see ASSISTANT:"
     assert texts[1].replace("<pad>", "").removeprefix("<s>") == f"USER: {image}\nWhat? ASSISTANT:"
+
+
+def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_path):
+    """A killed run of it goes on, and starts anew with other weights; without its processor there is none."""
+    folder, rows = questions
+    model, processor = load_model(tiny_llava, dtype=torch.float32), load_processor(tiny_llava)
+    asked = []
+
+    @decoder("in_memory")
+    def in_memory(model, processor, questions, images, max_new_tokens, *, ends: Annotated[int, about("after")] = 99):
+        asked.extend(question["question_id"] for question in questions)
+        if len(asked) > ends:
+            raise KeyboardInterrupt
+        return ["A wall."] * len(questions)
+
+    def ask():
+        settings = AnswerSettings(decode="in_memory", batch_size=4)
+        answer(rows, model, folder, tmp_path / "a.jsonl", settings, processor=processor)
+
+    def kill():
+        asked.extend(["none"] * 95)
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+        asked.clear()
+
+    kill()
+    ask()
+    assert len(asked) == 20
+    (tmp_path / "a.jsonl").unlink()
+    asked.clear()
+    kill()
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    ask()
+    assert len(asked) == 24
+    with pytest.raises(MfpoError, match="comes with its processor"):
+        answer(rows, model, folder)

@@ -1,0 +1,90 @@
+"""Ask a model behind an OpenAI-compatible endpoint, several questions at a time."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mfpo.answer.collect import Engine
+from mfpo.answer.openai_client import complete, explain, longest_answer, open_client, side_by_side
+from mfpo.answer.questions import Question
+from mfpo.answer.settings import AnswerSettings
+from mfpo.errors import MfpoError
+from mfpo.records import IMAGE_PLACE, content_parts, load_image
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+# So many failures without a success between them, and the endpoint is taken to be down.
+_HOPELESS = 20
+
+
+def open_endpoint(
+    endpoint: str, model: str, images: Path, settings: AnswerSettings, *, name: str | None = None
+) -> Engine:
+    """An engine of `model`, as the `endpoint` ("http://host/v1") calls it.
+
+    A question that fails after `retries` repetitions has its `error`. Asking raises MfpoError when the endpoint refuses
+    key or model, or 20 questions in a row fail.
+    """
+    client = open_client(endpoint, retries=settings.retries, timeout=settings.timeout)
+    how: dict[str, Any] = longest_answer(endpoint, settings.max_new_tokens)
+    if settings.temperature is not None:
+        how["temperature"] = settings.temperature
+
+    def ask(questions: Sequence[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
+        in_a_row = 0
+        reply_to = partial(_reply, client, model, how, images)
+        for question, reply in side_by_side(client, reply_to, questions, settings.concurrency):
+            in_a_row = in_a_row + 1 if "error" in reply else 0
+            if in_a_row == _HOPELESS:
+                raise MfpoError(
+                    f"{client.base_url}: {_HOPELESS} questions in a row failed, the last with: {reply['error']}; "
+                    "run again to go on, the answers so far are kept"
+                )
+            yield question, reply
+
+    return Engine({"model": name or model, "decode": how, "endpoint": endpoint}, ask)
+
+
+def chat(question: Question, images: Path) -> list[dict[str, Any]]:
+    """A question in the form of OpenAI's API. An upright RGB JPEG, PNG or WebP is sent byte for byte, others as PNG.
+
+    Neither the image's name nor its folder is sent.
+    """
+    data = load_image(images, question["image"])["bytes"]
+    kind = Image.open(io.BytesIO(data)).get_format_mimetype()
+    url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    shown = {"type": "image_url", "image_url": {"url": url}}
+    text = question["text"] if IMAGE_PLACE in question["text"] else IMAGE_PLACE + question["text"]
+    parts = [shown if part["type"] == "image" else part for part in content_parts(text)]
+    return [{"role": "user", "content": parts}]
+
+
+def _reply(
+    client: "OpenAI", model: str, how: Mapping[str, Any], images: Path, question: Question
+) -> tuple[Question, dict[str, Any]]:
+    """The question with `text`, or `text` None and the `error`; MfpoError when every other would fail alike."""
+    import openai
+
+    try:
+        completion = complete(client, model, chat(question, images), how)
+    except (openai.AuthenticationError, openai.NotFoundError) as error:
+        fault = f"{client.base_url}: {explain(error, client)}"
+    except openai.APIError as error:
+        return question, {"text": None, "error": explain(error, client)}
+    else:
+        if completion is None:
+            lacking = "the reply is no chat completion; check the address, mostly ending in /v1"
+        elif completion.text is None or (not completion.text.strip() and completion.finished == "length"):
+            # Empty at the limit: a reasoning model that did not come to its answer.
+            lacking = f"the reply holds no text (finish_reason {completion.finished})"
+        else:
+            return question, {"text": completion.text.strip()}
+        return question, {"text": None, "error": lacking}
+    # Raised out here, so that the client's error, which holds the key, is no part of this one.
+    raise MfpoError(fault)

@@ -1,0 +1,73 @@
+"""Ask a model here, in batches, by a decoder."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mfpo.answer.collect import Engine
+from mfpo.answer.decoders import DECODERS
+from mfpo.answer.questions import Question
+from mfpo.answer.settings import AnswerSettings
+from mfpo.errors import MfpoError
+from mfpo.hub import find_model
+from mfpo.models import load_model, load_processor, model_files
+from mfpo.records import decode_image, load_image
+from mfpo.settings import options_of
+
+
+def open_transformers(
+    model: Any, processor: Any, images: Path, settings: AnswerSettings, *, name: str | None = None
+) -> Engine:
+    """An engine of a model in memory, which is set to evaluate, or of one in a folder or on the Hub.
+
+    Raises MfpoError when there is no model, and for one in memory without its processor.
+    """
+    if isinstance(model, str | Path):
+        folder = find_model(str(model))
+        name, fingerprint = name or str(model), model_files(folder)
+        model, processor = load_model(folder), load_processor(folder)
+    elif processor is None:
+        raise MfpoError("a model in memory comes with its processor; give processor, as load_processor loads it")
+    else:
+        name, fingerprint = name or model.name_or_path or "a model in memory", [_hash(model)]
+        model.eval()
+    decode = DECODERS[settings.decode]
+    options = options_of(settings, decode)
+
+    def ask(questions: Sequence[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
+        for batch in _batches(questions, processor.tokenizer, settings.batch_size):
+            opened = [decode_image(load_image(images, question["image"])) for question in batch]
+            try:
+                with torch.inference_mode():
+                    texts = decode(model, processor, batch, opened, settings.max_new_tokens, **options)
+            except torch.OutOfMemoryError:
+                raise MfpoError(
+                    f"no GPU memory for {len(batch)} questions at a time; give a smaller batch_size "
+                    "(the answers so far are kept)"
+                ) from None
+            if len(texts) != len(batch):
+                raise MfpoError(f"decoder {settings.decode} gave {len(texts)} answers to {len(batch)} questions")
+            yield from ((question, {"text": text.strip()}) for question, text in zip(batch, texts, strict=True))
+
+    how = {"strategy": settings.decode, **options, "max_new_tokens": settings.max_new_tokens}
+    return Engine({"model": name, "decode": how, "fingerprint": fingerprint}, ask)
+
+
+def _batches(questions: Sequence[Question], tokenizer: Any, size: int) -> Iterator[Sequence[Question]]:
+    """The longest questions first, so that running out of memory shows at once; equal ones, whose answers are of
+    similar length, side by side."""
+    lengths = {text: len(tokenizer(text)["input_ids"]) for text in {question["text"] for question in questions}}
+    ordered = sorted(questions, key=lambda question: (-lengths[question["text"]], question["text"]))
+    yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
+
+
+def _hash(model: Any) -> str:
+    """Of the weights, so that a killed run does not go on with others."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

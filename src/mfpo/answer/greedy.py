@@ -1,0 +1,73 @@
+"""Greedy decoding, in batches that answers leave when they have ended."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mfpo.answer.decoders import decoder
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from mfpo.answer.questions import Question
+
+# A model's own generation settings may penalise repetitions; greedy means the likeliest token.
+_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
+# Of LLaVA and Qwen-VL, where nothing but tokens and mask is needed once the prompt is in the cache.
+_PROMPT = {"input_ids", "attention_mask", "pixel_values", "image_sizes", "image_grid_thw", "mm_token_type_ids"}
+
+
+@decoder("greedy")
+def greedy(
+    model: Any,
+    processor: Any,
+    questions: Sequence["Question"],
+    images: Sequence["Image.Image"],
+    max_new_tokens: int,
+) -> list[str]:
+    """The likeliest token after the ones before it, again and again."""
+    from mfpo.models import encode_questions
+
+    texts = [question["text"] for question in questions]
+    batch = dict(encode_questions(processor, texts, images).to(model.device, model.dtype))
+    if batch.keys() <= _PROMPT and model.generation_config.eos_token_id is not None:
+        return list(processor.batch_decode(_dropping(model, batch, max_new_tokens), skip_special_tokens=True))
+    output = model.generate(**batch, **_GREEDY, max_new_tokens=max_new_tokens)
+    return list(processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def _dropping(model: Any, batch: dict[str, "Tensor"], max_new_tokens: int) -> list["Tensor"]:
+    """The new tokens of each row. Rows that have ended leave the batch, or they cost as much as the longest one."""
+    import torch
+    from torch.nn.functional import pad
+    from transformers import DynamicCache, StoppingCriteriaList
+
+    from mfpo.models import cache_argument
+
+    start = batch["input_ids"].shape[1]
+    eos = torch.tensor(model.generation_config.eos_token_id, device=model.device).view(-1)
+
+    def many_have_ended(input_ids: "Tensor", scores: Any, **options: Any) -> "Tensor":
+        """A quarter of the rows, and at least four; going on with the others costs a bit, too."""
+        has_ended = torch.isin(input_ids[:, start:], eos).any(dim=1)
+        return torch.full_like(has_ended, int(has_ended.sum()) >= max(4, len(has_ended) / 4))
+
+    cache = DynamicCache(config=model.config)
+    name = cache_argument(model)
+    answers: dict[int, Tensor] = {}
+    rows = torch.arange(len(batch["input_ids"]), device=model.device)
+    while True:
+        before = batch["input_ids"].shape[1]
+        left_over = start + max_new_tokens - before
+        stop = StoppingCriteriaList([many_have_ended])
+        tokens = model.generate(**batch, **{name: cache}, **_GREEDY, max_new_tokens=left_over, stopping_criteria=stop)
+        goes_on = ~torch.isin(tokens[:, start:], eos).any(dim=1) & (tokens.shape[1] < start + max_new_tokens)
+        answers |= dict(zip(rows[~goes_on].tolist(), tokens[~goes_on, start:], strict=True))
+        if not goes_on.any():
+            return [answers[row] for row in range(len(answers))]
+        rows, tokens = rows[goes_on], tokens[goes_on]
+        mask = pad(batch["attention_mask"][goes_on], (0, tokens.shape[1] - before), value=1)
+        batch = {"input_ids": tokens, "attention_mask": mask}
+        cache.batch_select_indices(goes_on)
+        if getattr(model.model, "rope_deltas", None) is not None:  # how far Qwen-VL's positions are behind, by row
+            model.model.rope_deltas = model.model.rope_deltas[goes_on]
