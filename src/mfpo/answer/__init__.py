@@ -2,4 +2,4 @@
 
 from mfpo.calls import make_callable
 
-make_callable(__name__, "mfpo.answer.generate", "answer")
+make_callable(__name__, "mfpo.answer.run", "answer")
