@@ -5,7 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from mfpo.demo import METHODS, DemoSettings, demo
+from mfpo.demo import METHODS, demo
+from mfpo.demo_settings import DemoSettings
 from mfpo.picturebook.book import FIGURES
 
 SETTINGS = DemoSettings(pairs=12, scenes=10, dependence_pairs=4)

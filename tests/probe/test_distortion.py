@@ -15,7 +15,8 @@ from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.pairs import PictureBook
 from mfpo.probe.cases import read_cases
-from mfpo.probe.distortion import DistortionSettings, noise, probe_distortion
+from mfpo.probe.distortion import noise, probe_distortion
+from mfpo.probe.settings import DistortionSettings
 
 
 def plain_answer(model, processor, image, question, *, tokens):
@@ -158,7 +159,6 @@ def test_a_dataset_without_a_region_is_refused(tiny_llava, preference_data, tmp_
         ({"steps": ()}, "steps must be"),
         ({"steps": (5, 5)}, "steps must be"),
         ({"steps": (0, 1000)}, "step 1000"),
-        ({"schedule": "square"}, "square"),
         ({"seed": -1}, "seed"),
         ({"batch_size": 0}, "batch_size"),
     ],

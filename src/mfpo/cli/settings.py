@@ -27,6 +27,11 @@ _KNOWN = {
     "vcd": _Known("mfpo answer --decode vcd", "mfpo.answer.settings", "VCDSettings"),
     "opera": _Known("mfpo answer --decode opera", "mfpo.answer.settings", "OPERASettings"),
     "judge": _Known("mfpo eval mmhal, llava-bench, object-halbench", "mfpo.evaluate.judge", "JudgeSettings"),
+    "distortion": _Known("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
+    "attention": _Known("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
+    "rewards": _Known("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),
+    "study": _Known("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
+    "demo": _Known("mfpo demo", "mfpo.demo_settings", "DemoSettings"),
     "pretrain": _Known("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
 }
 
