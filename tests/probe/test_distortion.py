@@ -100,8 +100,8 @@ def test_the_noise_is_one_draw_a_record(good):
 
 def test_answers_of_the_picture_book_change_more_and_more(tmp_path):
     settings = BuildSettings()
-    build(PictureBook(8), tmp_path / "data", settings, segmenter=open_segmenter("dataset", settings))
-    asked = DistortionSettings(steps=(0, 500, 999), max_new_tokens=24)
+    build(PictureBook(4), tmp_path / "data", settings, segmenter=open_segmenter("dataset", settings))
+    asked = DistortionSettings(steps=(0, 500, 999), max_new_tokens=16)
     found = probe_distortion(tmp_path / "data", {"picturebook": WEIGHTS}, tmp_path / "out", asked).rows
     same = {(row.where, row.step): row.same.value for row in found}
     drop = {(row.where, row.step): row.drop.value for row in found}

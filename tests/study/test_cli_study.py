@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -45,6 +46,16 @@ def experiments(monkeypatch) -> dict[str, list[int]]:
     for name, experiment in {"table1": table, "table2": lacks, "rates": rates}.items():
         monkeypatch.setitem(EXPERIMENTS, name, experiment)
     return ran
+
+
+def test_kept_scores_make_the_page_of_the_docs_without_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("mfpo.study.study.train", lambda *given: pytest.fail("trained"))
+    docs = Path(__file__).parents[2] / "docs" / "reproduce"
+    with ZipFile(docs / "scores.zip") as kept:
+        kept.extractall(tmp_path / "scores")
+    assert reproduce("table7", "--seeds", "3", "--out", str(tmp_path)) == 0
+    shown = [(folder / "table7.md").read_text().partition("```")[0] for folder in (docs, tmp_path / "pages")]
+    assert shown[0] == shown[1]
 
 
 def test_the_names_are_those_of_the_experiments():

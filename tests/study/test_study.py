@@ -286,7 +286,8 @@ def test_regions_are_those_of_what_only_the_chosen_answer_names(study):
 
 
 def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):
-    records = read_dataset(study.scale.data(Data(pairs=4, source="ranked"), 0))
+    scale = PictureBookScale(study.out / "picturebook", pairs=4)
+    records = read_dataset(scale.data(Data(source="ranked"), 0))
     assert len(records) == 4
     for record in records:
         scene = make_scene(int(record["id"].removeprefix("scene-")))
@@ -432,7 +433,7 @@ def test_every_experiment_fills_its_table(study, name, monkeypatch):
     check(name, EXPERIMENTS[name](study), study)
 
 
-FEW_STEPS = partial(DistortionSettings, steps=(0, 500, 999))
+FEW_STEPS = partial(DistortionSettings, steps=(0, 500, 999), max_new_tokens=8)
 
 
 class Looking(Study):
@@ -446,6 +447,7 @@ class Looking(Study):
 def looking(study):
     """A study of a few steps, and the figures that look into its trainings."""
     scale = PictureBookScale(study.out / "picturebook", scenes=12, pairs=6)
+    scale.train_settings = lambda: ["save_steps=1000", "epochs=1"]
     few = Looking(study.out, scale, [0], study.console)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DistortionSettings", FEW_STEPS)
@@ -512,16 +514,16 @@ def test_accuracy_is_counted_scene_by_scene(study, scored):
 
 
 def test_gradients_are_those_of_the_pairs_that_are_trained_on(study, monkeypatch):
-    monkeypatch.setattr(gradients, "_PULLED", 8)
-    pull = gradients._pull(study, Data(pairs=12), BASE, 0)
+    monkeypatch.setattr(gradients, "_PULLED", 4)
+    pull = gradients._pull(study, FEW, BASE, 0)
     assert {name: own.shape for name, own in pull.items()} == dict.fromkeys(("norm", "text", "margin"), (1, 2))
     model, processor = load_model(study.scale.base), load_processor(study.scale.base)
     model.get_encoder(modality="image").requires_grad_(False)
-    eight = read_dataset(study.scale.data(Data(pairs=12), 0)).select(range(8))
-    expected = image_pull(model, processor, eight, pair_logps(model, processor, eight))
+    four = read_dataset(study.scale.data(FEW, 0)).select(range(4))
+    expected = image_pull(model, processor, four, pair_logps(model, processor, four))
     assert [own[0, 0] for own in pull.values()] == pytest.approx(expected[0].tolist(), abs=1e-5)
     monkeypatch.setattr(gradients, "image_pull", lambda *given: pytest.fail("computed again"))
-    again = gradients._pull(study, Data(pairs=12), BASE, 0)
+    again = gradients._pull(study, FEW, BASE, 0)
     assert all(np.array_equal(again[name], own) for name, own in pull.items())
 
 
