@@ -26,7 +26,7 @@ SMALLER = {
     "llava-hf/llava-1.5-7b-hf": str(WEIGHTS),
     "picturebook:600": "picturebook:4",
     "--count 500": "--count 4",
-    "--pairs 60 --scenes 100": "--pairs 6 --scenes 10",
+    "steps=0,500,999": "steps=0,999 max_new_tokens=8",
     "lora_rank=128": "lora_rank=4 epochs=1",
 }
 # Each has a test of its own, with a smaller setting: make, the demo and the pretraining take minutes.

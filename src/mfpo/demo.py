@@ -1,9 +1,9 @@
-"""The whole way on the picture book: pairs, ranking, DPO and MFPO from one start, held-out questions, a page."""
+"""The full pipeline on the picture book: pairs, ranking, DPO and MFPO from one start, held-out questions, a page."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
+from mfpo.demo_settings import DemoSettings
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair, load_annotations
 from mfpo.evaluate.existence import existence, load_questions
@@ -31,19 +32,10 @@ from mfpo.rank.levels import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import read_dataset
 from mfpo.report import write_report
-from mfpo.settings import setting
 from mfpo.train.run import train
 from mfpo.train.settings import TrainSettings
 
 METHODS = ("dpo", "mfpo")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    seed: int = setting(0, "seed of pairs, held-out scenes and training")
-    pairs: int = setting(600, "preference pairs to train on")
-    scenes: int = setting(500, "held-out scenes to score on")
-    dependence_pairs: int = setting(150, "held-out pairs to measure image dependence on")
 
 
 def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, Any]:

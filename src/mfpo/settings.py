@@ -168,6 +168,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
 def _coerce(value: Any, wanted: Any) -> Any:
     """`value` as `wanted`: YAML reads 5e-7 as a string and 1 as an int, both fine for a float."""
     choices = get_args(wanted)
+    if get_origin(wanted) is tuple:  # 0,500,999, or a list in YAML; a single number is one of them
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        return tuple(choices[0](str(part)) for part in parts)
     if choices and type(None) in choices:
         return None if value is None else _coerce(value, next(c for c in choices if c is not type(None)))
     if choices:
@@ -188,6 +191,8 @@ def _spell(wanted: Any) -> str:
     if not choices:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
         return names[wanted]
+    if get_origin(wanted) is tuple:
+        return "numbers with commas between them"
     if type(None) in choices:
         return _spell(next(c for c in choices if c is not type(None))) + " or null"
     return "one of " + ", ".join(map(str, choices))

@@ -14,17 +14,10 @@ from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.picturebook.splits import SPLITS
-from mfpo.probe.attention import (
-    AttentionSettings,
-    check_grid,
-    check_kind,
-    find_words,
-    image_attention,
-    mass,
-    on_grid,
-    probe_attention,
-)
+from mfpo.probe.attention import image_attention, mass, probe_attention
 from mfpo.probe.cases import Case, read_cases
+from mfpo.probe.settings import AttentionSettings
+from mfpo.probe.words import check_grid, check_kind, find_words, on_grid
 
 from .conftest import drawn_mask
 
@@ -225,7 +218,7 @@ def test_other_models_are_refused_with_those_that_are_known(tiny_llava):
         check_grid("full", processor)
 
 
-@pytest.mark.parametrize("wrong", [{"at": "after"}, {"drawn": -1}, {"max_length": 0}])
+@pytest.mark.parametrize("wrong", [{"drawn": -1}, {"max_length": 0}])
 def test_settings_are_checked(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         AttentionSettings(**wrong)

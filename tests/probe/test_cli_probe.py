@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mfpo.cli import main
-from mfpo.cli.build import ROWS_SET_ASIDE
+from mfpo.cli.console import ROWS_SET_ASIDE
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_every_probe_has_help_with_an_example(probe, command):
 
 def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny_llava, mixed, tmp_path):
     out = tmp_path / "out"
-    status, printed, _ = probe("attention", mixed, "--model", tiny_llava, "--out", out, "--drawn", "1")
+    status, printed, _ = probe("attention", mixed, "--model", tiny_llava, "--out", out, "drawn=1")
     assert status == ROWS_SET_ASIDE
     assert "5 records" in printed
     assert "4 records set aside" in printed
@@ -43,14 +43,20 @@ def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "--steps", "0,x"], "--steps is '0,x'"),
-        (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "--steps", "1000"], "step 1000"),
-        (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "--limit", "0"], "limit is 0"),
+        (
+            ["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "steps=0,x"],
+            "steps is '0,x', but must be numbers with commas between them",
+        ),
+        (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "steps=1000"], "step 1000"),
+        (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "limit=0"], "limit is 0"),
         (["distortion", "{data}", "--model", "{model}", "--model", "{model}", "--out", "{tmp}/out"], "given twice"),
         (["distortion", "{data}", "--model", "{tmp}", "--out", "{tmp}/out"], "no model there"),
         (["attention", "{data}", "--model", "{model}", "--out", "{tmp}"], "exists already"),
         (["attention", "{tmp}", "--model", "{model}", "--out", "{tmp}/out"], "no Parquet shards"),
-        (["attention", "{data}", "--model", "{model}", "--out", "{tmp}/out", "--at", "after"], "at is 'after'"),
+        (["attention", "{data}", "--model", "{model}", "--out", "{tmp}/out", "at=after"], "at is 'after'"),
+        (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "schedule=square"], "'square'"),
+        (["rewards", "{tmp}", "--out", "{tmp}/out", "windw=2"], "did you mean 'window'"),
+        (["rewards", "window=2", "--out", "{tmp}/out"], "no run is named"),
         (["rewards", "{tmp}", "--out", "{tmp}/out"], "metrics.jsonl is not there"),
     ],
 )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mfpo.errors import MfpoError, SettingError
-from mfpo.probe.rewards import RewardsSettings, probe_rewards
+from mfpo.probe.rewards import probe_rewards
+from mfpo.probe.settings import RewardsSettings
 
 
 def write_run(folder, margins, image_margins=None):

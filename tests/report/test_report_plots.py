@@ -2,14 +2,17 @@
 
 import math
 import re
+from itertools import combinations
 from xml.etree import ElementTree
 
 from mfpo.report import plots
+from mfpo.report.plots import Line, limits_of, looks_of, plot
+from mfpo.report.tables import table
 
-ROWS = [
-    {"stage": stage, "step": step, "rewards/chosen": 0.1 * step, "rewards/rejected": -0.2 * step}
-    for step, stage in enumerate(["easy"] * 4 + ["medium"] * 4 + ["hard"] * 4, start=1)
+STAGES = [
+    {"stage": stage, "step": step} for step, stage in enumerate(["easy"] * 4 + ["medium"] * 4 + ["hard"] * 4, start=1)
 ]
+REWARDS = {"chosen": Line(x=range(12), y=range(12)), "rejected": Line(x=range(12), y=range(0, -12, -1))}
 
 
 def texts(svg):
@@ -17,43 +20,48 @@ def texts(svg):
 
 
 def test_same_numbers_give_the_same_bytes_without_date_or_style_sheet():
-    first, second = (plots.curves(ROWS, plots.REWARDS, (-3, 2), "rewards") for _ in range(2))
+    first, second = (plot(REWARDS, x_label="step", label="rewards", stages=STAGES) for _ in range(2))
     assert first == second
     assert not re.search(r"<metadata|<style|<\?xml|<!DOCTYPE", first)
 
 
 def test_two_plots_of_a_page_share_no_id_but_that_of_equal_shapes():
-    first = plots.curves(ROWS, plots.REWARDS, (-3, 2), "rewards")
-    second = plots.bars({"Cover": {"base": 90.0, "mfpo": 91.0}}, "cover")
-    shapes = [dict(re.findall(r'id="([^"]+)"[^>]*d="([^"]*)"', svg)) for svg in (first, second)]
-    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in (first, second)]
-    assert ids[0]
-    assert all(shapes[0][name] == shapes[1][name] for name in ids[0] & ids[1])
-
-
-def test_a_key_that_no_row_has_gets_no_line():
-    svg = plots.curves(ROWS, plots.REWARDS, (-3, 2), "rewards")
-    assert "chosen" in texts(svg)
-    assert "rejected" in texts(svg)
-    assert "chosen, rejected image" not in texts(svg)
+    bands = Line(x=[0, 1], y=[1.0, 2], low=[0, 1], high=[2, 3]), Line(x=[0, 1], y=[5.0, 2], low=[4, 1], high=[6, 3])
+    drawn = [plot({"a": band}, x_label="x", label="a plot", limits=(0, 6)) for band in bands]
+    shapes = []
+    for svg in (*drawn, plots.bars({"Cover": {"base": 90.0, "mfpo": 91.0}}, "cover")):
+        named = [element for element in ElementTree.fromstring(svg).iter() if "id" in element.attrib]
+        assert len({element.attrib["id"] for element in named}) == len(named)
+        shapes.append({element.attrib["id"]: ElementTree.tostring(element).strip() for element in named})
+    assert shapes[0]
+    for first, second in combinations(shapes, 2):
+        assert all(first[id] == second[id] for id in first.keys() & second.keys())
 
 
 def test_stages_are_named_and_parted():
-    svg = plots.curves(ROWS, plots.REWARDS, (-3, 2), "rewards")
+    svg = plot(REWARDS, x_label="step", label="rewards", stages=STAGES)
     assert [text for text in texts(svg) if text in ("easy", "medium", "hard")] == ["easy", "medium", "hard"]
-    one = plots.curves(ROWS[:4], plots.REWARDS, (-3, 2), "rewards")
+    one = plot(REWARDS, x_label="step", label="rewards", stages=STAGES[:4])
     assert [drawn.count("stroke-dasharray: 1.4,2.1") for drawn in (svg, one)] == [2, 0]
 
 
-def test_limits_hold_all_runs_and_zero_but_what_is_not_finite():
-    runs = [
-        [{"step": 1, "loss/text": 0.5}],
-        [{"step": 1, "loss/image": 2.0, "loss/text": math.inf}],
-        [{"step": 1, "loss/text": math.nan}],
-    ]
-    low, high = plots.shared_limits(runs, plots.LOSSES)
-    assert low == 0
-    assert 2.0 < high < 2.2
+def test_limits_hold_all_values_intervals_and_zero_but_what_is_not_finite():
+    low, high = limits_of([Line(x=[0], y=[2.0], low=[1.0], high=[4.0]), Line(x=[0], y=[-1.0])])
+    assert -1.4 < low < -1
+    assert 4 < high < 4.4
+    assert limits_of([Line(x=[0, 1, 2], y=[2.0, math.inf, math.nan])]) == (0, 2.12)
+    assert limits_of([Line(x=[0], y=[2.0], raw=[9.0])])[1] > 9
+
+
+def test_a_name_has_one_look_in_all_plots():
+    line = Line(x=[0, 1], y=[0, 1])
+    both = plot({"a": line, "b": line}, x_label="x", label="both")
+    alone = plot({"b": line}, x_label="x", label="alone", looks=looks_of(["a", "b"]))
+    other = plot({"b": line}, x_label="x", label="alone")
+    colour = plots.MODEL_COLOURS[1].lower().replace("#0072b2", "var(--blue)")
+    assert f"stroke: {colour}" in both
+    assert f"stroke: {colour}" in alone
+    assert f"stroke: {colour}" not in other
 
 
 def test_bars_write_every_figure():
@@ -81,3 +89,10 @@ def test_histogram_takes_any_number_of_levels_the_easiest_first():
     svg = plots.histogram([float(number) for number in range(11)], levels, "entropy")
     places = [svg.index(f">{level}<") for level in levels]
     assert places == sorted(places)
+
+
+def test_texts_of_a_table_are_escaped():
+    made = table(("run", "<b>"), [("<i>", "1 & 2")])
+    assert "<b>" not in made
+    assert "<i>" not in made
+    assert '<th scope="row">&lt;i&gt;</th><td>1 &amp; 2</td>' in made

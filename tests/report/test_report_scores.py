@@ -1,6 +1,6 @@
 """The table marks what is better and what is worse, and the headline says it as it is."""
 
-from mfpo.report.scores import changes, headline, table
+from mfpo.report.scores import changes, headline, rows
 
 MODELS = {
     "base": {"chair_s": 40.0, "cover": 92.0, "length": 38.0, "image_dependence": 4.0},
@@ -10,7 +10,9 @@ MODELS = {
 
 
 def column(models, number):
-    return [(row.cells[number].text, row.cells[number].is_best, row.cells[number].is_worse) for row in table(models)]
+    """The cells of a column: the text, whether it is the best, whether it is worse than base."""
+    cells = [row[number + 1] for row in rows(models)]
+    return [(cell.text, cell.mark == "best", cell.mark == "worse") for cell in cells]
 
 
 def test_lower_chair_is_better():
@@ -27,16 +29,12 @@ def test_a_shorter_caption_is_neither_better_nor_worse():
 
 def test_what_prints_alike_is_equal():
     assert column(MODELS, 3) == [("4.00", False, False), ("4.00", False, False), ("9.50", True, False)]
-    assert not any(
-        cell.is_best or cell.is_worse
-        for row in table({"a": {"cover": 1.0}, "b": {"cover": 1.04}})
-        for cell in row.cells
-    )
+    assert not any(cell.mark for _, cell in rows({"a": {"cover": 1.0}, "b": {"cover": 1.04}}))
 
 
 def test_a_missing_figure_is_a_dash():
     models = {"base": {"cover": 90.0, "chair_s": 9.0}, "mfpo": {"chair_s": 8.0}}
-    assert [cell.text for cell in table(models)[1].cells] == ["8.0", "–"]
+    assert [cell.text for cell in rows(models)[1][1:]] == ["8.0", "–"]
 
 
 def test_headline_says_that_chair_rose():

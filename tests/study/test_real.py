@@ -18,19 +18,20 @@ from mfpo.evaluate.chair import load_annotations, prepare_truth
 from mfpo.evaluate.judge import Judge, Verdict
 from mfpo.evaluate.mmhal import TYPES
 from mfpo.evaluate.object_halbench import load_table, object_halbench
-from mfpo.probe.attention import UnknownGrid
+from mfpo.probe.words import UnknownGrid
 from mfpo.records import read_dataset
 from mfpo.settings import read_settings
 from mfpo.sources import open_source
-from mfpo.study import figures, questions
-from mfpo.study.experiments import BASE, EXPERIMENTS
-from mfpo.study.real import RealScale, RealSettings, Rows, content
+from mfpo.study import figures
+from mfpo.study.experiments import BASE, load_experiments
+from mfpo.study.real import RealScale, content
+from mfpo.study.real_settings import RealSettings, check_paths
 from mfpo.study.statistics import LOGPS, estimate
 from mfpo.study.study import NotOnScale, Study
+from mfpo.study.training_data import Rows
 from mfpo.study.trials import Data, trained
 
-assert figures
-assert questions  # their experiments are registered now
+EXPERIMENTS = load_experiments()
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +147,10 @@ def test_what_the_scale_has_not_is_an_error(study):
 def test_what_is_not_there_is_told_before_anything_is_scored(study, tmp_path):
     for name in ("objhal_truth", "objhal_images", "images"):
         with pytest.raises(SettingError, match=f"{name} is data/none, and nothing is there"):
-            RealScale(tmp_path, replace(study.scale.settings, **{name: "data/none"}))
+            check_paths(replace(study.scale.settings, **{name: "data/none"}))
     (tmp_path / "truth.jsonl").write_text("{}\n")
     with pytest.raises(MfpoError, match=r"truth.jsonl, line 1: must be"):
-        RealScale(tmp_path, replace(study.scale.settings, objhal_truth=str(tmp_path / "truth.jsonl")))
+        check_paths(replace(study.scale.settings, objhal_truth=str(tmp_path / "truth.jsonl")))
     with pytest.raises(MfpoError, match="no such file"):
         RealScale(tmp_path, replace(study.scale.settings, source="none.jsonl"))
     with pytest.raises(MfpoError, match=r"none2.jsonl: no such file"):

@@ -18,21 +18,23 @@ from mfpo.models import load_model, load_processor
 from mfpo.picturebook.corrections import absent_kinds
 from mfpo.picturebook.scenes import make_scene
 from mfpo.probe.dependence import pair_logps
-from mfpo.probe.distortion import WHERE, DistortionSettings
+from mfpo.probe.distortion import WHERE
 from mfpo.probe.gradients import image_pull
+from mfpo.probe.settings import DistortionSettings
 from mfpo.records import answer_text, read_dataset
-from mfpo.study import figures, picturebook, questions
+from mfpo.study import figures, gradients, picturebook, questions
 from mfpo.study.counts import counts_of
-from mfpo.study.experiments import BASE, EXPERIMENTS, Result, mfpo, terms
+from mfpo.study.experiments import BASE, load_experiments, mfpo, terms
 from mfpo.study.figures import MARGINS, REWARDS
-from mfpo.study.page import cells, markdown, sentences, write_html
 from mfpo.study.picturebook import SEEN_THEMES, PictureBookScale
+from mfpo.study.render import cells, markdown, sentences, write_html
+from mfpo.study.results import Claim, Result, Table, Verdict, fill
 from mfpo.study.statistics import LOGPS, Estimate, estimate
 from mfpo.study.study import NotOnScale, Study
-from mfpo.study.tables import Claim, Table, Verdict, fill
 from mfpo.study.trials import Data, Trial, trained
 
 FEW = Data(pairs=8)
+EXPERIMENTS = load_experiments()
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +49,6 @@ def study(tmp_path_factory) -> Iterator[Study]:
 @pytest.fixture(scope="module")
 def scored(study):
     return {"base": study.scores(BASE), "MFPO": study.scores(mfpo(FEW))}
-
-
-def test_all_experiments_of_the_issue_are_there():
-    assert figures
-    assert questions
-    assert EXPERIMENTS.keys() == {
-        *(f"table{number}" for number in range(1, 10)),
-        *(f"figure{number}" for number in (1, 2, 5, 6, 7, 8)),
-        "data-size",
-        "carry-over",
-        "targets",
-        "image-loss",
-        "image-gradients",
-        "rates",
-    }
 
 
 def test_scores_are_those_of_the_answers(study, scored):
@@ -238,7 +225,7 @@ def test_rewards_are_of_log_ratios_to_the_base(study, monkeypatch):
 
 
 def test_gradients_are_of_small_models(study, monkeypatch):
-    monkeypatch.setattr(questions, "_LARGEST_PULLED", 1 << 20)
+    monkeypatch.setattr(gradients, "_LARGEST_PULLED", 1 << 20)
     with pytest.raises(NotOnScale, match="three gradients of all weights"):
         EXPERIMENTS["image-gradients"](study)
 
@@ -299,7 +286,8 @@ def test_regions_are_those_of_what_only_the_chosen_answer_names(study):
 
 
 def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):
-    records = read_dataset(study.scale.data(Data(pairs=4, source="ranked"), 0))
+    scale = PictureBookScale(study.out / "picturebook", pairs=4)
+    records = read_dataset(scale.data(Data(source="ranked"), 0))
     assert len(records) == 4
     for record in records:
         scene = make_scene(int(record["id"].removeprefix("scene-")))
@@ -440,12 +428,12 @@ def check(name: str, result: Result, study: Study) -> None:
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS.keys() - set(LOOKING)))
 def test_every_experiment_fills_its_table(study, name, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
-    monkeypatch.setattr(questions, "_pull", lambda study, data, trial, seed: random_scores(study, trial)[0])
+    monkeypatch.setattr(gradients, "_pull", lambda study, data, trial, seed: random_scores(study, trial)[0])
     monkeypatch.setattr(study.scale, "pairs", 600)
     check(name, EXPERIMENTS[name](study), study)
 
 
-FEW_STEPS = partial(DistortionSettings, steps=(0, 500, 999))
+FEW_STEPS = partial(DistortionSettings, steps=(0, 500, 999), max_new_tokens=8)
 
 
 class Looking(Study):
@@ -459,6 +447,7 @@ class Looking(Study):
 def looking(study):
     """A study of a few steps, and the figures that look into its trainings."""
     scale = PictureBookScale(study.out / "picturebook", scenes=12, pairs=6)
+    scale.train_settings = lambda: ["save_steps=1000", "epochs=1"]
     few = Looking(study.out, scale, [0], study.console)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DistortionSettings", FEW_STEPS)
@@ -525,16 +514,16 @@ def test_accuracy_is_counted_scene_by_scene(study, scored):
 
 
 def test_gradients_are_those_of_the_pairs_that_are_trained_on(study, monkeypatch):
-    monkeypatch.setattr(questions, "_PULLED", 8)
-    pull = questions._pull(study, Data(pairs=12), BASE, 0)
+    monkeypatch.setattr(gradients, "_PULLED", 4)
+    pull = gradients._pull(study, FEW, BASE, 0)
     assert {name: own.shape for name, own in pull.items()} == dict.fromkeys(("norm", "text", "margin"), (1, 2))
     model, processor = load_model(study.scale.base), load_processor(study.scale.base)
     model.get_encoder(modality="image").requires_grad_(False)
-    eight = read_dataset(study.scale.data(Data(pairs=12), 0)).select(range(8))
-    expected = image_pull(model, processor, eight, pair_logps(model, processor, eight))
+    four = read_dataset(study.scale.data(FEW, 0)).select(range(4))
+    expected = image_pull(model, processor, four, pair_logps(model, processor, four))
     assert [own[0, 0] for own in pull.values()] == pytest.approx(expected[0].tolist(), abs=1e-5)
-    monkeypatch.setattr(questions, "image_pull", lambda *given: pytest.fail("computed again"))
-    again = questions._pull(study, Data(pairs=12), BASE, 0)
+    monkeypatch.setattr(gradients, "image_pull", lambda *given: pytest.fail("computed again"))
+    again = gradients._pull(study, FEW, BASE, 0)
     assert all(np.array_equal(again[name], own) for name, own in pull.items())
 
 

@@ -1,22 +1,18 @@
 """The command `mfpo demo`."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from mfpo.cli.console import Config, Out, Overrides, console
+from mfpo.demo_settings import DemoSettings
+from mfpo.settings import read_settings
 
-from mfpo.cli.console import Out, console
 
-
-def demo(
-    out: Out = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of data, training and held-out scenes.")] = 0,
-) -> None:
+def demo(out: Out = Path("runs/demo"), config: Config = None, overrides: Overrides = None) -> None:
     """Run the full pipeline on the picture book, in minutes on a CPU: build, rank, train DPO and MFPO, score, report.
 
-    Example: mfpo demo --out runs/demo
+    Example: mfpo demo --out runs/demo seed=0
     """
-    from mfpo.demo import DemoSettings
-    from mfpo.demo import demo as run
+    settings = read_settings(DemoSettings, config, overrides or [])
+    from mfpo.demo import demo as run  # seconds of imports: a mistake is told before them
 
-    run(out, DemoSettings(seed=seed), console=console)
+    run(out, settings, console=console)

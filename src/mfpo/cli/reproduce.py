@@ -32,35 +32,24 @@ def reproduce(
 
     Example: mfpo reproduce table4 table8 --seeds 3 --out runs/study
     """
-    unknown = [name for name in names if name not in ("all", *NAMES)]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], NAMES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are all, {', '.join(NAMES)}"
-        raise SettingError(f"no experiment is named {brief(unknown[0])}; {hint}")
-    if set(names) == {"rates"} and {"--seeds", "--first-seed"} & {*_options(context)}:
-        raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"--out {out} is a file; give a folder")
-    if scale == "paper" and {"--scenes", "--pairs"} & {*_options(context)}:
-        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
-    if first_seed + seeds > _VALIDATION_SEED:
-        raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
-    check_readable(config)
-    from mfpo.study import figures, questions  # seconds of imports: a mistake is told before them
-    from mfpo.study.experiments import EXPERIMENTS
+    _check_names(names)
+    _check_options({*_options(context)}, names, out, first_seed + seeds, scale, config)
+    settings = _real_settings(config) if config else None
+    from mfpo.study.experiments import load_experiments  # seconds of imports: a mistake is told before them
     from mfpo.study.study import NotOnScale, Study
 
-    del figures, questions  # importing them has registered their experiments
-    every = [name for name in EXPERIMENTS if name != "rates"]
-    chosen = list(dict.fromkeys(one for name in names for one in (every if name == "all" else [name])))
+    experiments = load_experiments()
+    chosen = dict.fromkeys(n for name in names for n in (experiments if name == "all" else [name]))
+    if "rates" not in names:
+        chosen.pop("rates", None)  # `all` is what is reported
     # Before the first of them, so that a mistake is told before hours of work.
-    scales = {kind: _scale(scale, config, out, scenes, pairs, kind) for kind in dict.fromkeys(map(_kind, chosen))}
+    scales = {kind: _scale(settings, out, scenes, pairs, kind) for kind in dict.fromkeys(map(_kind, chosen))}
     is_incomplete = False
     for name in chosen:
         run_seeds = [_VALIDATION_SEED] if name == "rates" else range(first_seed, first_seed + seeds)
         study = Study(out, scales[_kind(name)], run_seeds, console)
         try:
-            result = EXPERIMENTS[name](study)
+            result = experiments[name](study)
         except NotOnScale as error:
             console.print(f"{name} is left out: {error}")
             is_incomplete |= name in names
@@ -68,6 +57,31 @@ def reproduce(
         _write(study, name, result, shlex.join(["mfpo", "reproduce", name, *_options(context, name)]))
     if is_incomplete:
         raise typer.Exit(1)
+
+
+def _check_names(names: list[str]) -> None:
+    """Raises SettingError with the nearest name for the first that there is not."""
+    for name in names:
+        if name not in ("all", *NAMES):
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are all, {', '.join(NAMES)}"
+            raise SettingError(f"no experiment is named {brief(name)}; {hint}")
+
+
+def _check_options(given: set[str], names: list[str], out: Path, end: int, scale: str, config: Path | None) -> None:
+    """Raises SettingError for options that do not go together; seeds are below `end`."""
+    if set(names) == {"rates"} and {"--seeds", "--first-seed"} & given:
+        raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out {out} is a file; give a folder")
+    if scale == "paper" and {"--scenes", "--pairs"} & given:
+        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
+    if end > _VALIDATION_SEED:
+        raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
+    if scale not in ("picturebook", "paper") or (scale == "paper") != (config is not None):
+        raise SettingError("--scale is picturebook, without --config, or paper, with it")
+    if scale == "paper" and "rates" in names:
+        raise SettingError("rates are of the picture book; leave out --scale paper")
 
 
 def _kind(name: str) -> str:
@@ -79,37 +93,45 @@ def _options(context: typer.Context, experiment: str = "") -> list[str]:
     """The options that were given and matter to the experiment, for the command that its page shows."""
     unused = {"names"} | ({"seeds", "first_seed"} if experiment == "rates" else set())
     words = []
-    for one in context.command.params:
-        name = str(one.name)
+    for option in context.command.params:
+        name = str(option.name)
         source = context.get_parameter_source(name)
         if name not in unused and source is not None and source.name == "COMMANDLINE":
-            words += [one.opts[0], str(context.params[name])]
+            words += [option.opts[0], str(context.params[name])]
     return words
 
 
-def _scale(scale: str, config: Path | None, out: Path, scenes: int, pairs: int, kind: str) -> Any:
+def _real_settings(config: Path) -> Any:
+    """What the file says, once it and the files that it names are known to be there."""
+    check_readable(config)
+    from mfpo.study.real_settings import RealSettings, check_paths
+
+    settings = read_settings(RealSettings, config, [])
+    check_paths(settings)
+    return settings
+
+
+def _scale(settings: Any, out: Path, scenes: int, pairs: int, kind: str) -> Any:
     """The picture book, half as many of whose validation scenes are for the rates, or what a file names."""
-    if scale == "picturebook" and config is None:
-        from mfpo.study.picturebook import PictureBookScale
+    if settings is not None:
+        from mfpo.study.real import RealScale
 
-        if kind == "rates":
-            return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2, pairs=pairs)
-        return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
-    if scale == "paper" and config is not None and kind != "rates":
-        from mfpo.study.real import RealScale, RealSettings
+        return RealScale(out / "paper", settings)
+    from mfpo.study.picturebook import PictureBookScale
 
-        return RealScale(out / "paper", read_settings(RealSettings, config, []))
-    raise SettingError("--scale is picturebook, without --config, or paper, with it; rates are of the picture book")
+    if kind == "rates":
+        return PictureBookScale(out / "picturebook", split="validation", scenes=scenes // 2, pairs=pairs)
+    return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
 
 
 def _write(study: Any, name: str, result: Any, command: str) -> None:
     from mfpo.folders import versions, write_text
-    from mfpo.study.page import markdown, sentences, terminal, write_html
+    from mfpo.study.render import markdown, sentences, terminal, write_html
 
     pages = study.out / "pages"
     html = pages / "html" / f"{name}.html"  # not beside the Markdown, of which a site makes NAME.html
     seeds = ", ".join(map(str, study.seeds))
-    made_with = {package: " and ".join(sorted(found)) for package, found in study.versions.items()} or versions()
+    made_with = {package: " and ".join(sorted(of)) for package, of in study.versions.items()} or versions()
     facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scored on": study.scale.scored_on, **made_with}
     write_text(pages / f"{name}.md", markdown(result, name, command, facts))
     write_html(result, html, command, facts)

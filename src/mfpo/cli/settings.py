@@ -28,6 +28,11 @@ _KNOWN = {
     "train": _Known("mfpo train", "mfpo.train.settings", "TrainSettings"),
     "answer": _Known("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
     "judge": _Known("mfpo eval mmhal, llava-bench, object-halbench", "mfpo.evaluate.judge", "JudgeSettings"),
+    "distortion": _Known("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
+    "attention": _Known("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
+    "rewards": _Known("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),
+    "study": _Known("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
+    "demo": _Known("mfpo demo", "mfpo.demo_settings", "DemoSettings"),
     "pretrain": _Known("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
 }
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.build.stages import union
-from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.errors import MfpoError, RecordError
 from mfpo.masks import Mask
 from mfpo.records import TEXT_COLUMNS, Message, decode_image, read_dataset
 from mfpo.report.samples import evenly
@@ -69,12 +69,6 @@ def read_cases(data: Path, limit: int | None, check: Callable[[Case], Any]) -> C
     return Cases(dataset, rows, set_aside)
 
 
-def check_limit(limit: int | None) -> None:
-    """Raises SettingError for no record at all."""
-    if limit is not None and limit < 1:
-        raise SettingError(f"limit is {limit}, but must be 1 or more records")
-
-
 def open_case(dataset: datasets.Dataset, row: int) -> Case:
     """Raises RecordError when the record has several images or turns, a broken image, or no region."""
     record = dataset[row : row + 1].to_pylist()[0]
@@ -88,7 +82,7 @@ def open_case(dataset: datasets.Dataset, row: int) -> Case:
     regions: dict[str, list[Any]] = {}
     for region in record["regions"]:
         regions.setdefault(region["keyword"], []).append(region)
-    masks = {keyword: union(found, 0, (image.height, image.width)) for keyword, found in regions.items()}
+    masks = {keyword: union(of_word, 0, (image.height, image.width)) for keyword, of_word in regions.items()}
     return Case(record["id"], image, record["prompt"], record["chosen"], masks)
 
 

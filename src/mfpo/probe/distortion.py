@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,49 +14,30 @@ from torch import Tensor
 
 from mfpo.answer.greedy import greedy
 from mfpo.build.noise import add_noise
-from mfpo.build.settings import STEPS, Schedule
+from mfpo.build.settings import Schedule
 from mfpo.build.stages import generator
-from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.errors import MfpoError, RecordError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
-from mfpo.folders import versions, whole_folder, write_json
+from mfpo.folders import whole_folder
 from mfpo.logprobs.sequences import collate, encode, pad_id, sequence_logps
 from mfpo.models import load_model, load_processor
-from mfpo.probe.cases import Case, Cases, check_limit, progress, read_cases
-from mfpo.probe.page import Line, limits_of, plot, write_page
+from mfpo.probe.cases import Case, Cases, progress, read_cases
+from mfpo.probe.results import lines_by_model, write_results
+from mfpo.probe.settings import DistortionSettings
 from mfpo.records import answer_text
-from mfpo.report.sections import Panels
+from mfpo.report.page import Panels
+from mfpo.report.plots import limits_of, plot
 
 Where = Literal["image", "region"]
 # By id: whether the answer stayed the same, and the drop of log p(y_w).
 Outcomes = dict[str, tuple[bool, float]]
 WHERE: dict[Where, str] = {"image": "whole image", "region": "key region"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class DistortionSettings:
-    steps: tuple[int, ...] = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)
-    schedule: Schedule = "sigmoid"
-    seed: int = 0
-    max_new_tokens: int = 128
-    batch_size: int = 32
-    max_length: int = 2048
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        check_limit(self.limit)
-        faults = []
-        if not self.steps or len(set(self.steps)) < len(self.steps):
-            faults.append("steps must be different numbers, such as 0,500,999")
-        faults += [f"step {step} must be from 0 to {STEPS - 1}" for step in self.steps if not 0 <= step < STEPS]
-        if self.schedule not in get_args(Schedule):
-            faults.append(f"schedule is {self.schedule!r}, but must be one of {', '.join(get_args(Schedule))}")
-        if self.seed < 0:
-            faults.append(f"seed is {self.seed}, but must be 0 or more")
-        for name in ("max_new_tokens", "batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                faults.append(f"{name} is {getattr(self, name)}, but must be 1 or more")
-        if faults:
-            raise SettingError("; ".join(faults))
+_SAME = (
+    "Greedy answers that are word for word those on the clean image, with 95 % intervals. Answers that stay the same "
+    "when the image is gone do not rest on it."
+)
+_DROP = "log p(y_w | m, t) - log p(y_w | noised m, t), mean over the records, with 95 % intervals."
 
 
 @dataclass(frozen=True)
@@ -110,11 +91,11 @@ def probe_distortion(data: Path, models: Mapping[str, Path], out: Path, settings
             model = load_model(path)
             rows += distortion(name, model, processors[name], cases, settings)
             del model  # two models need not fit into memory
-        results: dict[str, Any] = {"settings": asdict(settings), "data": str(data), "set_aside": cases.set_aside}
-        results |= {"figures": [asdict(row) for row in rows], "versions": versions()}
-        write_json(folder / "results.json", results)
-        lead = {f"{len(cases.rows)} records:": "answers to the same questions while noise destroys the image"}
-        write_page(folder / "report.html", "Distorted images", lead, _panels(rows), settings)
+        question = "answers to the same questions while noise destroys the image"
+        panels = _panels(rows)
+        write_results(
+            folder, "Distorted images", question, data=data, settings=settings, cases=cases, rows=rows, panels=panels
+        )
     return Distortions(rows, cases)
 
 
@@ -167,7 +148,7 @@ def ask(model: Any, processor: Any, cases: Sequence[Case], settings: DistortionS
         answers = answers_of(model, processor, cases, max_new_tokens=settings.max_new_tokens)
         logps = chosen_logps(model, processor, cases, max_length=settings.max_length).tolist()
     except torch.OutOfMemoryError:
-        raise MfpoError(f"no GPU memory for {len(cases)} records at a time; give a smaller --batch-size") from None
+        raise MfpoError(f"no GPU memory for {len(cases)} records at a time; give a smaller batch_size") from None
     return [Asked(answer, logp) for answer, logp in zip(answers, logps, strict=True)]
 
 
@@ -193,8 +174,8 @@ def _panels(rows: Sequence[Distortion]) -> list[Panels]:
     )
     panels = []
     for key, title, y_label, limits, note in kinds:
-        lines = {where: _lines([row for row in rows if row.where == where], key) for where in WHERE}
-        limits = limits or limits_of([line for part in lines.values() for line in part.values()])
+        lines = {where: lines_by_model([row for row in rows if row.where == where], "step", key) for where in WHERE}
+        limits = limits or limits_of(line for part in lines.values() for line in part.values())
         drawn = {
             WHERE[where]: plot(
                 part,
@@ -208,24 +189,3 @@ def _panels(rows: Sequence[Distortion]) -> list[Panels]:
         }
         panels.append(Panels(title, note, drawn))
     return panels
-
-
-_SAME = (
-    "Greedy answers that are word for word those on the clean image, with 95 % intervals. Answers that stay the same "
-    "when the image is gone do not rest on it."
-)
-_DROP = "log p(y_w | m, t) - log p(y_w | noised m, t), mean over the records, with 95 % intervals."
-
-
-def _lines(rows: Sequence[Distortion], key: str) -> dict[str, Line]:
-    lines = {}
-    for name in dict.fromkeys(row.model for row in rows):
-        own = sorted((row for row in rows if row.model == name), key=lambda row: row.step)
-        figures: list[Figure] = [getattr(row, key) for row in own]
-        lines[name] = Line(
-            x=[row.step for row in own],
-            y=[figure.value for figure in figures],
-            low=[figure.low for figure in figures],
-            high=[figure.high for figure in figures],
-        )
-    return lines

@@ -29,8 +29,8 @@ def image_pull(
     for start in range(0, len(pairs), batch_size):
         rows = range(start, min(start + batch_size, len(pairs)))
         batch = pairs.collate([pairs[row] for row in rows], shared=shares_prefix(model))
-        kept = reference[batch.pop("rows")].T.to(model.device)
-        losses = mfpo(LogRatios(*(sequence_logps(model, batch).view(-1, 3).T - kept)))
+        before = reference[batch.pop("rows")].T.to(model.device)
+        losses = mfpo(LogRatios(*(sequence_logps(model, batch).view(-1, 3).T - before)))
         text, image, margin = (_gradient(losses[term].mean(), weights) for term in ("text", "image", "margin"))
         cosines = (F.cosine_similarity(image, other, dim=0) for other in (text, margin))
         pulls.append(torch.stack([image.norm() / text.norm(), *cosines]))

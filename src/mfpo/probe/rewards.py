@@ -9,24 +9,18 @@ from typing import Any
 import numpy as np
 
 from mfpo.errors import MfpoError, SettingError
+from mfpo.files import read_rows
 from mfpo.folders import versions, whole_folder, write_json
-from mfpo.probe.page import Line, limits_of, plot, table, write_page
-from mfpo.report.sections import Panels, read_jsonl
+from mfpo.probe.settings import RewardsSettings
+from mfpo.report.page import Page, Panels, write
+from mfpo.report.plots import Line, limits_of, looks_of, plot
+from mfpo.report.tables import table
 
 MARGINS = {"text": "rewards/margins", "image": "rewards/image_margins"}
 # Below it a text margin is rounding, and a ratio to it means nothing.
 _ROUNDING = 1e-5
 
 Metrics = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardsSettings:
-    window: int = 5
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise SettingError(f"window is {self.window}, but must be 1 or more lines of metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,8 @@ def probe_rewards(runs: Sequence[Path], out: Path, settings: RewardsSettings) ->
     with whole_folder(out, {"command": "probe rewards", "runs": names, "settings": asdict(settings)}) as folder:
         results = {"settings": asdict(settings), "runs": {name: asdict(end) for name, end in finals.items()}}
         write_json(folder / "results.json", results | {"versions": versions()})
-        write_page(folder / "report.html", "Rewards over training", {}, _panels(logs, smoothed, finals), settings)
+        panels, facts = _panels(logs, smoothed, finals), {"Settings": asdict(settings)}
+        write(Page(headline="Rewards over training", panels=panels, facts=facts), folder / "report.html")
     return finals
 
 
@@ -81,14 +76,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise MfpoError(f"{file} is not there; give the folder of a run of `mfpo train`")
-    rows = read_jsonl(file)
-    if not rows:
-        raise MfpoError(f"{file} is empty; the run has not logged yet")
-    for number, row in enumerate(rows, start=1):
+    rows = []
+    for where, row in read_rows(file):
+        rows.append(row)
         for key in ("step", *MARGINS.values()):
             is_wanted = key != MARGINS["image"] or key in rows[0]
             if is_wanted and not (isinstance(row.get(key), int | float) and math.isfinite(row[key])):
-                raise MfpoError(f"{file}, line {number}: no number {key!r}; give a run that `mfpo train` finished")
+                raise MfpoError(f"{where}: no number {key!r}; give a run that `mfpo train` finished")
     return rows
 
 
@@ -125,7 +119,7 @@ def _panels(logs: Mapping[str, Metrics], runs: Mapping[str, Rewards], finals: Ma
         if run.balance is not None:
             known = [(step, value) for step, value in zip(run.steps, run.balance, strict=True) if value is not None]
             balances[name] = Line(x=[step for step, _ in known], y=[value for _, value in known])
-    limits = limits_of([line for part in lines.values() for line in part.values()])
+    limits = limits_of(line for part in lines.values() for line in part.values())
     margins = {
         f"{modality} margin": plot(
             part,
@@ -134,7 +128,7 @@ def _panels(logs: Mapping[str, Metrics], runs: Mapping[str, Rewards], finals: Ma
             label=f"The {modality} margin of {', '.join(part)} by training step",
             limits=limits,
             reference=0.0,
-            names=list(runs),
+            looks=looks_of(runs),
         )
         for modality, part in lines.items()
         if part
@@ -149,7 +143,7 @@ def _panels(logs: Mapping[str, Metrics], runs: Mapping[str, Rewards], finals: Ma
             label=f"Image margin over text margin of {', '.join(balances)} by training step",
             reference=1.0,
             wide=True,
-            names=list(runs),
+            looks=looks_of(runs),
         )
         panels.append(
             Panels("Balance", "Image margin over text margin: 1 where both modalities pull alike.", {"balance": drawn})

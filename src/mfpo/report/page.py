@@ -1,103 +1,83 @@
-"""The two pages: `inspect.html` beside a dataset, `report.html` in a run folder. Both work without a network."""
+"""The one HTML page that all commands fill: self-contained, every text escaped, readable without a network."""
 
 import base64
 import hashlib
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from mfpo.errors import MfpoError
 from mfpo.folders import write_text
-from mfpo.records import column
-from mfpo.report import scores, sections
 from mfpo.report.palette import PALETTE
-from mfpo.report.samples import Sample, open_samples, read_samples
+from mfpo.report.samples import Picture, Sample
+from mfpo.report.scores import Metric
+from mfpo.report.tables import typeset
+from mfpo.report.texts import Piece
 
-REPORT_SAMPLES = 6
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure to read at a glance."""
+
+    value: str
+    name: str
+    note: str = ""
+
+
+def tiles_of(shown: Mapping[str, tuple[str, str, str]], values: Mapping[str, Any]) -> list[Tile]:
+    """The `values` that are to be `shown` (key -> name, note, format), in that order."""
+    return [
+        Tile(form.format(values[key]).replace("%", " %"), name, note)
+        for key, (name, note, form) in shown.items()
+        if key in values
+    ]
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Plots or tables of one kind, side by side, by the name above each."""
+
+    title: str
+    note: str
+    plots: Mapping[str, Markup]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A held-out image and what each model says about it."""
+
+    image: Picture
+    name: str
+    prompt: str
+    captions: Mapping[str, list[Piece]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What the template shows; a section without content is left out."""
+    """What the template shows; a section without content is left out.
 
-    kind: str
-    title: str
+    `lead` holds a sentence for each name, `facts` the values at the foot by title and name.
+    """
+
+    kind: str = "report"
     headline: str
-    lead: dict[str, str] = field(default_factory=dict)
-    tiles: list[sections.Tile] = field(default_factory=list)
-    metrics: list[scores.Metric] = field(default_factory=list)
-    rows: list[scores.Row] = field(default_factory=list)
+    title: str = ""
+    lead: Mapping[str, str] = field(default_factory=dict)
+    tiles: Sequence[Tile] = ()
+    table: Markup | None = None
+    metrics: Sequence[Metric] = ()
     bars: Markup | None = None
-    panels: list[sections.Panels] = field(default_factory=list)
-    examples: list[sections.Example] = field(default_factory=list)
+    panels: Sequence[Panels] = ()
+    examples: Sequence[Example] = ()
     histogram: Markup | None = None
-    samples: list[Sample] = field(default_factory=list)
+    samples: Sequence[Sample] = ()
     total_samples: int = 0
     can_filter: bool = False
-    reasons: dict[str, int] = field(default_factory=dict)
-    facts: dict[str, dict[str, str]] = field(default_factory=dict)
-
-
-def inspect(data: Path, out: Path | None = None, limit: int = 500) -> Path:
-    """Write a page on the dataset folder `data`, and return its path (`inspect.html` in that folder if not given).
-
-    It shows `limit` records at even distances, with what `summary.json` says of the whole.
-    Raises MfpoError when the folder holds no dataset that `mfpo build` or `mfpo rank` wrote.
-    """
-    dataset = open_samples(data)
-    fallbacks = sum(corruption["fallback"] for corruption in column(dataset, "corruption"))
-    summary = sections.read_json(data / "summary.json")
-    samples = read_samples(dataset, limit)
-    page = Page(
-        kind="dataset",
-        title=f"{data.resolve().name} · mfpo inspect",
-        headline=data.resolve().name,
-        tiles=sections.dataset_tiles(summary, len(dataset), fallbacks),
-        reasons=summary.get("reasons", {}),
-        samples=samples,
-        total_samples=len(dataset),
-        can_filter=True,
-    )
-    return write(page, out or data / "inspect.html")
-
-
-def write_report(run: Path) -> Path:
-    """Write `report.html` into the folder of a training run or of the demo, and return its path.
-
-    What the folder does not hold is left out.
-    Raises MfpoError when it holds neither metrics.jsonl nor results.json, or when one of them cannot be read.
-    """
-    # The demo calls this while its folder still has the name that whole_folder gave it.
-    title = run.resolve().name.removesuffix(".partial")
-    results = sections.read_json(run / "results.json")
-    models = results.get("models", {})
-    # The demo has a run folder for each method; a training run is one itself.
-    runs = {title: run} | {name: run / name for name in models}
-    logs = {name: sections.read_jsonl(log) for name in runs if (log := runs[name] / "metrics.jsonl").exists()}
-    if not models and not logs:
-        raise MfpoError(f"{run}: neither metrics.jsonl nor results.json there; give a folder of `mfpo train` or `demo`")
-    trained = [name for name in models if name != "base"]
-    dataset = open_samples(run / "ranked") if (run / "ranked").is_dir() else None
-    page = Page(
-        kind="report",
-        title=f"{title} · mfpo report",
-        headline=scores.headline(models, trained[-1]) if trained else title,
-        lead={name: "; ".join(scores.changes(models, name)) for name in reversed(trained)},
-        tiles=[] if models else sections.training_tiles(logs),
-        metrics=scores.measured(models),
-        rows=scores.table(models),
-        bars=sections.bars(models),
-        panels=sections.panels(logs),
-        examples=sections.examples(run, list(models)),
-        histogram=sections.histogram(dataset) if dataset else None,
-        samples=read_samples(dataset, REPORT_SAMPLES) if dataset else [],
-        total_samples=len(dataset) if dataset else 0,
-        facts=sections.facts(run, results),
-    )
-    return write(page, run / "report.html")
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def write(page: Page, path: Path) -> Path:
@@ -109,7 +89,7 @@ def write(page: Page, path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"sha256": _sha256, "typeset": _typeset}
+    environment.filters |= {"sha256": _sha256, "typeset": typeset}
     html = environment.get_template("page.html.jinja").render(page=page, palette=PALETTE)
     write_text(path, html)
     return path
@@ -118,13 +98,3 @@ def write(page: Page, path: Path) -> Path:
 def _sha256(text: str) -> str:
     """The hash of a script as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _typeset(text: str) -> Markup:
-    """`text` escaped, with the letters of CHAIR_s and CHAIR_i set low, and no line break before a percent sign.
-
-    >>> _typeset("<b> CHAIR_s")
-    Markup('&lt;b&gt; CHAIR<sub>s</sub>')
-    """
-    escaped = str(escape(text)).replace(" %", "\N{NO-BREAK SPACE}%")
-    return Markup(re.sub(r"\bCHAIR_([si])\b", r"CHAIR<sub>\1</sub>", escaped))

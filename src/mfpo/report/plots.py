@@ -1,9 +1,10 @@
-"""The page's plots as inline SVG: the same bytes for the same numbers, readable on light and dark paper."""
+"""The pages' plots as inline SVG: the same bytes for the same numbers, readable on light and dark paper."""
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, groupby
 from typing import Any
 
 import matplotlib
@@ -11,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mfpo.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
@@ -44,55 +46,114 @@ STYLE: dict[Any, Any] = {
     "ytick.left": False,
 }
 
-# metrics.jsonl key -> name, colour, dashes: no line is told apart by its colour alone.
-REWARDS = {
-    "rewards/chosen": ("chosen", GREEN, "-"),
-    "rewards/rejected": ("rejected", RED, "--"),
-    "rewards/image_rejected": ("chosen, rejected image", BLUE, "-."),
-}
-LOSSES = {
-    "loss/text": ("text", RED, "--"),
-    "loss/image": ("image", BLUE, "-."),
-    "loss/margin": ("margin", GREEN, "-"),
-    "loss/lm": ("language model", PURPLE, ":"),
-    "loss/kl": ("divergence", ORANGE, "--"),
-    "loss/contrast": ("contrast", SKY, "-."),
-}
-LEVEL_COLOURS = (SKY, ORANGE, RED, GREEN, PURPLE, BLUE, GREY)
-# The base model is what the others are measured against, so it is grey.
-MODEL_COLOURS = (GREY, BLUE, GREEN, PURPLE, ORANGE, SKY)
+# Colour and dashes: no line is told apart by its colour alone.
+Look = tuple[str, str]
 
-Metrics = Sequence[Mapping[str, Any]]
-Lines = Mapping[str, tuple[str, str, str]]
+# What is given first is mostly the base model, which the others are measured against, so it is grey.
+_LOOKS: tuple[Look, ...] = (
+    *((GREY, "-"), (BLUE, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"), (SKY, "--")),
+    *((BLUE, "-"), (GREEN, ":"), (GREY, "--"), (PURPLE, "-")),
+)
+MODEL_COLOURS = tuple(colour for colour, _ in _LOOKS[:6])
+_LEVEL_COLOURS = (SKY, ORANGE, RED, GREEN, PURPLE, BLUE, GREY)
+# Letters of a legend that fit into a row of it, with 5 more for each line drawn; twice as many in a wide plot.
+_LEGEND_LETTERS = 52
 
 
-def curves(metrics: Metrics, lines: Lines, limits: tuple[float, float], label: str, *, wide: bool = False) -> Markup:
-    """One line for each of `lines` over the training steps, with the stages' names and boundaries.
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The values `y` at `x`: with an interval, from `low` to `high`, or with the `raw` values that they smooth."""
 
-    `metrics` are the lines of metrics.jsonl. A key that no row has gets no line. `limits` are those of the y axis.
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    raw: Sequence[float] | None = None
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name, the same in all plots of a page that are given these names."""
+    return dict(zip(names, cycle(_LOOKS), strict=False))
+
+
+def plot(
+    lines: Mapping[str, Line],
+    *,
+    x_label: str,
+    label: str,
+    y_label: str = "",
+    limits: tuple[float, float] | None = None,
+    reference: float | None = None,
+    wide: bool = False,
+    looks: Mapping[str, Look] | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    log_x: bool = False,
+) -> Markup:
+    """Lines by name, each with the look of `looks`, or of `looks_of` the names.
+
+    `label` is read to who cannot see the plot. `limits` are those of the y axis; a thin line is drawn at `reference`;
+    `wide` is for a plot without another beside; `stages` are lines of metrics.jsonl, whose stages are named and
+    parted; `log_x` has a logarithmic x axis with a tick at each x.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.4 if wide else 5.4, 2.9), layout="constrained")
+        figure = Figure(figsize=(10.4 if wide else 5.4, 3.1), layout="constrained")
         axes = figure.add_subplot()
-        for key, (name, colour, dashes) in lines.items():
-            points = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, label=name)
-        axes.set_ylim(limits)
+        if reference is not None:
+            axes.axhline(reference, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
+        looks = looks or looks_of(lines)
+        for name, line in lines.items():
+            _draw_line(axes, name, line, *looks[name])
+        if limits:
+            axes.set_ylim(limits)
+        if log_x:
+            ticks = sorted({x for line in lines.values() for x in line.x})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axes.minorticks_off()
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # steps and layers
         axes.margins(x=0.01)
-        _draw_stages(axes, metrics)
-        axes.set_xlabel("step")
-        figure.legend(loc="outside upper left", ncols=len(lines))
+        _draw_stages(axes, stages)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if lines:
+            figure.legend(loc="outside upper left", ncols=_legend_columns(lines, wide))
         return svg(figure, label)
 
 
-def shared_limits(runs: Sequence[Metrics], lines: Lines) -> tuple[float, float]:
-    """y limits that hold every run's finite values and 0, so that panels side by side compare at a glance."""
-    values = [row[key] for metrics in runs for row in metrics for key in lines if row.get(key) is not None]
-    finite = [value for value in values if np.isfinite(value)] or [1.0]
-    low, high = min(0.0, *finite), max(0.0, *finite)
+def _draw_line(axes: Axes, name: str, line: Line, colour: str, dashes: str) -> None:
+    if line.low is not None and line.high is not None:
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+    if line.raw is not None:
+        axes.plot(line.x, line.raw, color=colour, alpha=0.3, linewidth=0.8)
+    axes.plot(line.x, line.y, color=colour, linestyle=dashes, label=name)
+
+
+def _draw_stages(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Name each stage above the plot and draw a line where the next one begins."""
+    start = metrics[0]["step"] if metrics else 0
+    for stage, rows in groupby(metrics, key=lambda row: row.get("stage")):
+        end = list(rows)[-1]["step"]
+        if stage is not None:
+            axes.text((start + end) / 2, 1.01, stage, transform=axes.get_xaxis_transform(), ha="center", va="bottom")
+        if end != metrics[-1]["step"]:
+            axes.axvline(end, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
+        start = end
+
+
+def _legend_columns(names: Iterable[str], wide: bool) -> int:
+    widths = [len(name) + 5 for name in names]
+    room = _LEGEND_LETTERS * (2 if wide else 1)
+    return len(widths) if sum(widths) <= room else max(1, room // max(widths))
+
+
+def limits_of(lines: Iterable[Line], *, contains: float = 0.0) -> tuple[float, float]:
+    """y limits for plots side by side: all finite values, intervals and raw values of the lines, and `contains`."""
+    parts = [part for line in lines for part in (line.y, line.low, line.high, line.raw) if part is not None]
+    values = [value for part in parts for value in part if np.isfinite(value)]
+    low, high = min([contains, *values]), max([contains, *values])
     pad = 0.06 * ((high - low) or 1.0)
-    return low - (pad if low < 0 else 0.0), high + pad
+    return low - (pad if low < contains else 0.0), high + pad
 
 
 def bars(columns: Mapping[str, Mapping[str, float]], label: str) -> Markup:
@@ -122,7 +183,7 @@ def histogram(entropies: Sequence[float], levels: Sequence[str], label: str) -> 
     by_level: dict[str, list[float]] = {}
     for entropy, level in sorted(zip(entropies, levels, strict=True)):
         by_level.setdefault(level, []).append(entropy)
-    colours = [LEVEL_COLOURS[number % len(LEVEL_COLOURS)] for number in range(len(by_level))]
+    colours = [_LEVEL_COLOURS[number % len(_LEVEL_COLOURS)] for number in range(len(by_level))]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.3), layout="constrained")
         axes = figure.add_subplot()
@@ -132,18 +193,6 @@ def histogram(entropies: Sequence[float], levels: Sequence[str], label: str) -> 
         axes.set_ylabel("records")
         figure.legend(loc="outside upper left", ncols=len(names), handlelength=0.9)
         return svg(figure, label)
-
-
-def _draw_stages(axes: Axes, metrics: Metrics) -> None:
-    """Name each stage above the plot and draw a line where the next one begins."""
-    start = metrics[0]["step"]
-    for stage, rows in groupby(metrics, key=lambda row: row.get("stage")):
-        end = list(rows)[-1]["step"]
-        if stage is not None:
-            axes.text((start + end) / 2, 1.01, stage, transform=axes.get_xaxis_transform(), ha="center", va="bottom")
-        if end != metrics[-1]["step"]:
-            axes.axvline(end, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
-        start = end
 
 
 def svg(figure: Figure, label: str) -> Markup:
@@ -157,6 +206,7 @@ def svg(figure: Figure, label: str) -> Markup:
         svg = svg.replace(stand_in, colour)
     # Several SVGs share one page, and with it one space of ids and one style sheet.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="(?:figure|axes|patch|line2d|text|legend|matplotlib\.axis|xtick|ytick)_\d+"', "", svg)
+    kinds = r"figure|axes|patch|line2d|text|legend|matplotlib\.axis|xtick|ytick|FillBetweenPolyCollection"
+    svg = re.sub(rf' id="(?:{kinds})_\d+"', "", svg)
     name = Markup(' role="img" aria-label="{}"').format(label)
     return Markup(re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', lambda _: name, svg, count=1))

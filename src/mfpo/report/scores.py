@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from markupsafe import Markup
+
+from mfpo.report.tables import Cell, typeset
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -26,21 +30,6 @@ METRICS = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A value as printed; `is_best` in its column, `is_worse` than the base model."""
-
-    text: str
-    is_best: bool
-    is_worse: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    model: str
-    cells: list[Cell]
-
-
 Models = Mapping[str, Mapping[str, float]]
 
 
@@ -49,10 +38,22 @@ def measured(models: Models) -> list[Metric]:
     return [metric for metric in METRICS if any(metric.key in figures for figures in models.values())]
 
 
-def table(models: Models) -> list[Row]:
+def header(models: Models) -> list[str | Cell]:
+    """The names of the columns, with arrows that say which way is better, and units."""
+    arrows = {"lower": " ↓", "higher": " ↑", None: ""}
+    return [
+        "model",
+        *(
+            Cell(Markup("{}{}<small>{}</small>").format(typeset(m.name), arrows[m.better], m.unit), title=m.meaning)
+            for m in measured(models)
+        ),
+    ]
+
+
+def rows(models: Models) -> list[list[str | Cell]]:
     """One row a model, in the order of results.json; a figure that a model lacks is a dash."""
     return [
-        Row(name, [_cell(models, figures, metric) for metric in measured(models)]) for name, figures in models.items()
+        [name, *(_cell(models, figures, metric) for metric in measured(models))] for name, figures in models.items()
     ]
 
 
@@ -64,9 +65,8 @@ def headline(models: Models, name: str) -> str:
     """
     parts = []
     for metric in (metric for metric in METRICS if metric.key in ("chair_s", "chair_i")):
-        pair = _pair(models, name, metric)
-        if pair and pair[0] > 0:
-            before, after = pair
+        before, after = _as_printed(models, name, metric)
+        if before and after is not None:
             change = f" by {abs(after - before) / before:.0%}".replace("%", " %") if before != after else ""
             parts.append(f"{metric.name} {_verb(before, after)}{change}")
     return f"{name}: " + ", ".join(parts) if parts else name
@@ -78,44 +78,46 @@ def changes(models: Models, name: str) -> list[str]:
     >>> changes({"base": {"cover": 92.9}, "dpo": {"cover": 80.8}}, "dpo")
     ['Cover fell from 92.9 to 80.8 %']
     """
-    said = []
-    for metric in METRICS:
-        pair = _pair(models, name, metric) if metric.better else None
-        if pair and pair[0] == pair[1]:
-            said.append(f"{metric.name} stayed at {_print(metric, pair[0])} {metric.unit}")
-        elif pair:
-            before, after = (_print(metric, value) for value in pair)
-            said.append(f"{metric.name} {_verb(*pair)} from {before} to {after} {metric.unit}")
-    return said
+    sentences = []
+    for metric in (metric for metric in METRICS if metric.better):
+        before, after = _as_printed(models, name, metric)
+        if before is None or after is None:
+            continue
+        if before == after:
+            sentences.append(f"{metric.name} stayed at {_print(metric, after)} {metric.unit}")
+        else:
+            change = f"from {_print(metric, before)} to {_print(metric, after)} {metric.unit}"
+            sentences.append(f"{metric.name} {_verb(before, after)} {change}")
+    return sentences
 
 
 def _verb(before: float, after: float) -> str:
     return "stayed" if before == after else "fell" if after < before else "rose"
 
 
-def _pair(models: Models, name: str, metric: Metric) -> tuple[float, float] | None:
-    """The base model's figure and the named model's, rounded as printed; None where either is missing."""
-    base, figures = models.get("base", {}), models[name]
-    if metric.key not in base or metric.key not in figures:
-        return None
-    return _rounded(metric, base[metric.key]), _rounded(metric, figures[metric.key])
+def _as_printed(models: Models, name: str, metric: Metric) -> tuple[float | None, float | None]:
+    """The base model's figure and the named model's, rounded as printed; None where it is missing."""
+    figures = (models.get("base", {}).get(metric.key), models[name].get(metric.key))
+    before, after = (None if figure is None else _rounded(metric, figure) for figure in figures)
+    return before, after
 
 
 def _cell(models: Models, figures: Mapping[str, float], metric: Metric) -> Cell:
     """What is printed alike is equal: neither better nor worse."""
     if metric.key not in figures:
-        return Cell("–", is_best=False, is_worse=False)
+        return Cell("–")
     value = _rounded(metric, figures[metric.key])
+    text = _print(metric, value)
     if metric.better is None:
-        return Cell(_print(metric, value), is_best=False, is_worse=False)
+        return Cell(text)
     sign = 1 if metric.better == "higher" else -1
     column = [_rounded(metric, others[metric.key]) for others in models.values() if metric.key in others]
     base = models.get("base", {}).get(metric.key)
-    return Cell(
-        _print(metric, value),
-        is_best=sign * value == max(sign * other for other in column) and min(column) < max(column),
-        is_worse=base is not None and sign * value < sign * _rounded(metric, base),
-    )
+    if sign * value == max(sign * other for other in column) and min(column) < max(column):
+        return Cell(text, "best", "best of the column")
+    if base is not None and sign * value < sign * _rounded(metric, base):
+        return Cell(text, "worse", "worse than base")
+    return Cell(text)
 
 
 def _digits(metric: Metric) -> int:

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from mfpo.probe.attention import AttentionSettings, UnknownGrid, probe_attention
-from mfpo.probe.distortion import WHERE, DistortionSettings, probe_distortion
-from mfpo.probe.page import Line
+from mfpo.files import read_rows
+from mfpo.probe.attention import probe_attention
+from mfpo.probe.distortion import WHERE, probe_distortion
 from mfpo.probe.rewards import smooth
-from mfpo.study.experiments import BASE, Plot, Result, claim, experiment, mfpo, terms
+from mfpo.probe.settings import AttentionSettings, DistortionSettings
+from mfpo.probe.words import UnknownGrid
+from mfpo.report.plots import Line
+from mfpo.study.experiments import BASE, claim, experiment, mfpo, terms
 from mfpo.study.paper import PAPER
+from mfpo.study.results import Claim, Plot, Result, Table, add_columns, fill, judge, line, line_of
 from mfpo.study.statistics import LOGPS, Estimate, Scores, estimate
 from mfpo.study.study import NotOnScale, Study
-from mfpo.study.tables import Claim, Table, add_columns, fill, judge, line, line_of
 from mfpo.study.trials import Data, Trial, trained
 
 NOISE_STEPS = (100, 300, 500, 700, 900)
@@ -83,8 +86,8 @@ def _by_model(rows: Sequence[Mapping[str, Any]], x: str, y: str, **only: str) ->
     """The figure `y` over `x`, a line for each model; of the rows that are as `only` says."""
     lines = {}
     for name in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == name and only.items() <= row.items()]
-        lines[name] = line_of([row[x] for row in own], [_estimate(row[y]) for row in own])
+        of_model = [row for row in rows if row["model"] == name and only.items() <= row.items()]
+        lines[name] = line_of([row[x] for row in of_model], [_estimate(row[y]) for row in of_model])
     return lines
 
 
@@ -102,7 +105,7 @@ def figure2(study: Study) -> Result:
         "text + region image": mfpo(**terms("text", "image")),
     }
     scores = beside_base(study, trials, margins)
-    rows = {row: {name: estimate(own, name) for name in MARGINS} for row, own in scores.items()}
+    rows = {row: {name: estimate(by_seed, name) for name in MARGINS} for row, by_seed in scores.items()}
     pairs = [*pairwise(trials), ("text", "text + region image")]
     verdicts = judge([Claim(better, worse, "balance") for worse, better in pairs], scores)
     names = {"text": "rewards/margins", "image": "rewards/image_margins"}
@@ -125,22 +128,22 @@ def beside_base(
     """What `function` makes of the scores of each trial and those of the base, seed by seed."""
     base = study.scores(BASE)
     return {
-        row: [function(own, reference) for own, reference in zip(study.scores(trial), base, strict=True)]
+        row: [function(trained, reference) for trained, reference in zip(study.scores(trial), base, strict=True)]
         for row, trial in trials.items()
     }
 
 
-def rewards(own: Scores, reference: Scores) -> Scores:
+def rewards(trained: Scores, reference: Scores) -> Scores:
     """The rewards of the scored pairs, from their log-probabilities under a model and under the base."""
-    values = (_BETA * (own[name] - reference[name])[:, 0] for name in LOGPS)
-    return {name: np.stack([one, np.ones_like(one)], axis=1) for name, one in zip(REWARDS, values, strict=True)}
+    values = (_BETA * (trained[name] - reference[name])[:, 0] for name in LOGPS)
+    return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in zip(REWARDS, values, strict=True)}
 
 
-def margins(own: Scores, reference: Scores) -> Scores:
+def margins(trained: Scores, reference: Scores) -> Scores:
     """The margins of the scored pairs, from their log-probabilities under a model and under the base."""
-    chosen, rejected, rejected_image = (one[:, 0] for one in rewards(own, reference).values())
-    text, image, one = chosen - rejected, chosen - rejected_image, np.ones_like(chosen)
-    parts = {"text_margin": (text, one), "image_margin": (image, one), "balance": (image, text)}
+    chosen, rejected, rejected_image = (reward[:, 0] for reward in rewards(trained, reference).values())
+    text, image, whole = chosen - rejected, chosen - rejected_image, np.ones_like(chosen)
+    parts = {"text_margin": (text, whole), "image_margin": (image, whole), "balance": (image, text)}
     return {name: np.stack(part, axis=1) for name, part in parts.items()}
 
 
@@ -166,9 +169,9 @@ def figure6(study: Study) -> Result:
     trials = {"with margin": mfpo(), "without margin": mfpo(**terms("text", "image"))}
     claims = [Claim("with margin", "without margin", "cover", is_papers=False)]
     table = fill(study, {"base": BASE, **trials}, claims=claims)
-    own = beside_base(study, trials, rewards)
-    fallen = judge([Claim("with margin", "without margin", "chosen", is_papers=False)], own)
-    table = add_columns(replace(table, verdicts=[*table.verdicts, *fallen]), REWARDS, own)
+    of_rewards = beside_base(study, trials, rewards)
+    fallen = judge([Claim("with margin", "without margin", "chosen", is_papers=False)], of_rewards)
+    table = add_columns(replace(table, verdicts=[*table.verdicts, *fallen]), REWARDS, of_rewards)
     notes = [f"Rewards are of pairs that nobody trained on, the curves of those that seed {study.seeds[0]} trains on."]
     names = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "rejected image": "rewards/image_rejected"}
     plots = [
@@ -189,16 +192,15 @@ def figure7(study: Study) -> Result:
         for row, trial in trials.items()
     ]
     notes = [f"The curves are of seed {study.seeds[0]}."]
-    for one in plots:
-        ends = [f"{name} {line.y[0]:.2f} to {line.y[-1]:.2f}" for name, line in one.lines.items()]
-        notes.append(f"First and last loss, {one.title}: {', '.join(ends)}.")
+    for plot in plots:
+        ends = [f"{name} {line.y[0]:.2f} to {line.y[-1]:.2f}" for name, line in plot.lines.items()]
+        notes.append(f"First and last loss, {plot.title}: {', '.join(ends)}.")
     return Result("Figure 7: the loss over training", table, plots, notes)
 
 
 def _logged(study: Study, trial: Trial, key: str) -> Line:
     """A metric of the first seed's run, smoothed."""
-    lines = (study.run(trial, study.seeds[0]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(one) for one in lines]
+    rows = [row for _, row in read_rows(study.run(trial, study.seeds[0]) / "metrics.jsonl")]
     raw = [row[key] for row in rows]
     return Line(x=[row["step"] for row in rows], y=smooth(raw, _WINDOW), raw=raw)
 

@@ -24,9 +24,9 @@ from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene
 from mfpo.picturebook.source import Chosen, PictureBookSource
 from mfpo.study.counts import counts_of, pair_figures
-from mfpo.study.pairs import ranked_pairs
 from mfpo.study.statistics import Array
 from mfpo.study.study import NotOnScale
+from mfpo.study.training_data import ranked_pairs
 from mfpo.study.trials import Data, Trial
 
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.

@@ -1,22 +1,16 @@
 """What the paper could not ask: how much data the image loss needs, and whether what is learned carries over."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from mfpo.folders import write_json
-from mfpo.models import base_of, load_model, load_processor
-from mfpo.probe.dependence import pair_logps
-from mfpo.probe.gradients import image_pull
 from mfpo.rank.levels import cut_levels, stages
-from mfpo.records import read_dataset
-from mfpo.study.experiments import BASE, Plot, Result, corruption_trials, experiment, mfpo, term_trials, terms
+from mfpo.study.experiments import BASE, corruption_trials, experiment, mfpo, term_trials, terms
 from mfpo.study.figures import MARGINS, beside_base, margins
+from mfpo.study.results import Claim, Plot, Result, Table, add_columns, fill, judge, line
 from mfpo.study.statistics import Array, Estimate, Scores, difference, estimate, ratio, told
 from mfpo.study.study import NotOnScale, Study
-from mfpo.study.tables import Claim, Table, add_columns, fill, judge, line
 from mfpo.study.trials import Data, Trial, trained
 from mfpo.train.stage import steps_per_epoch
 
@@ -25,9 +19,6 @@ _SIZES = (30, 60, 150)
 
 _CHAIR = (("chair_s", "CHAIR_s"), ("chair_i", "CHAIR_i"))
 _CHAIR_AND_COVER = (("chair_s", "CHAIR_s"), ("cover", "Cover"))
-
-# Pairs that `image-gradients` looks at, and bytes of the largest model that it does so for.
-_PULLED, _LARGEST_PULLED = 80, 2 << 30
 
 # Figures that are counted scene by scene.
 _BY_SCENE = ("chair_s", "chair_i", "cover", "length")
@@ -42,7 +33,9 @@ def sizes_of(study: Study) -> dict[int, Data]:
 def by_size(study: Study, table: Table, points: Mapping[str, Mapping[float, str]]) -> list[Plot]:
     """Plots of `points`, which are the rows of each kind by their number of pairs."""
     return [
-        Plot(name, "pairs", f"{name}, %", {kind: line(table, own, figure) for kind, own in points.items()}, log_x=True)
+        Plot(
+            name, "pairs", f"{name}, %", {kind: line(table, rows, figure) for kind, rows in points.items()}, log_x=True
+        )
         for figure, name in study.scale.figures.items()
         if figure in ("chair_s", "cover")
     ]
@@ -109,12 +102,12 @@ def image_loss(study: Study) -> Result:
     scores = {row: study.scores(trial) for row, trial in trials.items()}
     parts, joint = list(kinds)[:2], list(kinds)[2:]
     default, *variants = (points[kind] for kind in joint)
-    claims = [Claim(one[size], row, is_papers=False) for one in variants for size, row in default.items()]
+    claims = [Claim(variant[size], row, is_papers=False) for variant in variants for size, row in default.items()]
     table = fill(study, trials, claims=claims)
     scored = {row: trial for row, trial in trials.items() if trial != BASE}
     shown = add_columns(table, MARGINS, beside_base(study, scored, margins))
     beside = {kind: _beside_best_part(scores, [points[part] for part in parts], points[kind]) for kind in joint}
-    notes = [f"{kind}, less the better of its two parts: {one}." for kind, one in beside.items()]
+    notes = [f"{kind}, less the better of its two parts: {gains}." for kind, gains in beside.items()]
     notes += [steps_note(study, trials, points), "Why it pays or does not is what image-gradients asks."]
     return Result("When the image loss pays", shown, by_size(study, table, points), notes)
 
@@ -163,11 +156,14 @@ def targets(study: Study) -> Result:
     claims += [Claim("MFPO", "base", figure, is_papers=False) for figure in ("cover", "existence_accuracy")]
     if "chair_s" not in study.scale.figures:
         raise NotOnScale("targets are CHAIR's; name Object HalBench, or take the picture book")
-    own, base, dpo, other = (study.scores(trials[row]) for row in ("MFPO", "base", "DPO", light))
+    full, base, dpo, lighter = (study.scores(trials[row]) for row in ("MFPO", "base", "DPO", light))
     goals = [
-        *((f"{name} of MFPO by that of the base", ratio(own, base, figure), "at most", 0.3) for figure, name in _CHAIR),
-        ("Image dependence of MFPO by that of DPO", ratio(own, dpo, "image_dependence"), "at least", 1.5),
-        (f"The same of {light}", ratio(other, dpo, "image_dependence"), "at least", 1.5),
+        *(
+            (f"{name} of MFPO by that of the base", ratio(full, base, figure), "at most", 0.3)
+            for figure, name in _CHAIR
+        ),
+        ("Image dependence of MFPO by that of DPO", ratio(full, dpo, "image_dependence"), "at least", 1.5),
+        (f"The same of {light}", ratio(lighter, dpo, "image_dependence"), "at least", 1.5),
     ]
     notes = [_reached(*goal) for goal in goals]
     notes += [
@@ -178,54 +174,12 @@ def targets(study: Study) -> Result:
     return Result("What was to be reached", fill(study, trials, claims=claims), notes=notes)
 
 
-def _reached(name: str, one: Estimate, side: str, goal: float) -> str:
+def _reached(name: str, reached: Estimate, side: str, goal: float) -> str:
     """Whether a target is reached, by the mean and by the whole interval."""
     sign = 1 if side == "at least" else -1
-    mean, worst = sign * (one.mean - goal), min(sign * (end - goal) for end in (one.low, one.high))
+    mean, worst = sign * (reached.mean - goal), min(sign * (end - goal) for end in (reached.low, reached.high))
     word = "reached" if worst >= 0 else "reached by the mean, not settled" if mean >= 0 else "not reached"
-    return f"{name}: {told(one, '.2f')}; wanted: {side} {goal}; {word}."
-
-
-# Columns of `image-gradients`, which are what `image_pull` gives.
-_PULL = {"norm": "norm, by the text term's", "text": "cosine with the text term", "margin": "with the margin term"}
-
-
-@experiment("image-gradients")
-def image_gradients(study: Study) -> Result:
-    """How the image term pulls the weights beside the others, by kind of rejected image, before training and after."""
-    base = study.scale.base
-    folders = [base, base_of(base)] if (base / "adapter_config.json").exists() else [base]
-    if sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")) > _LARGEST_PULLED:
-        raise NotOnScale("image-gradients holds three gradients of all weights; take a model of at most 2 GiB")
-    kinds = {
-        "region": Data(),
-        "region, DDPM's schedule": Data(schedule="linear"),
-        "region, what only y_w names": Data(differing=True),
-        "whole image": Data(corruption="global"),
-        "crop": Data(corruption="crop"),
-    }
-    trials = {f"{kind}, before": (data, BASE) for kind, data in kinds.items()}
-    trials |= {f"{kind}, after": (kinds[kind], mfpo(kinds[kind])) for kind in ("region", "crop")}
-    rows = {row: [_pull(study, data, trial, seed) for seed in study.seeds] for row, (data, trial) in trials.items()}
-    table = Table({row: {name: estimate(own, name) for name in _PULL} for row, own in rows.items()}, _PULL)
-    notes = [f"Of batches of 8 of the first {_PULLED} pairs that are trained on; a cosine of 0 is no help and no harm."]
-    return Result("How the image loss pulls", table, notes=notes)
-
-
-def _pull(study: Study, data: Data, trial: Trial, seed: int) -> Scores:
-    """The columns of `image-gradients`, batch by batch, (batches, 2), computed unless they have been."""
-    key = trial.key(study.with_rate(trial).settings, Trial(data=data).key(), study.scale.trained_on)
-    path = study.out / "probes" / f"gradients-{key}-{seed}.json"
-    if not path.exists():
-        dataset = read_dataset(study.scale.data(data, seed))
-        dataset = dataset.select(range(min(_PULLED, len(dataset))))
-        base, model = load_model(study.scale.base), load_model(study.model(trial, seed))
-        model.get_encoder(modality="image").requires_grad_(False)
-        processor = load_processor(study.scale.base)
-        pulls = image_pull(model, processor, dataset, pair_logps(base, processor, dataset)).tolist()
-        write_json(path, pulls)
-    columns = np.array(json.loads(path.read_text(encoding="utf-8"))).T
-    return {name: np.stack([own, np.ones_like(own)], axis=1) for name, own in zip(_PULL, columns, strict=True)}
+    return f"{name}: {told(reached, '.2f')}; wanted: {side} {goal}; {word}."
 
 
 @experiment("carry-over")
@@ -241,7 +195,7 @@ def carry_over(study: Study) -> Result:
         "MFPO, DDPM's schedule": mfpo(linear),
     }
     seen = [np.array(study.scale.is_seen(seed)) for seed in study.seeds]
-    kinds = {"seen": seen, "unseen": [~one for one in seen]}
+    kinds = {"seen": seen, "unseen": [~is_seen for is_seen in seen]}
     scores = {
         f"{name}, {kind} themes": _of_scenes(study.scores(trial), chosen)
         for name, trial in trials.items()
@@ -253,7 +207,7 @@ def carry_over(study: Study) -> Result:
         for rival in trials
         if rival != "MFPO"
     ]
-    rows = {row: {figure: estimate(own, figure) for figure in _BY_SCENE} for row, own in scores.items()}
+    rows = {row: {figure: estimate(by_seed, figure) for figure in _BY_SCENE} for row, by_seed in scores.items()}
     columns = {figure: title for figure, title in study.scale.figures.items() if figure in _BY_SCENE}
     notes = [f"Trained on {some.pairs} pairs, all from the seen themes."]
     return Result("Does it carry over", Table(rows, columns, verdicts=judge(claims, scores)), notes=notes)
@@ -261,6 +215,8 @@ def carry_over(study: Study) -> Result:
 
 def _of_scenes(scores: Sequence[Scores], chosen: Sequence[Array]) -> list[Scores]:
     """The scores of the chosen scenes alone, seed by seed."""
-    if not all(kept.any() for kept in chosen):
+    if not all(scenes.any() for scenes in chosen):
         raise NotOnScale("no scored scene has a theme of either kind; raise --scenes")
-    return [{figure: own[figure][kept] for figure in _BY_SCENE} for own, kept in zip(scores, chosen, strict=True)]
+    return [
+        {figure: counts[figure][scenes] for figure in _BY_SCENE} for counts, scenes in zip(scores, chosen, strict=True)
+    ]

@@ -1,10 +1,9 @@
 """The study's large scale: a real model, preference data and benchmarks, as a YAML file names them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from glob import escape
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mfpo.errors import SettingError
 from mfpo.evaluate.amber import amber, amber_file, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import load_annotations
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.judge import JudgeSettings
 from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
@@ -27,70 +25,14 @@ from mfpo.folders import fingerprint
 from mfpo.image_names import image_key
 from mfpo.models import model_files
 from mfpo.picturebook import model_folder
-from mfpo.settings import read_settings, setting
+from mfpo.settings import read_settings
 from mfpo.sources import Source, open_source
 from mfpo.study.counts import counts_of, pair_figures
-from mfpo.study.pairs import ranked_pairs
+from mfpo.study.real_settings import RealSettings
 from mfpo.study.statistics import Array
 from mfpo.study.study import NotOnScale
+from mfpo.study.training_data import Rows, ranked_pairs
 from mfpo.study.trials import Data, Trial
-from mfpo.train.objectives import OBJECTIVES
-from mfpo.train.settings import TrainSettings
-
-# Settings of trainings that rows of the tables differ in, or that have a line of their own.
-_DECIDED = frozenset(
-    {"method", "seed", "learning_rate", "keep_stages", "curriculum", "beta", "eta"}
-    | {f"{term}_weight" for term in ("text", "image", "margin")}
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RealSettings:
-    """What `mfpo reproduce --scale paper --config FILE` reads. Raises SettingError when no benchmark is named."""
-
-    model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or hub name of the base model")
-    source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
-    ranked_source: str | None = setting(None, "preference data of ranked answers, such as VLFeedback, for Table 9")
-    images: str | None = setting(None, "folder that image paths of the sources start from")
-    regions: str = setting("grounded-sam", "segmenter, as for `mfpo build --regions`")
-    held_out: int = setting(100, "last rows of the source, which are not trained on but measured on")
-    learning_rate: float = setting(5e-6, "of every method, as peers train LoRA on RLHF-V's data")
-    train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, apart by blanks")
-    batch_size: int = setting(32, "questions at a time")
-    objhal_questions: str | None = setting(None, "Object HalBench's questions")
-    objhal_images: str | None = setting(None, "folder of its images")
-    objhal_truth: str | None = setting(None, "CHAIR's truth on them, from `mfpo eval truth`")
-    amber: str | None = setting(None, "AMBER's data folder")
-    amber_images: str | None = setting(None, "folder of its images")
-    mmhal: str | None = setting(None, "MMHal-Bench's template file; needs a judge")
-    mmhal_images: str | None = setting(None, "folder of its images")
-    llava_bench: str | None = setting(None, "LLaVA-Bench's (COCO) folder, for Table 3; needs a judge")
-    llava_bench_images: str | None = setting(None, "folder of its images")
-    judge: str | None = setting(None, "model that judges; Object HalBench goes by rules without one")
-    judge_endpoint: str | None = setting(None, "endpoint of the judge")
-
-    def __post_init__(self) -> None:
-        if not (self.objhal_questions or self.amber or self.mmhal or self.llava_bench):
-            raise SettingError("no benchmark is named; give objhal_questions, amber, mmhal or llava_bench")
-        for name in ("objhal_questions", "amber", "mmhal", "llava_bench"):
-            images = f"{name.removesuffix('_questions')}_images"
-            if getattr(self, name) and not getattr(self, images):
-                raise SettingError(f"{name} needs the folder of its images; give {images} too")
-        if self.objhal_questions and not self.objhal_truth:
-            raise SettingError(
-                "objhal_questions needs CHAIR's truth; give objhal_truth, as `mfpo eval truth` writes it"
-            )
-        for name in ("mmhal", "llava_bench"):
-            if getattr(self, name) and not self.judge:
-                raise SettingError(f"{name} needs a judge; give judge too")
-        decided = _DECIDED & {one.partition("=")[0] for one in self.train.split()}
-        if decided:
-            raise SettingError(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
-        for name in ("held_out", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} is {getattr(self, name)}, but must be 1 or more")
-        for method in OBJECTIVES:
-            read_settings(TrainSettings, None, self.train.split(), method=method, learning_rate=self.learning_rate)
 
 
 class RealScale:
@@ -98,7 +40,6 @@ class RealScale:
 
     def __init__(self, folder: Path, settings: RealSettings) -> None:
         self.folder, self.settings = folder, settings
-        _check_paths(settings)
         self.pairs = self._trained_rows(settings.source)
         self.has_ranked = settings.ranked_source is not None
         if settings.ranked_source:
@@ -159,7 +100,7 @@ class RealScale:
     def _open(self, source: str) -> Source:
         return open_source(source, images=Path(self.settings.images) if self.settings.images else None)
 
-    def _rows(self, data: Data, *, held_out: bool) -> "Rows":
+    def _rows(self, data: Data, *, held_out: bool) -> Rows:
         name = self.settings.source if data.source == "corrected" else self.settings.ranked_source
         if name is None:
             raise NotOnScale("ranked_source is not given; name the preference data of ranked answers")
@@ -216,8 +157,8 @@ class RealScale:
     def _mmhal(self, answers: Path, template: Path) -> dict[str, Array]:
         assert self.judge, "the settings ask for one"
         tallies = judge_mmhal(answers, template, judge=self.judge)[0].tallies
-        kept = {"mmhal_score": tallies["score"], "mmhal_rate": tallies["hallucination_rate"]}
-        return counts_of(kept | {f"mmhal_{kind}": tallies[f"{kind}.score"] for kind in TYPES})
+        overall = {"mmhal_score": tallies["score"], "mmhal_rate": tallies["hallucination_rate"]}
+        return counts_of(overall | {f"mmhal_{kind}": tallies[f"{kind}.score"] for kind in TYPES})
 
     def _llava_bench(self, answers: Path, folder: Path) -> dict[str, Array]:
         assert self.judge, "the settings ask for one"
@@ -231,17 +172,6 @@ class RealScale:
         return counts
 
 
-def _check_paths(s: RealSettings) -> None:
-    """Raises MfpoError for a file or folder that is not there or no truth, before hours are spent on the others."""
-    benchmarks = ("objhal_questions", "objhal_truth", "amber", "mmhal", "llava_bench")
-    for name in ("images", *benchmarks, *(f"{one}_images" for one in ("objhal", "amber", "mmhal", "llava_bench"))):
-        path = getattr(s, name)
-        if path and not Path(path).exists():
-            raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
-    if s.objhal_truth:
-        load_annotations(Path(s.objhal_truth))
-
-
 @cache
 def content(name: str) -> str | None:
     """A hash of the file or folder `name`; None for a dataset of the hub, which its name stands for."""
@@ -249,26 +179,6 @@ def content(name: str) -> str | None:
     if not path.exists():
         return None
     return fingerprint(path, "**/*") if path.is_dir() else fingerprint(path.parent, escape(path.name))
-
-
-class Rows:
-    """The rows `start` to `stop` of a source."""
-
-    def __init__(self, source: Source, start: int, stop: int) -> None:
-        self.source, self.start, self.stop = source, start, stop
-        self.name = source.name
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return islice(iter(self.source), self.start, self.stop)
-
-    def id(self, row: dict[str, Any], number: int) -> str:
-        return self.source.id(row, self.start + number)
-
-    def record(self, row: dict[str, Any], number: int) -> Any:
-        return self.source.record(row, self.start + number)
 
 
 _AMBER = {"amber_chair": "chair", "cover": "cover", "amber_hal": "hal", "amber_cog": "cog"}

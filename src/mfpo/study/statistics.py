@@ -42,16 +42,18 @@ class Estimate:
     seeds: int
 
 
-def told(one: Estimate, form: str = ".1f") -> str:
+def told(estimate: Estimate, form: str = ".1f") -> str:
     """A mean with its interval, in words."""
-    return f"{one.mean:{form}} ({one.low:{form}} to {one.high:{form}})"
+    return f"{estimate.mean:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
 
 
 def estimate(scores: Sequence[Scores], figure: str) -> Estimate:
     """A figure of one model, whose `scores` are given seed by seed."""
-    one = _over_seeds([_resampled([own[figure]], figure)[0] for own in scores])
+    over_seeds = _over_seeds([_resampled([counts[figure]], figure)[0] for counts in scores])
     # Student's interval does not know where shares end.
-    return replace(one, low=max(one.low, 0.0), high=min(one.high, 100.0)) if figure in _SHARES else one
+    if figure not in _SHARES:
+        return over_seeds
+    return replace(over_seeds, low=max(over_seeds.low, 0.0), high=min(over_seeds.high, 100.0))
 
 
 def ratio(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimate:
@@ -68,15 +70,15 @@ def difference(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimat
 
 
 def _drawn_together(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Iterator[list[Array]]:
-    for one, other in zip(a, b, strict=True):
-        if len(one[figure]) != len(other[figure]):
-            raise ValueError(f"{figure} is of {len(one[figure])} and of {len(other[figure])} scenes, not of the same")
-        yield _resampled([one[figure], other[figure]], figure)
+    for ours, theirs in zip(a, b, strict=True):
+        if len(ours[figure]) != len(theirs[figure]):
+            raise ValueError(f"{figure} is of {len(ours[figure])} and of {len(theirs[figure])} scenes, not of the same")
+        yield _resampled([ours[figure], theirs[figure]], figure)
 
 
 def _resampled(counts: Sequence[Array], figure: str) -> list[Array]:
     """For each of several models the figure (1 + resamples,): of all scenes, then of scenes drawn with replacement."""
-    return [(share if figure in PERCENT else mean)(_weights(len(one)) @ one) for one in counts]
+    return [(share if figure in PERCENT else mean)(_weights(len(scenes)) @ scenes) for scenes in counts]
 
 
 @cache
@@ -95,11 +97,11 @@ def _over_seeds(values: Sequence[Array]) -> Estimate:
     stacked = np.stack(values)
     seeds, random, size = len(stacked), np.random.default_rng(1), (_RESAMPLES, len(stacked))
     drawn = stacked[random.integers(seeds, size=size), random.integers(1, _RESAMPLES + 1, size=(_RESAMPLES, 1))]
-    own = stacked[:, 0]
+    undrawn = stacked[:, 0]
     low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
-    middle = float(own.mean())
+    middle = float(undrawn.mean())
     if seeds == 1:
         return Estimate(middle, None, float(low), float(high), seeds)
-    spread = float(own.std(ddof=1))
+    spread = float(undrawn.std(ddof=1))
     half = float(t.ppf(0.975, seeds - 1)) * spread / seeds**0.5
     return Estimate(middle, spread, min(float(low), middle - half), max(float(high), middle + half), seeds)

@@ -79,6 +79,11 @@ class Study:
         self.out, self.scale, self.seeds, self.console = out, scale, seeds, console
         self.versions: dict[str, set[str]] = {}
 
+    def check_ranked(self) -> None:
+        """Raises NotOnScale where there are no ranked answers, before anything is scored."""
+        if not self.scale.has_ranked:
+            raise NotOnScale("ranked_source is not given; name the preference data of ranked answers")
+
     def run(self, trial: Trial, seed: int) -> Path:
         """The run folder of a trial, trained now unless it has been before."""
         trial = replace(self.with_rate(trial), stage=None, decode="greedy")
@@ -94,8 +99,8 @@ class Study:
 
     def settings(self, trial: Trial, seed: int) -> TrainSettings:
         """What a trial with its rate is trained with."""
-        given = {"method": trial.method, "seed": seed, "keep_stages": True, **dict(trial.settings)}
-        return read_settings(TrainSettings, None, self.scale.train_settings(), **given).resolved()
+        overrides = {"method": trial.method, "seed": seed, "keep_stages": True, **dict(trial.settings)}
+        return read_settings(TrainSettings, None, self.scale.train_settings(), **overrides).resolved()
 
     def with_rate(self, trial: Trial) -> Trial:
         """The trial with the learning rate that it is trained at."""
@@ -121,14 +126,14 @@ class Study:
         if not path.exists():
             self.console.print(f"seed {seed}: {describe(trial)}", style="dim")
             counts = self.scale.score(self.model(trial, seed), trial, seed)
-            short = {name: [[_short(part), _short(whole)] for part, whole in one] for name, one in counts.items()}
+            short = {name: [[_short(part), _short(whole)] for part, whole in pairs] for name, pairs in counts.items()}
             made_by = {"trial": asdict(trial), "seed": seed, "versions": versions(), "settings": now}
             write_text(path, json.dumps(made_by | {"counts": short}, separators=(",", ":")) + "\n")
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        _check_settings(path, kept["settings"], now)
-        for name, version in kept["versions"].items():
+        scored = json.loads(path.read_text(encoding="utf-8"))
+        _check_settings(path, scored["settings"], now)
+        for name, version in scored["versions"].items():
             self.versions.setdefault(name, set()).add(version)
-        return {name: np.array(one, dtype=np.float64) for name, one in kept["counts"].items()}
+        return {name: np.array(pairs, dtype=np.float64) for name, pairs in scored["counts"].items()}
 
     def _all_settings(self, trial: Trial, seed: int) -> dict[str, Any]:
         """The settings of a score's training, and the defaults of the other stages before it, as STAGE.NAME."""
@@ -136,12 +141,14 @@ class Study:
         stages = {"build": asdict(BuildSettings()), "rank": asdict(RankSettings()), "answer": decoder}
         if trial.method:
             stages["train"] = asdict(self.settings(trial, seed))
-        return {f"{stage}.{name}": value for stage, own in stages.items() for name, value in own.items()}
+        return {f"{stage}.{name}": value for stage, settings in stages.items() for name, value in settings.items()}
 
 
-def _check_settings(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Names stand for what a trial changes, not for defaults; raises SettingError when these were others before."""
-    changed = [f"{name} was {kept[name]} and is {now[name]}" for name in now if kept.get(name, now[name]) != now[name]]
+    changed = [
+        f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]
     if changed:
         raise SettingError(f"{path} is of other defaults: {'; '.join(changed)}; remove it, or give another --out")
 
@@ -155,7 +162,7 @@ def describe(trial: Trial) -> str:
     """A trial in a line."""
     if trial.method is None:
         return f"base, {trial.decode}"
-    given = changes(trial.data) | dict(trial.settings)
-    return ", ".join([trial.method, *(f"{name}={value}" for name, value in given.items())]) + (
+    changed = changes(trial.data) | dict(trial.settings)
+    return ", ".join([trial.method, *(f"{name}={value}" for name, value in changed.items())]) + (
         f", after {trial.stage}" if trial.stage else ""
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import mfpo.train.methods  # noqa: F401, registers them
 from mfpo.train.objectives import OBJECTIVES
 
-Pairs = Literal["corrected", "ranked"]
+PairSource = Literal["corrected", "ranked"]
 Themes = Literal["all", "some"]
 
 
@@ -23,7 +23,7 @@ class Data:
     """
 
     pairs: int | None = None
-    source: Pairs = "corrected"
+    source: PairSource = "corrected"
     themes: Themes = "all"
     corruption: str = "region"
     noise_step: int = 500
@@ -51,10 +51,10 @@ class Trial:
         return f"{self.method or 'base'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def changes(given: Data | Trial) -> dict[str, Any]:
+def changes(made: Data | Trial) -> dict[str, Any]:
     """The fields that are not at their defaults: what things are known by, so that a new field renames nothing."""
-    default = asdict(type(given)())
-    return {name: value for name, value in asdict(given).items() if value != default[name]}
+    default = asdict(type(made)())
+    return {name: value for name, value in asdict(made).items() if value != default[name]}
 
 
 def trained(method: str, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:

@@ -1,6 +1,7 @@
 """Preference pairs of a trial, with their rejected images, ranked from easy to hard."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from sys import stderr
 from typing import Any
@@ -55,3 +56,23 @@ class Repeated:
         record = self.source.record(row, number // self.times)
         record["id"] = self.id(row, number)
         return record
+
+
+class Rows:
+    """The rows `start` to `stop` of a source."""
+
+    def __init__(self, source: Source, start: int, stop: int) -> None:
+        self.source, self.start, self.stop = source, start, stop
+        self.name = source.name
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return islice(iter(self.source), self.start, self.stop)
+
+    def id(self, row: dict[str, Any], number: int) -> str:
+        return self.source.id(row, self.start + number)
+
+    def record(self, row: dict[str, Any], number: int) -> SourceRecord:
+        return self.source.record(row, self.start + number)

@@ -2,20 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Column
 from rich.table import Table as Shown
 
-from mfpo.probe.page import limits_of, plot, write_page
-from mfpo.probe.page import table as html_table
-from mfpo.report.sections import Panels
-from mfpo.study.experiments import Plot, Result
+from mfpo.report.page import Page, Panels, write
+from mfpo.report.plots import limits_of, plot
+from mfpo.report.tables import table as html_table
 from mfpo.study.paper import TABLE1_COLUMNS
+from mfpo.study.results import Plot, Result, Table
 from mfpo.study.statistics import PERCENT, Estimate
-from mfpo.study.tables import Table
 
 # The paper's name of a figure, where it is not ours.
 _IN_PAPER = {"cover": "amber_cover"}
@@ -41,13 +39,13 @@ def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[li
         [
             row,
             *(
-                _print(own.get(figure), _digits(figure), intervals)
+                _print(figures.get(figure), _digits(figure), intervals)
                 if whose == "ours"
                 else f"{table.paper.get(row, {}).get(figure, '')}"
                 for whose, figure in columns
             ),
         ]
-        for row, own in table.rows.items()
+        for row, figures in table.rows.items()
     ]
     return ["row", *(names[column] for column in columns)], rows
 
@@ -57,24 +55,24 @@ def _digits(figure: str) -> int:
     return 1 if figure in PERCENT else 2
 
 
-def _print(one: Estimate | None, digits: int, intervals: bool) -> str:
+def _print(estimate: Estimate | None, digits: int, intervals: bool) -> str:
     """A mean, the spread between seeds, and its interval."""
-    if one is None:
+    if estimate is None:
         return ""
-    spread = "" if one.spread is None else f" ± {one.spread:.{digits}f}"
-    return f"{one.mean:.{digits}f}{spread}" + (f" ({interval(one, digits)})" if intervals else "")
+    spread = "" if estimate.spread is None else f" ± {estimate.spread:.{digits}f}"
+    return f"{estimate.mean:.{digits}f}{spread}" + (f" ({interval(estimate, digits)})" if intervals else "")
 
 
-def interval(one: Estimate, digits: int) -> str:
+def interval(estimate: Estimate, digits: int) -> str:
     """The interval's ends."""
-    return f"{one.low:.{digits}f} to {one.high:.{digits}f}"
+    return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
 def sentences(table: Table) -> list[str]:
     """The verdicts in words, what goes against the paper first, and of the others what points against the claim."""
     order = ("against the paper", "one seed", "not settled", "as in the paper", "settled")
     told = []
-    for verdict in sorted(table.verdicts, key=lambda one: (order.index(one.word), one.gain.mean >= 0)):
+    for verdict in sorted(table.verdicts, key=lambda each: (order.index(each.word), each.gain.mean >= 0)):
         claim, gain = verdict.claim, verdict.gain
         figure, digits = table.columns.get(claim.figure, claim.figure), _digits(claim.figure)
         than = f"{abs(gain.mean):.{digits}f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"
@@ -116,16 +114,17 @@ def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) 
     lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
     notes = [note.removesuffix(".") for note in result.notes]  # the page adds a full stop
     lead |= {f"Note {number}:" if notes[1:] else "Note:": note for number, note in enumerate(notes, start=1)}
-    has_bands = any(line.low is not None for one in result.plots for line in one.lines.values())
+    has_bands = any(line.low is not None for drawn in result.plots for line in drawn.lines.values())
     bands = "Bands are 95 % intervals." if has_bands else "Faint lines are the values before smoothing."
-    if len(result.plots) == 1 or any(len(one.lines) > 6 for one in result.plots):
-        panels = [Panels(one.title, bands, {"": _draw(one, wide=True)}) for one in result.plots]
+    if len(result.plots) == 1 or any(len(drawn.lines) > 6 for drawn in result.plots):
+        panels = [Panels(drawn.title, bands, {"": _draw(drawn, wide=True)}) for drawn in result.plots]
     else:
-        beside = {one.title: _draw(one, wide=False) for one in result.plots}
+        beside = {drawn.title: _draw(drawn, wide=False) for drawn in result.plots}
         panels = [Panels("Plots", bands, beside)] if beside else []
     shown = html_table(header, [[row[0], *map(_two_lines, row[1:])] for row in rows])
     panels.append(Panels("Figures", "Mean over seeds ± their spread, below it the 95 % interval.", {"": shown}))
-    write_page(path, result.title, lead, panels, SimpleNamespace(command=command, **facts))
+    page = Page(headline=result.title, lead=lead, panels=panels, facts={"Settings": {"command": command, **facts}})
+    write(page, path)
 
 
 def _two_lines(text: str) -> Markup:
@@ -134,13 +133,13 @@ def _two_lines(text: str) -> Markup:
     return Markup("{}<br><small>({}</small>").format(value, ends) if space else Markup("{}").format(text)
 
 
-def _draw(one: Plot, *, wide: bool) -> Markup:
+def _draw(drawn: Plot, *, wide: bool) -> Markup:
     return plot(
-        one.lines,
-        x_label=one.x_label,
-        y_label=one.y_label,
-        label=f"{one.title}: {', '.join(one.lines)}; the table has the figures",
-        limits=limits_of(list(one.lines.values())),
+        drawn.lines,
+        x_label=drawn.x_label,
+        y_label=drawn.y_label,
+        label=f"{drawn.title}: {', '.join(drawn.lines)}; the table has the figures",
+        limits=limits_of(drawn.lines.values()),
         wide=wide,
-        log_x=one.log_x,
+        log_x=drawn.log_x,
     )

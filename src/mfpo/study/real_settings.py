@@ -1,0 +1,83 @@
+"""What the study's large scale is told: a model, data and benchmarks, as a YAML file names them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mfpo.errors import SettingError
+from mfpo.evaluate.chair import load_annotations
+from mfpo.picturebook import model_folder
+from mfpo.settings import Settings, read_settings, setting
+from mfpo.train.settings import TrainSettings
+
+# Settings of trainings that rows of the tables differ in, or that have a line of their own.
+_DECIDED = frozenset(
+    {"method", "seed", "learning_rate", "keep_stages", "curriculum", "beta", "eta"}
+    | {f"{term}_weight" for term in ("text", "image", "margin")}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSettings(Settings):
+    """What `mfpo reproduce --scale paper --config FILE` reads."""
+
+    model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or hub name of the base model")
+    source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
+    ranked_source: str | None = setting(None, "preference data of ranked answers, such as VLFeedback, for Table 9")
+    images: str | None = setting(None, "folder that image paths of the sources start from")
+    regions: str = setting("grounded-sam", "segmenter, as for `mfpo build --regions`")
+    held_out: int = setting(100, "last rows of the source, which are not trained on but measured on", least=1)
+    learning_rate: float = setting(5e-6, "of every method, as peers train LoRA on RLHF-V's data", above=0)
+    train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, apart by blanks")
+    batch_size: int = setting(32, "questions at a time", least=1)
+    objhal_questions: str | None = setting(None, "Object HalBench's questions")
+    objhal_images: str | None = setting(None, "folder of its images")
+    objhal_truth: str | None = setting(None, "CHAIR's truth on them, from `mfpo eval truth`")
+    amber: str | None = setting(None, "AMBER's data folder")
+    amber_images: str | None = setting(None, "folder of its images")
+    mmhal: str | None = setting(None, "MMHal-Bench's template file; needs a judge")
+    mmhal_images: str | None = setting(None, "folder of its images")
+    llava_bench: str | None = setting(None, "LLaVA-Bench's (COCO) folder, for Table 3; needs a judge")
+    llava_bench_images: str | None = setting(None, "folder of its images")
+    judge: str | None = setting(None, "model that judges; Object HalBench goes by rules without one")
+    judge_endpoint: str | None = setting(None, "endpoint of the judge")
+
+    def faults(self) -> list[str]:
+        faults = []
+        if not (self.objhal_questions or self.amber or self.mmhal or self.llava_bench):
+            faults.append("no benchmark is named; give objhal_questions, amber, mmhal or llava_bench")
+        for name in ("objhal_questions", "amber", "mmhal", "llava_bench"):
+            images = f"{name.removesuffix('_questions')}_images"
+            if getattr(self, name) and not getattr(self, images):
+                faults.append(f"{name} needs the folder of its images; give {images} too")
+        if self.objhal_questions and not self.objhal_truth:
+            faults.append("objhal_questions needs CHAIR's truth; give objhal_truth, as `mfpo eval truth` writes it")
+        faults += [
+            f"{name} needs a judge; give judge too"
+            for name in ("mmhal", "llava_bench")
+            if getattr(self, name) and not self.judge
+        ]
+        decided = _DECIDED & {word.partition("=")[0] for word in self.train.split()}
+        if decided:
+            faults.append(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
+        if not faults:
+            from mfpo.train.objectives import OBJECTIVES  # seconds of imports: a mistake is told before them
+
+            for method in OBJECTIVES:
+                read_settings(TrainSettings, None, self.train.split(), method=method, learning_rate=self.learning_rate)
+        return faults
+
+
+def check_paths(settings: RealSettings) -> None:
+    """Raises MfpoError for a model, file or folder that is not there, or no truth, before hours are spent on others."""
+    model_folder(settings.model)
+    benchmarks = ("objhal_questions", "objhal_truth", "amber", "mmhal", "llava_bench")
+    for name in (
+        "images",
+        *benchmarks,
+        *(f"{benchmark}_images" for benchmark in ("objhal", "amber", "mmhal", "llava_bench")),
+    ):
+        path = getattr(settings, name)
+        if path and not Path(path).exists():
+            raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
+    if settings.objhal_truth:
+        load_annotations(Path(settings.objhal_truth))

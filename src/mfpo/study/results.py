@@ -1,0 +1,125 @@
+"""What an experiment comes to: a table, the paper's numbers beside ours, and whether ours go the paper's way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mfpo.report.plots import Line
+from mfpo.study.statistics import Estimate, Scores, difference, estimate
+from mfpo.study.study import Study
+from mfpo.study.trials import Trial
+
+# Figures of which less is better.
+LOWER_IS_BETTER = frozenset({"chair_s", "chair_i", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Row `better` is better than row `worse` in `figure`; `is_papers` says whether the paper says so, or we ask it."""
+
+    better: str
+    worse: str
+    figure: str = "chair_s"
+    is_papers: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim: `gain` is how much better the row is here, with its interval."""
+
+    claim: Claim
+    gain: Estimate
+
+    @property
+    def word(self) -> str:
+        """Whether the whole interval speaks for the claim, or against it; one seed settles nothing."""
+        if self.gain.seeds == 1:
+            return "one seed"
+        if self.gain.low <= 0 <= self.gain.high:
+            return "not settled"
+        if not self.claim.is_papers:
+            return "settled"
+        return "as in the paper" if self.gain.low > 0 else "against the paper"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Estimates by row and figure, the paper's numbers for the same rows, and the verdicts on its claims."""
+
+    rows: Mapping[str, Mapping[str, Estimate]]
+    columns: Mapping[str, str]
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    verdicts: Sequence[Verdict] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines by name, drawn into one plot; `log_x` gives its x axis a logarithmic scale."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, Line]
+    log_x: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment came to; `notes` are sentences for its page."""
+
+    title: str
+    table: Table
+    plots: Sequence[Plot] = ()
+    notes: Sequence[str] = ()
+
+
+def fill(
+    study: Study,
+    trials: Mapping[str, Trial],
+    *,
+    columns: Mapping[str, str] | None = None,
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+    claims: Sequence[Claim] = (),
+) -> Table:
+    """Score the trials, row by row; `columns` are figures by key, those of the scale if not given.
+
+    Columns and claims of figures that the scale does not have are left out.
+    """
+    columns = study.scale.figures if columns is None else columns
+    scores = {row: study.scores(trial) for row, trial in trials.items()}
+    rows = {
+        row: {figure: estimate(by_seed, figure) for figure in columns if figure in by_seed[0]}
+        for row, by_seed in scores.items()
+    }
+    known = [claim for claim in claims if claim.figure in study.scale.figures]
+    return Table(rows, columns, paper or {}, judge(known, scores))
+
+
+def judge(claims: Sequence[Claim], scores: Mapping[str, Sequence[Scores]]) -> list[Verdict]:
+    """What becomes of the claims by the scores of the rows."""
+    verdicts = []
+    for claim in claims:
+        better, worse = scores[claim.better], scores[claim.worse]
+        if claim.figure in LOWER_IS_BETTER:
+            better, worse = worse, better
+        verdicts.append(Verdict(claim, difference(better, worse, claim.figure)))
+    return verdicts
+
+
+def add_columns(table: Table, columns: Mapping[str, str], scores: Mapping[str, Sequence[Scores]]) -> Table:
+    """The table with more figures, of the rows that have `scores` of them."""
+    rows = {
+        row: {**shown, **{figure: estimate(scores[row], figure) for figure in columns if row in scores}}
+        for row, shown in table.rows.items()
+    }
+    return replace(table, rows=rows, columns={**table.columns, **columns})
+
+
+def line(table: Table, points: Mapping[float, str], figure: str) -> Line:
+    """A figure of the rows in `points`, x -> row, as a line with its intervals."""
+    return line_of(list(points), [table.rows[row][figure] for row in points.values()])
+
+
+def line_of(x: Sequence[float], estimates: Sequence[Estimate]) -> Line:
+    """Estimates over x as a line with its intervals."""
+    means, lows, highs = ([getattr(each, end) for each in estimates] for end in ("mean", "low", "high"))
+    return Line(x=x, y=means, low=lows, high=highs)
