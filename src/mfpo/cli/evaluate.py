@@ -49,7 +49,7 @@ OldFile = Annotated[Path | None, typer.Option(hidden=True)]
 
 
 def _command(name: str) -> Any:
-    """`mfpo eval NAME`, whose help is the first paragraph of the benchmark's docstring, and the example."""
+    """`mfpo eval NAME`, whose help is the benchmark's docstring up to its example."""
     function = BENCHMARKS[name]
     no_judge = "judge" not in inspect.signature(function).parameters
 
@@ -80,10 +80,9 @@ def _command(name: str) -> Any:
         )
         _show(score(name, files if len(files) > 1 else answers, annotations, **settings).json(), json_file)
 
-    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
-    example = [paragraph for paragraph in paragraphs[1:] if paragraph.startswith("Example:")]
-    command = typer.Typer()
-    command.command(name, help="\n\n".join([paragraphs[0], *example]))(run)
+    text, example, after = (inspect.getdoc(function) or "").partition("\n\nExample:")
+    command = typer.Typer(add_completion=False)
+    command.command(name, help=text + example + after.partition("\n\n")[0])(run)
     return typer.main.get_command(command)
 
 

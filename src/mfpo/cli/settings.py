@@ -1,55 +1,71 @@
 """The command `mfpo settings`."""
 
 import difflib
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief
+from mfpo.evaluate.benchmark import BENCHMARKS
+from mfpo.registry import Registry
+from mfpo.settings import Settings, with_options
 
-
-class _Known(NamedTuple):
-    """What takes the settings, and the module and name of their class, which is imported when it is asked for."""
-
-    user: str
-    module: str
-    name: str
-
-
-_KNOWN = {
-    "build": _Known("mfpo build", "mfpo.build.settings", "CommandSettings"),
-    "rank": _Known("mfpo rank", "mfpo.rank.settings", "RankSettings"),
-    "train": _Known("mfpo train", "mfpo.train.settings", "TrainSettings"),
-    "vcd": _Known("mfpo answer --decode vcd", "mfpo.answer.settings", "VCDSettings"),
-    "opera": _Known("mfpo answer --decode opera", "mfpo.answer.settings", "OPERASettings"),
-    "judge": _Known("mfpo eval mmhal, llava-bench, object-halbench", "mfpo.evaluate.judge", "JudgeSettings"),
-    "pretrain": _Known("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
+# What takes the settings, and the module and name of their class, which is imported when it is asked for.
+_CLASSES = {
+    "build": ("mfpo build", "mfpo.build.settings", "CommandSettings"),
+    "rank": ("mfpo rank", "mfpo.rank.settings", "RankSettings"),
+    "train": ("mfpo train", "mfpo.train.settings", "TrainSettings"),
+    "vcd": ("mfpo answer --decode vcd", "mfpo.answer.settings", "VCDSettings"),
+    "opera": ("mfpo answer --decode opera", "mfpo.answer.settings", "OPERASettings"),
+    "judge": ("every benchmark with a judge", "mfpo.evaluate.settings", "JudgeSettings"),
+    "pretrain": ("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
 }
+# The functions that bring settings of their own, by the command that takes them.
+_FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {"mfpo eval {}": BENCHMARKS}
 
 
 def show_settings(
     name: Annotated[str | None, typer.Argument(help="Whose settings; without a name, what has some.")] = None,
 ) -> None:
-    """List the settings that a command, a decoder or a judge takes as KEY=VALUE, with their defaults.
+    """List the settings that a command, a decoder or a benchmark takes as KEY=VALUE, with their defaults.
 
     Example: mfpo settings train
     """
+    users = {known: user for known, (user, _, _) in _CLASSES.items()}
+    users |= {known: command.format(known) for command, registry in _FUNCTIONS.items() for known in registry}
     if name is None:
-        shown = Table("name", "settings of")
-        for known, (user, _, _) in _KNOWN.items():
-            shown.add_row(known, user)
-        console.print(shown)
+        _show(("name", "settings of"), users.items())
         return
-    if name not in _KNOWN:
-        near = difflib.get_close_matches(name, _KNOWN, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KNOWN)}"
+    if name not in users:
+        near = difflib.get_close_matches(name, users, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(users)}"
         raise SettingError(f"nothing with settings is named {brief(name)}; {hint}")
-    shown = Table("setting", "default", "what it does")
-    for field in fields(getattr(import_module(_KNOWN[name].module), _KNOWN[name].name)):
+    if name in _CLASSES:
+        _, module, cls = _CLASSES[name]
+        _show_fields(getattr(import_module(module), cls))
+        return
+    function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)
+    _show_fields(with_options(Settings, function))
+    if "judge" in inspect.signature(function).parameters:
+        console.print("and those of its judge: `mfpo settings judge`")
+
+
+def _show_fields(cls: type) -> None:
+    rows = []
+    for field in fields(cls):
         default = "" if field.default is MISSING else "null" if field.default is None else str(field.default)
-        shown.add_row(field.name, default, field.metadata["help"])
+        rows.append((field.name, default, field.metadata["help"]))
+    _show(("setting", "default", "what it does"), rows)
+
+
+def _show(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    shown = Table(*head)
+    for row in rows:
+        shown.add_row(*row)
     console.print(shown)

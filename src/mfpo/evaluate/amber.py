@@ -107,7 +107,9 @@ def amber(
     *,
     allow_missing: AllowMissing = False,
 ) -> Amber:
-    """AMBER, descriptions and yes/no questions (Wang et al. 2023). The annotations are the folder of AMBER's data.
+    """AMBER, descriptions and yes/no questions (Wang et al. 2023).
+
+    The annotations are the folder of AMBER's data.
 
     Example: mfpo eval amber answers.json --annotations AMBER/data --json amber.json
 

@@ -82,8 +82,8 @@ def benchmark(name: str, *, asked_freely: bool = False) -> Callable[[F], F]:
 
     It takes answers and annotations, each a path or what stands in the file, and gives a `Result`. Its keyword
     arguments that carry `about` are its settings, KEY=VALUE on the command line; with a parameter `judge` it is given
-    a `Judge`, or None if that is its default. `mfpo eval NAME --help` shows the first paragraph of its docstring, and
-    one that begins with "Example:".
+    a `Judge`, or None if that is its default. `mfpo eval NAME --help` shows its docstring, up to a paragraph that
+    begins with "Example:".
     """
 
     def add(function: F) -> F:

@@ -53,8 +53,9 @@ def chair(
     *,
     allow_missing: AllowMissing = False,
 ) -> Chair:
-    """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018). The annotations are COCO's
-    instances JSON, or JSONL with `image_id` and `objects`, such as `mfpo eval truth` writes.
+    """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
+
+    The annotations are COCO's instances JSON, or JSONL with `image_id` and `objects`, such as `mfpo eval truth` writes.
 
     Example: mfpo eval chair captions.jsonl --annotations instances_val2014.json --json chair.json
 

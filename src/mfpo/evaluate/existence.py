@@ -74,8 +74,9 @@ def existence(
     allow_missing: AllowMissing = False,
     name: str = "these questions",
 ) -> PlainResult:
-    """Existence questions, read more carefully than POPE's script does. The annotations are the questions with their
-    label, yes or no; without them, the answers must bring it.
+    """Existence questions, read more carefully than POPE's script does.
+
+    The annotations are the questions with their label, yes or no; without them, the answers must bring it.
 
     Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.json --json existence.json
 

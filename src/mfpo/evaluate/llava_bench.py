@@ -122,8 +122,9 @@ def llava_bench(
     system: Annotated[Path | None, about("text of the judge's system message; docs/judges.md")] = None,
     allow_missing: AllowMissing = False,
 ) -> LlavaBench:
-    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023). The
-    annotations are its folder.
+    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
+
+    The annotations are its folder.
 
     Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
 

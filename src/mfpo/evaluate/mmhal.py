@@ -129,8 +129,9 @@ def mmhal(
     template: Annotated[Path | None, about("text of the judge's prompt; docs/judges.md")] = None,
     allow_missing: AllowMissing = False,
 ) -> Mmhal:
-    """MMHal-Bench: a judge's ratings from 0 to 6 and the rate of hallucinations (Sun et al. 2023). The annotations are
-    its template file.
+    """MMHal-Bench: a judge's ratings from 0 to 6 and the rate of hallucinations (Sun et al. 2023).
+
+    The annotations are its template file.
 
     Example: mfpo eval mmhal answers.jsonl --annotations mmhal-bench_answer_template.json --judge gpt-4-1106-preview
 

@@ -110,8 +110,9 @@ def object_halbench(
     ] = None,
     allow_missing: AllowMissing = False,
 ) -> ObjectHalBench:
-    """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024). The annotations
-    are CHAIR's truth, as for `mfpo eval chair`.
+    """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024).
+
+    The annotations are CHAIR's truth, as for `mfpo eval chair`.
 
     Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz synonyms=synonyms_refine.txt
 
