@@ -262,9 +262,7 @@ def test_the_order_of_rows_by_place_is_checked_by_their_prompts(questions, path,
     rows = [{"prompt": row["question"], "text": "a"} for row in json.loads(path.read_text())][::-1]
     (tmp_path / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(MfpoError, match=r"\d\d of 96 answers have another image or prompt"):
-        mmhal(
-            read_mmhal_answers(tmp_path / "place.jsonl", questions), questions, stub_judge(lambda prompt: "Rating: 5")
-        )
+        mmhal(tmp_path / "place.jsonl", questions, judge=stub_judge(lambda prompt: "Rating: 5"))
 
 
 @pytest.mark.parametrize(

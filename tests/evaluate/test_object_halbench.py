@@ -119,7 +119,7 @@ def test_names_become_terms(listing, refined, tagger, name, expected):
 @pytest.mark.parametrize("form", ["{}", "white {}", "two {}", "the {}"])
 def test_every_term_of_the_table_is_found_whatever_its_tag(listing, refined, form):
     # Beside a toilet a seat is no chair, and names are read in small letters.
-    alone = [term for term in refined.classes if " " not in term and term not in ("seat", "iPhone")]
+    alone = [term for term in load_table(refined).classes if " " not in term and term not in ("seat", "iPhone")]
     assert len(alone) > 250
     names = ", ".join(form.format(term) for term in alone)
     assert terms(listing, refined, names, tagger="textblob") == alone
@@ -130,9 +130,9 @@ def test_a_hyphen_is_a_blank_where_the_table_has_one(listing, refined):
 
 
 def test_every_plural_is_of_its_class(listing, refined):
-    words = [term for term in CATEGORIES if term in refined.classes]
+    words = [term for term in CATEGORIES if term in load_table(refined).classes]
     found = terms(listing, refined, ", ".join(map(pluralize, words)), tagger="textblob")
-    assert [refined.classes[term] for term in found] == words
+    assert [load_table(refined).classes[term] for term in found] == words
 
 
 def test_a_stove_top_oven_is_the_oven_only_by_its_noun(listing, refined):

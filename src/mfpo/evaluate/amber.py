@@ -132,13 +132,11 @@ def amber(
     by_kind = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
     texts = {kind: {name: answer.text for name, answer in by_kind[kind].items()} for kind in asked}
     counts = {kind: _counts(texts[kind], len(asked[kind])) | thinking(by_kind[kind].values()) for kind in asked}
-    tallies: dict[str, Tally] = {}
     descriptions = {
         name: describe(text, questions[name], data, reading) for name, text in texts.get("generative", {}).items()
     }
-    if descriptions:
-        check_captions(texts["generative"].values())
-        tallies |= _generative(descriptions, data)
+    check_captions(texts.get("generative", {}).values())
+    tallies = _generative(descriptions, data) if descriptions else {}
     if "discriminative" in texts:
         tallies |= _discriminative(texts["discriminative"], data)
         counts["discriminative"] |= _unread(texts["discriminative"])

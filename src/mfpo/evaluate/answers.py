@@ -95,6 +95,18 @@ def thinking(answers: Iterable[Answer]) -> dict[str, int]:
     return {"thinking": count} if count else {}
 
 
+def judged_counts(given: Mapping[str, Answer], asked: int, unreadable: Sequence[str]) -> dict[str, Any]:
+    """The counts of a benchmark with a judge, of whose verdicts on `given` some are unreadable."""
+    return {
+        "answers": len(given),
+        "missing": asked - len(given),
+        "empty": sum(not answer.text.strip() for answer in given.values()),
+        **thinking(given.values()),
+        "unreadable": len(unreadable),
+        "unreadable_questions": list(unreadable),
+    }
+
+
 def check_asked(
     answers: Sequence[Answer], asked: Mapping[str, Asked], benchmark: str, *, allow_missing: bool = False
 ) -> dict[str, Answer]:

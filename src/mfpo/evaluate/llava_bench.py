@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, thinking, without_thoughts
+from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers, without_thoughts
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Verdict
@@ -135,8 +135,7 @@ def llava_bench(
     data = load_llava_bench(annotations) if isinstance(annotations, Path) else annotations
     if isinstance(answers, Path):
         answers = read_answers(answers)
-    message = read_text(system).strip() if system else SYSTEM
-    questions = data.questions
+    message, questions = read_text(system).strip() if system else SYSTEM, data.questions
     asked = {name: Asked(question.text, (question.image,)) for name, question in questions.items()}
     given = check_asked(answers, asked, "LLaVA-Bench (COCO)", allow_missing=allow_missing)
     orders = _ORDERS[:1] if official else _ORDERS
@@ -152,14 +151,7 @@ def llava_bench(
     unreadable = _unreadable(scores)
     return LlavaBench(
         _tallies(scores, categories),
-        facts={
-            "answers": len(scores),
-            "missing": len(questions) - len(given),
-            "empty": sum(not answer.text.strip() for answer in given.values()),
-            **thinking(given.values()),
-            "unreadable": len(unreadable),
-            "unreadable_questions": unreadable,
-        },
+        facts=judged_counts(given, len(questions), unreadable),
         details=[
             {"question_id": name, "category": categories[name]} | asdict(each) | {"replies": list(each.replies)}
             for name, each in scores.items()

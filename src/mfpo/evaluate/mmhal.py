@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, thinking
+from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark, nested
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
 from mfpo.evaluate.judge import Judge, Template, read_template
@@ -157,15 +157,7 @@ def mmhal(
     unreadable = [name for name, rating in official.items() if rating is None]
     return Mmhal(
         _tallies(official, kinds),
-        facts={
-            "official_prompt": prompt.is_the_one(_OFFICIAL),
-            "answers": len(verdicts),
-            "missing": len(questions) - len(given),
-            "empty": sum(not answer.text.strip() for answer in given.values()),
-            **thinking(given.values()),
-            "unreadable": len(unreadable),
-            "unreadable_questions": unreadable,
-        },
+        facts={"official_prompt": prompt.is_the_one(_OFFICIAL)} | judged_counts(given, len(questions), unreadable),
         details=[
             {"question_id": name, "type": kinds[name], "rating": official[name], "tolerant": tolerant[name]}
             | {"reply": verdict.replies[-1]}

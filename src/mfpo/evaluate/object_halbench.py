@@ -99,15 +99,11 @@ def object_halbench(
     annotations: Path | Mapping[str, frozenset[str]],
     *,
     judge: Judge | None = None,
-    extract: Annotated[
-        Literal["judge", "rules"] | None, about("who names the objects; null is the judge, or rules without one")
-    ] = None,
+    extract: Annotated[Literal["judge", "rules"] | None, about("who names the objects; null is any judge")] = None,
     questions: Annotated[Path | None, about("the benchmark's questions; null is whatever the answers say")] = None,
     synonyms: Annotated[Path | None, about("the official table of refined synonyms; null is our own")] = None,
     template: Annotated[Path | None, about("text of the judge's prompt; docs/judges.md")] = None,
-    tagger: Annotated[
-        str | None, about("finds the nouns in a judge's lists: textblob (null), or a spaCy pipeline as en_core_web_trf")
-    ] = None,
+    tagger: Annotated[str | None, about("finds nouns in a judge's lists: textblob, or a spaCy pipeline")] = None,
     allow_missing: AllowMissing = False,
 ) -> ObjectHalBench:
     """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024).
@@ -122,18 +118,13 @@ def object_halbench(
     """
     _check_judge(judge, extract, template, tagger)
     from mfpo.evaluate.object_terms import load_table  # and with it textblob, which takes seconds
-    from mfpo.evaluate.truth import load_annotations
 
-    truth = load_annotations(annotations) if isinstance(annotations, Path) else annotations
     table = load_table(synonyms)
     prompts = load_prompts(questions) if questions else None
     wording = read_template(template, PLACES) if template else DEFAULT
     if isinstance(answers, Path):
         answers = read_answers(answers)
-    truth = {
-        image_key(name): classes
-        for name, classes in find_all((answer.image_id or "" for answer in answers), truth).items()
-    }
+    truth = _truth_of(answers, annotations)
     given = _by_image(answers, truth, prompts, allow_missing=allow_missing)
     # The official script takes Muffin's role name out of the answers.
     texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in given.items()}
@@ -155,6 +146,15 @@ def object_halbench(
         counts,
         judge,
     )
+
+
+def _truth_of(answers: Sequence[Answer], annotations: Path | Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """The COCO classes in the images of the answers, by `image_key`."""
+    from mfpo.evaluate.truth import load_annotations
+
+    truth = load_annotations(annotations) if isinstance(annotations, Path) else annotations
+    found = find_all((answer.image_id or "" for answer in answers), truth)
+    return {image_key(name): classes for name, classes in found.items()}
 
 
 def _check_judge(judge: Judge | None, extract: str | None, template: Path | None, tagger: str | None) -> None:
