@@ -130,11 +130,7 @@ def object_halbench(
     texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in given.items()}
     asked = {image: (prompts or {}).get(image) or answer.prompt for image, answer in given.items()}
     terms, differences = _terms(texts, asked, table, judge, wording, tagger or "textblob")
-    counts = {
-        "missing": len(prompts or answers) - len(given),
-        "empty": sum(not text for text in texts.values()),
-        **thinking(given.values()),
-    }
+    counts = {"missing": len(prompts or answers) - len(given), "empty": list(texts.values()).count("")}
     return _result(
         {
             name: _description(found, texts[name], truth[name], table)
@@ -143,7 +139,7 @@ def object_halbench(
         },
         [name for name, found in terms.items() if found is None],
         (*differences, *_differences_of_data(table, asked)),
-        counts,
+        counts | thinking(given.values()),
         judge,
     )
 
