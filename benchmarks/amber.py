@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mfpo.evaluate.amber import amber, amber_json, load_amber
+from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import Reading, words_finder
 from mfpo.evaluate.answers import Answer
 from mfpo.folders import write_json
@@ -36,7 +36,7 @@ def main() -> None:
     decided = [Answer(name, None, None, "No") for name, question in questions if question.kind != "generative"]
     for kind, answers in (("generative", described), ("discriminative", decided)):
         start = time.perf_counter()
-        amber_json(amber(answers, benchmark, reading))
+        amber(answers, benchmark, reading).json()
         seconds[kind] = time.perf_counter() - start
     shown = Table("step", "answers", "seconds", title="AMBER, intervals included")
     counts = {"load": len(benchmark.questions), "generative": len(described), "discriminative": len(decided)}

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.chair import chair
+from mfpo.evaluate.truth import load_annotations
 
 # CHAIR_s / CHAIR_i / recall by an independent implementation of the official algorithm.
 OFFICIAL = {
@@ -32,7 +33,9 @@ def main() -> None:
         start = time.perf_counter()
         result = chair(read_answers(data / f"captions_{model}_greedy.jsonl"), truth)
         seconds = f"{time.perf_counter() - start:.2f}"
-        shown.add_row(model, official, f"{result.chair_s:.1f} / {result.chair_i:.1f} / {result.recall:.1f}", seconds)
+        shown.add_row(
+            model, official, f"{result['chair_s']:.1f} / {result['chair_i']:.1f} / {result['recall']:.1f}", seconds
+        )
     Console().print(shown)
 
 

@@ -19,7 +19,8 @@ from mfpo.build.settings import BuildSettings
 from mfpo.build.stages import build_record
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
-from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.chair import chair
+from mfpo.evaluate.truth import load_annotations
 from mfpo.masks import decode_mask, encode_mask
 from mfpo.records import encode_image, new_record
 
@@ -66,7 +67,7 @@ def built(file: Path) -> np.ndarray | None:
 
 def scored(file: Path) -> frozenset[str]:
     """The classes in image a.jpg."""
-    (score,) = chair([Answer(None, "a.jpg", None, "A dog.")], load_annotations(file)).details
+    (score,) = chair([Answer(None, "a.jpg", None, "A dog.")], load_annotations(file)).captions
     return score.truth
 
 

@@ -18,9 +18,8 @@ from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
 from mfpo.demo_settings import DemoSettings
-from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import chair, load_annotations
-from mfpo.evaluate.existence import existence, load_questions
+from mfpo.evaluate.chair import chair
+from mfpo.evaluate.existence import existence
 from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
@@ -108,14 +107,14 @@ def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -
     for kind, file in files.items():
         if not file.exists():
             answer(scenes / f"{kind}.jsonl", model, scenes, file, AnswerSettings(max_new_tokens=128))
-    captions = chair(read_answers(files["captions"]), load_annotations(scenes / "annotations.jsonl"))
-    questions = existence(read_answers(files["existence"]), load_questions(scenes / "existence.jsonl"))
+    captions = chair(files["captions"], scenes / "annotations.jsonl")
+    questions = existence(files["existence"], scenes / "existence.jsonl")
     return {
-        "chair_s": captions.chair_s,
-        "chair_i": captions.chair_i,
-        "cover": captions.recall,
-        "length": captions.length,
-        "existence_accuracy": questions.accuracy,
+        "chair_s": captions["chair_s"],
+        "chair_i": captions["chair_i"],
+        "cover": captions["recall"],
+        "length": captions["length"],
+        "existence_accuracy": questions["accuracy"],
         "image_dependence": image_dependence(load_model(model), load_processor(model), read_dataset(pairs)),
     }
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.amber import Benchmark, Question, amber, amber_json, describe, load_amber
+from mfpo.evaluate.amber import AmberData, AmberQuestion, amber, describe, load_amber
 from mfpo.evaluate.amber_words import Reading, open_reading, similar_by_spacy, words_finder
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.figures import figure_of
 
-SMALL = Benchmark(
+SMALL = AmberData(
     {
-        "1": Question("AMBER_1.jpg", "generative", ("forest", "dog", "tree"), ("bird", "cat")),
-        "2": Question("AMBER_2.jpg", "generative", ("dog",), ("person",)),
-        "3": Question("AMBER_1.jpg", "discriminative-hallucination", "no"),
-        "4": Question("AMBER_1.jpg", "discriminative-attribute-state", "yes"),
-        "5": Question("AMBER_1.jpg", "discriminative-attribute-state", "no"),
-        "6": Question("AMBER_2.jpg", "relation", "no"),
+        "1": AmberQuestion("AMBER_1.jpg", "generative", ("forest", "dog", "tree"), ("bird", "cat")),
+        "2": AmberQuestion("AMBER_2.jpg", "generative", ("dog",), ("person",)),
+        "3": AmberQuestion("AMBER_1.jpg", "discriminative-hallucination", "no"),
+        "4": AmberQuestion("AMBER_1.jpg", "discriminative-attribute-state", "yes"),
+        "5": AmberQuestion("AMBER_1.jpg", "discriminative-attribute-state", "no"),
+        "6": AmberQuestion("AMBER_2.jpg", "relation", "no"),
     },
     {"forest": ("tree", "leave"), "dog": (), "tree": (), "bird": ("duck",), "cat": (), "person": ("man",), "car": ()},
     frozenset({"light"}),
@@ -54,14 +54,14 @@ def test_descriptions_that_are_all_yes_or_no_are_refused():
 
 def test_without_what_the_script_begins_with_shares_are_plain():
     given = [answer(1, "A dog and a car."), answer(2, "A person."), answer(3, "No"), answer(4, "No"), answer(5, "No")]
-    result = amber(given, SMALL, by_words(SMALL), allow_missing=True, begin=0)
-    assert [figure_of(result.tallies[f"generative.{name}"]).value for name in ("chair", "hal")] == [
+    result = amber(given, SMALL, by_words(SMALL), allow_missing=True)
+    assert [figure_of(result.compared[f"generative.{name}"]).value for name in ("chair", "hal")] == [
         pytest.approx(200 / 3),
         100,
     ]
-    assert figure_of(result.tallies["discriminative.accuracy"]).value == pytest.approx(200 / 3)
-    assert figure_of(result.tallies["discriminative.existence.precision"]).value == 100
-    assert figure_of(amber(given[:1], SMALL, by_words(SMALL), begin=0, allow_missing=True).tallies["generative.cog"])
+    assert figure_of(result.compared["discriminative.accuracy"]).value == pytest.approx(200 / 3)
+    assert figure_of(result.compared["discriminative.existence.precision"]).value == 100
+    assert figure_of(amber(given[:1], SMALL, by_words(SMALL), allow_missing=True).compared["generative.cog"])
 
 
 def values(result, prefix):
@@ -285,7 +285,7 @@ def test_what_is_installed_is_said(benchmark):
 def test_json():
     texts = {1: "A duck, a dog, a car.", 2: "A dog.", 3: "No", 4: "Yes", 5: "No", 6: ""}
     result = amber([answer(*item) for item in texts.items()], SMALL, by_words(SMALL))
-    written = json.loads(json.dumps(amber_json(result)))
+    written = json.loads(json.dumps(result.json()))
     assert (written["official"], written["nouns"], written["similarity"]) == (False, "words", "string")
     assert written["generative"]["chair"]["value"] == 50
     assert written["generative"]["chair"]["n"] == written["generative"]["answers"] == 2
@@ -298,7 +298,7 @@ def test_json():
 
 
 def test_missing_answers_are_an_error_or_counted():
-    with pytest.raises(MfpoError, match=r"3 without an answer \(4, 5, 6\); .*--allow-missing"):
+    with pytest.raises(MfpoError, match=r"3 without an answer \(4, 5, 6\); .*allow_missing=true"):
         amber([answer(3, "No")], SMALL, by_words(SMALL))
     result = amber([answer(3, "No")], SMALL, by_words(SMALL), allow_missing=True)
     assert result.counts["discriminative"]["missing"] == 3

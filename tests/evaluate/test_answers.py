@@ -185,7 +185,7 @@ def test_a_failed_question_is_a_missing_answer(tmp_path):
     )
     answers = read_answers(path)
     assert [answer.failed for answer in answers] == [True, False]
-    with pytest.raises(MfpoError, match=r"1 of 2 questions have an error .*\(1\); .*--retry-failed.*--allow-missing"):
+    with pytest.raises(MfpoError, match=r"1 of 2 questions have an error .*\(1\); .*--retry-failed.*allow_missing"):
         check_asked(answers, ASKED, "these")
     assert list(check_asked(answers, ASKED, "these", allow_missing=True)) == ["2"]
     with pytest.raises(MfpoError, match="1 of 1 questions have an error"):

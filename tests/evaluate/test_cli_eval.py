@@ -91,7 +91,7 @@ def test_a_failed_question_is_scored_only_if_allowed(mfpo, pope, tmp_path):
     status, _, err = mfpo(*command)
     assert status == 1
     assert "1 of 4 questions have an error instead of an answer (0); ask them again with `mfpo answer --retry-" in err
-    status, shown, _ = mfpo(*command, "--allow-missing")
+    status, shown, _ = mfpo(*command, "allow_missing=true")
     assert status == 0
     assert re.search(r"missing +│ 1 ", shown)
 
@@ -156,7 +156,7 @@ def test_llava_bench_with_the_official_prompt(mfpo, reference_data, fake_server,
 
     with fake_server(score) as server:
         judge = ("--annotations", reference_data / "llava_bench", "--judge", "judge-1", "--endpoint", server.url)
-        judge += ("--system", tmp_path / "system.txt", "--official")
+        judge += (f"system={tmp_path / 'system.txt'}", "official=true")
         status, _, _ = mfpo("eval", "llava-bench", first, *judge, "--json", tmp_path / "first.json")
         status2, shown, _ = mfpo("eval", "llava-bench", second, *judge)
         asked = len(server.bodies)
@@ -184,7 +184,7 @@ def captions(tmp_path):
 
 def test_object_halbench_by_rules_and_by_a_judge(mfpo, captions, fake_server, tmp_path):
     files = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
-    rules = ("--annotations", captions, "--extract", "rules")
+    rules = ("--annotations", captions, "extract=rules")
     status, shown, _ = mfpo("eval", "object-halbench", files[1], *rules, "--json", tmp_path / "rules.json")
     assert status == 0
     figures = json.loads((tmp_path / "rules.json").read_text())
@@ -192,7 +192,7 @@ def test_object_halbench_by_rules_and_by_a_judge(mfpo, captions, fake_server, tm
     assert "4 images instead of 300" in " ".join(shown.replace("│", " ").split())
     with fake_server(lambda prompt: '["dog", "cat"]' if "cat" in prompt else '["dog"]') as server:
         judge = ("--annotations", captions, "--judge", "judge-1", "--endpoint", server.url)
-        status, shown, _ = mfpo("eval", "object-halbench", files[1], *judge, "--extract", "judge")
+        status, shown, _ = mfpo("eval", "object-halbench", files[1], *judge, "extract=judge")
         compared, table, _ = mfpo("eval", "compare", *files, "--benchmark", "object-halbench", *judge)
     assert (status, compared) == (0, 0)
     assert re.search(r"chair_i +│ 50\.00 ", shown)
@@ -204,11 +204,11 @@ def test_object_halbench_by_rules_and_by_a_judge(mfpo, captions, fake_server, tm
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--extract", "judge"], "extract is judge, but no judge is given"),
-        (["--extract", "rules", "--judge", "judge-1"], "extract is rules, but a judge is given"),
+        (["extract=judge"], "extract is judge, but no judge is given"),
+        (["extract=rules", "--judge", "judge-1"], "extract is rules, but a judge is given"),
         (["attempts=2"], "no judge is named"),
-        (["--template", "prompt.txt"], "a template is the prompt of a judge"),
-        (["--tagger", "textblob"], "a tagger reads what a judge lists"),
+        (["template=prompt.txt"], "a template is the prompt of a judge"),
+        (["tagger=textblob"], "a tagger reads what a judge lists"),
     ],
 )
 def test_half_a_judge(mfpo, captions, tmp_path, options, words):
@@ -286,8 +286,38 @@ def test_a_judge_of_whom_nothing_can_be_read(mfpo, mmhal, fake_server, tmp_path)
 def test_an_option_that_the_benchmark_does_not_have(mfpo, captions, tmp_path):
     files = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
     command = ("eval", "compare", *files, "--benchmark", "chair", "--annotations", captions)
-    status, _, err = mfpo(*command, "--official")
-    assert (status, "benchmark chair has no --official" in err) == (1, True)
+    status, _, err = mfpo(*command, "official=true")
+    assert (status, "no setting is named 'official'" in err) == (1, True)
     status, table, _ = mfpo(*command, "--json", tmp_path / "new" / "chair.json")
     assert (status, (tmp_path / "new" / "chair.json").exists()) == (0, True)
     assert re.search(r"chair_s +│ 0\.00 +│ 100\.00 ", table)
+
+
+def test_a_name_that_no_benchmark_has(mfpo):
+    status, _, err = mfpo("eval", "chiar", "a.jsonl")
+    assert (status, err) == (1, "error: no benchmark is named 'chiar'; did you mean 'chair'?\n")
+
+
+def test_flags_of_versions_before(mfpo, captions, reference_data, tmp_path):
+    synonyms = reference_data / "chair" / "synonyms_refine_object_halbench.txt"
+    questions = write(tmp_path / "asked" / "q.jsonl", [{"image_id": n, "question": "Describe it."} for n in range(5)])
+    command = ("eval", "object-halbench", tmp_path / "second.jsonl", "--annotations", captions)
+    written = []
+    for words in (
+        ("--synonyms", synonyms, "--questions", questions, "--allow-missing"),
+        (f"synonyms={synonyms}", f"questions={questions}", "allow_missing=true"),
+    ):
+        out = tmp_path / "figures.json"
+        assert mfpo(*command, *words, "--json", out)[0] == 0
+        written.append(json.loads(out.read_text()))
+    assert written[0] == written[1]
+    assert written[0]["missing"] == 1
+    assert "other table of synonyms" not in written[0]["not_official"]
+
+
+def test_popes_files_one_by_one_beside_a_setting(mfpo, pope, tmp_path):
+    files = [tmp_path / "said" / f"{split}.jsonl" for split in SPLITS[:2]]
+    status, shown, _ = mfpo("eval", "pope", files[0], "allow_missing=true", files[1], "--annotations", pope)
+    assert status == 0
+    assert re.search(r"popular\.accuracy +│ 50\.00 ", shown)
+    assert re.search(r"adversarial\.missing +│ 4 ", shown)

@@ -8,9 +8,8 @@ import pytest
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
 from mfpo.evaluate.existence import (
-    Question,
+    YesNoQuestion,
     existence,
-    existence_json,
     load_questions,
     questions_in,
     read_existence_answers,
@@ -28,7 +27,7 @@ def answer(question_id, text, label=None):
 
 
 def asked(labels):
-    return [Question(name, f"{name}.jpg", "Is it?", label) for name, label in labels.items()]
+    return [YesNoQuestion(name, f"{name}.jpg", "Is it?", label) for name, label in labels.items()]
 
 
 @pytest.mark.parametrize(
@@ -138,29 +137,35 @@ def test_figures_equal_popes_where_every_answer_is_readable():
     labels = {str(number): draw.choice(["yes", "no"]) for number in range(300)}
     texts = draw.choices(["Yes, there is.", "No, there is not.", "There is no dog. Yes.", "There is a dog."], k=300)
     result = existence([answer(name, text) for name, text in zip(labels, texts, strict=True)], asked(labels))
-    figures = [result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio]
+    figures = [result["accuracy"], result["precision"], result["recall"], result["f1"], result["yes_ratio"]]
     assert figures == pytest.approx(pope_script(texts, labels.values()), rel=1e-12)
-    assert (result.questions, result.unreadable) == (300, 0)
+    assert (result.facts["questions"], result.facts["unreadable"]) == (300, 0)
 
 
 def test_an_unreadable_answer_is_wrong_and_no_yes():
     labels = {"1": "yes", "2": "no", "3": "yes", "4": "no"}
     result = existence([answer("4", "hm"), answer("3", ""), answer("2", "No"), answer("1", "Yes")], asked(labels))
-    assert (result.accuracy, result.precision, result.recall) == (50, 100, 50)
-    assert (result.yes_ratio, result.unreadable) == (25, 2)
-    assert result.f1 == pytest.approx(200 / 3)
+    assert (result["accuracy"], result["precision"], result["recall"]) == (50, 100, 50)
+    assert (result["yes_ratio"], result.facts["unreadable"]) == (25, 2)
+    assert result["f1"] == pytest.approx(200 / 3)
 
 
 def test_missing_answers_are_counted_when_allowed():
     labels = {str(number): "yes" for number in range(10)}
     result = existence([answer("1", "Yes"), answer("2", "No")], asked(labels), allow_missing=True)
-    assert (result.accuracy, result.questions, result.missing) == (50, 2, 8)
-    assert result.intervals["accuracy"].n == 2
+    assert (result["accuracy"], result.facts["questions"], result.facts["missing"]) == (50, 2, 8)
+    assert result.figures["accuracy"].n == 2
 
 
 def test_always_no_has_no_precision():
     result = existence([answer("1", "No"), answer("2", "No")], asked({"1": "yes", "2": "no"}))
-    assert (result.accuracy, result.precision, result.recall, result.f1, result.yes_ratio) == (50, 0, 0, 0, 0)
+    assert (result["accuracy"], result["precision"], result["recall"], result["f1"], result["yes_ratio"]) == (
+        50,
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 def test_missing_double_and_unknown_questions_are_all_named():
@@ -181,8 +186,8 @@ def test_an_answer_without_question_id():
 
 def test_labels_that_the_answers_bring():
     answers = [answer("1", "No", "no"), Answer("2", "a.jpg", "Is it?", "No", "yes")]
-    assert questions_in(answers) == [Question("1", "", "", "no"), Question("2", "a.jpg", "Is it?", "yes")]
-    assert existence(answers, questions_in(answers)).accuracy == 50
+    assert questions_in(answers) == [YesNoQuestion("1", "", "", "no"), YesNoQuestion("2", "a.jpg", "Is it?", "yes")]
+    assert existence(answers, questions_in(answers))["accuracy"] == 50
     with pytest.raises(MfpoError, match="question 2: no label"):
         questions_in([answer("1", "No", "no"), answer("2", "No")])
 
@@ -197,7 +202,7 @@ def test_popes_questions(reference_data, split):
     ]
     result = existence([answer(question.question_id, "Yes") for question in questions], questions)
     share = 100 * sum(row["label"] == "yes" for row in rows) / len(rows)
-    assert (result.accuracy, result.precision, result.recall, result.yes_ratio) == (share, share, 100, 100)
+    assert (result["accuracy"], result["precision"], result["recall"], result["yes_ratio"]) == (share, share, 100, 100)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +226,13 @@ def test_answers_to_other_questions_with_the_same_ids(reference_data):
     folder = reference_data / "pope"
     popular, adversarial = (load_questions(folder / f"coco_pope_{split}.jsonl") for split in ("popular", "adversarial"))
     answers = [Answer(one.question_id, one.image, one.text, one.label) for one in adversarial]
-    assert existence(answers, adversarial).accuracy == 100
+    assert existence(answers, adversarial)["accuracy"] == 100
     with pytest.raises(MfpoError, match=r"of 3000 answers have another image or prompt than their question \("):
         existence(answers, popular)
 
 
 def test_a_label_that_is_not_the_questions():
-    asked = [Question("1", "1.jpg", "A dog?", "yes"), Question("2", "1.jpg", "A cat?", "no")]
+    asked = [YesNoQuestion("1", "1.jpg", "A dog?", "yes"), YesNoQuestion("2", "1.jpg", "A cat?", "no")]
     given = [Answer("1", None, None, "Yes", "yes"), Answer("2", None, None, "No", "yes")]
     with pytest.raises(MfpoError, match=r"1 of 2 answers have another label than their question \(2\)"):
         existence(given, asked)
@@ -238,14 +243,14 @@ def test_failed_questions_are_counted_as_missing():
     with pytest.raises(MfpoError, match="--retry-failed"):
         existence(answers, asked({"1": "yes", "2": "yes"}))
     result = existence(answers, asked({"1": "yes", "2": "yes"}), allow_missing=True)
-    assert (result.accuracy, result.questions, result.missing) == (100, 1, 1)
-    assert json.loads(json.dumps(existence_json(result)))["intervals"]["recall"]["value"] == 100
+    assert (result["accuracy"], result.facts["questions"], result.facts["missing"]) == (100, 1, 1)
+    assert json.loads(json.dumps(result.json()))["intervals"]["recall"]["value"] == 100
 
 
 ASKED = [
-    Question("7", "1.jpg", "A dog?", "yes"),
-    Question("8", "1.jpg", "A cat?", "no"),
-    Question("9", "2.jpg", "A dog?", "no"),
+    YesNoQuestion("7", "1.jpg", "A dog?", "yes"),
+    YesNoQuestion("8", "1.jpg", "A cat?", "no"),
+    YesNoQuestion("9", "2.jpg", "A dog?", "no"),
 ]
 OWN = [
     {"question": "A dog?", "answer": "Yes"},
@@ -259,7 +264,7 @@ def test_popes_own_answers_go_by_their_place(tmp_path, image):
     path = write(tmp_path / "a.json", [OWN[0] | image, *OWN[1:]])
     answers = read_existence_answers(path, ASKED)
     assert [(one.question_id, one.text) for one in answers] == [("7", "Yes"), ("8", "no"), ("9", "Yes")]
-    assert existence(answers, ASKED).accuracy == pytest.approx(200 / 3)
+    assert existence(answers, ASKED)["accuracy"] == pytest.approx(200 / 3)
     (tmp_path / "list.json").write_text(json.dumps(OWN))
     assert [one.question_id for one in read_existence_answers(tmp_path / "list.json", ASKED)] == ["7", "8", "9"]
 
@@ -291,7 +296,7 @@ def test_answers_with_and_without_ids(tmp_path):
 def test_thoughts_are_counted_where_there_are_any(tmp_path):
     rows = [{"question_id": 7, "text": "<think>No dog, no.</think>Yes"}, {"question_id": 8, "text": "No"}]
     path = write(tmp_path / "a.jsonl", [*rows, {"question_id": 9, "text": "<think>Yes, yes"}])
-    figures = existence_json(existence(read_existence_answers(path, ASKED), ASKED))
+    figures = existence(read_existence_answers(path, ASKED), ASKED).json()
     assert (figures["accuracy"], figures["unreadable"], figures["thinking"]) == (pytest.approx(200 / 3), 1, 2)
     path = write(tmp_path / "b.jsonl", [{"question_id": 7, "text": "Yes"}, *rows[1:], {"question_id": 9, "text": "No"}])
-    assert "thinking" not in existence_json(existence(read_existence_answers(path, ASKED), ASKED))
+    assert "thinking" not in existence(read_existence_answers(path, ASKED), ASKED).json()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.figures import Figure, Tally, compare, figure_of, mean
+from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, paired_differences
 
 
 def random_units(seed, count=80):
@@ -56,7 +56,7 @@ def test_no_unit():
 
 def test_a_paired_difference_is_that_of_units_drawn_one_by_one():
     a, b = random_units(3), random_units(4)
-    found = compare({"x": Tally(a)}, {"x": Tally(b)})["x"]
+    found = paired_differences({"x": Tally(a)}, {"x": Tally(b)})["x"]
     sums = slow_resamples([(*a[name], *b[name]) for name in a], seed=5)
     slow = 100 * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
     low, high = np.quantile(slow, [0.025, 0.975])
@@ -71,7 +71,7 @@ def test_pairing_finds_what_two_intervals_hide():
     a = Tally({str(number): (number < 200, 1) for number in range(400)})
     b = Tally({str(number): (number < 210, 1) for number in range(400)})
     assert figure_of(a).high > figure_of(b).low
-    found = compare({"x": b}, {"x": a})["x"]
+    found = paired_differences({"x": b}, {"x": a})["x"]
     assert found.difference == pytest.approx(2.5)
     assert found.low > 0
     assert found.p < 0.01
@@ -79,19 +79,19 @@ def test_pairing_finds_what_two_intervals_hide():
 
 def test_equal_answers_differ_by_nothing():
     units = random_units(6)
-    found = compare({"x": Tally(units)}, {"x": Tally(dict(units))})["x"]
+    found = paired_differences({"x": Tally(units)}, {"x": Tally(dict(units))})["x"]
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 def test_the_order_of_the_units_does_not_matter():
     a, b = random_units(7), random_units(8)
     backwards = Tally(dict(reversed(b.items())))
-    assert compare({"x": Tally(a)}, {"x": Tally(b)}) == compare({"x": Tally(a)}, {"x": backwards})
+    assert paired_differences({"x": Tally(a)}, {"x": Tally(b)}) == paired_differences({"x": Tally(a)}, {"x": backwards})
 
 
 def test_other_figures_and_other_units_are_named():
     tally = Tally({"q1": (1, 1), "q2": (1, 1)})
     with pytest.raises(MfpoError, match="only one of the two has f1"):
-        compare({"x": tally}, {"x": tally, "f1": tally})
+        paired_differences({"x": tally}, {"x": tally, "f1": tally})
     with pytest.raises(MfpoError, match=r"x: 2 ids are answered in only one of the two \(q2, q3\)"):
-        compare({"x": tally}, {"x": Tally({"q1": (1, 1), "q3": (0, 1)})})
+        paired_differences({"x": tally}, {"x": Tally({"q1": (1, 1), "q3": (0, 1)})})

@@ -13,7 +13,6 @@ from mfpo.evaluate.llava_bench import (
     CATEGORIES,
     SYSTEM,
     llava_bench,
-    llava_bench_json,
     load_llava_bench,
     read_scores,
     read_scores_tolerantly,
@@ -41,7 +40,7 @@ def two_answers(prompt):
 
 
 def scores(benchmark, judge, answers, **options):
-    return llava_bench_json(llava_bench(answers, benchmark, judge, **options), judge)
+    return llava_bench(answers, benchmark, judge=judge, **options).json()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_the_tolerant_rule_reads_as_the_official_one_what_is_no_list():
 def test_what_the_judge_is_asked(benchmark, stub_judge):
     judge = stub_judge(lambda prompt: "8 9", concurrency=1)
     question = benchmark.questions["0"]
-    llava_bench([Answer("0", None, None, "Red.")], benchmark, judge, allow_missing=True)
+    llava_bench([Answer("0", None, None, "Red.")], benchmark, judge=judge, allow_missing=True)
     one, other = judge.server.bodies
     assert (one["temperature"], one["max_tokens"]) == (0.2, 180)
     assert one["messages"][0] == {"role": "system", "content": SYSTEM}
@@ -245,9 +244,9 @@ def test_missing_unknown_and_double_answers(benchmark, stub_judge):
     judge = stub_judge(lambda prompt: "4 4")
     answers = answers_to(benchmark)
     with pytest.raises(MfpoError, match=r"1 not in the questions \(90\); 1 answered more than once \(5\)"):
-        llava_bench([*answers, Answer("90", None, None, "x"), answers[5]], benchmark, judge)
+        llava_bench([*answers, Answer("90", None, None, "x"), answers[5]], benchmark, judge=judge)
     with pytest.raises(MfpoError, match="80 without an answer"):
-        llava_bench(answers[:10], benchmark, judge)
+        llava_bench(answers[:10], benchmark, judge=judge)
     assert judge.server.bodies == []
     figures = scores(benchmark, judge, answers[:10], allow_missing=True)
     assert (figures["missing"], figures["overall"]["n"]) == (80, 10)
@@ -258,13 +257,13 @@ def test_missing_unknown_and_double_answers(benchmark, stub_judge):
 )
 def test_answers_to_another_benchmark(benchmark, stub_judge, other):
     with pytest.raises(MfpoError, match=r"1 of 90 answers have another image or prompt .* LLaVA-Bench"):
-        llava_bench([other, *answers_to(benchmark)[1:]], benchmark, stub_judge(lambda prompt: "4 4"))
+        llava_bench([other, *answers_to(benchmark)[1:]], benchmark, judge=stub_judge(lambda prompt: "4 4"))
 
 
 def test_an_answer_with_its_own_image_and_prompt(benchmark, stub_judge):
     question = benchmark.questions["0"]
     answer = Answer("0", f"COCO_val2014_{question.image}", f"<image>\n{question.text}", "x")
-    llava_bench([answer], benchmark, stub_judge(lambda prompt: "4 4"), allow_missing=True)
+    llava_bench([answer], benchmark, judge=stub_judge(lambda prompt: "4 4"), allow_missing=True)
 
 
 def test_all_questions_of_the_files_are_used(benchmark, folder):

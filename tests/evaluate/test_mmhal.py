@@ -8,8 +8,7 @@ import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
-from mfpo.evaluate.judge import Template, Verdict
-from mfpo.evaluate.mmhal import DEFAULT, TYPES, Mmhal, load_mmhal, mmhal, mmhal_json, read_mmhal_answers, read_rating
+from mfpo.evaluate.mmhal import TYPES, load_mmhal, mmhal, read_mmhal_answers, read_rating
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,7 @@ def test_figures_equal_the_official_scripts(questions, stub_judge):
     judge = stub_judge(lambda prompt: replies[int(re.search(r"answer (\d+)\.", prompt).group(1))])
     answers = [Answer(q.number, None, None, f"answer {q.number}.") for q in questions]
     draw.shuffle(answers)
-    figures = mmhal_json(mmhal(answers, questions, judge), judge)
+    figures = mmhal(answers, questions, judge=judge).json()
     score, rate, by_type, informativeness = official_figures(replies)
     assert figures["score"]["value"] == pytest.approx(score)
     assert figures["hallucination_rate"]["value"] == pytest.approx(100 * rate)
@@ -154,8 +153,8 @@ def test_figures_equal_the_official_scripts(questions, stub_judge):
 
 def test_a_perfect_file_scores_6_and_an_empty_one_0(questions, stub_judge):
     judge = stub_judge(lambda prompt: "Rating: 6" if "A fine answer." in prompt else "Rating: 0")
-    perfect = mmhal_json(mmhal(answers_to(questions), questions, judge), judge)
-    empty = mmhal_json(mmhal(answers_to(questions, ""), questions, judge), judge)
+    perfect = mmhal(answers_to(questions), questions, judge=judge).json()
+    empty = mmhal(answers_to(questions, ""), questions, judge=judge).json()
     assert perfect["score"] == {"value": 6.0, "low": 6.0, "high": 6.0, "n": 96}
     assert perfect["hallucination_rate"]["value"] == 0
     assert (empty["score"]["value"], empty["hallucination_rate"]["value"], empty["empty"]) == (0, 100, 96)
@@ -164,7 +163,7 @@ def test_a_perfect_file_scores_6_and_an_empty_one_0(questions, stub_judge):
 
 def test_the_judge_is_told_what_the_official_prompt_tells(questions, stub_judge):
     judge = stub_judge(lambda prompt: "Rating: 3")
-    mmhal([Answer("2", None, None, "Assistant: The {left} one.")], questions, judge, allow_missing=True)
+    mmhal([Answer("2", None, None, "Assistant: The {left} one.")], questions, judge=judge, allow_missing=True)
     (body,) = judge.server.bodies
     (message,) = body["messages"]
     assert (message["role"], body["temperature"], body["max_tokens"]) == ("user", 0.0, 512)
@@ -181,7 +180,7 @@ def test_the_judge_is_told_what_the_official_prompt_tells(questions, stub_judge)
 
 def test_a_verdict_that_only_the_tolerant_rule_reads_is_not_asked_for_again(questions, stub_judge):
     judge = stub_judge(lambda prompt: "Rating: **4**")
-    figures = mmhal_json(mmhal(answers_to(questions), questions, judge), judge)
+    figures = mmhal(answers_to(questions), questions, judge=judge).json()
     assert figures["judge"]["asked"] == 96
     assert (figures["score"]["value"], figures["unreadable"], figures["without_unreadable"]) == (0, 96, {})
     assert (figures["tolerant"]["score"]["value"], figures["tolerant"]["unreadable"]) == (4, 0)
@@ -191,7 +190,7 @@ def test_unreadable_verdicts_are_asked_again_counted_and_named(questions, stub_j
     judge = stub_judge(lambda prompt: "I refuse." if "bad" in prompt else "Rating: 5")
     answers = answers_to(questions)
     answers[7] = Answer("7", None, None, "bad")
-    figures = mmhal_json(mmhal(answers, questions, judge), judge)
+    figures = mmhal(answers, questions, judge=judge).json()
     assert (figures["unreadable"], figures["unreadable_questions"]) == (1, ["7"])
     assert figures["score"]["value"] == pytest.approx(5 * 95 / 96)
     assert figures["without_unreadable"]["score"]["value"] == 5
@@ -203,10 +202,10 @@ def test_unreadable_verdicts_are_asked_again_counted_and_named(questions, stub_j
 
 def test_missing_answers(questions, stub_judge):
     judge = stub_judge(lambda prompt: "Rating: 5")
-    with pytest.raises(MfpoError, match=r"95 without an answer \(1, 2, 3 and 92 more\).*--allow-missing"):
-        mmhal(answers_to(questions)[:1], questions, judge)
+    with pytest.raises(MfpoError, match=r"95 without an answer \(1, 2, 3 and 92 more\).*allow_missing=true"):
+        mmhal(answers_to(questions)[:1], questions, judge=judge)
     assert judge.server.bodies == []
-    figures = mmhal_json(mmhal(answers_to(questions)[:1], questions, judge, allow_missing=True), judge)
+    figures = mmhal(answers_to(questions)[:1], questions, judge=judge, allow_missing=True).json()
     assert (figures["missing"], figures["answers"], figures["score"]["n"]) == (95, 1, 1)
     assert list(figures["by_type"]) == ["attribute"]
 
@@ -214,7 +213,7 @@ def test_missing_answers(questions, stub_judge):
 def test_unknown_and_double_answers(questions, stub_judge):
     answers = [*answers_to(questions), Answer("96", None, None, "x"), Answer("3", None, None, "x")]
     with pytest.raises(MfpoError, match=r"1 not in the questions \(96\); 1 answered more than once \(3\)"):
-        mmhal(answers, questions, stub_judge(lambda prompt: "Rating: 5"))
+        mmhal(answers, questions, judge=stub_judge(lambda prompt: "Rating: 5"))
 
 
 @pytest.mark.parametrize(
@@ -222,14 +221,15 @@ def test_unknown_and_double_answers(questions, stub_judge):
 )
 def test_answers_to_another_benchmark(questions, stub_judge, other):
     with pytest.raises(MfpoError, match=r"1 of 96 answers have another image or prompt .* MMHal-Bench"):
-        mmhal([other, *answers_to(questions)[1:]], questions, stub_judge(lambda prompt: "Rating: 5"))
+        mmhal([other, *answers_to(questions)[1:]], questions, judge=stub_judge(lambda prompt: "Rating: 5"))
 
 
-def test_another_prompt_is_not_the_official_one(questions, stub_judge):
+def test_another_prompt_is_not_the_official_one(questions, stub_judge, tmp_path):
     judge = stub_judge(lambda prompt: "Rating: 5")
-    assert not mmhal(answers_to(questions), questions, judge).official_prompt
-    template = Template("{question}{answer}{human_answer}{image_contents}", DEFAULT.names)
-    assert not mmhal(answers_to(questions), questions, judge, template=template).official_prompt
+    assert not mmhal(answers_to(questions), questions, judge=judge).facts["official_prompt"]
+    template = tmp_path / "prompt.txt"
+    template.write_text("{question}{answer}{human_answer}{image_contents}")
+    assert not mmhal(answers_to(questions), questions, judge=judge, template=template).facts["official_prompt"]
 
 
 def test_answers_by_number_image_place_and_in_the_file_itself(questions, path, tmp_path):
@@ -262,9 +262,7 @@ def test_the_order_of_rows_by_place_is_checked_by_their_prompts(questions, path,
     rows = [{"prompt": row["question"], "text": "a"} for row in json.loads(path.read_text())][::-1]
     (tmp_path / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(MfpoError, match=r"\d\d of 96 answers have another image or prompt"):
-        mmhal(
-            read_mmhal_answers(tmp_path / "place.jsonl", questions), questions, stub_judge(lambda prompt: "Rating: 5")
-        )
+        mmhal(tmp_path / "place.jsonl", questions, judge=stub_judge(lambda prompt: "Rating: 5"))
 
 
 @pytest.mark.parametrize(
@@ -296,9 +294,10 @@ def test_another_file_is_refused(path, tmp_path, change):
         load_mmhal(tmp_path / "other.json")
 
 
-def test_tallies_are_by_question(questions):
-    verdicts = {"0": Verdict(("Rating: 4",), read_rating("Rating: 4")), "1": Verdict(("?",), None)}
-    result = Mmhal(verdicts, {"0": "attribute", "1": "adversarial"}, 94, 0, False)
+def test_tallies_are_by_question(questions, stub_judge):
+    judge = stub_judge(lambda prompt: "Rating: 4" if "good" in prompt else "?", attempts=1)
+    answers = [Answer("0", None, None, "good"), Answer("1", None, None, "bad")]
+    result = mmhal(answers, questions, judge=judge, allow_missing=True)
     assert result.tallies["score"].units == {"0": (4, 1), "1": (0, 1)}
     assert result.tallies["adversarial.hallucination_rate"].units == {"1": (True, 1)}
 
@@ -306,13 +305,13 @@ def test_tallies_are_by_question(questions):
 def test_what_the_judge_thinks_is_no_rating(questions, stub_judge):
     judge = stub_judge(lambda prompt: "Is it Rating: 2?</think>Rating: 4" if "fine" in prompt else "Rating: 1")
     answers = [*answers_to(questions)[:48], *answers_to(questions, "Bad.")[48:]]
-    figures = mmhal_json(mmhal(answers, questions, judge), judge)
+    figures = mmhal(answers, questions, judge=judge).json()
     assert (figures["score"]["value"], figures["unreadable"], figures["judge"]["thinking"]) == (2.5, 0, 48)
 
 
 def test_thoughts_that_are_cut_off_are_no_verdict(questions, stub_judge):
     judge = stub_judge(lambda prompt: "<think>Rating: 2", attempts=2)
-    figures = mmhal_json(mmhal(answers_to(questions)[:1], questions, judge, allow_missing=True), judge)
+    figures = mmhal(answers_to(questions)[:1], questions, judge=judge, allow_missing=True).json()
     assert (figures["unreadable"], figures["judge"]["asked"], figures["tolerant"]["unreadable"]) == (1, 2, 1)
 
 

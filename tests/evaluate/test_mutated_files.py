@@ -14,13 +14,11 @@ from mfpo.errors import MfpoError
 from mfpo.evaluate import llava_bench as llava
 from mfpo.evaluate import mmhal as mm
 from mfpo.evaluate import object_halbench as objects
-from mfpo.evaluate.amber import amber, load_amber
-from mfpo.evaluate.amber_words import open_reading
-from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import chair, load_annotations
-from mfpo.evaluate.existence import existence, load_questions, read_existence_answers
+from mfpo.evaluate.amber import amber
+from mfpo.evaluate.chair import chair
+from mfpo.evaluate.existence import existence
 from mfpo.evaluate.judge import Judge, JudgeSettings
-from mfpo.evaluate.pope import SPLITS, pope, pope_tallies, read_pope
+from mfpo.evaluate.pope import SPLITS, pope
 
 Row = dict[str, Any]
 HUGE = "huge " * 20_000
@@ -64,40 +62,35 @@ class Settings(NamedTuple):
 
 
 def score_chair(answers: Path, folder: Path, settings: Settings) -> Any:
-    return chair(read_answers(answers), load_annotations(folder / "truth.jsonl")).tallies
+    return chair(answers, folder / "truth.jsonl").tallies
 
 
 def score_existence(answers: Path, folder: Path, settings: Settings) -> Any:
-    questions = load_questions(folder / "questions.json")
-    return existence(read_existence_answers(answers, questions), questions).tallies
+    return existence(answers, folder / "questions.json").tallies
 
 
 def score_pope(answers: Path, folder: Path, settings: Settings) -> Any:
     named = answers.rename(answers.with_name(f"random.{answers.name}"))
     for split in SPLITS[1:]:
         written(answers.with_name(f"{split}.jsonl"), answers_of(BENCHES["pope"]))
-    return pope_tallies(pope(*read_pope([named, *answers.parent.glob("[pa]*.jsonl")], folder)))
+    return pope([named, *answers.parent.glob("[pa]*.jsonl")], folder).tallies
 
 
 def score_amber(answers: Path, folder: Path, settings: Settings) -> Any:
-    asked = load_amber(folder)
-    return amber(read_answers(answers), asked, open_reading(asked.words)).tallies
+    return amber(answers, folder).tallies
 
 
 def score_mmhal(answers: Path, folder: Path, settings: Settings) -> Any:
-    questions = mm.load_mmhal(folder / "template.json")
-    return mm.mmhal(mm.read_mmhal_answers(answers, questions), questions, settings.open()).tallies
+    return mm.mmhal(answers, folder / "template.json", judge=settings.open()).tallies
 
 
 def score_llava(answers: Path, folder: Path, settings: Settings) -> Any:
-    asked = llava.load_llava_bench(folder)
-    return llava.llava_bench(read_answers(answers), asked, settings.open(), official=True).tallies
+    return llava.llava_bench(answers, folder, judge=settings.open(), official=True).tallies
 
 
 def score_objects(answers: Path, folder: Path, settings: Settings) -> Any:
-    truth, questions = load_annotations(folder / "truth.jsonl"), objects.load_questions(folder / "questions.jsonl")
-    read, judge = read_answers(answers), settings.open()
-    return objects.object_halbench(read, truth, objects.load_table(), judge=judge, questions=questions).tallies
+    truth, questions = folder / "truth.jsonl", folder / "questions.jsonl"
+    return objects.object_halbench(answers, truth, judge=settings.open(), questions=questions).tallies
 
 
 BENCHES = {

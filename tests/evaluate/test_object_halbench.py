@@ -9,15 +9,9 @@ from textblob.en.inflect import pluralize
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
-from mfpo.evaluate.chair import load_annotations
-from mfpo.evaluate.object_halbench import (
-    DEFAULT,
-    load_questions,
-    load_table,
-    object_halbench,
-    object_halbench_json,
-    read_objects,
-)
+from mfpo.evaluate.object_halbench import DEFAULT, load_prompts, object_halbench
+from mfpo.evaluate.object_lists import read_objects
+from mfpo.evaluate.object_terms import load_table
 from mfpo.objects import CATEGORIES
 
 TRUTH = {"1": frozenset({"dog", "frisbee", "person"}), "2": frozenset({"cat"}), "3": frozenset({"toilet"})}
@@ -27,6 +21,13 @@ def answer(image, text, prompt="Describe it."):
     return Answer(None, image, prompt, text)
 
 
+def written(folder, questions):
+    """A file of questions, given by image."""
+    path = folder / "asked.jsonl"
+    path.write_text("".join(json.dumps({"image_id": image, "question": q}) + "\n" for image, q in questions.items()))
+    return path
+
+
 def long(text):
     """An answer of more than three words, about which the judge is asked."""
     return f"The picture shows this: {text}"
@@ -34,7 +35,7 @@ def long(text):
 
 @pytest.fixture(scope="module")
 def refined(reference_data):
-    return load_table(reference_data / "chair" / "synonyms_refine_object_halbench.txt")
+    return reference_data / "chair" / "synonyms_refine_object_halbench.txt"
 
 
 @pytest.fixture
@@ -45,8 +46,10 @@ def listing(stub_judge):
 
 
 def terms(judge, table, names, truth=None, **options):
-    result = object_halbench([answer("1", long(names))], truth or {"1": frozenset()}, table, judge=judge, **options)
-    return object_halbench_json(result, judge)["details"][0]["objects"]
+    result = object_halbench(
+        [answer("1", long(names))], truth or {"1": frozenset()}, synonyms=table, judge=judge, **options
+    )
+    return result.json()["details"][0]["objects"]
 
 
 def test_three_answers_by_hand(listing, refined):
@@ -55,7 +58,7 @@ def test_three_answers_by_hand(listing, refined):
         answer("2", long("sky, grass")),  # no object of COCO
         answer("COCO_val2014_000000000003.jpg", long("toilet, seat, car, truck")),  # 2 of 3 wrong, 1 of 1 found
     ]
-    figures = object_halbench_json(object_halbench(answers, TRUTH, refined, judge=listing), listing)
+    figures = object_halbench(answers, TRUTH, synonyms=refined, judge=listing).json()
     values = {name: figures[name]["value"] for name in ("chair_s", "chair_s_refined", "chair_i", "recall")}
     assert values == pytest.approx(
         {"chair_s": 100 * 2 / 3, "chair_s_refined": 100, "chair_i": 100 * 3 / 7, "recall": 100 * 3 / 5}
@@ -116,7 +119,7 @@ def test_names_become_terms(listing, refined, tagger, name, expected):
 @pytest.mark.parametrize("form", ["{}", "white {}", "two {}", "the {}"])
 def test_every_term_of_the_table_is_found_whatever_its_tag(listing, refined, form):
     # Beside a toilet a seat is no chair, and names are read in small letters.
-    alone = [term for term in refined.classes if " " not in term and term not in ("seat", "iPhone")]
+    alone = [term for term in load_table(refined).classes if " " not in term and term not in ("seat", "iPhone")]
     assert len(alone) > 250
     names = ", ".join(form.format(term) for term in alone)
     assert terms(listing, refined, names, tagger="textblob") == alone
@@ -127,9 +130,9 @@ def test_a_hyphen_is_a_blank_where_the_table_has_one(listing, refined):
 
 
 def test_every_plural_is_of_its_class(listing, refined):
-    words = [term for term in CATEGORIES if term in refined.classes]
+    words = [term for term in CATEGORIES if term in load_table(refined).classes]
     found = terms(listing, refined, ", ".join(map(pluralize, words)), tagger="textblob")
-    assert [refined.classes[term] for term in found] == words
+    assert [load_table(refined).classes[term] for term in found] == words
 
 
 def test_a_stove_top_oven_is_the_oven_only_by_its_noun(listing, refined):
@@ -192,38 +195,38 @@ def test_lists_of_objects(reply, names):
     assert read_objects(reply) == names
 
 
-def test_what_the_judge_is_asked(listing, refined):
+def test_what_the_judge_is_asked(listing, refined, tmp_path):
     questions = {"1": "What {is} it?", "2": "And this?", "3": "Or this?"}
     answers = [
         answer("1", "Assistant: " + long("dog"), None),
         answer("2", "A small cat", None),
         answer("3", "", None),
     ]
-    result = object_halbench(answers, TRUTH, refined, judge=listing, questions=questions)
+    result = object_halbench(answers, TRUTH, synonyms=refined, judge=listing, questions=written(tmp_path, questions))
     (body,) = listing.server.bodies  # three words or fewer name nothing and are not asked about
     (message,) = body["messages"]
     assert (message["role"], body["temperature"], body["max_tokens"]) == ("system", 0.2, 512)
     assert message["content"] == DEFAULT.fill("What {is} it?", long("dog"))
-    assert (result.descriptions["2"].terms, result.empty) == ((), 1)
+    assert (result.descriptions["2"].terms, result.facts["empty"]) == ((), 1)
 
 
 def test_lists_that_cannot_be_read_are_left_out_and_named(stub_judge, refined):
     judge = stub_judge(lambda prompt: "I refuse." if "cat" in prompt else '["dog", "car"]')
     answers = [answer("1", long("dog, car")), answer("2", long("cat"))]
-    figures = object_halbench_json(object_halbench(answers, TRUTH, refined, judge=judge), judge)
+    figures = object_halbench(answers, TRUTH, synonyms=refined, judge=judge).json()
     assert (figures["unreadable"], figures["unreadable_images"], figures["answers"]) == (1, ["2"], 1)
     assert (figures["chair_s"]["value"], figures["judge"]["asked"]) == (100, 4)
-    nothing = object_halbench(answers[1:], TRUTH, refined, judge=judge)
+    nothing = object_halbench(answers[1:], TRUTH, synonyms=refined, judge=judge)
     with pytest.raises(MfpoError, match="none of the judge's 1 lists"):
-        object_halbench_json(nothing, judge)
+        nothing.json()
 
 
 def test_a_perfect_file_scores_0_and_an_empty_one_names_nothing(listing, refined):
     perfect = [answer(image, long(", ".join(sorted(classes)))) for image, classes in TRUTH.items()]
-    figures = object_halbench_json(object_halbench(perfect, TRUTH, refined, judge=listing), listing)
+    figures = object_halbench(perfect, TRUTH, synonyms=refined, judge=listing).json()
     assert [figures[name]["value"] for name in ("chair_s", "chair_s_refined", "chair_i", "recall")] == [0, 0, 0, 100]
     empty = [answer(image, "") for image in TRUTH]
-    figures = object_halbench_json(object_halbench(empty, TRUTH, refined, judge=listing), listing)
+    figures = object_halbench(empty, TRUTH, synonyms=refined, judge=listing).json()
     assert [figures[name]["value"] for name in ("chair_s", "chair_s_refined", "chair_i", "recall")] == [0, 0, 0, 0]
     assert (figures["answers"], figures["answers_with_objects"], figures["empty"]) == (3, 0, 3)
 
@@ -247,7 +250,7 @@ EIGHT = [
 
 
 def test_what_is_not_official_is_said(stub_judge, refined):
-    by_rules = object_halbench([answer("1", "A dog.")], TRUTH, load_table())
+    by_rules = object_halbench([answer("1", "A dog.")], TRUTH)
     assert by_rules.extract == "rules"
     assert by_rules.not_official == (
         "objects read by rules, not by a judge",
@@ -257,7 +260,7 @@ def test_what_is_not_official_is_said(stub_judge, refined):
         "truth by CHAIR's table of synonyms",
     )
     judge = stub_judge(lambda prompt: '["dog"]')
-    by_judge = object_halbench([answer("1", long("dog"), EIGHT[0])], TRUTH, refined, judge=judge)
+    by_judge = object_halbench([answer("1", long("dog"), EIGHT[0])], TRUTH, synonyms=refined, judge=judge)
     assert by_judge.extract == "judge"
     assert by_judge.not_official == (
         "judge judge-1 instead of gpt-3.5-turbo-0613",
@@ -266,29 +269,39 @@ def test_what_is_not_official_is_said(stub_judge, refined):
         "1 images instead of 300",
         "truth by CHAIR's table of synonyms",
     )
-    assert object_halbench_json(by_judge, judge)["not_official"] == list(by_judge.not_official)
+    assert by_judge.json()["not_official"] == list(by_judge.not_official)
 
 
-def test_300_images_with_the_eight_prompts_differ_in_what_remains(refined):
+def test_300_images_with_the_eight_prompts_differ_in_what_remains(refined, tmp_path):
     truth = {str(image): frozenset({"dog"}) for image in range(300)}
     questions = dict.fromkeys(truth, EIGHT[1])
-    result = object_halbench([answer(image, "A dog.", None) for image in truth], truth, refined, questions=questions)
+    result = object_halbench(
+        [answer(image, "A dog.", None) for image in truth],
+        truth,
+        synonyms=refined,
+        questions=written(tmp_path, questions),
+    )
     assert result.not_official == ("objects read by rules, not by a judge", "truth by CHAIR's table of synonyms")
 
 
 def test_the_eight_prompts(refined):
     truth = dict.fromkeys(map(str, range(8)), frozenset({"dog"}))
     answers = [answer(image, "A dog.", prompt) for image, prompt in zip(truth, EIGHT, strict=True)]
-    assert not any("eight" in words for words in object_halbench(answers, truth, refined).not_official)
+    assert not any("eight" in words for words in object_halbench(answers, truth, synonyms=refined).not_official)
 
 
-def test_failed_answers_are_missing(refined):
+def test_failed_answers_are_missing(refined, tmp_path):
     answers = [answer("1", "A dog."), Answer(None, "2", "Describe it.", "", failed=True)]
     with pytest.raises(MfpoError, match=r"1 of 2 questions have an error .*\(2\).*--retry-failed"):
-        object_halbench(answers, TRUTH, refined)
-    assert object_halbench(answers, TRUTH, refined, allow_missing=True).missing == 1
+        object_halbench(answers, TRUTH, synonyms=refined)
+    assert object_halbench(answers, TRUTH, synonyms=refined, allow_missing=True).facts["missing"] == 1
     questions = {"1": "Describe it.", "2": "Describe it."}
-    assert object_halbench(answers, TRUTH, refined, questions=questions, allow_missing=True).missing == 1
+    assert (
+        object_halbench(
+            answers, TRUTH, synonyms=refined, questions=written(tmp_path, questions), allow_missing=True
+        ).facts["missing"]
+        == 1
+    )
 
 
 def test_a_tagger_that_is_not_installed(listing, refined):
@@ -329,8 +342,8 @@ def test_rules_against_a_slow_reading(reference_data, refined):
         "A dog, a dog, two dogs.",
     ]
     truth = {str(i): frozenset({"person", "bus", "kite"}) for i in range(len(texts))}
-    result = object_halbench([answer(str(i), text) for i, text in enumerate(texts)], truth, refined)
-    details = object_halbench_json(result)["details"]
+    result = object_halbench([answer(str(i), text) for i, text in enumerate(texts)], truth, synonyms=refined)
+    details = result.json()["details"]
     for i, text in enumerate(texts):
         assert (details[i]["objects"], details[i]["hallucinated"]) == slow_rules(text, truth[str(i)], path), text
     assert details[3]["objects"] == []
@@ -338,7 +351,7 @@ def test_rules_against_a_slow_reading(reference_data, refined):
 
 
 def test_words_on_both_sides_of_a_comma_are_no_term(refined):
-    result = object_halbench([answer("1", "The food is hot, dogs eat it.")], TRUTH, refined)
+    result = object_halbench([answer("1", "The food is hot, dogs eat it.")], TRUTH, synonyms=refined)
     assert result.descriptions["1"].terms == ("dog",)
 
 
@@ -347,9 +360,9 @@ def test_words_on_both_sides_of_a_comma_are_no_term(refined):
     [("shikra", (55.6, 15.5, 77.6)), ("minigpt4", (29.0, 9.2, 62.3)), ("instructblip", (57.2, 22.7, 68.9))],
 )
 def test_rules_agree_with_chairs_official_script_on_real_captions(reference_data, model, published):
-    truth = load_annotations(reference_data / "chair" / "coco2014_objects.jsonl.gz")
+    truth = reference_data / "chair" / "coco2014_objects.jsonl.gz"
     answers = read_answers(reference_data / "chair" / f"captions_{model}_greedy.jsonl")
-    figures = object_halbench_json(object_halbench(answers, truth, load_table()))
+    figures = object_halbench(answers, truth).json()
     assert [figures[name]["value"] for name in ("chair_s", "chair_i", "recall")] == pytest.approx(published, abs=1.0)
 
 
@@ -357,7 +370,7 @@ def test_questions_of_both_forms(tmp_path):
     path = tmp_path / "questions.jsonl"
     rows = [{"image_id": 9, "question": "What?", "image": "aGk="}, {"question_id": 1, "image": "10.jpg", "text": "So?"}]
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert load_questions(path) == {"9": "What?", "10": "So?"}
+    assert load_prompts(path) == {"9": "What?", "10": "So?"}
 
 
 @pytest.mark.parametrize("row", [{"question": "What?"}, {"image_id": 2}, {"image_id": 1, "question": "Again?"}])
@@ -365,43 +378,46 @@ def test_a_bad_question_is_named(tmp_path, row):
     path = tmp_path / "questions.jsonl"
     path.write_text('{"image_id": 1, "question": "What?"}\n' + json.dumps(row))
     with pytest.raises(MfpoError, match=r"questions\.jsonl, line 2: "):
-        load_questions(path)
+        load_prompts(path)
 
 
-def test_missing_unknown_and_double_images(refined):
+def test_missing_unknown_and_double_images(refined, tmp_path):
     questions = {"1": "a", "2": "b", "3": "c"}
     answers = [answer("1", "A dog.", None), answer("000000000001.jpg", "A dog.", None), answer("4", "A cat.", None)]
     with pytest.raises(MfpoError) as caught:
-        object_halbench(answers, TRUTH, refined, questions=questions)
+        object_halbench(answers, TRUTH, synonyms=refined, questions=written(tmp_path, questions))
     assert "1 not in the questions (4)" in str(caught.value)
     assert "1 answered more than once (1)" in str(caught.value)
     assert "2 without an answer (2, 3)" in str(caught.value)
-    result = object_halbench(answers[:1], TRUTH, refined, questions=questions, allow_missing=True)
-    assert (result.missing, object_halbench_json(result)["missing"]) == (2, 2)
+    result = object_halbench(
+        answers[:1], TRUTH, synonyms=refined, questions=written(tmp_path, questions), allow_missing=True
+    )
+    assert (result.facts["missing"], result.json()["missing"]) == (2, 2)
 
 
 @pytest.mark.parametrize(
-    ("answers", "options", "words"),
+    ("answers", "questions", "words"),
     [
         ([Answer("1", None, None, "A dog.")], {}, "1 of 1 answers have no image_id"),
         ([answer("7", "A dog.")], {}, r"1 not in the questions \(7\)"),
-        ([answer("7", "A dog.", None)], {"questions": {"7": "a"}}, r"1 images have no annotations \(7\)"),
+        ([answer("7", "A dog.", None)], {"7": "a"}, r"1 images have no annotations \(7\)"),
         (
             [answer("1", "A dog.", "Is it?")],
-            {"questions": {"1": "a?"}},
+            {"1": "a?"},
             r"another image or prompt .*\(1\)",
         ),
         ([], {}, "no answer to score"),
     ],
 )
-def test_answers_that_cannot_be_scored(refined, answers, options, words):
+def test_answers_that_cannot_be_scored(refined, answers, questions, words, tmp_path):
+    path = written(tmp_path, questions) if questions else None
     with pytest.raises(MfpoError, match=words):
-        object_halbench(answers, TRUTH, refined, **options)
+        object_halbench(answers, TRUTH, synonyms=refined, questions=path)
 
 
 def test_the_judge_needs_a_question(listing, refined):
     with pytest.raises(MfpoError, match=r"image 1: its answer has no prompt.*give the questions"):
-        object_halbench([answer("1", long("dog"), None)], TRUTH, refined, judge=listing)
+        object_halbench([answer("1", long("dog"), None)], TRUTH, synonyms=refined, judge=listing)
 
 
 def test_a_table_of_other_classes(tmp_path, reference_data):

@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from mfpo.demo import build_pairs, score
-from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.chair import chair
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
 from mfpo.picturebook.scenes import PARTNERS, draw_scene, make_scene
@@ -54,8 +53,8 @@ def test_it_hallucinates_as_much_as_real_models_and_sees(scored):
 
 def test_its_mistakes_are_absent_partners(scored):
     folder, _ = scored
-    result = chair(read_answers(folder / "base_captions.jsonl"), load_annotations(folder / "scenes/annotations.jsonl"))
-    mistakes = [(mention.category, detail) for detail in result.details for mention in detail.hallucinated]
+    result = chair(folder / "base_captions.jsonl", folder / "scenes/annotations.jsonl")
+    mistakes = [(mention.category, detail) for detail in result.captions for mention in detail.hallucinated]
     partners = [name for name, detail in mistakes if name in {PARTNERS.get(kind) for kind in detail.truth}]
     assert len(partners) / len(mistakes) > 0.75
 

@@ -14,10 +14,10 @@ from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import load_annotations, prepare_truth
 from mfpo.evaluate.judge import Judge, Verdict
 from mfpo.evaluate.mmhal import TYPES
-from mfpo.evaluate.object_halbench import load_table, object_halbench
+from mfpo.evaluate.object_halbench import object_halbench
+from mfpo.evaluate.truth import prepare_truth
 from mfpo.probe.words import UnknownGrid
 from mfpo.records import read_dataset
 from mfpo.settings import read_settings
@@ -77,8 +77,7 @@ def test_a_method_is_trained_as_the_file_says_and_scored_as_eval_does(study):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["batch_size"], config["epochs"], config["learning_rate"]) == (4, 1, 1e-3)
     (answers,) = (study.out / "paper" / "answers").glob("objhal-dpo-*.jsonl")
-    truth = load_annotations(study.out / "truth.jsonl")
-    result = object_halbench(read_answers(answers), truth, load_table(None), allow_missing=True)
+    result = object_halbench(answers, study.out / "truth.jsonl", allow_missing=True)
     assert len(scores["chair_s"]) == len(result.tallies["chair_s_refined"].units)
     np.testing.assert_array_equal(scores["chair_i"], list(result.tallies["chair_i"].units.values()))
     assert estimate([scores], "image_dependence").seeds == 1
@@ -232,7 +231,7 @@ def test_scores_of_the_judged_benchmarks_and_of_amber(judged):
     assert {found[name] for name in scores if name.startswith("llava_bench")} == {80}
     benchmark = load_amber(judged.out / "amber")
     (file,) = (judged.out / "paper" / "answers").glob("amber-*.jsonl")  # once for both seeds, as nothing is trained
-    details = amber(read_answers(file), benchmark, open_reading(benchmark.words)).details
+    details = amber(read_answers(file), benchmark, open_reading(benchmark.words)).descriptions
     assert found["amber_hal"] == pytest.approx(100 * np.mean([bool(one.hallucinated) for one in details.values()]))
     assert 0 < found["amber_hal"] < 100
     assert all(np.array_equal(scores[name], again[name]) for name in scores)

@@ -12,8 +12,9 @@ from rich.console import Console
 from mfpo.build.settings import BuildSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.chair import chair
 from mfpo.evaluate.figures import Tally
+from mfpo.evaluate.truth import load_annotations
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook.corrections import absent_kinds
 from mfpo.picturebook.scenes import make_scene
@@ -61,7 +62,7 @@ def test_scores_are_those_of_the_answers(study, scored):
         words = [len(json.loads(line)["text"].split()) for line in captions.read_text().splitlines()]
         assert own["length"][:, 0].tolist() == words
         truth = load_annotations(study.scale.folder / "scenes" / f"heldout-{seed}-12" / "annotations.jsonl")
-        official = chair(read_answers(captions), truth).intervals
+        official = chair(read_answers(captions), truth).figures
         for ours, theirs in (("chair_s", "chair_s"), ("chair_i", "chair_i"), ("cover", "recall")):
             assert estimate([own], ours).mean == pytest.approx(official[theirs].value)
         assert len({official[name].value for name in ("chair_s", "chair_i", "recall")}) == 3

@@ -1,235 +1,89 @@
-"""The commands of `mfpo eval`: nothing but parsing, calls and tables."""
+"""The commands of `mfpo eval`: one for each benchmark that is registered, `compare` and `truth`."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.table import Column, Table
+from typer.core import TyperGroup
 
 from mfpo.answer.openai_client import OPENAI
 from mfpo.cli.console import Config, Overrides, console
-from mfpo.folders import check_file, check_readable
+from mfpo.errors import SettingError, brief
+from mfpo.evaluate.benchmark import BENCHMARKS, is_needed, score
+from mfpo.evaluate.settings import JudgeSettings
+from mfpo.folders import check_file, check_readable, write_json
+from mfpo.settings import Settings, from_mapping, read_values, with_options
 
-eval_app = typer.Typer(help="Score answers by a benchmark.", no_args_is_help=True)
 
-Answers = Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")]
+class _Benchmarks(TyperGroup):
+    """The commands that are written here, and one for each benchmark."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        return [*BENCHMARKS, *super().list_commands(context)]
+
+    def get_command(self, context: Any, name: str) -> Any:
+        return _command(name) if name in BENCHMARKS else super().get_command(context, name)
+
+    def resolve_command(self, context: Any, words: list[str]) -> Any:
+        names = self.list_commands(context)
+        if words[0] not in names:
+            near = difflib.get_close_matches(words[0], names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise SettingError(f"no benchmark is named {brief(words[0])}; {hint}")
+        return super().resolve_command(context, words)
+
+
+eval_app = typer.Typer(cls=_Benchmarks, help="Score answers by a benchmark.", no_args_is_help=True)
+
 Json = Annotated[Path | None, typer.Option("--json", callback=check_file, help="File to write every figure to.")]
-JUDGE = typer.Option(help="The judge, as the endpoint calls it.")
-Endpoint = Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")]
-Template = Annotated[Path | None, typer.Option(help="Text of the judge's prompt; docs/judges.md.")]
-System = Annotated[Path | None, typer.Option(help="Text of the judge's system message; docs/judges.md.")]
-Official = Annotated[bool, typer.Option("--official", help="One order only, as the official script.")]
-Questions = Annotated[Path | None, typer.Option(help="Object HalBench's questions.")]
-Synonyms = Annotated[Path | None, typer.Option(help="The official table of refined synonyms.")]
-Extract = Annotated[
-    Literal["judge", "rules"] | None, typer.Option(help="Who names the objects; without --judge: rules.")
-]
-Tagger = Annotated[str | None, typer.Option(help="textblob, the default, or a spaCy pipeline as en_core_web_trf.")]
-AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Count what is not answered instead of stopping.")]
+Annotations = Annotated[Path | None, typer.Option(help="What scores the answers: a file or a folder.")]
+# Scripts out there have these flags.
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", hidden=True)]
+OldFile = Annotated[Path | None, typer.Option(hidden=True)]
 
 
-@eval_app.command("chair")
-def eval_chair(
-    answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="COCO instances JSON, or JSONL with image_id and objects.")],
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-) -> None:
-    """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
+def _command(name: str) -> Any:
+    """`mfpo eval NAME`, whose help is the benchmark's docstring up to its example."""
+    function = BENCHMARKS[name]
+    no_judge = "judge" not in inspect.signature(function).parameters
 
-    Example: mfpo eval chair captions.jsonl --annotations instances_val2014.json --json chair.json
-    """
-    check_readable(answers)
-    check_readable(annotations)
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.chair import chair, chair_json, load_annotations
+    def run(
+        answers: Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")],
+        overrides: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[KEY=VALUE]...", help=f"Settings; `mfpo settings {name}` lists them."),
+        ] = None,
+        annotations: Annotations = None,
+        judge: Annotated[str | None, typer.Option(help="The judge, as the endpoint calls it.", hidden=no_judge)] = None,
+        endpoint: Annotated[
+            str, typer.Option(help="URL of an OpenAI-compatible API; its key is OPENAI_API_KEY.", hidden=no_judge)
+        ] = OPENAI,
+        json_file: Json = None,
+        config: Config = None,
+        allow_missing: AllowMissing = False,
+        questions: OldFile = None,
+        synonyms: OldFile = None,
+    ) -> None:
+        words = overrides or []
+        files = [answers, *(Path(word) for word in words if _takes_files(function) and _is_file(word))]
+        for path in (*files, annotations):
+            check_readable(path)
+        words = [word for word in words if Path(word) not in files]
+        settings = _settings(
+            function, words, config, judge, endpoint, allow_missing or None, questions=questions, synonyms=synonyms
+        )
+        _show(score(name, files if len(files) > 1 else answers, annotations, **settings).json(), json_file)
 
-    result = chair(read_answers(answers), load_annotations(annotations), allow_missing=allow_missing)
-    _show(chair_json(result), json_file)
-
-
-@eval_app.command("truth")
-def eval_truth(
-    instances: Annotated[list[Path], typer.Option(help="COCO instances JSON; may be given again.")],
-    captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be given again.")],
-    out: Annotated[Path, typer.Option(callback=check_file, help="Compact file to write, such as truth.jsonl.gz.")],
-) -> None:
-    """Join COCO's instances and reference captions into CHAIR's ground truth.
-
-    Example: mfpo eval truth --instances instances_val2014.json --captions captions_val2014.json --out truth.jsonl.gz
-    """
-    from mfpo.evaluate.chair import prepare_truth
-
-    console.print(f"{out}: {prepare_truth(instances, captions, out)} images")
-
-
-@eval_app.command("existence")
-def eval_existence(
-    answers: Answers,
-    annotations: Annotated[Path | None, typer.Option(help="The questions, with label yes or no.")] = None,
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-) -> None:
-    """Existence questions, read more carefully than POPE's script does.
-
-    Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.json --json existence.json
-    """
-    check_readable(answers)
-    check_readable(annotations)
-    from mfpo.evaluate.answers import read_answers
-    from mfpo.evaluate.existence import (
-        existence,
-        existence_json,
-        load_questions,
-        questions_in,
-        read_existence_answers,
-    )
-
-    if annotations:
-        questions = load_questions(annotations)
-        read = read_existence_answers(answers, questions)
-    else:
-        read = read_answers(answers)
-        questions = questions_in(read)
-    _show(existence_json(existence(read, questions, allow_missing=allow_missing)), json_file)
-
-
-@eval_app.command("pope")
-def eval_pope(
-    answers: Annotated[
-        list[Path], typer.Argument(help="A file a split, its name in the file's; their folder; one of all.")
-    ],
-    annotations: Annotated[Path, typer.Option(help="Folder of POPE's question files.")],
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-) -> None:
-    """POPE by its three splits (Li et al. 2023).
-
-    Example: mfpo eval pope answers/ --annotations pope --json pope.json
-    """
-    check_readable(annotations)
-    from mfpo.evaluate.pope import pope, pope_json, read_pope
-
-    given, questions = read_pope(answers, annotations)
-    _show(pope_json(pope(given, questions, allow_missing=allow_missing), questions), json_file)
-
-
-@eval_app.command("amber")
-def eval_amber(
-    answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="Folder of AMBER's data.")],
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-) -> None:
-    """AMBER, descriptions and yes/no questions (Wang et al. 2023).
-
-    Example: mfpo eval amber answers.json --annotations AMBER/data --json amber.json
-    """
-    check_readable(answers)
-    check_readable(annotations)
-    from mfpo.evaluate.amber import amber, amber_json, load_amber
-    from mfpo.evaluate.amber_words import open_reading
-    from mfpo.evaluate.answers import read_answers
-
-    benchmark = load_amber(annotations)
-    result = amber(read_answers(answers), benchmark, open_reading(benchmark.words), allow_missing=allow_missing)
-    _show(amber_json(result), json_file)
-
-
-@eval_app.command("mmhal")
-def eval_mmhal(
-    answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="MMHal-Bench's template file.")],
-    judge: Annotated[str, JUDGE],
-    endpoint: Endpoint = OPENAI,
-    template: Template = None,
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-    overrides: Overrides = None,
-    config: Config = None,
-) -> None:
-    """MMHal-Bench: a judge's ratings from 0 to 6 and the rate of hallucinations (Sun et al. 2023).
-
-    Example: mfpo eval mmhal answers.jsonl --annotations mmhal-bench_answer_template.json --judge gpt-4-1106-preview
-    """
-    check_readable(answers)
-    check_readable(annotations)
-    from mfpo.evaluate.judged import judge_mmhal
-    from mfpo.evaluate.mmhal import mmhal_json
-
-    chosen = _judge(judge, endpoint, overrides, config)
-    scored = judge_mmhal(answers, annotations, judge=chosen, template=template, allow_missing=allow_missing)
-    _show(mmhal_json(*scored), json_file)
-
-
-@eval_app.command("llava-bench")
-def eval_llava_bench(
-    answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="Folder of LLaVA-Bench (COCO).")],
-    judge: Annotated[str, JUDGE],
-    endpoint: Endpoint = OPENAI,
-    system: System = None,
-    official: Official = False,
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-    overrides: Overrides = None,
-    config: Config = None,
-) -> None:
-    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
-
-    Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
-    """
-    check_readable(answers)
-    check_readable(annotations)
-    from mfpo.evaluate.judged import judge_llava_bench
-    from mfpo.evaluate.llava_bench import llava_bench_json
-
-    chosen = _judge(judge, endpoint, overrides, config)
-    scored = judge_llava_bench(
-        answers, annotations, judge=chosen, system=system, official=official, allow_missing=allow_missing
-    )
-    _show(llava_bench_json(*scored), json_file)
-
-
-@eval_app.command("object-halbench")
-def eval_object_halbench(
-    answers: Answers,
-    annotations: Annotated[Path, typer.Option(help="CHAIR's truth, as for `mfpo eval chair`.")],
-    questions: Questions = None,
-    synonyms: Synonyms = None,
-    extract: Extract = None,
-    judge: Annotated[str | None, JUDGE] = None,
-    endpoint: Endpoint = OPENAI,
-    template: Template = None,
-    tagger: Tagger = None,
-    allow_missing: AllowMissing = False,
-    json_file: Json = None,
-    overrides: Overrides = None,
-    config: Config = None,
-) -> None:
-    """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024).
-
-    Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz --synonyms synonyms_refine.txt
-    """
-    check_readable(answers)
-    check_readable(annotations)
-    from mfpo.evaluate.judged import judge_object_halbench
-    from mfpo.evaluate.object_halbench import object_halbench_json
-
-    scored = judge_object_halbench(
-        answers,
-        annotations,
-        judge=_judge(judge, endpoint, overrides, config),
-        extract=extract,
-        questions=questions,
-        synonyms=synonyms,
-        template=template,
-        tagger=tagger,
-        allow_missing=allow_missing,
-    )
-    _show(object_halbench_json(*scored), json_file)
+    text, example, after = (inspect.getdoc(function) or "").partition("\n\nExample:")
+    command = typer.Typer(add_completion=False)
+    command.command(name, help=text + example + after.partition("\n\n")[0])(run)
+    return typer.main.get_command(command)
 
 
 @eval_app.command("compare")
@@ -237,44 +91,28 @@ def eval_compare(
     a: Annotated[Path, typer.Argument(help="Answers of one model.")],
     b: Annotated[Path, typer.Argument(help="Answers of another to the same questions.")],
     benchmark: Annotated[str, typer.Option(help="The name of its command, such as chair or mmhal.")],
-    annotations: Annotated[Path, typer.Option(help="What scores them.")],
-    judge: Annotated[str | None, JUDGE] = None,
-    endpoint: Endpoint = OPENAI,
-    template: Template = None,
-    system: System = None,
-    official: Official = False,
-    questions: Questions = None,
-    synonyms: Synonyms = None,
-    extract: Extract = None,
-    tagger: Tagger = None,
-    json_file: Json = None,
     overrides: Overrides = None,
+    annotations: Annotations = None,
+    judge: Annotated[str | None, typer.Option(help="The judge, as the endpoint calls it.")] = None,
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible API.")] = OPENAI,
+    json_file: Json = None,
     config: Config = None,
+    questions: OldFile = None,
+    synonyms: OldFile = None,
 ) -> None:
     """Whether a gain is real: paired differences with 95 % intervals, by bootstrap over questions.
 
-    The options of judges are those of the benchmark's own command, whose verdicts are taken up.
+    The settings are those of the benchmark's own command; a judge's verdicts that it has kept are taken up.
 
     Example: mfpo eval compare base.jsonl mfpo.jsonl --benchmark chair --annotations instances.json
     """
-    check_readable(annotations)
-    check_readable(a)
-    check_readable(b)
-    from mfpo.evaluate.compare import compare_answers
-    from mfpo.folders import write_json
+    for path in (annotations, a, b):
+        check_readable(path)
+    function = BENCHMARKS[benchmark]
+    settings = _settings(function, overrides, config, judge, endpoint, questions=questions, synonyms=synonyms)
+    from mfpo.evaluate.compare import compare
 
-    options = {
-        "judge": _judge(judge, endpoint, overrides, config),
-        "template": template,
-        "system": system,
-        "official": official or None,
-        "questions": questions,
-        "synonyms": synonyms,
-        "extract": extract,
-        "tagger": tagger,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    differences, left_out = compare_answers(benchmark, a, b, annotations, **given)
+    differences, left_out = compare(benchmark, a, b, annotations, **settings)
     console.print(f"A: {a}", f"B: {b}", sep="\n")
     shown = Table(Column("figure", overflow="fold"), "A", "B", "A - B", "95 % interval", "p", "n")
     for name, d in differences.items():
@@ -287,20 +125,61 @@ def eval_compare(
         write_json(json_file, {name: asdict(difference) for name, difference in differences.items()})
 
 
-def _judge(name: str | None, endpoint: str, overrides: list[str] | None, config: Path | None) -> Any:
-    """The judge's settings, or None where nothing is said of one."""
-    from mfpo.evaluate.judge import JudgeSettings
-    from mfpo.settings import read_settings
+@eval_app.command("truth")
+def eval_truth(
+    instances: Annotated[list[Path], typer.Option(help="COCO instances JSON; may be given again.")],
+    captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be given again.")],
+    out: Annotated[Path, typer.Option(callback=check_file, help="Compact file to write, such as truth.jsonl.gz.")],
+) -> None:
+    """Join COCO's instances and reference captions into CHAIR's ground truth.
 
-    if name is None and endpoint == OPENAI and not overrides and config is None:
-        return None
-    return read_settings(JudgeSettings, config, overrides or [], model=name, endpoint=endpoint)
+    Example: mfpo eval truth --instances instances_val2014.json --captions captions_val2014.json --out truth.jsonl.gz
+    """
+    for path in (*instances, *captions):
+        check_readable(path)
+    from mfpo.evaluate.truth import prepare_truth
+
+    console.print(f"{out}: {prepare_truth(instances, captions, out)} images")
+
+
+def _settings(
+    function: Callable[..., Any],
+    overrides: list[str] | None,
+    config: Path | None,
+    judge: str | None,
+    endpoint: str,
+    allow_missing: bool | None = None,
+    **files: Path | None,
+) -> dict[str, Any]:
+    """What `score` is told besides answers and annotations: the settings that are given, and the judge if there is one.
+
+    Raises SettingError as `from_mapping`.
+    """
+    asked = None if endpoint == OPENAI else endpoint
+    values, where = read_values(
+        config, overrides or [], model=judge, endpoint=asked, allow_missing=allow_missing, **files
+    )
+    of_judges = {field.name for field in fields(JudgeSettings)}
+    takes_judge = "judge" in inspect.signature(function).parameters
+    has_judge = takes_judge and (is_needed(function, "judge") or not of_judges.isdisjoint(values))
+    settings = from_mapping(with_options(JudgeSettings if has_judge else Settings, function), values, where)
+    given = {name: getattr(settings, name) for name in values if name not in of_judges}
+    return given | ({"judge": settings} if has_judge else {})
+
+
+def _takes_files(function: Callable[..., Any]) -> bool:
+    """Whether the answers may be several files."""
+    answers = next(iter(inspect.signature(function).parameters.values()))
+    return Sequence[Path] in get_args(answers.annotation)
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word is another file of answers, and not KEY=VALUE."""
+    return Path(word).exists() or not re.match(r"\w+=", word)
 
 
 def _show(figures: dict[str, Any], json_file: Path | None) -> None:
     """Print the figures, without the details of each answer, and write all of them to `json_file`."""
-    from mfpo.folders import write_json
-
     intervals = figures.get("intervals", {})
     shown = Table(Column("figure", no_wrap=True), Column("value", overflow="fold"), "95 % interval", "n")
     for name, value in _flat({key: value for key, value in figures.items() if key != "intervals"}):

@@ -1,68 +1,79 @@
 """The command `mfpo settings`."""
 
 import difflib
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from mfpo.answer.decoders import DECODERS
-from mfpo.answer.settings import AnswerSettings
 from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief
+from mfpo.evaluate.benchmark import BENCHMARKS
+from mfpo.registry import Registry
+from mfpo.settings import Settings, with_options
 
-
-class _Known(NamedTuple):
-    """What takes the settings, and the module and name of their class, which is imported when it is asked for."""
-
-    user: str
-    module: str
-    name: str
-
-
-_KNOWN = {
-    "build": _Known("mfpo build", "mfpo.build.settings", "CommandSettings"),
-    "rank": _Known("mfpo rank", "mfpo.rank.settings", "RankSettings"),
-    "train": _Known("mfpo train", "mfpo.train.settings", "TrainSettings"),
-    "answer": _Known("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
-    "judge": _Known("mfpo eval mmhal, llava-bench, object-halbench", "mfpo.evaluate.judge", "JudgeSettings"),
-    "distortion": _Known("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
-    "attention": _Known("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
-    "rewards": _Known("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),
-    "study": _Known("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
-    "demo": _Known("mfpo demo", "mfpo.demo_settings", "DemoSettings"),
-    "pretrain": _Known("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
+# What takes the settings, and the module and name of their class, which is imported when it is asked for.
+_CLASSES = {
+    "build": ("mfpo build", "mfpo.build.settings", "CommandSettings"),
+    "rank": ("mfpo rank", "mfpo.rank.settings", "RankSettings"),
+    "train": ("mfpo train", "mfpo.train.settings", "TrainSettings"),
+    "answer": ("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
+    "judge": ("every benchmark with a judge", "mfpo.evaluate.settings", "JudgeSettings"),
+    "distortion": ("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
+    "attention": ("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
+    "rewards": ("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),
+    "study": ("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
+    "demo": ("mfpo demo", "mfpo.demo_settings", "DemoSettings"),
+    "pretrain": ("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
+}
+# The functions that bring settings of their own, by the command that takes them.
+_FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
+    "mfpo answer --decode {}": DECODERS,
+    "mfpo eval {}": BENCHMARKS,
 }
 
 
 def show_settings(
     name: Annotated[str | None, typer.Argument(help="Whose settings; without a name, what has some.")] = None,
 ) -> None:
-    """List the settings that a command, a decoder or a judge takes as KEY=VALUE, with their defaults.
+    """List the settings that a command, a decoder or a benchmark takes as KEY=VALUE, with their defaults.
 
     Example: mfpo settings train
     """
+    users = {known: user for known, (user, _, _) in _CLASSES.items()}
+    users |= {known: command.format(known) for command, registry in _FUNCTIONS.items() for known in registry}
     if name is None:
-        shown = Table("name", "settings of")
-        for known, (user, _, _) in _KNOWN.items():
-            shown.add_row(known, user)
-        for decoder in DECODERS:
-            shown.add_row(decoder, f"mfpo answer --decode {decoder}")
-        console.print(shown)
+        _show(("name", "settings of"), users.items())
         return
-    names = [*_KNOWN, *DECODERS]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+    if name not in users:
+        near = difflib.get_close_matches(name, users, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(users)}"
         raise SettingError(f"nothing with settings is named {brief(name)}; {hint}")
-    shown = Table("setting", "default", "what it does")
-    if name in DECODERS:
-        chosen: Any = AnswerSettings.chosen(name)
-    else:
-        chosen = getattr(import_module(_KNOWN[name].module), _KNOWN[name].name)
-    for field in fields(chosen):
+    if name in _CLASSES:
+        _, module, cls = _CLASSES[name]
+        _show_fields(getattr(import_module(module), cls))
+        return
+    function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)
+    _show_fields(with_options(Settings, function))
+    if "judge" in inspect.signature(function).parameters:
+        console.print("and those of its judge: `mfpo settings judge`")
+
+
+def _show_fields(cls: type) -> None:
+    rows = []
+    for field in fields(cls):
         default = "" if field.default is MISSING else "null" if field.default is None else str(field.default)
-        shown.add_row(field.name, default, field.metadata["help"])
+        rows.append((field.name, default, field.metadata["help"]))
+    _show(("setting", "default", "what it does"), rows)
+
+
+def _show(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    shown = Table(*head)
+    for row in rows:
+        shown.add_row(*row)
     console.print(shown)

@@ -5,20 +5,23 @@ docs/evaluate.md lists them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from operator import eq
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.amber_words import Reading
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, thinking
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_answers, thinking
+from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark, nested
 from mfpo.evaluate.existence import read_yes_no
-from mfpo.evaluate.figures import Array, Tally, figure_of, quotient
+from mfpo.evaluate.figures import Array, Tally, quotient
 from mfpo.files import read_field, read_json, read_texts, some
+
+if TYPE_CHECKING:
+    from mfpo.evaluate.amber_words import Reading
 
 # The types in annotations.json, and the dimensions in which they count.
 _DIMENSIONS = {
@@ -29,11 +32,13 @@ _DIMENSIONS = {
     "discriminative-relation": ("relation",),
     "relation": ("relation",),
 }
+# What each count begins with in the script's metrics.txt.
+_BEGIN = 0.001
 _FILES = ("annotations.json", "query_generative.json", "query_discriminative.json", "relation.json", "safe_words.txt")
 
 
 @dataclass(frozen=True)
-class Question:
+class AmberQuestion:
     """A question; `truth` holds the objects in the image and `hallu` absent ones, or `truth` is "yes" or "no".
 
     `text` is the question, "" where it is to describe the image, which may be asked in other words.
@@ -47,10 +52,10 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class AmberData:
     """The questions by id, the words that stand for an object besides its own, and those that are never wrong."""
 
-    questions: Mapping[str, Question]
+    questions: Mapping[str, AmberQuestion]
     association: Mapping[str, Sequence[str]]
     safe: frozenset[str]
 
@@ -58,19 +63,6 @@ class Benchmark:
     def words(self) -> frozenset[str]:
         """The words that count as objects; all others are passed over."""
         return frozenset(self.association).union(*self.association.values())
-
-
-@dataclass(frozen=True)
-class Amber:
-    """`tallies` by the figure's name ("discriminative.existence.f1"); `counts` of answers by kind.
-
-    `details` gives the objects of each description, those of them that are hallucinated, and the truth it covers.
-    """
-
-    tallies: Mapping[str, Tally]
-    counts: Mapping[str, Mapping[str, int]]
-    details: Mapping[str, "Description"]
-    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -83,21 +75,56 @@ class Description:
     cog: frozenset[int]
 
 
-def amber(
-    answers: Sequence[Answer],
-    benchmark: Benchmark,
-    reading: Reading,
-    *,
-    allow_missing: bool = False,
-    begin: float = 0.001,
-) -> Amber:
-    """Score descriptions, yes/no answers, or both; a kind that has no answer at all is left out.
+@dataclass(frozen=True, kw_only=True)
+class Amber(Result):
+    """Figures as "discriminative.existence.f1"; `counts` of answers by kind, and the objects of each description."""
 
-    `begin` is what each count begins with in the script's metrics.txt; with 0, equal shares are equal figures.
-    Raises MfpoError when ids are absent, unknown or double, when an image is not the question's, and when answers are
-    missing; `allow_missing` counts these instead, and as in the official script they are not scored.
+    counts: Mapping[str, Mapping[str, int]]
+    descriptions: Mapping[str, Description]
+
+    @property
+    def compared(self) -> dict[str, Tally]:
+        """The tallies without what the script's counts begin with: equal shares are equal figures.
+
+        That depends on the number of answers, and would pass for a difference.
+        """
+        plain = {name: partial(tally.statistic, **{"begin": 0}) for name, tally in self.tallies.items()}
+        return {name: replace(tally, statistic=plain[name]) for name, tally in self.tallies.items()}
+
+    def json(self) -> dict[str, Any]:
+        """How objects were read; the figures in percent, to the script's one decimal, and the counts; the objects."""
+        written = dict(self.facts) | nested({name: asdict(figure.rounded(1)) for name, figure in self.figures.items()})
+        for kind, counts in self.counts.items():
+            written[kind] |= counts
+        return written | {"details": list(self.details)}
+
+
+@benchmark("amber")
+def amber(
+    answers: Path | Sequence[Answer],
+    annotations: Path | AmberData,
+    reading: "Reading | None" = None,
+    *,
+    allow_missing: AllowMissing = False,
+) -> Amber:
+    """AMBER, descriptions and yes/no questions (Wang et al. 2023).
+
+    The annotations are the folder of AMBER's data.
+
+    Example: mfpo eval amber answers.json --annotations AMBER/data --json amber.json
+
+    A kind of answers that is absent altogether is left out; `reading` is by default the official one as far as it is
+    installed. Raises MfpoError when ids are absent, unknown or double, when an image is not the question's, and when
+    answers are missing; `allow_missing` counts these instead, and as in the official script they are not scored.
     """
-    questions = benchmark.questions
+    data = load_amber(annotations) if isinstance(annotations, Path) else annotations
+    if isinstance(answers, Path):
+        answers = read_answers(answers)
+    if reading is None:
+        from mfpo.evaluate.amber_words import open_reading  # and with it textblob, which takes seconds
+
+        reading = open_reading(data.words)
+    questions = data.questions
     kinds = {_kind(questions[name]) for answer in answers if (name := str(answer.question_id)) in questions}
     asked = {kind: [name for name, question in questions.items() if _kind(question) == kind] for kind in sorted(kinds)}
     known = {name: Asked(questions[name].text, (questions[name].image,)) for names in asked.values() for name in names}
@@ -105,28 +132,35 @@ def amber(
     by_kind = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
     texts = {kind: {name: answer.text for name, answer in by_kind[kind].items()} for kind in asked}
     counts = {kind: _counts(texts[kind], len(asked[kind])) | thinking(by_kind[kind].values()) for kind in asked}
-    tallies: dict[str, Tally] = {}
-    details = {
-        name: describe(text, questions[name], benchmark, reading) for name, text in texts.get("generative", {}).items()
+    descriptions = {
+        name: describe(text, questions[name], data, reading) for name, text in texts.get("generative", {}).items()
     }
-    if details:
-        check_captions(texts["generative"].values())
-        tallies |= _generative(details, benchmark, begin)
+    check_captions(texts.get("generative", {}).values())
+    tallies = _generative(descriptions, data) if descriptions else {}
     if "discriminative" in texts:
-        tallies |= _discriminative(texts["discriminative"], benchmark, begin)
+        tallies |= _discriminative(texts["discriminative"], data)
         counts["discriminative"] |= _unread(texts["discriminative"])
-    return Amber(tallies, counts, details, reading)
+    return Amber(
+        tallies,
+        facts={"official": reading.official, "nouns": reading.nouns, "similarity": reading.similarity},
+        details=[
+            {"id": name, "objects": list(found.objects), "hallucinated": list(found.hallucinated)}
+            for name, found in descriptions.items()
+        ],
+        counts=counts,
+        descriptions=descriptions,
+    )
 
 
-def describe(text: str, question: Question, benchmark: Benchmark, reading: Reading) -> Description:
+def describe(text: str, question: AmberQuestion, data: AmberData, reading: "Reading") -> Description:
     """Read one description as the official script does."""
-    safe, hallu = _checklist(question.truth, benchmark), _checklist(question.hallu, benchmark)
-    objects = [noun for noun in reading.find(text) if noun in benchmark.words]
+    safe, hallu = _checklist(question.truth, data), _checklist(question.hallu, data)
+    objects = [noun for noun in reading.find(text) if noun in data.words]
     hallucinated: list[str] = []
     covered: set[int] = set()
     cog: set[int] = set()
     for noun in objects:
-        if noun in benchmark.safe:
+        if noun in data.safe:
             continue
         same = partial(eq, noun)
         similar = partial(reading.similar, noun)
@@ -141,29 +175,7 @@ def describe(text: str, question: Question, benchmark: Benchmark, reading: Readi
     return Description(tuple(objects), tuple(hallucinated), frozenset(covered), frozenset(cog))
 
 
-def amber_json(result: Amber) -> dict[str, Any]:
-    """The figures in percent, with intervals, to the script's one decimal; how objects were read; the counts."""
-    written: dict[str, Any] = {
-        "official": result.reading.official,
-        "nouns": result.reading.nouns,
-        "similarity": result.reading.similarity,
-    }
-    for name, tally in result.tallies.items():
-        *parts, figure = name.split(".")
-        place = written
-        for part in parts:
-            place = place.setdefault(part, {})
-        place[figure] = asdict(figure_of(tally).rounded(1))
-    for kind, counts in result.counts.items():
-        written[kind] |= counts
-    written["details"] = [
-        {"id": name, "objects": list(found.objects), "hallucinated": list(found.hallucinated)}
-        for name, found in result.details.items()
-    ]
-    return written
-
-
-def load_amber(folder: Path) -> Benchmark:
+def load_amber(folder: Path) -> AmberData:
     """Read AMBER's own files. Raises MfpoError when one is absent, of another form, or does not go with the others."""
     annotations, *queries, near = (read_json(amber_file(folder, name)) for name in _FILES[:4])
     lists = dict(zip(_FILES[:3], (annotations, *queries), strict=True))
@@ -199,7 +211,7 @@ def load_amber(folder: Path) -> Benchmark:
             f"{folder}: {len(strange)} objects of annotations.json are not in relation.json ({some(strange)}); "
             "give files of one version of AMBER"
         )
-    return Benchmark(questions, near, frozenset(safe))
+    return AmberData(questions, near, frozenset(safe))
 
 
 def amber_file(folder: Path, name: str) -> Path:
@@ -207,17 +219,17 @@ def amber_file(folder: Path, name: str) -> Path:
     return below if (below := folder / "query" / name).exists() else folder / name
 
 
-def _kind(question: Question) -> str:
+def _kind(question: AmberQuestion) -> str:
     return "generative" if question.kind == "generative" else "discriminative"
 
 
-def _question(entry: Mapping[str, Any], image: str, text: str) -> Question:
+def _question(entry: Mapping[str, Any], image: str, text: str) -> AmberQuestion:
     kind, truth = entry["type"], entry["truth"]
     if kind == "generative":
-        return Question(image, kind, read_texts(entry, "truth"), read_texts(entry, "hallu"))
+        return AmberQuestion(image, kind, read_texts(entry, "truth"), read_texts(entry, "hallu"))
     if kind not in _DIMENSIONS or truth not in ("yes", "no"):
         raise KeyError(f"id {entry['id']} has type {kind} and truth {truth}")
-    return Question(image, kind, truth, text=text)
+    return AmberQuestion(image, kind, truth, text=text)
 
 
 def _counts(texts: Mapping[str, str], asked: int) -> dict[str, int]:
@@ -233,9 +245,9 @@ def _unread(texts: Mapping[str, str]) -> dict[str, int]:
     }
 
 
-def _checklist(entries: Sequence[str], benchmark: Benchmark) -> list[tuple[str, int]]:
+def _checklist(entries: Sequence[str], data: AmberData) -> list[tuple[str, int]]:
     """The words that hit an entry, in the script's order: those near to each entry, then the entries themselves."""
-    near = [(word, index) for index, entry in enumerate(entries) for word in benchmark.association[entry]]
+    near = [(word, index) for index, entry in enumerate(entries) for word in data.association[entry]]
     return near + [(entry, index) for index, entry in enumerate(entries)]
 
 
@@ -259,40 +271,40 @@ def _f1(sums: Array, begin: float, above_zero: float) -> Array:
     return f1
 
 
-def _generative(details: Mapping[str, Description], benchmark: Benchmark, begin: float) -> dict[str, Tally]:
+def _generative(details: Mapping[str, Description], data: AmberData) -> dict[str, Tally]:
     parts: dict[str, dict[str, tuple[float, ...]]] = {"chair": {}, "cover": {}, "hal": {}, "cog": {}}
     for name, found in details.items():
-        question = benchmark.questions[name]
+        question = data.questions[name]
         parts["chair"][name] = len(found.hallucinated), len(found.objects)
         parts["cover"][name] = len(found.covered), len(question.truth)
         parts["hal"][name] = not found.hallucinated, 1
         parts["cog"][name] = len(found.cog), len(question.hallu)
-    rate, hal = partial(_rate, part=0, whole=1, begin=begin), partial(_hal, begin=begin)
+    rate, hal = partial(_rate, part=0, whole=1, begin=_BEGIN), partial(_hal, begin=_BEGIN)
     return {f"generative.{name}": Tally(units, hal if name == "hal" else rate) for name, units in parts.items()}
 
 
-def _discriminative(texts: Mapping[str, str], benchmark: Benchmark, begin: float) -> dict[str, Tally]:
+def _discriminative(texts: Mapping[str, str], data: AmberData) -> dict[str, Tally]:
     """The figures of all questions, of each dimension, and of all when free text is read as in POPE."""
     said = {name: text if text in ("Yes", "No") else "" for name, text in texts.items()}
     read = {name: (read_yes_no(text) or "").capitalize() for name, text in texts.items()}
-    tallies = _rates("", said, benchmark, begin)
+    tallies = _rates("", said, data)
     for dimension in dict.fromkeys(name for names in _DIMENSIONS.values() for name in names):
-        asked = {name: said[name] for name in said if dimension in _DIMENSIONS[benchmark.questions[name].kind]}
+        asked = {name: said[name] for name in said if dimension in _DIMENSIONS[data.questions[name].kind]}
         if asked:
             # The script adds up the counts of the three kinds of attributes, with what each begins with.
-            begins = 3 * begin if dimension == "attribute" else begin
+            begin = 3 * _BEGIN if dimension == "attribute" else _BEGIN
             above_zero = 0.001 if dimension == "existence" else 0.0001
-            tallies |= _rates(f"{dimension}.", asked, benchmark, begins, above_zero)
-    return tallies | _rates("free_text.", read, benchmark, begin)
+            tallies |= _rates(f"{dimension}.", asked, data, begin, above_zero)
+    return tallies | _rates("free_text.", read, data)
 
 
 def _rates(
-    prefix: str, said: Mapping[str, str], benchmark: Benchmark, begin: float, above_zero: float = 0.0001
+    prefix: str, said: Mapping[str, str], data: AmberData, begin: float = _BEGIN, above_zero: float = 0.0001
 ) -> dict[str, Tally]:
     """Accuracy, and precision, recall and F1 of the answer "No"; what is neither Yes nor No is wrong."""
     units: dict[str, tuple[float, ...]] = {}
     for name, text in said.items():
-        is_no = benchmark.questions[name].truth == "no"
+        is_no = data.questions[name].truth == "no"
         says_no = text == "No"
         correct = text == ("No" if is_no else "Yes")
         units[name] = (correct, 1, is_no and says_no, says_no, is_no)

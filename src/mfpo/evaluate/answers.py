@@ -95,6 +95,18 @@ def thinking(answers: Iterable[Answer]) -> dict[str, int]:
     return {"thinking": count} if count else {}
 
 
+def judged_counts(given: Mapping[str, Answer], asked: int, unreadable: Sequence[str]) -> dict[str, Any]:
+    """The counts of a benchmark with a judge, of whose verdicts on `given` some are unreadable."""
+    return {
+        "answers": len(given),
+        "missing": asked - len(given),
+        "empty": sum(not answer.text.strip() for answer in given.values()),
+        **thinking(given.values()),
+        "unreadable": len(unreadable),
+        "unreadable_questions": list(unreadable),
+    }
+
+
 def check_asked(
     answers: Sequence[Answer], asked: Mapping[str, Asked], benchmark: str, *, allow_missing: bool = False
 ) -> dict[str, Answer]:
@@ -123,7 +135,7 @@ def check_asked(
     }
     found = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
     if found:
-        hint = ", or score the others with --allow-missing" if faults["without an answer"] else ""
+        hint = ", or score the others with allow_missing=true" if faults["without an answer"] else ""
         raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of {benchmark}{hint}")
     return {str(answer.question_id): answer for answer in answered(answers, allow_missing=allow_missing)}
 
@@ -134,7 +146,7 @@ def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
     if failed and (not allow_missing or len(failed) == len(answers)):
         raise MfpoError(
             f"{len(failed)} of {len(answers)} questions have an error instead of an answer ({some(failed)}); ask them "
-            "again with `mfpo answer --retry-failed`, or score the others with --allow-missing"
+            "again with `mfpo answer --retry-failed`, or score the others with allow_missing=true"
         )
     return [answer for answer in answers if not answer.failed]
 

@@ -1,25 +1,20 @@
 """CHAIR: which share of the objects that captions name is not in the image (Rohrbach et al. 2018, section 2.1)."""
 
-import gzip
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mfpo.class_names import coco_class
-from mfpo.coco import read_coco
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, answered, check_captions, thinking
-from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
-from mfpo.files import read_id, read_rows, some
-from mfpo.image_names import ByImage, find_all, image_key
-from mfpo.objects import Mention, mentions
+from mfpo.evaluate.answers import Answer, answered, check_captions, read_answers, thinking
+from mfpo.evaluate.benchmark import AllowMissing, PlainResult, benchmark
+from mfpo.evaluate.figures import Tally, mean
+from mfpo.files import some
+from mfpo.image_names import find_all, image_key
 
-# Id, file name and COCO classes of an image.
-Truth = tuple[str, str | None, frozenset[str]]
+if TYPE_CHECKING:
+    from mfpo.objects import Mention
 
 
 @dataclass(frozen=True)
@@ -27,11 +22,11 @@ class CaptionScore:
     """What one caption names, in order and with repetitions, and the classes that are in its image."""
 
     answer: Answer
-    mentions: tuple[Mention, ...]
+    mentions: "tuple[Mention, ...]"
     truth: frozenset[str]
 
     @property
-    def hallucinated(self) -> tuple[Mention, ...]:
+    def hallucinated(self) -> "tuple[Mention, ...]":
         """The mentions of classes that are not in the image."""
         return tuple(mention for mention in self.mentions if mention.category not in self.truth)
 
@@ -41,117 +36,73 @@ class CaptionScore:
         return self.truth.intersection(mention.category for mention in self.mentions)
 
 
-@dataclass(frozen=True)
-class Chair:
-    """CHAIR_s, CHAIR_i and recall in percent, `length` in words a caption; a share of nothing is 0.
+@dataclass(frozen=True, kw_only=True)
+class Chair(PlainResult):
+    """`chair_s`, `chair_i` and `recall` in percent, `length` in words a caption; a share of nothing is 0.
 
-    `intervals` has the four again, each with its 95 % bootstrap interval and the number of images; `tallies` is what
-    they are made of, for comparisons. `missing` captions failed or have no annotations, and are not scored.
+    Of the facts, `missing` captions failed or have no annotations, and are not scored.
     """
 
-    chair_s: float
-    chair_i: float
-    recall: float
-    length: float
-    captions: int
-    mentions: int
-    empty: int
-    missing: int
-    intervals: Mapping[str, Figure]
-    tallies: Mapping[str, Tally]
-    details: tuple[CaptionScore, ...]
-    thinking: dict[str, int] = field(default_factory=dict)
+    captions: tuple[CaptionScore, ...]
 
 
-def chair(answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], *, allow_missing: bool = False) -> Chair:
-    """Score captions as the official script does.
+@benchmark("chair", asked_freely=True)
+def chair(
+    answers: Path | Sequence[Answer],
+    annotations: Path | Mapping[str, frozenset[str]],
+    *,
+    allow_missing: AllowMissing = False,
+) -> Chair:
+    """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
 
-    - CHAIR_s: captions with at least one hallucinated object / captions.
-    - CHAIR_i: hallucinated mentions / mentions; every mention counts, repeated ones too.
-    - recall (AMBER's Cover): classes in the image that its caption names / classes in the image, both summed over the
+    The annotations are COCO's instances JSON, or JSONL with `image_id` and `objects`, such as `mfpo eval truth` writes.
+
+    Example: mfpo eval chair captions.jsonl --annotations instances_val2014.json --json chair.json
+
+    As in the official script:
+
+    - `chair_s`: captions with at least one hallucinated object / captions.
+    - `chair_i`: hallucinated mentions / mentions; every mention counts, repeated ones too.
+    - `recall` (AMBER's Cover): classes in the image that its caption names / classes in the image, both summed over the
       captions.
 
-    `truth` has the COCO classes in each image, as `load_annotations` gives them, or by `image_key`. Raises MfpoError
-    when there is no caption, when one comes twice, when all are a yes or no, or when captions failed, have no image or
-    one that `truth` does not know; `allow_missing` counts these.
+    In memory, the annotations are the COCO classes in each image, as `load_annotations` gives them, or by `image_key`.
+    Raises MfpoError when there is no caption, when one comes twice, when all are a yes or no, or when captions failed,
+    have no image or one without annotations; `allow_missing` counts these.
     """
-    details = _scores(answers, truth, allow_missing)
-    tallies = _tallies(details)
-    intervals = {name: figure_of(tally) for name, tally in tallies.items()}
+    if isinstance(annotations, Path):
+        from mfpo.evaluate.truth import load_annotations  # and with it textblob, which takes seconds
+
+        annotations = load_annotations(annotations)
+    if isinstance(answers, Path):
+        answers = read_answers(answers)
+    scores = _scores(answers, annotations, allow_missing)
     return Chair(
-        **{name: figure.value for name, figure in intervals.items()},
-        captions=len(details),
-        mentions=sum(len(score.mentions) for score in details),
-        empty=sum(not score.answer.text.strip() for score in details),
-        missing=len(answers) - len(details),
-        thinking=thinking(score.answer for score in details),
-        intervals=intervals,
-        tallies=tallies,
-        details=details,
+        _tallies(scores),
+        facts={
+            "captions": len(scores),
+            "mentions": sum(len(score.mentions) for score in scores),
+            "empty": sum(not score.answer.text.strip() for score in scores),
+            "missing": len(answers) - len(scores),
+            **thinking(score.answer for score in scores),
+        },
+        details=[
+            {
+                "image_id": score.answer.image_id,
+                "objects": [mention.category for mention in score.mentions],
+                "hallucinated": [mention.category for mention in score.hallucinated],
+            }
+            for score in scores
+        ],
+        captions=scores,
     )
-
-
-def chair_json(result: Chair) -> dict[str, Any]:
-    """The figures, also with intervals, and for each caption its classes and those of them that are hallucinated."""
-    details = [
-        {
-            "image_id": score.answer.image_id,
-            "objects": [mention.category for mention in score.mentions],
-            "hallucinated": [mention.category for mention in score.hallucinated],
-        }
-        for score in result.details
-    ]
-    names = ("chair_s", "chair_i", "recall", "length", "captions", "mentions", "empty", "missing")
-    intervals = {name: asdict(figure) for name, figure in result.intervals.items()}
-    figures = {name: getattr(result, name) for name in names} | result.thinking
-    return figures | {"intervals": intervals, "details": details}
-
-
-def load_annotations(path: Path) -> ByImage[frozenset[str]]:
-    """The COCO classes in each image; docs/evaluate.md says how its image is found for a caption.
-
-    Reads JSONL or JSONL.gz with `image_id` and `objects` (a list of class names), and COCO's instances JSON, where an
-    image without annotations holds nothing. Raises MfpoError for a file of another form or a class that is not COCO's.
-    """
-    truth = ByImage[frozenset[str]](path)
-    for image_id, name, objects in _read_truth(path):
-        key = truth.add(image_id, name)
-        truth[key] = truth.get(key, frozenset()) | objects
-    return truth
-
-
-def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path) -> int:
-    """Write CHAIR's ground truth to a JSONL file (`.gz` too) that `load_annotations` reads; return the images in it.
-
-    An image holds the classes of its instances, and those that its reference captions name (section 2.1). COCO's files
-    of several splits go into one. Raises MfpoError for a file of another form, and when `out` is named otherwise or
-    exists.
-    """
-    if ".jsonl" not in out.suffixes:
-        raise MfpoError(f"{out}: the truth is one JSON object a line; name it .jsonl or .jsonl.gz")
-    if out.exists():
-        raise MfpoError(f"{out} exists already; give another --out or remove it")
-    truth = ByImage[set[str]](out)
-    names: dict[str, dict[str, str]] = {}
-    found = [entry for path in instances for entry in _read_truth(path)]
-    found += [entry for path in captions for entry in _named_in_captions(path)]
-    for image_id, name, objects in found:
-        key = truth.add(image_id, name)
-        truth.setdefault(key, set()).update(objects)
-        # A name that is no number of COCO's goes beside the id.
-        names[key] = {"image_id": key} if key != name else {"image_id": image_id, "file_name": name}
-    rows = "".join(json.dumps({**names[key], "objects": sorted(truth[key])}) + "\n" for key in sorted(truth))
-    data = rows.encode()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
-    os.replace(partial, out)
-    return len(truth)
 
 
 def _scores(
     answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], allow_missing: bool
 ) -> tuple[CaptionScore, ...]:
+    from mfpo.objects import mentions
+
     if not answers:
         raise MfpoError("there is no caption to score")
     counts = Counter(_name(answer) for answer in answers)
@@ -165,7 +116,7 @@ def _scores(
     if unknown and not (allow_missing and len(unknown) < len(answers)):
         raise MfpoError(
             f"{len(unknown)} of {len(answers)} captions are of images without annotations: {some(unknown)}; "
-            "give the annotations of these images, or score the others with --allow-missing"
+            "give the annotations of these images, or score the others with allow_missing=true"
         )
     return tuple(
         CaptionScore(answer, tuple(mentions(answer.text)), found[answer.image_id])
@@ -182,10 +133,10 @@ def _name(answer: Answer) -> str:
     return image if answer.question_id is None else f"{image} (question {answer.question_id})"
 
 
-def _tallies(details: Iterable[CaptionScore]) -> dict[str, Tally]:
+def _tallies(scores: Iterable[CaptionScore]) -> dict[str, Tally]:
     """Each figure as parts of wholes; the captions of one image are one unit, since they share its truth."""
     parts: dict[str, dict[str, tuple[float, ...]]] = {"chair_s": {}, "chair_i": {}, "recall": {}, "length": {}}
-    for score in details:
+    for score in scores:
         image = image_key(str(score.answer.image_id))
         for name, part, whole in (
             ("chair_s", bool(score.hallucinated), 1),
@@ -196,41 +147,3 @@ def _tallies(details: Iterable[CaptionScore]) -> dict[str, Tally]:
             before = parts[name].get(image, (0, 0))
             parts[name][image] = before[0] + part, before[1] + whole
     return {name: Tally(units, mean) if name == "length" else Tally(units) for name, units in parts.items()}
-
-
-def _read_truth(path: Path) -> list[Truth]:
-    images = list(_from_rows(path) if ".jsonl" in path.suffixes else _from_instances(path))
-    classes = {name: coco_class(name) for name in {name for _, _, objects in images for name in objects}}
-    unknown = sorted(repr(name[:40])[1:-1] for name, known in classes.items() if known is None)
-    if unknown:
-        raise MfpoError(f"{path}: {some(unknown)} not among COCO's 80 classes, the only ones that CHAIR looks for")
-    return [(id, name, frozenset(str(classes[one]) for one in objects)) for id, name, objects in images]
-
-
-def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
-    images = ByImage[tuple[str, set[str]]](path)
-    for where, row in read_rows(path):
-        image_id, objects = read_id(row, ("image_id",), where), row.get("objects")
-        if image_id is None or not isinstance(objects, list) or not all(isinstance(name, str) for name in objects):
-            raise MfpoError(f'{where}: must be {{"image_id": ..., "objects": ["class", ...]}}')
-        name = read_id(row, ("file_name",), where) or (None if image_id.isdecimal() else image_id)
-        before, same = images.setdefault(images.add(image_id, name), (where, set(objects)))
-        if same != set(objects):
-            raise MfpoError(
-                f"{where}: image {some([image_id])} comes a second time, with other objects than in "
-                f"{before.rpartition(', ')[2]}; give each image once"
-            )
-        yield image_id, name, objects
-
-
-def _from_instances(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
-    images = read_coco(path, "instances")
-    if not any(image.annotations for image in images):
-        raise MfpoError(f"{path}: has no annotations, by which all objects would be hallucinated; give the whole file")
-    for image in images:
-        yield image.id, image.name, [name for name, _ in image.annotations]
-
-
-def _named_in_captions(path: Path) -> Iterator[Truth]:
-    for image in read_coco(path, "captions"):
-        yield image.id, image.name, frozenset(m.category for caption, _ in image.annotations for m in mentions(caption))

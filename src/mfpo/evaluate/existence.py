@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import (
@@ -19,41 +18,21 @@ from mfpo.evaluate.answers import (
     thinking,
     without_lead,
 )
-from mfpo.evaluate.figures import Figure, Tally, figure_of
+from mfpo.evaluate.benchmark import AllowMissing, PlainResult, benchmark
+from mfpo.evaluate.figures import Tally
 from mfpo.files import read_id, read_label, read_rows, some
 
 Reader = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
-class Question:
+class YesNoQuestion:
     """One yes/no question about an image; `label` is the true "yes" or "no"."""
 
     question_id: str
     image: str
     text: str
     label: str
-
-
-@dataclass(frozen=True)
-class Existence:
-    """Shares in percent, with "yes" as the positive class; a share of nothing is 0.
-
-    `intervals` has the shares again, each with its 95 % bootstrap interval and the number of questions scored;
-    `tallies` is what they are made of, for comparisons. `thinking` counts the answers with thoughts, if there are any.
-    """
-
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    yes_ratio: float
-    questions: int
-    unreadable: int
-    missing: int
-    intervals: Mapping[str, Figure]
-    tallies: Mapping[str, Tally]
-    thinking: dict[str, int] = field(default_factory=dict)
 
 
 def read_yes_no(text: str) -> str | None:
@@ -86,58 +65,57 @@ def read_as_pope(text: str) -> str:
     return "no" if any(word in words for word in ("No", "not", "no")) else "yes"
 
 
+@benchmark("existence")
 def existence(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
+    answers: Path | Sequence[Answer],
+    annotations: Path | Sequence[YesNoQuestion] | None = None,
     *,
     read: Reader = read_yes_no,
-    allow_missing: bool = False,
-    benchmark: str = "these questions",
-) -> Existence:
-    """Score one answer to each question.
+    allow_missing: AllowMissing = False,
+    name: str = "these questions",
+) -> PlainResult:
+    """Existence questions, read more carefully than POPE's script does.
 
-    Answers are read by `read`; one that is unreadable counts as wrong and as no "yes". Raises MfpoError when there is
-    no question, or when answers are double, to other questions, of another label, or missing; `allow_missing` counts
-    the missing instead, and only the others are scored. `benchmark` is what an error calls the questions.
+    The annotations are the questions with their label, yes or no; without them, the answers must bring it.
+
+    Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.json --json existence.json
+
+    Shares in percent, with "yes" as the positive class. Answers are read by `read`; one that is unreadable counts as
+    wrong and as no "yes". Raises MfpoError when there is no question, or when answers are double, to other questions,
+    of another label, or missing; `allow_missing` counts the missing instead, and only the others are scored. `name` is
+    what an error calls the questions.
     """
+    questions = load_questions(annotations) if isinstance(annotations, Path) else annotations
+    if isinstance(answers, Path):
+        answers = read_answers(answers) if questions is None else read_existence_answers(answers, questions)
+    if questions is None:
+        questions = questions_in(answers)
     if not questions:
         raise MfpoError("there is no question to score")
     asked = {question.question_id: asked_of(question) for question in questions}
-    given = check_asked(answers, asked, benchmark, allow_missing=allow_missing)
+    given = check_asked(answers, asked, name, allow_missing=allow_missing)
     labels = {question.question_id: question.label for question in questions}
-    wrong = [name for name, answer in given.items() if answer.label not in (None, labels[name])]
+    wrong = [id for id, answer in given.items() if answer.label not in (None, labels[id])]
     if wrong:
         raise MfpoError(
             f"{len(wrong)} of {len(given)} answers have another label than their question ({some(wrong)}); "
-            f"give answers to {benchmark}"
+            f"give answers to {name}"
         )
-    readings = {name: read(answer.text) for name, answer in given.items()}
-    tallies = _tallies(readings, labels)
-    intervals = {name: figure_of(tally) for name, tally in tallies.items()}
-    return Existence(
-        **{name: figure.value for name, figure in intervals.items()},
-        questions=len(readings),
-        unreadable=sum(reading is None for reading in readings.values()),
-        missing=len(questions) - len(readings),
-        thinking=thinking(given.values()),
-        intervals=intervals,
-        tallies=tallies,
-    )
+    readings = {id: read(answer.text) for id, answer in given.items()}
+    facts = {
+        "questions": len(readings),
+        "unreadable": sum(reading is None for reading in readings.values()),
+        "missing": len(questions) - len(readings),
+    }
+    return PlainResult(_tallies(readings, labels), facts | thinking(given.values()))
 
 
-def existence_json(result: Existence) -> dict[str, Any]:
-    """The figures, the counts, and under `intervals` the figures with their intervals."""
-    names = (*result.intervals, "questions", "unreadable", "missing")
-    intervals = {name: asdict(figure) for name, figure in result.intervals.items()}
-    return {name: getattr(result, name) for name in names} | result.thinking | {"intervals": intervals}
-
-
-def load_questions(path: Path) -> list[Question]:
+def load_questions(path: Path) -> list[YesNoQuestion]:
     """Read POPE's questions: one a line, or a JSON list, with `question_id`, `image`, `text` and `label`.
 
     Raises MfpoError that names the file and the line when one of them is missing or a question id comes twice.
     """
-    questions: dict[str, Question] = {}
+    questions: dict[str, YesNoQuestion] = {}
     for where, row in read_rows(path):
         question_id, image = read_id(row, ("question_id",), where), read_id(row, ("image",), where)
         text, label = row.get("text"), read_label(row, where)
@@ -147,11 +125,11 @@ def load_questions(path: Path) -> list[Question]:
             raise MfpoError(
                 f"{where}: question_id {some([question_id])} comes a second time; give each question its own"
             )
-        questions[question_id] = Question(question_id, image, text, label)
+        questions[question_id] = YesNoQuestion(question_id, image, text, label)
     return list(questions.values())
 
 
-def read_existence_answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
+def read_existence_answers(path: Path, questions: Sequence[YesNoQuestion]) -> list[Answer]:
     """Read answers to POPE's questions; those of POPE's own files have their text under `answer`, and no ids.
 
     Such answers must be to all `questions`, in their order, and hold each the question's text. Raises MfpoError when
@@ -176,17 +154,19 @@ def read_existence_answers(path: Path, questions: Sequence[Question]) -> list[An
     return [replace(answer, question_id=one.question_id) for answer, one in zip(answers, questions, strict=True)]
 
 
-def asked_of(question: Question) -> Asked:
+def asked_of(question: YesNoQuestion) -> Asked:
     """What an answer to the question may name as its prompt and image."""
     return Asked(question.text, (question.image,))
 
 
-def questions_in(answers: Sequence[Answer]) -> list[Question]:
+def questions_in(answers: Sequence[Answer]) -> list[YesNoQuestion]:
     """The questions of answers that bring their own labels. Raises MfpoError when one has no label."""
     missing = [str(answer.question_id) for answer in answers if answer.label is None]
     if missing:
         raise MfpoError(f"question {some(missing)}: no label in the answers; give the questions with --annotations")
-    return [Question(str(one.question_id), one.image_id or "", one.prompt or "", str(one.label)) for one in answers]
+    return [
+        YesNoQuestion(str(one.question_id), one.image_id or "", one.prompt or "", str(one.label)) for one in answers
+    ]
 
 
 def _tallies(readings: Mapping[str, str | None], labels: Mapping[str, str]) -> dict[str, Tally]:

@@ -75,7 +75,7 @@ def figure_of(tally: Tally, seed: int = 0) -> Figure:
     return Figure(float(tally.statistic(counts.sum(0))), float(low), float(high), len(counts))
 
 
-def compare(a: Mapping[str, Tally], b: Mapping[str, Tally], seed: int = 0) -> dict[str, Difference]:
+def paired_differences(a: Mapping[str, Tally], b: Mapping[str, Tally], seed: int = 0) -> dict[str, Difference]:
     """The paired differences of two results of one benchmark: a resample draws the same units from both.
 
     Raises MfpoError when the results have other figures or other units.

@@ -18,20 +18,18 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.answer.openai_client import (
-    OPENAI,
     Completion,
-    check_endpoint,
     complete,
     explain,
     longest_answer,
     open_client,
     side_by_side,
 )
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import without_thoughts
+from mfpo.evaluate.settings import JudgeSettings
 from mfpo.files import some
 from mfpo.folders import lock
-from mfpo.settings import setting
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -42,33 +40,6 @@ T = TypeVar("T")
 _TOKENS = ("prompt_tokens", "completion_tokens")
 _START = b'{"key": "'  # of a line of the cache
 _PLACE = re.compile(r"\{(\w*)\}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeSettings:
-    """Which model judges, where it is asked, and how patiently."""
-
-    model: str = setting("", "name of the judge at the endpoint; must be given")
-    endpoint: str = setting(OPENAI, "address of an OpenAI-compatible API, mostly ending in /v1")
-    concurrency: int = setting(8, "questions to the judge at a time")
-    timeout: float = setting(120.0, "seconds without a byte after which a request is given up and repeated")
-    retries: int = setting(6, "repetitions after 429, 5xx, a timeout or a cut connection, with growing pauses")
-    attempts: int = setting(3, "times that the judge is asked before its verdict counts as unreadable")
-    max_tokens: int | None = setting(None, "longest verdict; null is the benchmark's own, reasoning models need more")
-    send_temperature: bool = setting(True, "send the benchmark's temperature; some reasoning models refuse any")
-    prompt_price: float | None = setting(None, "price of a million prompt tokens")
-    completion_price: float | None = setting(None, "price of a million completion tokens")
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise SettingError("no judge is named; give model, as the endpoint calls it")
-        check_endpoint(self.endpoint)
-        for name, least in (("concurrency", 1), ("retries", 0), ("attempts", 1), ("max_tokens", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingError(f"{name} is {value}, but must be at least {least}")
-        if not self.timeout > 0:
-            raise SettingError(f"timeout is {self.timeout}, but must be above 0")
 
 
 @dataclass(frozen=True)

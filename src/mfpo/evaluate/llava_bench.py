@@ -7,15 +7,17 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, thinking, without_thoughts
+from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers, without_thoughts
+from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
 from mfpo.evaluate.figures import Tally, figure_of, share
 from mfpo.evaluate.judge import Judge, Verdict
-from mfpo.files import read_field, read_json, read_rows, read_texts, some
+from mfpo.files import read_field, read_json, read_rows, read_text, read_texts, some
+from mfpo.settings import about
 
 CATEGORIES = ("conv", "detail", "complex")
 # The system message and the rules of the three categories in RLHF-V's evaluation.
@@ -38,8 +40,11 @@ _SCORES = re.compile(
 SYSTEM = "You compare the answers of two assistants carefully and score them fairly."
 
 
+_ORDERS = ("reference first", "model first")
+
+
 @dataclass(frozen=True)
-class Question:
+class LlavaQuestion:
     """A question, GPT-4's answer to it, and what the judge is told of the image."""
 
     image: str
@@ -58,15 +63,15 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class LlavaData:
     """The questions by id and the rules by category."""
 
-    questions: Mapping[str, Question]
+    questions: Mapping[str, LlavaQuestion]
     rules: Mapping[str, Rule]
 
 
 @dataclass(frozen=True)
-class Pair:
+class Scores:
     """The scores of one question, each a mean over the orders; None where a verdict cannot be read."""
 
     model: float | None
@@ -74,81 +79,89 @@ class Pair:
     replies: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class LlavaBench:
+@dataclass(frozen=True, kw_only=True)
+class LlavaBench(Result):
     """The scores by question id, by the official rule and by the tolerant one, in the order or orders asked for."""
 
-    pairs: Mapping[str, Pair]
+    scores: Mapping[str, Scores]
+    tolerant: Mapping[str, Scores]
     categories: Mapping[str, str]
-    missing: int
-    empty: int
-    swapped: bool
-    official_prompt: bool
-    tolerant: Mapping[str, Pair] = field(default_factory=dict)
-    thinking: dict[str, int] = field(default_factory=dict)
+    official: Mapping[str, bool]
+    judge: Mapping[str, Any]
 
-    @property
-    def unreadable(self) -> list[str]:
-        """The questions with a verdict that cannot be read."""
-        return [name for name, pair in self.pairs.items() if pair.model is None]
+    def json(self) -> dict[str, Any]:
+        """The figures by the official rule, by the tolerant one too where that reads more or another, and the counts.
 
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        """What the figures are made of, "overall" first; as officially, without the questions left unread."""
-        read = {
-            name: (pair.model, pair.reference)
-            for name, pair in self.pairs.items()
-            if pair.model is not None and pair.reference is not None
+        Raises MfpoError when no verdict could be read by either.
+        """
+        unreadable = _unreadable(self.tolerant)
+        if len(self.left_out) == len(unreadable) == len(self.scores):
+            reply = next(iter(self.scores.values())).replies[-1]
+            raise MfpoError(
+                f"none of the {len(unreadable)} verdicts of {self.judge['model']} can be read ({reply[:80]!r}); "
+                "take a judge that writes the two scores on the first line, as the rule asks"
+            )
+        more = {"tolerant": _figures(_tallies(self.tolerant, self.categories)) | {"unreadable": len(unreadable)}}
+        return {
+            **self.official,
+            **_figures(self.tallies),
+            **self.facts,
+            **(more if self.tolerant != self.scores else {}),
+            "judge": self.judge,
+            "details": list(self.details),
         }
-        by_category = {
-            kind: {name: scores for name, scores in read.items() if self.categories[name] == kind}
-            for kind in CATEGORIES
-        }
-        groups = {"overall": read, **by_category}
-        return {name: Tally(units, share) for name, units in groups.items() if units}
 
 
+@benchmark("llava-bench")
 def llava_bench(
-    answers: Sequence[Answer],
-    benchmark: Benchmark,
-    judge: Judge,
+    answers: Path | Sequence[Answer],
+    annotations: Path | LlavaData,
     *,
-    official: bool = False,
-    system: str = SYSTEM,
-    allow_missing: bool = False,
+    judge: Judge,
+    official: Annotated[bool, about("ask in one order only, as the official script")] = False,
+    system: Annotated[Path | None, about("text of the judge's system message; docs/judges.md")] = None,
+    allow_missing: AllowMissing = False,
 ) -> LlavaBench:
-    """Have each answer scored beside the reference, in both orders; `official` asks only with the reference first.
+    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
 
-    Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation. Raises MfpoError when ids are unknown or double, when an
-    answer is to another question, when answers are missing (`allow_missing` counts them instead), and when the judge
-    fails for good.
+    The annotations are its folder.
+
+    Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
+
+    Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation; `official` asks only with the reference first. Raises
+    MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
+    (`allow_missing` counts them instead), and when the judge fails for good.
     """
-    questions = benchmark.questions
+    data = load_llava_bench(annotations) if isinstance(annotations, Path) else annotations
+    if isinstance(answers, Path):
+        answers = read_answers(answers)
+    message, questions = read_text(system).strip() if system else SYSTEM, data.questions
     asked = {name: Asked(question.text, (question.image,)) for name, question in questions.items()}
     given = check_asked(answers, asked, "LLaVA-Bench (COCO)", allow_missing=allow_missing)
-    orders = ("reference first",) if official else ("reference first", "model first")
-    prompts = {}
-    for name, answer in given.items():
-        question = questions[name]
-        rule = benchmark.rules[question.category]
-        contents = (
-            _content(question, rule, question.reference, answer.text),
-            _content(question, rule, answer.text, question.reference),
-        )
-        for order, content in zip(orders, contents, strict=False):
-            messages = [{"role": "system", "content": system}, {"role": "user", "content": content}]
-            prompts[f"{name} ({order})"] = messages
+    orders = _ORDERS[:1] if official else _ORDERS
+    prompts = {
+        f"{name} ({order})": [{"role": "system", "content": message}, {"role": "user", "content": content}]
+        for name, answer in given.items()
+        for order, content in zip(orders, _contents(data, questions[name], answer.text), strict=False)
+    }
     verdicts = judge.ask(prompts, read_scores, temperature=0.2, max_tokens=180)
     by_order = {name: [verdicts[f"{name} ({order})"] for order in orders] for name in given}
+    scores = {name: _scores(each) for name, each in by_order.items()}
+    categories = {name: question.category for name, question in questions.items()}
+    unreadable = _unreadable(scores)
     return LlavaBench(
-        pairs={name: _pair(each) for name, each in by_order.items()},
-        tolerant={name: _pair([_read_tolerantly(verdict) for verdict in each]) for name, each in by_order.items()},
-        categories={name: question.category for name, question in questions.items()},
-        missing=len(questions) - len(given),
-        empty=sum(not answer.text.strip() for answer in given.values()),
-        thinking=thinking(given.values()),
-        swapped=not official,
-        official_prompt=_hash(system, benchmark.rules) == _OFFICIAL,
+        _tallies(scores, categories),
+        facts=judged_counts(given, len(questions), unreadable),
+        details=[
+            {"question_id": name, "category": categories[name]} | asdict(each) | {"replies": list(each.replies)}
+            for name, each in scores.items()
+        ],
+        left_out=unreadable,
+        scores=scores,
+        tolerant={name: _scores([_read_tolerantly(verdict) for verdict in each]) for name, each in by_order.items()},
+        categories=categories,
+        official={"official_order": official, "official_prompt": _hash(message, data.rules) == _OFFICIAL},
+        judge=judge.report(),
     )
 
 
@@ -179,40 +192,7 @@ def read_scores_tolerantly(reply: str) -> tuple[float, float] | None:
     return None if said.startswith("assistant") else read_scores(reply)
 
 
-def llava_bench_json(result: LlavaBench, judge: Judge) -> dict[str, Any]:
-    """The figures by the official rule, by the tolerant one too where that reads more or another, and the counts.
-
-    Raises MfpoError when no verdict could be read by either.
-    """
-    unreadable = result.unreadable
-    tolerant = replace(result, pairs=result.tolerant)
-    if len(unreadable) == len(tolerant.unreadable) == len(result.pairs):
-        reply = next(iter(result.pairs.values())).replies[-1]
-        raise MfpoError(
-            f"none of the {len(unreadable)} verdicts of {judge.settings.model} can be read ({reply[:80]!r}); "
-            "take a judge that writes the two scores on the first line, as the rule asks"
-        )
-    more = {"tolerant": _figures(tolerant) | {"unreadable": len(tolerant.unreadable)}}
-    return {
-        "official_order": not result.swapped,
-        "official_prompt": result.official_prompt,
-        **_figures(result),
-        "answers": len(result.pairs),
-        "missing": result.missing,
-        "empty": result.empty,
-        **result.thinking,
-        "unreadable": len(unreadable),
-        "unreadable_questions": unreadable,
-        **(more if tolerant.pairs != result.pairs else {}),
-        "judge": judge.report(),
-        "details": [
-            {"question_id": name, "category": result.categories[name]} | asdict(pair) | {"replies": list(pair.replies)}
-            for name, pair in result.pairs.items()
-        ],
-    }
-
-
-def load_llava_bench(folder: Path) -> Benchmark:
+def load_llava_bench(folder: Path) -> LlavaData:
     """Read the benchmark's own files: questions, GPT-4's answers, captions and boxes, and the judge's rules.
 
     Raises MfpoError when one is absent, of another form, or does not go with the others.
@@ -222,9 +202,9 @@ def load_llava_bench(folder: Path) -> Benchmark:
     contexts = {str(row.get("image")): row for row in _rows(folder, "caps_boxes_*.jsonl")}
     rules = read_json(folder / "rule.json")
     try:
-        benchmark = Benchmark(
+        data = LlavaData(
             {
-                str(row["question_id"]): Question(
+                str(row["question_id"]): LlavaQuestion(
                     read_field(row, "image"),
                     read_field(row, "category"),
                     read_field(row, "text"),
@@ -239,10 +219,10 @@ def load_llava_bench(folder: Path) -> Benchmark:
         raise MfpoError(
             f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({repr(error)[:80]})"
         ) from None
-    strange = sorted({question.category for question in benchmark.questions.values()}.difference(CATEGORIES))
+    strange = sorted({question.category for question in data.questions.values()}.difference(CATEGORIES))
     if strange:
         raise MfpoError(f"{folder}: category {some(strange)} unknown; LLaVA-Bench (COCO) has {', '.join(CATEGORIES)}")
-    return benchmark
+    return data
 
 
 def _rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
@@ -257,7 +237,13 @@ def _context(row: Mapping[str, Any]) -> str:
     return "\n".join(read_texts(row, "captions")) + "\n\n" + "\n".join(boxes)
 
 
-def _content(question: Question, rule: Rule, first: str, second: str) -> str:
+def _contents(data: LlavaData, question: LlavaQuestion, said: str) -> tuple[str, str]:
+    """The judge's message in each of the orders."""
+    rule = data.rules[question.category]
+    return _content(question, rule, question.reference, said), _content(question, rule, said, question.reference)
+
+
+def _content(question: LlavaQuestion, rule: Rule, first: str, second: str) -> str:
     """The judge's message, with its marks as LLaVA's script sets them."""
     parts = [f"[Context]\n{question.context}", f"[Question]\n{question.text}"]
     for number, text in enumerate((first, second), start=1):
@@ -265,10 +251,27 @@ def _content(question: Question, rule: Rule, first: str, second: str) -> str:
     return "\n\n".join([*parts, f"[System]\n{rule.prompt}", ""])
 
 
-def _figures(result: LlavaBench) -> dict[str, Any]:
+def _unreadable(scores: Mapping[str, Scores]) -> list[str]:
+    """The questions with a verdict that cannot be read."""
+    return [name for name, each in scores.items() if each.model is None]
+
+
+def _tallies(scores: Mapping[str, Scores], categories: Mapping[str, str]) -> dict[str, Tally]:
+    """What the figures are made of, "overall" first; as officially, without the questions left unread."""
+    read = {
+        name: (each.model, each.reference)
+        for name, each in scores.items()
+        if each.model is not None and each.reference is not None
+    }
+    by_category = {kind: {name: pair for name, pair in read.items() if categories[name] == kind} for kind in CATEGORIES}
+    groups = {"overall": read, **by_category}
+    return {name: Tally(units, share) for name, units in groups.items() if units}
+
+
+def _figures(tallies: Mapping[str, Tally]) -> dict[str, Any]:
     """The relative scores in percent with intervals, and the mean scores of model and reference behind them."""
     figures: dict[str, Any] = {}
-    for name, tally in result.tallies.items():
+    for name, tally in tallies.items():
         sums = [sum(scores) for scores in zip(*tally.units.values(), strict=True)]
         means = dict(zip(("model", "reference"), (total / len(tally.units) for total in sums), strict=True))
         figures[name] = asdict(figure_of(tally)) | means
@@ -282,16 +285,16 @@ def _read_tolerantly(verdict: Verdict[tuple[float, float]]) -> Verdict[tuple[flo
     return replace(verdict, reading=next(filter(None, readings), None))
 
 
-def _pair(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Pair:
+def _scores(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Scores:
     """The mean scores over the orders; one order alone would bring its position's bias in."""
     replies = tuple(verdict.replies[-1] for verdict in verdicts)
     readings = [verdict.reading for verdict in verdicts if verdict.reading]
     if len(readings) < len(verdicts):
-        return Pair(None, None, replies)
+        return Scores(None, None, replies)
     # In the first order the reference stands first, in the second the model.
     scores = [readings[0][::-1], *readings[1:]]
     model, reference = (sum(column) / len(scores) for column in zip(*scores, strict=True))
-    return Pair(model, reference, replies)
+    return Scores(model, reference, replies)
 
 
 def _hash(system: str, rules: Mapping[str, Rule]) -> str:

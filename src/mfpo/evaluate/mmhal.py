@@ -6,15 +6,17 @@ A rating below 3 is a hallucination. Ratings by different judges or prompts are 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, read_answers, thinking
+from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers
+from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark, nested
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
-from mfpo.evaluate.judge import Judge, Template, Verdict
+from mfpo.evaluate.judge import Judge, Template, read_template
 from mfpo.files import read_field, read_json, read_texts
+from mfpo.settings import about
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 # The parts of the official prompt, in its order.
@@ -77,7 +79,7 @@ The model's answer: {answer}
 
 
 @dataclass(frozen=True)
-class Question:
+class MmhalQuestion:
     """A question; `number` is its place in the file, from 0, by which answers name it."""
 
     number: str
@@ -96,64 +98,74 @@ class Rating(NamedTuple):
     tolerant: int | None
 
 
-@dataclass(frozen=True)
-class Mmhal:
-    """The verdict on each answered question, by its number, and what the figures need besides."""
+@dataclass(frozen=True, kw_only=True)
+class Mmhal(Result):
+    """Headline figures, by type as "counting.score", where an unreadable rating is 0; both readings of each verdict."""
 
-    verdicts: Mapping[str, Verdict[Rating]]
-    kinds: Mapping[str, str]
-    missing: int
-    empty: int
-    official_prompt: bool
-    thinking: dict[str, int] = field(default_factory=dict)
+    official: Mapping[str, int | None]
+    tolerant: Mapping[str, int | None]
+    judge: Mapping[str, Any]
 
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        """What the headline figures are made of, for comparisons, as "counting.score"; unreadable is 0, officially."""
-        ratings = {name: _official(verdict) or 0 for name, verdict in self.verdicts.items()}
-        tallies = _rate(ratings)
-        for kind in TYPES:
-            of_kind = {name: rating for name, rating in ratings.items() if self.kinds[name] == kind}
-            if of_kind:
-                tallies |= {f"{kind}.{figure}": tally for figure, tally in _rate(of_kind).items()}
-        return tallies
+    def json(self) -> dict[str, Any]:
+        """The figures with intervals, by the official rule, without what it cannot read, and by the tolerant rule."""
+        figures = {name: asdict(figure) for name, figure in self.figures.items()}
+        return {
+            **{name: figure for name, figure in figures.items() if "." not in name},
+            "by_type": nested({name: figure for name, figure in figures.items() if "." in name}),
+            **self.facts,
+            "without_unreadable": _figures(self.official),
+            "tolerant": _figures(self.tolerant) | {"unreadable": list(self.tolerant.values()).count(None)},
+            "judge": self.judge,
+            "details": list(self.details),
+        }
 
 
+@benchmark("mmhal")
 def mmhal(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    judge: Judge,
+    answers: Path | Sequence[Answer],
+    annotations: Path | Sequence[MmhalQuestion],
     *,
-    template: Template = DEFAULT,
-    allow_missing: bool = False,
+    judge: Judge,
+    template: Annotated[Path | None, about("text of the judge's prompt; docs/judges.md")] = None,
+    allow_missing: AllowMissing = False,
 ) -> Mmhal:
-    """Have each answer rated, as official: one message, temperature 0, 512 tokens.
+    """MMHal-Bench: a judge's ratings from 0 to 6 and the rate of hallucinations (Sun et al. 2023).
 
-    Raises MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
-    (`allow_missing` counts them instead), and when the judge fails for good.
+    The annotations are its template file.
+
+    Example: mfpo eval mmhal answers.jsonl --annotations mmhal-bench_answer_template.json --judge gpt-4-1106-preview
+
+    As officially, each answer is rated by one message, at temperature 0, with 512 tokens. Raises MfpoError when ids are
+    unknown or double, when an answer is to another question, when answers are missing (`allow_missing` counts them
+    instead), and when the judge fails for good.
     """
-    given = check_asked(
-        answers,
-        {question.number: Asked(question.text, (question.image_id, question.image_file)) for question in questions},
-        "MMHal-Bench, numbered from 0",
-        allow_missing=allow_missing,
-    )
-    prompts = {}
-    for question in questions:
-        if question.number not in given:
-            continue
-        contents = ", ".join(question.contents)
-        # The official script takes Muffin's role name out of the answers.
-        said = given[question.number].text.replace("Assistant:", "").strip()
-        text = template.fill(contents, question.text, question.human_answer, said)
-        prompts[question.number] = [{"role": "user", "content": text}]
+    questions = load_mmhal(annotations) if isinstance(annotations, Path) else annotations
+    if isinstance(answers, Path):
+        answers = read_mmhal_answers(answers, questions)
+    prompt = read_template(template, PLACES) if template else DEFAULT
+    asked = {question.number: Asked(question.text, (question.image_id, question.image_file)) for question in questions}
+    given = check_asked(answers, asked, "MMHal-Bench, numbered from 0", allow_missing=allow_missing)
+    prompts = {
+        question.number: [{"role": "user", "content": _content(prompt, question, given[question.number])}]
+        for question in questions
+        if question.number in given
+    }
+    verdicts = judge.ask(prompts, read_rating, temperature=0.0, max_tokens=512)
+    kinds = {question.number: question.kind for question in questions}
+    official = {name: verdict.reading.official if verdict.reading else None for name, verdict in verdicts.items()}
+    tolerant = {name: verdict.reading.tolerant if verdict.reading else None for name, verdict in verdicts.items()}
+    unreadable = [name for name, rating in official.items() if rating is None]
     return Mmhal(
-        verdicts=judge.ask(prompts, read_rating, temperature=0.0, max_tokens=512),
-        kinds={question.number: question.kind for question in questions},
-        missing=len(questions) - len(given),
-        empty=sum(not answer.text.strip() for answer in given.values()),
-        thinking=thinking(given.values()),
-        official_prompt=template.is_the_one(_OFFICIAL),
+        _tallies(official, kinds),
+        facts={"official_prompt": prompt.is_the_one(_OFFICIAL)} | judged_counts(given, len(questions), unreadable),
+        details=[
+            {"question_id": name, "type": kinds[name], "rating": official[name], "tolerant": tolerant[name]}
+            | {"reply": verdict.replies[-1]}
+            for name, verdict in verdicts.items()
+        ],
+        official=official,
+        tolerant=tolerant,
+        judge=judge.report(),
     )
 
 
@@ -178,38 +190,7 @@ def read_rating(reply: str) -> Rating | None:
     return None if rating == (None, None) else rating
 
 
-def mmhal_json(result: Mmhal, judge: Judge) -> dict[str, Any]:
-    """The figures with intervals, by the official rule, without what it cannot read, and by the tolerant rule."""
-    official = {name: _official(verdict) for name, verdict in result.verdicts.items()}
-    tolerant = {name: verdict.reading and verdict.reading.tolerant for name, verdict in result.verdicts.items()}
-    unreadable = [name for name, rating in official.items() if rating is None]
-    figures: dict[str, Any] = {}
-    by_type: dict[str, Any] = {}
-    for name, tally in result.tallies.items():
-        kind, _, figure = name.rpartition(".")
-        place = by_type.setdefault(kind, {}) if kind else figures
-        place[figure] = asdict(figure_of(tally))
-    return figures | {
-        "by_type": by_type,
-        "official_prompt": result.official_prompt,
-        "answers": len(result.verdicts),
-        "missing": result.missing,
-        "empty": result.empty,
-        **result.thinking,
-        "unreadable": len(unreadable),
-        "unreadable_questions": unreadable,
-        "without_unreadable": _figures(official),
-        "tolerant": _figures(tolerant) | {"unreadable": sum(rating is None for rating in tolerant.values())},
-        "judge": judge.report(),
-        "details": [
-            {"question_id": name, "type": result.kinds[name], "rating": official[name], "tolerant": tolerant[name]}
-            | {"reply": verdict.replies[-1]}
-            for name, verdict in result.verdicts.items()
-        ],
-    }
-
-
-def load_mmhal(path: Path) -> list[Question]:
+def load_mmhal(path: Path) -> list[MmhalQuestion]:
     """Read the benchmark's own file (mmhal-bench_answer_template.json). Raises MfpoError when it is another."""
     rows = read_json(path)
     try:
@@ -227,7 +208,7 @@ def load_mmhal(path: Path) -> list[Question]:
     return questions
 
 
-def read_mmhal_answers(path: Path, questions: Sequence[Question]) -> list[Answer]:
+def read_mmhal_answers(path: Path, questions: Sequence[MmhalQuestion]) -> list[Answer]:
     """Read answers: JSONL, or the benchmark's file with `model_answer` filled in.
 
     A row names its question by `question_id` (its number, from 0) or `image_id`. Where no row names any, there must be
@@ -258,8 +239,8 @@ def _name(answer: Answer, numbers: Mapping[str, str]) -> str | None:
     return next(known, answer.question_id or answer.image_id)
 
 
-def _question(number: str, row: Mapping[str, Any]) -> Question:
-    return Question(
+def _question(number: str, row: Mapping[str, Any]) -> MmhalQuestion:
+    return MmhalQuestion(
         number,
         read_field(row, "question_type"),
         read_field(row, "image_id"),
@@ -270,8 +251,21 @@ def _question(number: str, row: Mapping[str, Any]) -> Question:
     )
 
 
-def _official(verdict: Verdict[Rating]) -> int | None:
-    return verdict.reading.official if verdict.reading else None
+def _content(prompt: Template, question: MmhalQuestion, answer: Answer) -> str:
+    # The official script takes Muffin's role name out of the answers.
+    said = answer.text.replace("Assistant:", "").strip()
+    return prompt.fill(", ".join(question.contents), question.text, question.human_answer, said)
+
+
+def _tallies(official: Mapping[str, int | None], kinds: Mapping[str, str]) -> dict[str, Tally]:
+    """The figures of all questions and of each type; officially, what is unreadable is 0."""
+    ratings = {name: rating or 0 for name, rating in official.items()}
+    tallies = _rate(ratings)
+    for kind in TYPES:
+        of_kind = {name: rating for name, rating in ratings.items() if kinds[name] == kind}
+        if of_kind:
+            tallies |= {f"{kind}.{figure}": tally for figure, tally in _rate(of_kind).items()}
+    return tallies
 
 
 def _rate(ratings: Mapping[str, int]) -> dict[str, Tally]:

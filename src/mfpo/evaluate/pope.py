@@ -9,16 +9,15 @@ from typing import Any
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, read_answers
+from mfpo.evaluate.benchmark import AllowMissing, PlainResult, Result, benchmark
 from mfpo.evaluate.existence import (
-    Existence,
-    Question,
+    YesNoQuestion,
     asked_of,
     existence,
     load_questions,
     read_as_pope,
     read_existence_answers,
 )
-from mfpo.evaluate.figures import Tally
 from mfpo.files import some
 
 SPLITS = ("random", "popular", "adversarial")
@@ -28,51 +27,70 @@ SPLITS = ("random", "popular", "adversarial")
 class Split:
     """One split's figures as POPE's script reads the answers, and as `read_yes_no` does."""
 
-    official: Existence
-    tolerant: Existence
+    official: PlainResult
+    tolerant: PlainResult
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pope(Result):
+    """The official figures, as "popular.f1", and both readings of each split; `asked` counts each split's questions."""
+
+    splits: Mapping[str, Split]
+    asked: Mapping[str, int]
+
+    def json(self) -> dict[str, Any]:
+        """By split, official figures with intervals, counts, and the figures where unreadable answers are wrong."""
+        return {
+            split: _split_json(self.splits[split]) if split in self.splits else {"questions": 0, "missing": count}
+            for split, count in self.asked.items()
+        }
+
+
+@benchmark("pope")
 def pope(
-    answers: Mapping[str, Sequence[Answer]], questions: Mapping[str, Sequence[Question]], *, allow_missing: bool = False
-) -> dict[str, Split]:
-    """Score the answers of each split.
+    answers: Path | Sequence[Path] | Mapping[str, Sequence[Answer]],
+    annotations: Path | Mapping[str, Sequence[YesNoQuestion]],
+    *,
+    allow_missing: AllowMissing = False,
+) -> Pope:
+    """POPE by its three splits (Li et al. 2023).
 
-    Raises MfpoError as `existence` does, and when a split has answers but no questions, or no answers;
-    `allow_missing` lets the latter pass.
+    The answers are a file a split, its name in the file's; their folder; or one file of all. The annotations are the
+    folder of POPE's question files.
+
+    Example: mfpo eval pope answers/ --annotations pope --json pope.json
+
+    In memory, answers and questions are by split. Raises MfpoError as `read_pope` and `existence` do, and when a split
+    has answers but no questions, or no answers; `allow_missing` lets the latter pass.
     """
-    strange = [split for split in answers if split not in questions]
+    if isinstance(annotations, Path):
+        assert not isinstance(answers, Mapping)
+        answers, annotations = read_pope([answers] if isinstance(answers, Path) else answers, annotations)
+    assert isinstance(answers, Mapping)
+    strange = [split for split in answers if split not in annotations]
     if strange:
         raise MfpoError(f"there are answers to the split {some(strange)}, but no questions; give them by --annotations")
-    missing = [split for split in questions if split not in answers]
+    missing = [split for split in annotations if split not in answers]
     if missing and not allow_missing:
         raise MfpoError(
-            f"there are no answers to the split {some(missing)}; give them, or score the others with --allow-missing"
+            f"there are no answers to the split {some(missing)}; give them, or score the others with allow_missing=true"
         )
-    scored = {}
+    splits = {}
     for split, given in answers.items():
-        score = partial(
-            existence, given, questions[split], allow_missing=allow_missing, benchmark=f"POPE's split {split}"
-        )
-        scored[split] = Split(score(read=read_as_pope), score())
-    return scored
-
-
-def pope_tallies(scored: Mapping[str, Split]) -> dict[str, Tally]:
-    """What the official figures are made of, for comparisons, as "popular.f1"."""
-    return {
-        f"{split}.{name}": tally for split, score in scored.items() for name, tally in score.official.tallies.items()
+        name = f"POPE's split {split}"
+        score = partial(existence, given, annotations[split], allow_missing=allow_missing, name=name)
+        splits[split] = Split(score(read=read_as_pope), score())
+    tallies = {
+        f"{split}.{figure}": tally
+        for split, scored in splits.items()
+        for figure, tally in scored.official.tallies.items()
     }
+    return Pope(tallies, splits=splits, asked={split: len(questions) for split, questions in annotations.items()})
 
 
-def pope_json(scored: Mapping[str, Split], questions: Mapping[str, Sequence[Question]]) -> dict[str, Any]:
-    """By split, the official figures with intervals, the counts, and the figures where unreadable answers are wrong."""
-    return {
-        split: _split_json(scored[split]) if split in scored else {"questions": 0, "missing": len(asked)}
-        for split, asked in questions.items()
-    }
-
-
-def read_pope(answers: Sequence[Path], annotations: Path) -> tuple[dict[str, list[Answer]], dict[str, list[Question]]]:
+def read_pope(
+    answers: Sequence[Path], annotations: Path
+) -> tuple[dict[str, list[Answer]], dict[str, list[YesNoQuestion]]]:
     """Answers and questions by split, from a file a split or their folders; one file may hold all answers (`by_split`).
 
     Raises MfpoError as `split_files` and `by_split` do.
@@ -87,7 +105,7 @@ def read_pope(answers: Sequence[Path], annotations: Path) -> tuple[dict[str, lis
 
 
 def by_split(
-    answers: Sequence[Answer], questions: Mapping[str, Sequence[Question]], path: Path
+    answers: Sequence[Answer], questions: Mapping[str, Sequence[YesNoQuestion]], path: Path
 ) -> dict[str, list[Answer]]:
     """The answers to all questions in one file, as LLaVA has them: one split after the other, in any order of splits.
 
@@ -159,11 +177,9 @@ def _in_folder(folder: Path) -> list[Path]:
     return files + jsons
 
 
-def _split_json(score: Split) -> dict[str, Any]:
-    counts = {"questions": score.official.questions, "missing": score.official.missing}
-    tolerant = {"unreadable": score.tolerant.unreadable, "tolerant": _figures(score.tolerant)}
-    return _figures(score.official) | counts | score.official.thinking | tolerant
-
-
-def _figures(score: Existence) -> dict[str, Any]:
-    return {name: asdict(figure) for name, figure in score.intervals.items()}
+def _split_json(split: Split) -> dict[str, Any]:
+    figures, tolerant = (
+        {name: asdict(figure) for name, figure in result.figures.items()} for result in (split.official, split.tolerant)
+    )
+    facts = {name: fact for name, fact in split.official.facts.items() if name != "unreadable"}
+    return figures | facts | {"unreadable": split.tolerant.facts["unreadable"], "tolerant": tolerant}

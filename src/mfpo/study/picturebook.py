@@ -13,9 +13,10 @@ from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
 from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.chair import chair, load_annotations
+from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
+from mfpo.evaluate.truth import load_annotations
 from mfpo.folders import write_text
 from mfpo.models import model_files
 from mfpo.picturebook import WEIGHTS

@@ -12,14 +12,12 @@ import numpy as np
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import SettingError
-from mfpo.evaluate.amber import amber, amber_file, load_amber
-from mfpo.evaluate.amber_words import open_reading
-from mfpo.evaluate.answers import read_answers
+from mfpo.evaluate.amber import amber_file
+from mfpo.evaluate.benchmark import score
 from mfpo.evaluate.figures import Tally
-from mfpo.evaluate.judge import JudgeSettings
-from mfpo.evaluate.judged import judge_llava_bench, judge_mmhal, judge_object_halbench
 from mfpo.evaluate.llava_bench import load_llava_bench
 from mfpo.evaluate.mmhal import TYPES
+from mfpo.evaluate.settings import JudgeSettings
 from mfpo.files import read_rows
 from mfpo.folders import fingerprint
 from mfpo.image_names import image_key
@@ -142,27 +140,24 @@ class RealScale:
 
     def _objhal(self, answers: Path, questions: Path) -> dict[str, Array]:
         truth = Path(str(self.settings.objhal_truth))
-        tallies = judge_object_halbench(answers, truth, judge=self.judge, questions=questions)[0].tallies
+        tallies = score("object-halbench", answers, truth, judge=self.judge, questions=questions).tallies
         # What no judge could read is in no tally.
         images = (image_key(str(row["image"])) for _, row in read_rows(questions))
         return counts_of({"chair_s": tallies["chair_s_refined"], "chair_i": tallies["chair_i"]}, images)
 
     def _amber(self, answers: Path, folder: Path) -> dict[str, Array]:
-        benchmark = load_amber(folder)
-        tallies = amber(read_answers(answers), benchmark, open_reading(benchmark.words)).tallies
+        tallies = score("amber", answers, folder).tallies
         counts = counts_of({name: tallies[f"generative.{key}"] for name, key in _AMBER.items()})
         clean, all_of = counts["amber_hal"].T
         return counts | {"amber_hal": np.stack([all_of - clean, all_of], axis=1)}  # the tally counts what is right
 
     def _mmhal(self, answers: Path, template: Path) -> dict[str, Array]:
-        assert self.judge, "the settings ask for one"
-        tallies = judge_mmhal(answers, template, judge=self.judge)[0].tallies
+        tallies = score("mmhal", answers, template, judge=self.judge).tallies
         overall = {"mmhal_score": tallies["score"], "mmhal_rate": tallies["hallucination_rate"]}
         return counts_of(overall | {f"mmhal_{kind}": tallies[f"{kind}.score"] for kind in TYPES})
 
     def _llava_bench(self, answers: Path, folder: Path) -> dict[str, Array]:
-        assert self.judge, "the settings ask for one"
-        tallies = judge_llava_bench(answers, folder, judge=self.judge)[0].tallies
+        tallies = score("llava-bench", answers, folder, judge=self.judge).tallies
         questions = load_llava_bench(folder).questions
         counts: dict[str, Array] = {}
         for kind, name in _LLAVA_BENCH.items():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfpo.errors import SettingError
-from mfpo.evaluate.chair import load_annotations
+from mfpo.evaluate.truth import load_annotations
 from mfpo.picturebook import model_folder
 from mfpo.settings import Settings, read_settings, setting
 from mfpo.train.settings import TrainSettings

@@ -1,0 +1,97 @@
+"""CHAIR's ground truth: the COCO classes in each image, from instances and reference captions."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mfpo.class_names import coco_class
+from mfpo.coco import read_coco
+from mfpo.errors import MfpoError
+from mfpo.files import read_id, read_rows, some
+from mfpo.image_names import ByImage
+from mfpo.objects import mentions
+
+# Id, file name and COCO classes of an image.
+Truth = tuple[str, str | None, frozenset[str]]
+
+
+def load_annotations(path: Path) -> ByImage[frozenset[str]]:
+    """The COCO classes in each image; docs/evaluate.md says how its image is found for a caption.
+
+    Reads JSONL or JSONL.gz with `image_id` and `objects` (a list of class names), and COCO's instances JSON, where an
+    image without annotations holds nothing. Raises MfpoError for a file of another form or a class that is not COCO's.
+    """
+    truth = ByImage[frozenset[str]](path)
+    for image_id, name, objects in _read_truth(path):
+        key = truth.add(image_id, name)
+        truth[key] = truth.get(key, frozenset()) | objects
+    return truth
+
+
+def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path) -> int:
+    """Write CHAIR's ground truth to a JSONL file (`.gz` too) that `load_annotations` reads; return the images in it.
+
+    An image holds the classes of its instances, and those that its reference captions name (section 2.1). COCO's files
+    of several splits go into one. Raises MfpoError for a file of another form, and when `out` is named otherwise or
+    exists.
+    """
+    if ".jsonl" not in out.suffixes:
+        raise MfpoError(f"{out}: the truth is one JSON object a line; name it .jsonl or .jsonl.gz")
+    if out.exists():
+        raise MfpoError(f"{out} exists already; give another --out or remove it")
+    truth = ByImage[set[str]](out)
+    names: dict[str, dict[str, str]] = {}
+    found = [entry for path in instances for entry in _read_truth(path)]
+    found += [entry for path in captions for entry in _named_in_captions(path)]
+    for image_id, name, objects in found:
+        key = truth.add(image_id, name)
+        truth.setdefault(key, set()).update(objects)
+        # A name that is no number of COCO's goes beside the id.
+        names[key] = {"image_id": key} if key != name else {"image_id": image_id, "file_name": name}
+    rows = "".join(json.dumps({**names[key], "objects": sorted(truth[key])}) + "\n" for key in sorted(truth))
+    data = rows.encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
+    os.replace(partial, out)
+    return len(truth)
+
+
+def _read_truth(path: Path) -> list[Truth]:
+    images = list(_from_rows(path) if ".jsonl" in path.suffixes else _from_instances(path))
+    classes = {name: coco_class(name) for name in {name for _, _, objects in images for name in objects}}
+    unknown = sorted(repr(name[:40])[1:-1] for name, known in classes.items() if known is None)
+    if unknown:
+        raise MfpoError(f"{path}: {some(unknown)} not among COCO's 80 classes, the only ones that CHAIR looks for")
+    return [(id, name, frozenset(str(classes[one]) for one in objects)) for id, name, objects in images]
+
+
+def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    images = ByImage[tuple[str, set[str]]](path)
+    for where, row in read_rows(path):
+        image_id, objects = read_id(row, ("image_id",), where), row.get("objects")
+        if image_id is None or not isinstance(objects, list) or not all(isinstance(name, str) for name in objects):
+            raise MfpoError(f'{where}: must be {{"image_id": ..., "objects": ["class", ...]}}')
+        name = read_id(row, ("file_name",), where) or (None if image_id.isdecimal() else image_id)
+        before, same = images.setdefault(images.add(image_id, name), (where, set(objects)))
+        if same != set(objects):
+            raise MfpoError(
+                f"{where}: image {some([image_id])} comes a second time, with other objects than in "
+                f"{before.rpartition(', ')[2]}; give each image once"
+            )
+        yield image_id, name, objects
+
+
+def _from_instances(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
+    images = read_coco(path, "instances")
+    if not any(image.annotations for image in images):
+        raise MfpoError(f"{path}: has no annotations, by which all objects would be hallucinated; give the whole file")
+    for image in images:
+        yield image.id, image.name, [name for name, _ in image.annotations]
+
+
+def _named_in_captions(path: Path) -> Iterator[Truth]:
+    for image in read_coco(path, "captions"):
+        yield image.id, image.name, frozenset(m.category for caption, _ in image.annotations for m in mentions(caption))
