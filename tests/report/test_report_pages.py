@@ -165,6 +165,7 @@ def test_demo_report_has_every_section(tmp_path):
     html = page.read_text()
     assert html.count('<mark class="present" title="dog: in the image">dog</mark>') == 2
     assert html.count('<mark class="absent" title="cat: not in the image">cat</mark>') == 2
+    assert "chosen, rejected image" not in html  # which no row has
     assert "script" not in reader.tags
     assert all(src.startswith("data:") for src in reader.values("src"))
 

@@ -49,7 +49,8 @@ def experiments(monkeypatch) -> dict[str, list[int]]:
 
 
 def test_kept_scores_make_the_page_of_the_docs_without_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("mfpo.study.study.train", lambda *given: pytest.fail("trained"))
+    monkeypatch.setattr("mfpo.study.picturebook.PictureBookScale.score", lambda *given: pytest.fail("scored again"))
+    monkeypatch.setattr("mfpo.study.study.train", lambda *given: pytest.fail("trained again"))
     docs = Path(__file__).parents[2] / "docs" / "reproduce"
     with ZipFile(docs / "scores.zip") as kept:
         kept.extractall(tmp_path / "scores")

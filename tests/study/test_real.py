@@ -187,7 +187,7 @@ def judged(reference_data, tiny_llava, tmp_path, monkeypatch) -> Study:
     AMBER's queries lie where its repository has them.
     """
 
-    def canned(questions, model, images, out, **settings):
+    def canned(questions, model, images, out, settings):
         text = questions.read_text()
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
         named = [row.get("id", row.get("question_id", number)) for number, row in enumerate(rows)]

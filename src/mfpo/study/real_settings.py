@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfpo.errors import SettingError
-from mfpo.evaluate.truth import load_annotations
 from mfpo.picturebook import model_folder
 from mfpo.settings import Settings, read_settings, setting
 from mfpo.train.settings import TrainSettings
@@ -80,4 +79,6 @@ def check_paths(settings: RealSettings) -> None:
         if path and not Path(path).exists():
             raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
     if settings.objhal_truth:
+        from mfpo.evaluate.truth import load_annotations  # a mistake above is told before it is imported
+
         load_annotations(Path(settings.objhal_truth))
