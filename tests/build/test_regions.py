@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import Search, Segmenter, is_named, match_regions, open_segmenter
+from mfpo.build.regions import Search, Segmenter, open_segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.regions.matching import is_named, match_regions
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import decode_mask, encode_mask

@@ -18,7 +18,8 @@ from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.rank import levels as curriculum
-from mfpo.rank.levels import cut_levels, rank, stages
+from mfpo.rank.levels import cut_levels, stages
+from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import column, read_dataset
 from mfpo.settings import from_mapping

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from mfpo.errors import MfpoError
 from mfpo.files import read_rows
-from mfpo.folders import lock
+from mfpo.folders import lock, write_text
 
 Row = dict[str, Any]
 # Asks questions; gives each with `text`, or with `text` None and the `error`, in any order.
@@ -110,9 +110,7 @@ def _whole_lines(path: Path) -> Iterator[Row]:
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:
-    whole = path.with_name(path.name + ".whole")
-    whole.write_text("".join(map(_dumps, rows)), encoding="utf-8")
-    os.replace(whole, path)
+    write_text(path, "".join(map(_dumps, rows)))
 
 
 def _dumps(row: Row) -> str:

@@ -13,7 +13,8 @@ from mfpo.answer.collect import Answered, Row, check_out, collect
 from mfpo.answer.openai_client import complete, explain, longest_answer, open_client, side_by_side
 from mfpo.answer.questions import read_questions
 from mfpo.errors import MfpoError
-from mfpo.records import IMAGE_PLACE, content_parts, load_image
+from mfpo.images import load_image
+from mfpo.records import IMAGE_PLACE, content_parts
 
 if TYPE_CHECKING:
     from openai import OpenAI

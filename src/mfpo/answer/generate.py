@@ -18,8 +18,8 @@ from mfpo.answer.questions import read_questions
 from mfpo.answer.settings import GreedySettings, OPERASettings, VCDSettings
 from mfpo.answer.vcd import vcd
 from mfpo.errors import MfpoError
+from mfpo.images import decode_image, load_image
 from mfpo.models import cache_argument, encode_questions, load_model, load_processor, model_files
-from mfpo.records import decode_image, load_image
 
 
 def answer(

@@ -11,7 +11,7 @@ from transformers import LogitsProcessor
 
 from mfpo.answer.settings import VCDSettings
 from mfpo.build.noise import alpha_bar
-from mfpo.build.stages import generator
+from mfpo.build.steps import generator
 from mfpo.errors import MfpoError
 from mfpo.models import encode_questions
 

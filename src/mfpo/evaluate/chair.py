@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, answered, check_captions, thinking
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.files import read_id, read_rows, some
+from mfpo.folders import whole_file
 from mfpo.image_names import ByImage, find_all, image_key
 from mfpo.objects import Mention, mentions
 
@@ -142,10 +142,8 @@ def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path
         names[key] = {"image_id": key} if key != name else {"image_id": image_id, "file_name": name}
     rows = "".join(json.dumps({**names[key], "objects": sorted(truth[key])}) + "\n" for key in sorted(truth))
     data = rows.encode()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
-    os.replace(partial, out)
+    with whole_file(out) as partial:
+        partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
     return len(truth)
 
 

@@ -8,13 +8,14 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 
 from mfpo.errors import SettingError
+from mfpo.images import encode_image
 from mfpo.masks import encode_mask
 from mfpo.models import encode_questions, load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.drawings import KINDS, RGB
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, noun_phrase, place
-from mfpo.records import NamedMask, Origin, SourceRecord, encode_image, new_record
+from mfpo.records import NamedMask, Origin, SourceRecord, new_record
 
 PairKind = Literal["corrected", "ranked"]
 
@@ -56,6 +57,10 @@ class PictureBook:
     def __init__(self, count: int, *, seed: int = 0, split: str = "pairs", kind: PairKind = "corrected") -> None:
         scene_seeds(split, seed)  # an error now, not when the first row is asked for
         self.count, self.seed, self.split, self.kind = count, seed, split, kind
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"picturebook": self.count, "seed": self.seed, "split": self.split, "kind": self.kind}
 
     def __len__(self) -> int:
         return self.count

@@ -16,7 +16,7 @@ from mfpo.answer.generate import greedy
 from mfpo.answer.settings import GreedySettings
 from mfpo.build.noise import add_noise
 from mfpo.build.settings import STEPS, Schedule
-from mfpo.build.stages import generator
+from mfpo.build.steps import generator
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
 from mfpo.folders import versions, whole_folder, write_json

@@ -11,7 +11,8 @@ import yaml
 from markupsafe import Markup
 
 from mfpo.errors import MfpoError, brief
-from mfpo.records import column, decode_image, load_image
+from mfpo.images import decode_image, load_image
+from mfpo.records import column
 from mfpo.report import plots, scores
 from mfpo.report.samples import Picture, evenly, picture, thumbnail
 from mfpo.report.texts import Piece, cut, object_spans
