@@ -365,17 +365,6 @@ def test_a_record_whose_image_breaks_off_does_not_spoil_the_others(write_pairs: 
     assert set(summary["stage_seconds"]) == {"read", "keywords", "regions", "noise", "write"}
 
 
-def test_other_settings_do_not_go_on_from_a_stopped_run(tmp_path: Path) -> None:
-    def fail(rows: Iterable) -> Iterator:
-        yield from list(rows)[:5]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build_into(Drawn(10), tmp_path / "out", SMALL, DatasetRegions(), progress=fail)
-    build_into(Drawn(10), tmp_path / "out", BuildSettings(shard_size=4, seed=1), DatasetRegions())
-    assert {row["seed"] for row in read_dataset(tmp_path / "out")["corruption"]} == {1}
-
-
 def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -238,7 +238,7 @@ def test_a_picture_without_objects_has_no_regions() -> None:
 @pytest.mark.parametrize("segmentation", [None, [1, 2, 3], {"size": [40, 60]}, {"size": [40, 60], "counts": None}])
 def test_a_broken_annotation_sets_its_row_aside(segmentation: object, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, segmentation)]))
-    with pytest.raises(RecordError, match=r"annotations of image 42 in .* are broken"):
+    with pytest.raises(RecordError, match=r"annotations of image '42' in .* are broken"):
         regions_of(segment, search_for("dog"))
 
 

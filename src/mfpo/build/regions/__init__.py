@@ -84,4 +84,6 @@ def check_choice(choice: str) -> None:
         own = [own for own in SEGMENTERS if own not in NAMES]
         raise MfpoError(f"no regions are named {brief(choice)}; {CHOICES}" + (f", or {', '.join(own)}" if own else ""))
     if bool(equals) != bool(where) or (name in ("coco", "lisa") and not where):
-        raise MfpoError(f"--regions {choice} names no file or model behind {name}; {CHOICES}")
+        raise MfpoError(f"regions {brief(choice)} lacks the file or model; {CHOICES}")
+    if name == "dataset" and where:
+        raise MfpoError(f"regions {brief(choice)} takes nothing behind dataset; {CHOICES}")

@@ -11,8 +11,6 @@ from mfpo.records import Region
 
 @segmenter("dataset")
 def open_dataset(where: str, settings: RegionSettings) -> "DatasetRegions":
-    if where:
-        raise MfpoError(f"--regions dataset={where}: the source brings its masks itself; write --regions dataset")
     return DatasetRegions(settings)
 
 
