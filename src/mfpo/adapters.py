@@ -121,7 +121,7 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
             f"{path}: its adapter does not fit its base, or its adapter_config.json is wrong ({first_line(error)})"
         ) from None
     if lost:
-        raise MfpoError(f"{path}: peft cannot place {len(lost)} of its adapter's tensors, such as {brief(lost[0])}")
+        raise MfpoError(f"{path}: peft cannot place {len(lost)} of its adapter's tensors, such as {lost[0][:100]!r}")
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     scales = [scale for layer in layers for scale in getattr(layer, "scaling", {}).values()]
     if not all(scale > 0 and math.isfinite(scale) for scale in scales):
@@ -159,7 +159,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise MfpoError(f"{path}: its adapter cannot be loaded ({first_line(error)})") from None
     broken = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     if broken:
-        raise MfpoError(f"{path}: its adapter holds values that are not finite, in {brief(min(broken))}")
+        raise MfpoError(f"{path}: its adapter holds values that are not finite, in {min(broken)[:100]!r}")
     return tensors
 
 
@@ -234,7 +234,7 @@ def _check_tensors(
         ],
     }
     found = [
-        f"{len(names)} tensors are {fault}, such as {brief(min(names))}" for fault, names in faults.items() if names
+        f"{len(names)} tensors are {fault}, such as {min(names)[:100]!r}" for fault, names in faults.items() if names
     ]
     if found:
         raise MfpoError(f"{path}: its adapter does not fit its base: {'; '.join(found)}")

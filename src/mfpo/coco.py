@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from mfpo.errors import MfpoError, brief
+from mfpo.errors import MfpoError
 from mfpo.files import read_json
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def _by_id(content: Any, part: str) -> dict[str, tuple[str, dict[str, Any]]]:
     for where, entry in _entries(content, part):
         id = _id(entry, "id", where)
         if id in found:
-            raise _Fault(f"two of its {part} have the id {brief(id)}", where)
+            raise _Fault(f"two of its {part} have the id {id[:40]}", where)
         found[id] = where, entry
     return found
 
@@ -95,7 +95,7 @@ def _references(annotations: Iterable[tuple[str, dict[str, Any]]], key: str, kno
     unknown = [id for id in ids if id not in known]
     if unknown:
         raise _Fault(
-            f"it has annotations of {brief(unknown[0])}, but no entry with this id",
+            f"it has annotations of {unknown[0][:40]}, but no entry with this id",
             f", {key} of {len(unknown)} of {len(ids)} annotations",
         )
     return ids
@@ -106,14 +106,14 @@ def _id(entry: dict[str, Any], key: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isprintable() or value == "":
-        raise _Fault(f"{key} is {brief(value)}, but must be a whole number or a text", where)
+        raise _Fault(f"{key} is {repr(value)[:40]}, but must be a whole number or a text", where)
     return str(value)
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
     value = entry.get(key)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise _Fault(f"{key} is {brief(value)}, but must be a text", where)
+        raise _Fault(f"{key} is {repr(value)[:40]}, but must be a text", where)
     return value
 
 

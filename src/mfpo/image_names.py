@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from mfpo.errors import MfpoError, RecordError, brief
+from mfpo.errors import MfpoError, RecordError
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class ByImage(dict[str, T]):
             self._names[way].add(key)
         if is_number and key == number and self._spellings.setdefault(key, digits) != digits:
             raise MfpoError(
-                f"{self._file}: {brief(self._spellings[key])} and {brief(digits)} may be one image or two; "
+                f"{self._file}: {self._spellings[key][:40]} and {digits[:40]} may be one image or two; "
                 "write the number of each in one way"
             )
         return key
@@ -83,9 +83,9 @@ class ByImage(dict[str, T]):
             named = next((self._names[way] for way in ways if way in self._names), set())
             found = named or {number} & self.keys() or self._ids.get(called, set())
         if len(found) > 1:
-            names = ", ".join(map(brief, sorted(found)[:3]))
+            names = ", ".join(repr(name[:40]) for name in sorted(found)[:3])
             raise RecordError(
-                f"image {brief(called)} may be any of {len(found)} of {self._file} ({names}); give its file's name"
+                f"image {called[:40]!r} may be any of {len(found)} of {self._file} ({names}); give its file's name"
             )
         return next(iter(found), None)
 

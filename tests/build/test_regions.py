@@ -143,7 +143,7 @@ def test_how_large_a_region_is_can_be_set() -> None:
     ("wrong", "message"),
     [
         ({"smallest_region": 0.9}, "smallest_region 0.9"),
-        ({"largest_region": 1.1}, "largest_region 1.1"),
+        ({"largest_region": 1.1}, "largest_region is 1.1"),
         ({"box_threshold": 1.5}, "box_threshold is 1.5"),
         ({"text_threshold": -0.1}, "text_threshold is -0.1"),
         ({"mask_threshold": float("nan")}, "mask_threshold is nan"),
@@ -238,7 +238,7 @@ def test_a_picture_without_objects_has_no_regions() -> None:
 @pytest.mark.parametrize("segmentation", [None, [1, 2, 3], {"size": [40, 60]}, {"size": [40, 60], "counts": None}])
 def test_a_broken_annotation_sets_its_row_aside(segmentation: object, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, segmentation)]))
-    with pytest.raises(RecordError, match=r"annotations of image '42' in .* are broken"):
+    with pytest.raises(RecordError, match=r"annotations of image 42 in .* are broken"):
         regions_of(segment, search_for("dog"))
 
 

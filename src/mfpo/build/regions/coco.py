@@ -56,7 +56,7 @@ class CocoRegions:
             return [(name, _mask_of(entry, image)) for name, entry in image.annotations if name in named]
         except ValueError as error:
             raise RecordError(
-                f"the annotations of image {brief(image.id)} in {self._file} are broken ({error})"
+                f"the annotations of image {image.id[:40]} in {self._file} are broken ({error})"
             ) from None
 
     def _search(self, search: Search) -> list[Region] | RecordError:
