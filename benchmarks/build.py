@@ -21,17 +21,18 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mfpo.build.pipeline import build
+from mfpo.build.pipeline import build_into
 from mfpo.build.regions import Segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
+from mfpo.images import encode_image
 from mfpo.picturebook.corrections import absent_kinds, correct
 from mfpo.picturebook.scenes import make_scene
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import caption
-from mfpo.records import SourceRecord, encode_image
+from mfpo.records import SourceRecord
 from mfpo.sources import Source, open_source
 
 PHOTOS = Path(os.environ.get("MFPO_REFERENCE_DATA", "../shared/data")) / "photos"
@@ -93,7 +94,7 @@ def compare(source: Source, segmenter: Segmenter, settings: BuildSettings, round
         plain = cost(lambda: recode(source, settings))
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            built = cost(partial(build, source, out, settings, segmenter))
+            built = cost(partial(build_into, source, out, settings, segmenter))
         ratios.append([ours / alone for ours, alone in zip(built, plain, strict=True)])
     cpu, wall = np.median(ratios, axis=0)
     return float(cpu), float(wall)
@@ -118,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peak_rss_of:
         with tempfile.TemporaryDirectory() as folder:
-            build(Scenes(arguments.peak_rss_of), Path(folder) / "out", BuildSettings(), DatasetRegions())
+            build_into(Scenes(arguments.peak_rss_of), Path(folder) / "out", BuildSettings(), DatasetRegions())
         print(own_peak_rss())
         return
     figures: dict[str, float] = {}

@@ -90,7 +90,9 @@ def preference_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from PIL import Image
 
-    from mfpo.records import Record, encode_image, new_record, write_shard
+    from mfpo.images import encode_image
+    from mfpo.records import Record, new_record
+    from mfpo.shards import write_shard
 
     random = np.random.default_rng(0)
     words = ["dog", "cat", "bench", "boat", "kite", "cup", "a red car", "an old clock"]

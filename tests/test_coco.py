@@ -16,13 +16,14 @@ from PIL import Image
 
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.settings import BuildSettings
-from mfpo.build.stages import build_record
+from mfpo.build.steps import build_record
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.truth import load_annotations
+from mfpo.images import encode_image
 from mfpo.masks import decode_mask, encode_mask
-from mfpo.records import encode_image, new_record
+from mfpo.records import new_record
 
 SIZE = (40, 60)
 MASK = np.zeros(SIZE, dtype=bool)

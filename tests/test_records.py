@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from mfpo.errors import MfpoError, RecordError
-from mfpo.records import check_image, decode_image, load_image, new_record, read_dataset
+from mfpo.images import check_image, decode_image, load_image
+from mfpo.records import new_record, read_dataset
 
 
 def encoded(image, kind="PNG", **options):

@@ -16,7 +16,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mfpo.errors import MfpoError, first_line
+from mfpo.errors import MfpoError, brief, first_line
 from mfpo.files import read_json
 
 _PREFIX = "base_model.model."
@@ -76,9 +76,7 @@ def read_config(path: Path) -> PeftConfig:
         typed = isinstance(field.default, int | float) and field.name not in ("init_lora_weights", "init_weights")
         if typed and value is not None and not is_right:
             kind = "true or false" if should_be else "a number"
-            raise MfpoError(
-                f"{path}: {field.name} in its adapter_config.json is {repr(value)[:40]}, but must be {kind}"
-            )
+            raise MfpoError(f"{path}: {field.name} in its adapter_config.json is {brief(value)}, but must be {kind}")
     return config
 
 
@@ -89,13 +87,13 @@ def _check_kinds(path: Path, given: Any) -> None:
     for name in ("target_modules", "exclude_modules"):
         if not isinstance(value := given.get(name), str | list | None):
             raise MfpoError(
-                f"{path}: {name} in its adapter_config.json is {repr(value)[:40]}, but must be a text or a list"
+                f"{path}: {name} in its adapter_config.json is {brief(value)}, but must be a text or a list"
             )
     for name in ("rank_pattern", "alpha_pattern"):
         value = given.get(name, {})
         if not isinstance(value, dict) or not all(isinstance(number, int | float) for number in value.values()):
             raise MfpoError(
-                f"{path}: {name} in its adapter_config.json is {repr(value)[:40]}, but must be an object of numbers"
+                f"{path}: {name} in its adapter_config.json is {brief(value)}, but must be an object of numbers"
             )
 
 

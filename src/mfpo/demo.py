@@ -27,7 +27,7 @@ from mfpo.picturebook.book import FIGURES, draw_book
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.dependence import image_dependence
-from mfpo.rank.levels import rank
+from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import read_dataset
 from mfpo.report import write_report

@@ -1,14 +1,17 @@
-"""Text, JSON and JSONL files that a user gives, read whole, and what their rows hold."""
+"""Text, JSON and JSONL files that a user gives, and what their rows hold."""
 
 import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from mfpo.errors import MfpoError, brief
+from mfpo.errors import MfpoError, brief, first_line
 
+# What may stand before JSON: a byte order mark, and white space.
+_BLANK = b"\xef\xbb\xbf \t\r\n"
 # What Python refuses to read though it is JSON.
 TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
 
@@ -37,40 +40,88 @@ def check_json(text: str, path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file (`.gz` too). Raises MfpoError when it is missing or no UTF-8."""
+    """The text of a file (`.gz` too). Raises MfpoError when it is missing, broken or no UTF-8."""
+    with open_bytes(path) as file:
+        data = file.read()
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MfpoError(f"{path}: cannot be read ({error}); give it as UTF-8 text") from None
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where it is named `.gz`. Raises MfpoError when it is missing or broken."""
+    open_file: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with open_file(path, "rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise MfpoError(f"{path}: cannot be read ({first_line(error)}); was it downloaded whole?") from None
     except OSError as error:
         raise MfpoError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from None
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise MfpoError(f"{path}: cannot be read ({error}); give it as UTF-8 text, or whole if gzipped") from None
+
+
+def beginning(path: Path) -> str:
+    """How a file begins, behind white space and a byte order mark."""
+    with open_bytes(path) as file:
+        return file.read(1000).lstrip(_BLANK).decode(errors="replace")
+
+
+class Entry(NamedTuple):
+    """A line of a file, or an entry of the list in it: where it stands, and the object there or what it is instead."""
+
+    place: str
+    row: dict[str, Any] | None
+    fault: str = ""
+
+
+def stream_rows(path: Path) -> Iterator[Entry]:
+    """What stands in a file, one object a line or all in a list (`.gz` too), whatever its name says.
+
+    Lines stream, a list is read whole. Raises MfpoError when the file is missing or broken, or its list no JSON.
+    """
+    if beginning(path).startswith("["):
+        for number, value in enumerate(read_json(path), start=1):
+            yield _entry(f"entry {number}", value)
+        return
+    with open_bytes(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip(_BLANK):
+                yield _parse(f"line {number}", line)
+
+
+def _parse(place: str, line: bytes) -> Entry:
+    try:
+        return _entry(place, json.loads(line.decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        return Entry(place, None, f"is not UTF-8 text ({error})")
+    except json.JSONDecodeError as error:
+        return Entry(place, None, f"is not valid JSON ({error.msg})")
+    except (ValueError, RecursionError):
+        return Entry(place, None, TOO_LARGE)
+
+
+def _entry(place: str, value: Any) -> Entry:
+    if isinstance(value, dict):
+        return Entry(place, value)
+    return Entry(place, None, f"is a {type(value).__name__}, not a JSON object")
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file, one a line or all in a list (`.gz` too), each with the words that say where it is.
+    """The objects of a file as `stream_rows`, each with the words that say where it is.
 
-    Raises MfpoError when the file is missing, unreadable or empty, or when a line or an entry is no JSON object.
+    Raises MfpoError also when the file is empty, or when a line or an entry is no JSON object.
     """
-    text = read_text(path)
-    check_json(text, path)
-    if text.lstrip().startswith("["):
-        yield from _entries(path)
-        return
-    # Not splitlines: a text may hold other line separators (U+2028), which JSON need not escape.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise MfpoError(f"{where}: not valid JSON ({error.msg}); write one JSON object a line") from None
-        except (ValueError, RecursionError):
-            raise MfpoError(f"{where}: {TOO_LARGE}") from None
-        if not isinstance(row, dict):
-            raise MfpoError(f"{where}: holds a {type(row).__name__}; write one JSON object a line")
-        yield where, row
+    check_json(beginning(path), path)
+    is_empty = True
+    for place, row, fault in stream_rows(path):
+        if row is None:
+            raise MfpoError(f"{path}, {place}: {fault}; write one JSON object a line")
+        is_empty = False
+        yield f"{path}, {place}", row
+    if is_empty:
+        raise MfpoError(f"{path}: is an empty list; give a file with one JSON object a line")
 
 
 def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | None:
@@ -101,7 +152,7 @@ def read_field(row: Mapping[str, Any], key: str) -> str:
     """The text under `key`, in a benchmark's own file. Raises KeyError or TypeError when there is none."""
     value = row[key]
     if not isinstance(value, str):
-        raise TypeError(f"{key} is {repr(value)[:20]}, but must be a text")
+        raise TypeError(f"{key} is {brief(value)}, but must be a text")
     return value
 
 
@@ -109,7 +160,7 @@ def read_texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """The list of texts under `key`, as `read_field`."""
     value = row[key]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"{key} is {repr(value)[:20]}, but must be a list of texts")
+        raise TypeError(f"{key} is {brief(value)}, but must be a list of texts")
     return tuple(value)
 
 
@@ -118,14 +169,3 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(" ".join(name.split())[:80] for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else ""
     )
-
-
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    entries = read_json(path)
-    if not entries:
-        raise MfpoError(f"{path}: is an empty list; give a file with one JSON object an answer")
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}, entry {number}"
-        if not isinstance(entry, dict):
-            raise MfpoError(f"{where}: is a {type(entry).__name__}; give one JSON object an answer")
-        yield where, entry

@@ -7,15 +7,16 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
-from mfpo.errors import MfpoError, SettingError, first_line
+from mfpo.errors import MfpoError, SettingError, brief, first_line
 
 # What a result may depend on.
 _PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pillow")
@@ -98,7 +99,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
     """
     if isinstance(before, dict) and isinstance(now, dict):
         return "; ".join(_difference(k, before.get(k), now.get(k)) for k in before | now if before.get(k) != now.get(k))
-    return f"{name} was {before} and is {now}"
+    return f"{name} was {brief(before)} and is {brief(now)}"
 
 
 def _empty(folder: Path) -> None:
@@ -144,17 +145,48 @@ def check_file(path: Path | None) -> Path | None:
     return path
 
 
+@contextmanager
+def whole_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """Give a path beside `path` to write, in a folder that is made if need be, and rename it to `path` at the end.
+
+    So the file appears whole or not at all. Where several processes may write it at once, as `is_shared` says, each
+    gets a path of its own; else what a killed run left is overwritten.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}{f'.{uuid4().hex}' if is_shared else ''}.partial")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text`, in a folder that is made if need be; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Write `text` as UTF-8, as a `whole_file`."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def provenance_of(thing: Any) -> Any:
+    """What a source or a segmenter is, for `made_by.json`: its own `provenance`, or the name of its class or function.
+
+    >>> provenance_of(check_new)
+    'mfpo.folders.check_new'
+    """
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return getattr(thing, "provenance", f"{named.__module__}.{named.__qualname__}")
+
+
+def file_states(files: Iterable[Path]) -> dict[str, list[int]]:
+    """Size in bytes and time of the last change in ns of each file, by which a killed run knows that it is the same."""
+    found = [(os.path.abspath(file), file.stat()) for file in sorted(files) if file.is_file()]
+    return {name: [state.st_size, state.st_mtime_ns] for name, state in found}
 
 
 def fingerprint(folder: Path, pattern: str) -> str:

@@ -1,5 +1,6 @@
 """Loading a vision-language model and its processor from a folder, or from the hub."""
 
+import hashlib
 import inspect
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -17,10 +19,22 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from mfpo.adapters import merged, read_config
-from mfpo.errors import MfpoError, first_line
+from mfpo.errors import MfpoError, brief, first_line
 from mfpo.folders import fingerprint
 from mfpo.hub import check_model_files, find_model
 from mfpo.records import IMAGE_PLACE, content_parts
+
+# What transformers raises for a file that is missing or broken, depending on how.
+BROKEN = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @contextmanager
@@ -81,9 +95,14 @@ def load_weights(auto_class: Any, path: Path, **options: Any) -> Any:
     """
     try:
         model, loaded = auto_class.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except BROKEN as error:
         raise MfpoError(f"{path}: its weights cannot be loaded ({first_line(error)})") from None
     # transformers fills such weights with random numbers.
     missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
@@ -104,6 +123,15 @@ def model_files(path: Path) -> list[str]:
     """Hashes of the files of the model in the folder `path`; for an adapter of its base's, too."""
     folders = [path, base_of(path)] if (path / "adapter_config.json").is_file() else [path]
     return [fingerprint(folder, "*") for folder in folders]
+
+
+def model_hash(model: Any) -> str:
+    """A hash of the weights of a model in memory, and of its configuration."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def stored_dtype(path: Path) -> torch.dtype:
@@ -175,7 +203,7 @@ def base_of(adapter: Path) -> Path:
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
     folder = find_model(base, revision=config.revision)
     if not os.path.isdir(folder):
-        raise MfpoError(f"{adapter}: its base {base[:80]!r} is no folder here; mend its adapter_config.json")
+        raise MfpoError(f"{adapter}: its base {brief(base)} is no folder here; mend its adapter_config.json")
     if (folder / "adapter_config.json").is_file():
         raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
     return folder

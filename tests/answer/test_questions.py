@@ -12,7 +12,7 @@ from PIL import Image
 from mfpo.answer.collect import Engine, collect
 from mfpo.answer.questions import read_questions
 from mfpo.errors import MfpoError
-from mfpo.records import encode_image, load_image
+from mfpo.images import encode_image, load_image
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mfpo.answer.greedy import greedy
 from mfpo.answer.settings import AnswerSettings
 from mfpo.answer.vcd import Contrast, add_noise, contrast, vcd
 from mfpo.build.noise import alpha_bar
-from mfpo.build.stages import generator
+from mfpo.build.steps import generator
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import encode_questions
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mfpo.images import encode_image
 from mfpo.masks import encode_mask
-from mfpo.records import encode_image
 
 
 @pytest.fixture

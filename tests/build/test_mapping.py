@@ -15,8 +15,9 @@ from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import KeywordSettings, RegionSettings
 from mfpo.errors import RecordError
+from mfpo.images import encode_image
 from mfpo.masks import Mask, encode_mask
-from mfpo.records import NamedMask, Origin, Region, SourceRecord, encode_image, new_record
+from mfpo.records import NamedMask, Origin, Region, SourceRecord, new_record
 from mfpo.sources import open_source
 
 SIZE = (40, 60)

@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mfpo.build.noise import add_noise, alpha_bar, corrupt, random_box
+from mfpo.build.corruptions import CORRUPTIONS
+from mfpo.build.noise import add_noise, alpha_bar, random_box
+from mfpo.build.settings import BuildSettings
 
 GREY = np.full((200, 300, 3), 128, dtype=np.uint8)
 
@@ -81,7 +83,7 @@ def test_region_and_global_and_random_destroy_what_they_say(photo: np.ndarray, m
     shares = {"region": 0.25, "global": 1.0, "random": 0.2}
     for kind, expected in shares.items():
         rng = np.random.default_rng(0)
-        noised, share = corrupt(photo, mask, kind=kind, step=500, schedule="sigmoid", rng=rng)
+        noised, share = CORRUPTIONS[kind](photo, mask, rng, BuildSettings())
         changed = (noised != photo).any(axis=2).mean()
         assert share == pytest.approx(expected, abs=0.005)
         assert changed == pytest.approx(share, abs=0.005)
@@ -91,7 +93,7 @@ def test_crop_is_a_small_part_enlarged(mask: np.ndarray) -> None:
     # Each pixel holds its own place, so that the enlarged image tells where it was cut.
     rows, columns = np.mgrid[:200, :300]
     places = np.stack([rows, columns * 255 // 300, rows * 0], axis=2).astype(np.uint8)
-    cropped, share = corrupt(places, mask, kind="crop", step=500, schedule="sigmoid", rng=np.random.default_rng(0))
+    cropped, share = CORRUPTIONS["crop"](places, mask, np.random.default_rng(0), BuildSettings())
     assert cropped.shape == places.shape
     seen = np.ptp(cropped[..., 0].astype(int)) / 200 * np.ptp(cropped[..., 1].astype(int)) / 255
     assert 0.8 <= share <= 0.99

@@ -19,24 +19,18 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mfpo.build.engine import Threads
 from mfpo.build.noise import add_noise
-from mfpo.build.pipeline import Threads, build
+from mfpo.build.pipeline import build_into
 from mfpo.build.regions import Search, open_segmenter
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
-from mfpo.build.stages import build_record, generator
+from mfpo.build.steps import build_record, generator
 from mfpo.errors import MfpoError, RecordError, SettingError
+from mfpo.images import decode_image, encode_image
 from mfpo.masks import encode_mask
-from mfpo.records import (
-    NamedMask,
-    Origin,
-    SourceRecord,
-    decode_image,
-    encode_image,
-    keep_first,
-    new_record,
-    read_dataset,
-)
+from mfpo.records import NamedMask, Origin, SourceRecord, new_record, read_dataset
+from mfpo.shards import keep_first
 from mfpo.sources import open_source
 
 HEIGHT, WIDTH = 24, 36
@@ -87,7 +81,7 @@ def lines(path: Path) -> list[dict]:
 
 def test_noise_is_inside_the_region_alone_and_the_original_untouched(tmp_path: Path) -> None:
     source = Drawn(2)
-    build(source, tmp_path / "out", SMALL, DatasetRegions())
+    build_into(source, tmp_path / "out", SMALL, DatasetRegions())
     for number, row in enumerate(pq.read_table(tmp_path / "out" / "train-00000.parquet").to_pylist()):
         original = source.record(source.rows[number], number)["images"][0]["bytes"]
         assert row["images"][0]["bytes"] == original
@@ -100,7 +94,7 @@ def test_noise_is_inside_the_region_alone_and_the_original_untouched(tmp_path: P
 
 
 def test_without_a_region_the_whole_image_is_noised_and_says_so(tmp_path: Path) -> None:
-    summary = build(Drawn(3, chosen="A tree on a lawn."), tmp_path / "out", SMALL, DatasetRegions())
+    summary = build_into(Drawn(3, chosen="A tree on a lawn."), tmp_path / "out", SMALL, DatasetRegions())
     assert (summary["fallback"], summary["area_destroyed"]) == (3, 1.0)
     row = read_dataset(tmp_path / "out")[0]
     assert row["regions"] == []
@@ -152,7 +146,7 @@ def test_masks_of_another_size_set_the_row_aside() -> None:
 
 @pytest.mark.parametrize(("corruption", "area"), [("global", 1.0), ("random", 0.2), ("crop", 0.9)])
 def test_the_variants_need_no_regions(corruption: str, area: float, tmp_path: Path) -> None:
-    summary = build(Drawn(8), tmp_path / "out", BuildSettings(corruption=corruption))
+    summary = build_into(Drawn(8), tmp_path / "out", BuildSettings(corruption=corruption))
     assert summary["fallback"] == 0
     assert summary["area_destroyed"] == pytest.approx(area, abs=0.1)
     assert read_dataset(tmp_path / "out")[0]["corruption"]["kind"] == corruption
@@ -160,7 +154,7 @@ def test_the_variants_need_no_regions(corruption: str, area: float, tmp_path: Pa
 
 def test_the_noise_depends_on_seed_and_id_but_not_on_shards_or_order(tmp_path: Path) -> None:
     def rejected(name: str, source: Drawn, settings: BuildSettings) -> dict[str, bytes]:
-        build(source, tmp_path / name, settings, DatasetRegions())
+        build_into(source, tmp_path / name, settings, DatasetRegions())
         rows = read_dataset(tmp_path / name)
         return {row["id"]: row["rejected_images"][0].tobytes() for row in rows}
 
@@ -185,14 +179,14 @@ def test_a_run_that_stops_goes_on_without_redoing_whole_shards(content: Callable
     broken = Drawn(14)
     broken.rows[2]["chosen"] = ""
     broken.rows[9]["id"] = "r1"
-    build(broken, tmp_path / "whole", SMALL, DatasetRegions())
+    build_into(broken, tmp_path / "whole", SMALL, DatasetRegions())
     with pytest.raises(KeyboardInterrupt):
-        build(broken, tmp_path / "out", SMALL, DatasetRegions(), progress=stop_at(10))
+        build_into(broken, tmp_path / "out", SMALL, DatasetRegions(), progress=stop_at(10))
     assert not (tmp_path / "out").exists()
     made = []
     record = broken.record
     broken.record = lambda row, number: made.append(number) or record(row, number)  # type: ignore[method-assign]
-    build(broken, tmp_path / "out", SMALL, DatasetRegions())
+    build_into(broken, tmp_path / "out", SMALL, DatasetRegions())
     assert sorted(made) == [8, 10, 11, 12, 13]  # rows 0 to 7 lie in two whole shards, row 9 repeats an id
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert [row["reason"] for row in lines(tmp_path / "out" / "rejected_rows.jsonl")] == [
@@ -224,13 +218,13 @@ def repeated(random: np.random.Generator) -> tuple[Drawn, list[int], list[int]]:
 @pytest.mark.parametrize("seed", range(12))
 def test_the_first_record_of_an_id_is_kept_whatever_the_engine(seed: int, content: Callable, tmp_path: Path) -> None:
     source, kept, repeats = repeated(np.random.default_rng(seed))
-    build(source, tmp_path / "out", SMALL, DatasetRegions())
+    build_into(source, tmp_path / "out", SMALL, DatasetRegions())
     assert [row["source"]["row"] for row in read_dataset(tmp_path / "out")] == kept
     set_aside = lines(tmp_path / "out" / "rejected_rows.jsonl")
     assert sorted([row["row"] for row in set_aside] + kept) == list(range(len(source.rows)))
     assert [row["row"] for row in set_aside if row["reason"].endswith("is that of an earlier row")] == repeats
     for name, engine in (("three", Threads(3)), ("at once", all_at_once)):
-        build(source, tmp_path / name, SMALL, DatasetRegions(), engine=engine)
+        build_into(source, tmp_path / name, SMALL, DatasetRegions(), engine=engine)
         assert content(tmp_path / name) == content(tmp_path / "out")
 
 
@@ -238,7 +232,7 @@ def test_a_run_killed_while_it_sets_repeated_ids_aside_ends_with_the_same_files(
     content: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, _, _ = repeated(np.random.default_rng(2))
-    build(source, tmp_path / "whole", SMALL, DatasetRegions())
+    build_into(source, tmp_path / "whole", SMALL, DatasetRegions())
     for number in range(3):
         with monkeypatch.context() as patched:
             seen: list[Path] = []
@@ -249,14 +243,14 @@ def test_a_run_killed_while_it_sets_repeated_ids_aside_ends_with_the_same_files(
                 if len(seen) > number:
                     raise KeyboardInterrupt
 
-            patched.setattr("mfpo.build.shards.keep_first", stop)
+            patched.setattr("mfpo.build.notes.keep_first", stop)
             try:
-                build(source, tmp_path / "out", SMALL, DatasetRegions(), engine=all_at_once)
+                build_into(source, tmp_path / "out", SMALL, DatasetRegions(), engine=all_at_once)
             except KeyboardInterrupt:
                 continue
             break
     else:
-        build(source, tmp_path / "out", SMALL, DatasetRegions(), engine=all_at_once)
+        build_into(source, tmp_path / "out", SMALL, DatasetRegions(), engine=all_at_once)
     assert seen, "no shard had to be rewritten"
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
@@ -264,8 +258,8 @@ def test_a_run_killed_while_it_sets_repeated_ids_aside_ends_with_the_same_files(
 def test_the_summary_says_what_of_the_dataset_was_left_out(tmp_path: Path) -> None:
     source = Drawn(2)
     source.left_out = ["split test (1 file)"]  # type: ignore[attr-defined]
-    assert build(source, tmp_path / "out", SMALL, DatasetRegions())["left_out"] == ["split test (1 file)"]
-    assert build(Drawn(2), tmp_path / "other", SMALL, DatasetRegions())["left_out"] == []
+    assert build_into(source, tmp_path / "out", SMALL, DatasetRegions())["left_out"] == ["split test (1 file)"]
+    assert build_into(Drawn(2), tmp_path / "other", SMALL, DatasetRegions())["left_out"] == []
 
 
 def test_a_process_killed_five_times_ends_with_the_same_bytes(
@@ -276,12 +270,13 @@ def test_a_process_killed_five_times_ends_with_the_same_bytes(
 import sys
 from pathlib import Path
 from mfpo.build.settings import BuildSettings
-from mfpo.build.pipeline import Threads, build
+from mfpo.build.engine import Threads
+from mfpo.build.pipeline import build_into
 from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.build.stages import build_record, generator
+from mfpo.build.steps import build_record, generator
 from mfpo.sources import open_source
 source = open_source(Path(sys.argv[1]))
-build(source, Path(sys.argv[2]), BuildSettings(shard_size=8), DatasetRegions(), engine=Threads(2))
+build_into(source, Path(sys.argv[2]), BuildSettings(shard_size=8), DatasetRegions(), engine=Threads(2))
 """
     command = [sys.executable, "-c", script, str(tmp_path / "pairs.parquet")]
 
@@ -308,8 +303,8 @@ build(source, Path(sys.argv[2]), BuildSettings(shard_size=8), DatasetRegions(), 
 def test_workers_change_nothing(write_pairs: Callable, content: Callable, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.parquet")
     source = open_source(tmp_path / "pairs.parquet")
-    build(source, tmp_path / "one", SMALL, DatasetRegions())
-    build(source, tmp_path / "five", SMALL, DatasetRegions(), engine=Threads(5))
+    build_into(source, tmp_path / "one", SMALL, DatasetRegions())
+    build_into(source, tmp_path / "five", SMALL, DatasetRegions(), engine=Threads(5))
     assert content(tmp_path / "five") == content(tmp_path / "one")
 
 
@@ -361,24 +356,13 @@ def test_rejected_images_are_stored_without_loss(image_format: str) -> None:
 
 def test_a_record_whose_image_breaks_off_does_not_spoil_the_others(write_pairs: Callable, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.parquet")
-    summary = build(open_source(tmp_path / "pairs.parquet"), tmp_path / "out", BuildSettings(), DatasetRegions())
+    summary = build_into(open_source(tmp_path / "pairs.parquet"), tmp_path / "out", BuildSettings(), DatasetRegions())
     assert (summary["read"], summary["written"]) == (14, 11)
     assert [row["row"] for row in lines(tmp_path / "out" / "rejected_rows.jsonl")] == [2, 6, 9]
     assert summary["reasons"] == {
         "column 'chosen' is empty": 1, "image cannot be read": 1, "id is that of an earlier row": 1,
     }  # fmt: skip
     assert set(summary["stage_seconds"]) == {"read", "keywords", "regions", "noise", "write"}
-
-
-def test_other_settings_do_not_go_on_from_a_stopped_run(tmp_path: Path) -> None:
-    def fail(rows: Iterable) -> Iterator:
-        yield from list(rows)[:5]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(Drawn(10), tmp_path / "out", SMALL, DatasetRegions(), progress=fail)
-    build(Drawn(10), tmp_path / "out", BuildSettings(shard_size=4, seed=1), DatasetRegions())
-    assert {row["seed"] for row in read_dataset(tmp_path / "out")["corruption"]} == {1}
 
 
 def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
@@ -411,7 +395,7 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
     ]
     file.write_text("\n".join(rows))
     source = open_source(file, images=images)
-    summary = build(source, tmp_path / "out", BuildSettings(corruption="global", shard_size=3))
+    summary = build_into(source, tmp_path / "out", BuildSettings(corruption="global", shard_size=3))
     set_aside = lines(tmp_path / "out" / "rejected_rows.jsonl")
     assert [row["id"] for row in set_aside] == [*(change["id"] for change in changes), "12"]
     assert [row["row"] for row in set_aside] == list(range(1, 13))
@@ -435,17 +419,17 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
 def test_when_no_row_can_be_used_the_reasons_can_be_read(tmp_path: Path) -> None:
     source = Drawn(3, chosen="A cat.")
     with pytest.raises(MfpoError, match=r"none of the 3 rows of drawn became a record: 3 x columns") as caught:
-        build(source, tmp_path / "out", SMALL, DatasetRegions())
+        build_into(source, tmp_path / "out", SMALL, DatasetRegions())
     rejected = Path(str(caught.value).rpartition("see ")[2])
     assert len(lines(rejected)) == 3
     assert not (tmp_path / "out").exists()
     # Once the source is mended, nothing of the failed run is left to go on from.
-    assert build(Drawn(3), tmp_path / "out", SMALL, DatasetRegions())["written"] == 3
+    assert build_into(Drawn(3), tmp_path / "out", SMALL, DatasetRegions())["written"] == 3
 
 
 def test_a_region_build_needs_a_segmenter(tmp_path: Path) -> None:
     with pytest.raises(MfpoError, match="--regions dataset"):
-        build(Drawn(1), tmp_path / "out", SMALL)
+        build_into(Drawn(1), tmp_path / "out", SMALL)
 
 
 @pytest.mark.parametrize("wrong", [{"noise_step": 1000}, {"noise_step": -1}, {"seed": -1}, {"shard_size": 0}])
@@ -458,7 +442,7 @@ def test_sixteen_photos(reference_data: Path, tmp_path: Path) -> None:
     photos = reference_data / "photos"
     source = open_source(photos / "preferences.jsonl", images=photos)
     segmenter = open_segmenter(f"coco={photos / 'instances.json'}")
-    summary = build(source, tmp_path / "out", BuildSettings(), segmenter)
+    summary = build_into(source, tmp_path / "out", BuildSettings(), segmenter)
     assert (summary["written"], summary["set_aside"]) == (16, 0)
     assert 16 - summary["fallback"] >= 12
     dataset = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))

@@ -7,9 +7,10 @@ from pycocotools import mask as coco_mask
 
 from mfpo.build.preview import COLUMNS, GAP, LABEL_HEIGHT, LEVELS, preview
 from mfpo.build.settings import BuildSettings
-from mfpo.build.stages import build_record
+from mfpo.build.steps import build_record
 from mfpo.errors import SettingError
-from mfpo.records import decode_image, encode_image, new_record
+from mfpo.images import decode_image, encode_image
+from mfpo.records import new_record
 
 HEIGHT, WIDTH = 90, 130  # wider than every label
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mfpo.build.pipeline import build
+from mfpo.build.pipeline import build_into
 from mfpo.build.ray_engine import RayData
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
@@ -28,8 +28,8 @@ def cluster() -> Iterator[None]:
 def test_the_bytes_are_those_of_one_machine(write_pairs: Callable, content: Callable, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.parquet")
     source = open_source(tmp_path / "pairs.parquet")
-    build(source, tmp_path / "local", SETTINGS, DatasetRegions())
-    summary = build(source, tmp_path / "ray", SETTINGS, DatasetRegions(), engine=RayData(2))
+    build_into(source, tmp_path / "local", SETTINGS, DatasetRegions())
+    summary = build_into(source, tmp_path / "ray", SETTINGS, DatasetRegions(), engine=RayData(2))
     assert (summary["read"], summary["written"], summary["set_aside"]) == (14, 11, 3)
     assert content(tmp_path / "ray") == content(tmp_path / "local")
 
@@ -48,15 +48,17 @@ def test_a_valid_row_is_kept_where_only_a_row_that_is_none_had_its_id(content: C
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source, chosen = open_source(tmp_path / "pairs.jsonl"), BuildSettings(shard_size=3, corruption="global")
-    build(source, tmp_path / "local", chosen)
-    assert build(source, tmp_path / "ray", chosen, engine=RayData(2))["written"] == 5
+    build_into(source, tmp_path / "local", chosen)
+    assert build_into(source, tmp_path / "ray", chosen, engine=RayData(2))["written"] == 5
     assert content(tmp_path / "ray") == content(tmp_path / "local")
 
 
 def test_an_error_that_ends_the_run_stays_one_line(write_pairs: Callable, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.parquet", objects=False)
     with pytest.raises(MfpoError, match=r"row \d+ of pairs.parquet brings no object masks"):
-        build(open_source(tmp_path / "pairs.parquet"), tmp_path / "out", SETTINGS, DatasetRegions(), engine=RayData(2))
+        build_into(
+            open_source(tmp_path / "pairs.parquet"), tmp_path / "out", SETTINGS, DatasetRegions(), engine=RayData(2)
+        )
 
 
 def test_no_workers_are_refused() -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import Search, Segmenter, is_named, match_regions, open_segmenter
+from mfpo.build.regions import Search, Segmenter, open_segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
+from mfpo.build.regions.matching import is_named, match_regions
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import decode_mask, encode_mask
@@ -142,7 +143,7 @@ def test_how_large_a_region_is_can_be_set() -> None:
     ("wrong", "message"),
     [
         ({"smallest_region": 0.9}, "smallest_region 0.9"),
-        ({"largest_region": 1.1}, "largest_region 1.1"),
+        ({"largest_region": 1.1}, "largest_region is 1.1"),
         ({"box_threshold": 1.5}, "box_threshold is 1.5"),
         ({"text_threshold": -0.1}, "text_threshold is -0.1"),
         ({"mask_threshold": float("nan")}, "mask_threshold is nan"),

@@ -7,14 +7,14 @@ from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import DPOConfig, DPOTrainer
 
-from mfpo.build.pipeline import build
+from mfpo.build.pipeline import build_into
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
 from mfpo.picturebook.source import PictureBookSource
 
 
 def test_one_step_of_dpo(tiny_llava: Path, tmp_path: Path) -> None:
-    build(PictureBookSource(4), tmp_path / "data", BuildSettings(), DatasetRegions())
+    build_into(PictureBookSource(4), tmp_path / "data", BuildSettings(), DatasetRegions())
     model = AutoModelForImageTextToText.from_pretrained(tiny_llava)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     trainer = DPOTrainer(

@@ -6,14 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Annotated
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+from mfpo.build.corruptions import corruption
+from mfpo.build.noise import share
+from mfpo.build.regions import segmenter
 from mfpo.cli import main
 from mfpo.masks import encode_mask
+from mfpo.records import Region
+from mfpo.settings import about
+from mfpo.sources import source
+from mfpo.sources.rows import read_answer, read_prompt
+from mfpo.sources.table import Pair, TableSource
 
 MFPO = [sys.executable, "-c", "from mfpo.cli import main; main()"]
 DOG = np.zeros((48, 64), dtype=bool)
@@ -88,8 +97,8 @@ def test_a_killed_build_goes_on_beside_its_output(folder):
     assert run("--out", "whole")[0] == 0
     notes = killed_at(5, folder / "out")
     (folder / "notes.txt").write_text("a file that has nothing to do with it")
-    status, _, err = run("--out", "out")
-    assert (status, "starting anew" in err) == (0, False)
+    status, _, _ = run("--out", "out")
+    assert status == 0
     assert content(folder / "out") == content(folder / "whole")
     assert len(notes) >= 5
     made = max(path.stat().st_mtime_ns for path in (folder / "out").glob("*.parquet"))
@@ -162,8 +171,9 @@ def test_what_was_begun_of_another_split_is_not_gone_on_with(repository, here):
     (repository / "out").rename(repository / "out.partial")
     (repository / "out.partial" / "train-00000.json").write_text("a note that would be read")
     _, _, err = here("--out", "out", "split=test", source="repo")
-    assert "out.partial: of a run with other settings; starting anew" in err
-    assert built_ids(repository / "out") == ["r3", "r4"]
+    assert "out.partial belongs to a run with other settings:" in err
+    assert "split was None and is 'test'" in err
+    assert err.count("\n") == 1
 
 
 def test_preview_is_a_picture(folder, here):
@@ -180,6 +190,10 @@ def test_preview_is_a_picture(folder, here):
         (["--out", "out", "--workers", "0"], "workers is 0"),
         (["--out", "out", "--engine", "dask"], "no engine is named 'dask'"),
         (["--out", "out", "--seed", 2**63], "must be below 2^63"),
+        (
+            ["--out", "out", "corruption=smear"],
+            "corruption is 'smear', but must be one of region, global, random, crop",
+        ),
         ([], "--out is missing"),
         (["--preview", "r1", "--out", "nowhere/strip.png"], "nowhere: no such folder"),
         (["--out", "out", "split=test"], "pairs.jsonl: is one file, of split train"),
@@ -202,3 +216,46 @@ def test_a_full_disk_is_one_line(folder, monkeypatch):
     done = subprocess.run([*MFPO[:2], script, *build("--out", "out")[3:]], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the disk is full")
+
+
+@segmenter("left-half")
+def left_half(where, settings, *, wide: Annotated[int, about("columns", least=1)] = 8):
+    mask = np.zeros(DOG.shape, dtype=bool)
+    mask[:, :wide] = True
+
+    def find(searches):
+        return [[Region(keyword=where, score=1.0, mask=encode_mask(mask), image=s.number)] for s in searches]
+
+    return find
+
+
+@corruption("painted", needs_regions=True)
+def painted(pixels, mask, rng, settings, *, grey: Annotated[int, about("0 to 255", least=0, most=255)] = 0):
+    return np.where(mask[..., None], np.uint8(grey), pixels), share(mask)
+
+
+@source("two-answers")
+class TwoAnswers(TableSource):
+    columns = ("image", "asked", "best", "worst")
+    images = "image"
+
+    def pair(self, row):
+        return Pair(read_prompt(row, "asked"), read_answer(row, "best"), read_answer(row, "worst"))
+
+
+def test_a_source_a_segmenter_and_a_corruption_of_ones_own(folder, here):
+    row = {"image": "p0.png", "asked": "?", "best": "A dog.", "worst": "A cat."}
+    (folder / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    options = ["--regions", "left-half=dog", "corruption=painted", "wide=5", "grey=7"]
+    status, _, err = here("--out", "out", *options, source="mine.jsonl")
+    assert (status, err) == (0, "")
+    (record,) = datasets.Dataset.from_parquet(str(folder / "out" / "train-00000.parquet"))
+    assert record["regions"][0]["keyword"] == "dog"
+    before, after = (np.asarray(record[name][0]) for name in ("images", "rejected_images"))
+    assert (after[:, :5] == 7).all()
+    np.testing.assert_array_equal(after[:, 5:], before[:, 5:])
+    made_by = json.loads((folder / "out" / "made_by.json").read_text())
+    assert (made_by["settings"]["wide"], made_by["settings"]["grey"]) == (5, 7)
+    assert made_by["regions"].endswith("left_half.<locals>.find")
+    assert "grey is 300, but must be from 0 to 255" in here("--out", "b", *options, "grey=300", source="mine.jsonl")[2]
+    assert "no setting is named 'grey'" in here("--out", "b", "grey=7", source="mine.jsonl")[2]

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from mfpo.images import encode_image
 from mfpo.masks import encode_mask
-from mfpo.records import Record, Region, encode_image, new_record, write_shard
+from mfpo.records import Record, Region, new_record
+from mfpo.shards import write_shard
 
 
 def drawn_mask(width: int, height: int, seed: int) -> np.ndarray:

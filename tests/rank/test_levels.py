@@ -17,8 +17,9 @@ from mfpo.demo import build_pairs
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
-from mfpo.rank import levels as curriculum
-from mfpo.rank.levels import cut_levels, rank, stages
+from mfpo.rank import run
+from mfpo.rank.levels import cut_levels, stages
+from mfpo.rank.run import rank, rank_into
 from mfpo.rank.settings import RankSettings
 from mfpo.records import column, read_dataset
 from mfpo.settings import from_mapping
@@ -27,7 +28,7 @@ from mfpo.settings import from_mapping
 @pytest.fixture(scope="module")
 def ranked(tiny_llava, preference_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("rank") / "ranked"
-    return out, rank(preference_data, tiny_llava, out, RankSettings(batch_size=4))
+    return out, rank_into(preference_data, tiny_llava, out, RankSettings(batch_size=4))
 
 
 def test_entropy_is_the_sum_over_the_chosen_answer_of_minus_p_log_p(ranked, tiny_llava):
@@ -69,8 +70,21 @@ def test_ranked_data_opens_with_plain_datasets(ranked):
     assert dataset.features["level"].dtype == "string"
 
 
+def test_a_dataset_and_a_model_in_memory_are_ranked_alike(ranked, tiny_llava, preference_data, tmp_path):
+    data = read_dataset(preference_data)
+    model, processor = load_model(tiny_llava), load_processor(tiny_llava)
+    with pytest.raises(MfpoError, match="needs its processor"):
+        rank(data, model, tmp_path / "out", RankSettings(batch_size=4))
+    again = rank(data, model, tmp_path / "out", RankSettings(batch_size=4), processor=processor)
+    assert column(again, "level") == column(read_dataset(ranked[0]), "level")
+    tables = [pq.read_table(file) for file in sorted(ranked[0].glob("*.parquet"))]
+    table = pq.read_table(tmp_path / "out" / "train-00000.parquet")
+    assert table.drop_columns("entropy").equals(pa.concat_tables(tables).drop_columns("entropy"))
+    assert column(again, "entropy") == pytest.approx(column(read_dataset(ranked[0]), "entropy"), rel=1e-5)
+
+
 def test_ranking_again_replaces_the_columns(ranked, tiny_llava, tmp_path):
-    rank(ranked[0], tiny_llava, tmp_path / "again", RankSettings())
+    rank_into(ranked[0], tiny_llava, tmp_path / "again", RankSettings())
     table = pq.read_table(tmp_path / "again" / "data-00000.parquet")
     assert table.column_names.count("entropy") == 1
 
@@ -103,7 +117,7 @@ def test_unknown_level_is_an_error(levels):
 
 def test_cut_answers_are_counted(tiny_llava, preference_data, tmp_path):
     model_input = 16 + len("USER: \nWhat is there? ASSISTANT:")
-    summary = rank(preference_data, tiny_llava, tmp_path / "cut", RankSettings(max_length=model_input + 20))
+    summary = rank_into(preference_data, tiny_llava, tmp_path / "cut", RankSettings(max_length=model_input + 20))
     answers = [record[0]["content"] for record in column(read_dataset(preference_data), "chosen")]
     expected = sum(len(f" {answer}") + 1 > 20 for answer in answers)
     assert 0 < expected < 14
@@ -116,7 +130,7 @@ def entropies_of(folder):
 
 
 def test_predictive_entropy_is_of_the_whole_distribution(tiny_llava, preference_data, tmp_path):
-    summary = rank(preference_data, tiny_llava, tmp_path / "out", RankSettings(entropy="predictive", batch_size=4))
+    summary = rank_into(preference_data, tiny_llava, tmp_path / "out", RankSettings(entropy="predictive", batch_size=4))
     model, processor = load_model(tiny_llava), load_processor(tiny_llava)
     dataset = read_dataset(tmp_path / "out")
     for record in dataset.select([0, 5, 13]):
@@ -150,7 +164,7 @@ SEMANTIC = {"entropy": "semantic", "samples": 3, "max_new_tokens": 4}
 
 def test_semantic_entropy_with_an_nli_model(tiny_llava, preference_data, always_entails, tmp_path, capsys):
     settings = RankSettings(**SEMANTIC, nli_model=str(always_entails))
-    summary = rank(preference_data, tiny_llava, tmp_path / "one", settings)
+    summary = rank_into(preference_data, tiny_llava, tmp_path / "one", settings)
     assert set(entropies_of(tmp_path / "one").values()) == {0.0}
     # A random model ends an answer of four bytes now and then.
     assert 0 < summary["cut_answers"] <= 42
@@ -162,7 +176,7 @@ def test_semantic_entropy_with_an_nli_model(tiny_llava, preference_data, always_
     shutil.copytree(always_entails, never)
     note |= {"id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}}
     (never / "config.json").write_text(json.dumps(note))
-    rank(preference_data, tiny_llava, tmp_path / "all", RankSettings(**SEMANTIC, nli_model=str(never)))
+    rank_into(preference_data, tiny_llava, tmp_path / "all", RankSettings(**SEMANTIC, nli_model=str(never)))
     entropies = list(entropies_of(tmp_path / "all").values())
     # Three meanings, weighed by the answers' probabilities a token.
     assert 0 < min(entropies) < max(entropies) < math.log(3)
@@ -174,7 +188,7 @@ def test_semantic_entropy_by_objects_on_the_picture_book(tmp_path):
     data = tmp_path / "data"
     build_pairs(data, 6, 0, "pairs")
     settings = RankSettings(entropy="semantic", samples=4, max_new_tokens=40)
-    rank(data, WEIGHTS, tmp_path / "out", settings)
+    rank_into(data, WEIGHTS, tmp_path / "out", settings)
     entropies = entropies_of(tmp_path / "out")
     assert 0 < max(entropies.values()) <= math.log(4)
 
@@ -183,14 +197,13 @@ def test_semantic_entropy_by_objects_on_the_picture_book(tmp_path):
     tables = [pq.read_table(shard) for shard in sorted(data.glob("*.parquet"))]
     table = pa.concat_tables(tables)
     pq.write_table(table.take(list(reversed(range(len(table))))), backwards / "data.parquet")
-    rank(backwards, WEIGHTS, tmp_path / "out2", settings)
+    rank_into(backwards, WEIGHTS, tmp_path / "out2", settings)
     assert entropies_of(tmp_path / "out2") == entropies
 
 
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from mfpo.rank import levels as curriculum
 
 measure, calls = curriculum._of_shard, []
 
@@ -201,7 +214,7 @@ def measure_and_die(*arguments):
     return measure(*arguments)
 
 curriculum._of_shard = measure_and_die
-curriculum.rank(*map(Path, sys.argv[1:]), curriculum.RankSettings(batch_size=4))
+curriculum.rank_into(*map(Path, sys.argv[1:]), RankSettings(batch_size=4))
 """
 
 
@@ -216,9 +229,9 @@ def test_a_killed_run_goes_on_behind_its_last_whole_shard(ranked, tiny_llava, pr
         measured.append(column(records, "id"))
         return of_shard(records, *arguments)
 
-    of_shard = curriculum._of_shard
-    monkeypatch.setattr(curriculum, "_of_shard", measure)
-    assert rank(preference_data, tiny_llava, out, RankSettings(batch_size=4)) == ranked[1]
+    of_shard = run._of_shard
+    monkeypatch.setattr(run, "_of_shard", measure)
+    assert rank_into(preference_data, tiny_llava, out, RankSettings(batch_size=4)) == ranked[1]
     assert measured == [[f"r{i:02}" for i in range(8, 14)]]
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in ranked[0].iterdir())
     for shard in ranked[0].glob("*.parquet"):
@@ -230,7 +243,7 @@ def test_a_processor_without_a_chat_template_is_refused(tiny_llava, preference_d
     shutil.copytree(tiny_llava, bare, ignore=shutil.ignore_patterns("chat_template*"))
     for settings in (RankSettings(), RankSettings(**SEMANTIC)):
         with pytest.raises(MfpoError, match="the model's processor has no chat template"):
-            rank(preference_data, bare, tmp_path / "out", settings)
+            rank_into(preference_data, bare, tmp_path / "out", settings)
 
 
 def test_broken_weights_are_named_by_record(tiny_llava, preference_data, tmp_path):
@@ -240,11 +253,11 @@ def test_broken_weights_are_named_by_record(tiny_llava, preference_data, tmp_pat
     model.save_pretrained(tmp_path / "broken")
     for settings in (RankSettings(), RankSettings(entropy="predictive"), RankSettings(**SEMANTIC)):
         with pytest.raises(MfpoError, match="record 'r00' has no finite entropy"):
-            rank(preference_data, tmp_path / "broken", tmp_path / "out", settings)
+            rank_into(preference_data, tmp_path / "broken", tmp_path / "out", settings)
 
 
 def test_settings_are_checked():
-    with pytest.raises(SettingError, match=r"levels is 0.*samples is 1, but must be at least 2; batch_size is 0"):
+    with pytest.raises(SettingError, match=r"levels is 0.*samples is 1, but must be 2 or more; batch_size is 0"):
         RankSettings(levels=0, samples=1, batch_size=0)
     with pytest.raises(SettingError, match="temperature is nan"):
         RankSettings(temperature=math.nan)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mfpo.records import Record, new_record, write_shard
+from mfpo.records import Record, new_record
 from mfpo.report import inspect
+from mfpo.shards import write_shard
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")

@@ -13,8 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mfpo.errors import MfpoError
-from mfpo.records import Record, encode_image, new_record, write_shard
+from mfpo.images import encode_image
+from mfpo.records import Record, new_record
 from mfpo.report import inspect, write_report
+from mfpo.shards import write_shard
 
 HOSTILE = "<script>alert(1)</script></style>\"'><img src=x onerror=alert(1)>"
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from PIL import Image
 
 from mfpo.errors import MfpoError, RecordError
-from mfpo.records import encode_image
+from mfpo.images import encode_image
 from mfpo.sources import files, open_source
 
 RED = encode_image(Image.new("RGB", (4, 4), "red"))["bytes"]
@@ -56,16 +56,16 @@ def test_a_fault_in_a_json_array_is_one_bad_row(folder: Path) -> None:
     source = open_source(folder / "a.json")
     rows = list(source)
     assert [source.id(row, number) for number, row in enumerate(rows)] == ["a", "1", "2", "a"]
-    with pytest.raises(RecordError, match=r"item 1 of a\.json is not a JSON object"):
+    with pytest.raises(RecordError, match=r"entry 2 of a\.json is a int, not a JSON object"):
         source.record(rows[1], 1)
-    with pytest.raises(RecordError, match=r"item 2 of a\.json is not valid JSON"):
+    with pytest.raises(RecordError, match=r"entry 3 of a\.json is not valid JSON"):
         source.record(rows[2], 2)
 
 
 @pytest.mark.parametrize("text", ["[", '[{"id": 1}', "[" * 100_000])
 def test_a_broken_json_array(text: str, folder: Path) -> None:
     (folder / "a.json").write_text(text)
-    with pytest.raises(MfpoError, match=r"a\.json: not valid JSON"):
+    with pytest.raises(MfpoError, match=r"a\.json.*(not valid JSON|brackets within brackets)"):
         open_source(folder / "a.json")
 
 
@@ -150,7 +150,7 @@ def test_a_gzipped_file_cut_or_changed_at_any_byte_is_one_line(folder: Path) -> 
         ("a.jsonl", b"PAR1 and more", "is a .parquet file; give it a name that ends in .parquet"),
         ("a.jsonl.gz", b"{}", "is not gzipped; give it a name without .gz"),
         ("a.jsonl", json.dumps(GOOD).encode("utf-16"), "is in UTF-16; save it as UTF-8"),
-        ("a.jsonl", json.dumps({"k" * 1000 + str(n): 1 for n in range(999)}).encode(), " and 993 more, but"),
+        ("a.jsonl", json.dumps({"k" * 1000 + str(n): 1 for n in range(999)}).encode(), " and 996 more, but"),
     ],
 )
 def test_a_file_that_is_something_else_is_called_by_its_name(name: str, data: bytes, words: str, folder: Path) -> None:

@@ -190,7 +190,7 @@ def test_vlfeedback_with_its_images_apart(folder: Path) -> None:
         ([COMPLETIONS[0], {"response": "a"}], "completions[1] has no annotations"),
         (
             [COMPLETIONS[0], completion("a", "5", "N/A", "4")],
-            "completions[1], Ethical Considerations: rating 'N/A' is no number",
+            "completions[1], 'Ethical Considerations': rating 'N/A' is no number",
         ),
         ([completion("a", "5", "nan", "4")], "rating 'nan' is no number"),
         ([completion("a", "5", None, "4")], "rating None is no number"),

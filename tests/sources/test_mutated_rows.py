@@ -16,9 +16,11 @@ from PIL import Image
 
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
-from mfpo.build.stages import build_record
+from mfpo.build.steps import build_record
 from mfpo.errors import RecordError
-from mfpo.records import FEATURES, SourceRecord, encode_image, write_shard
+from mfpo.images import encode_image
+from mfpo.records import FEATURES, SourceRecord
+from mfpo.shards import write_shard
 from mfpo.sources import FORMATS, Source, open_source
 
 RED = encode_image(Image.new("RGB", (4, 4), "red"))["bytes"]

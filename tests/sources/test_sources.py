@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from mfpo.errors import MfpoError, RecordError
-from mfpo.records import SourceRecord, encode_image
+from mfpo.images import encode_image
+from mfpo.records import SourceRecord
 from mfpo.sources import open_source
 from mfpo.sources.rows import read_image, read_messages, read_objects
 
@@ -104,7 +105,7 @@ def test_a_row_without_the_key_chosen(folder: Path) -> None:
     ("line", "reason"),
     [
         ('{"id": "b", "image"', "line 2 of data.jsonl is not valid JSON"),
-        ("[1, 2]", "line 2 of data.jsonl is not a JSON object"),
+        ("[1, 2]", "line 2 of data.jsonl is a list, not a JSON object"),
         ('{"id": "b", "chosen": "half a pair \\ud800"}', "line 2 of data.jsonl is not valid JSON"),
     ],
 )
@@ -117,7 +118,7 @@ def test_a_broken_line_is_one_bad_row(line: str, reason: str, folder: Path) -> N
 def test_bytes_that_are_no_utf8_are_one_bad_row(folder: Path) -> None:
     file = jsonl(folder, GOOD)
     file.write_bytes(file.read_bytes() + b'{"id": "\xff"}\n')
-    assert "line 2 of data.jsonl is not valid JSON" in first_error(file, folder, row=1)
+    assert "line 2 of data.jsonl is not UTF-8 text" in first_error(file, folder, row=1)
 
 
 def test_blank_lines_are_no_rows(folder: Path) -> None:
@@ -144,17 +145,17 @@ def test_unknown_columns_are_named_beside_those_needed(folder: Path) -> None:
     with pytest.raises(MfpoError, match=r"columns answer, ask, but jsonl, the nearest format, also needs id, image, "):
         open_source(jsonl(folder, {"ask": 1, "answer": 2}), images=folder)
     row = dict.fromkeys(["prompt", "images", "chosen", "a" * 60, "bad", "c", "d", "e"], 1)
-    with pytest.raises(
-        MfpoError, match="c, chosen, d, e and 2 more, but trl, the nearest format, also needs rejected"
-    ) as error:
+    with pytest.raises(MfpoError, match="bad, c and 5 more, but trl, the nearest format, also needs rejected") as error:
         open_source(jsonl(folder, row), images=folder)
     assert len(str(error.value)) - len(str(folder)) < 250
 
 
 def test_a_format_by_name_must_fit(folder: Path) -> None:
-    with pytest.raises(MfpoError, match="question, rejected, but format trl also needs images, prompt; docs/"):
+    with pytest.raises(
+        MfpoError, match="chosen, id, image and 2 more, but format trl also needs images, prompt; docs/"
+    ):
         open_source(jsonl(folder, GOOD), images=folder, format="trl")
-    with pytest.raises(MfpoError, match=r"no format is named 'csv'; give --format rlhf-v, .*, trl or jsonl"):
+    with pytest.raises(MfpoError, match=r"no format is named 'csv'; there are rlhf-v, .*, trl, jsonl"):
         open_source(jsonl(folder, GOOD), format="csv")
 
 
@@ -254,7 +255,9 @@ def test_a_foreign_objects_column_is_not_taken_for_masks(folder: Path) -> None:
 
 
 def test_a_deeply_nested_line_sets_its_row_aside(folder: Path) -> None:
-    assert "line 2 of data.jsonl is not valid JSON" in first_error(jsonl(folder, GOOD, "[" * 100_000), folder, 1)
+    assert "line 2 of data.jsonl holds a number of thousands of digits, or brackets" in first_error(
+        jsonl(folder, GOOD, "[" * 100_000), folder, 1
+    )
 
 
 def test_bytes_and_texts_of_a_wrong_type_set_their_row_aside(folder: Path) -> None:

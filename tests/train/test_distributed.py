@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from mfpo.rank.levels import rank
+from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.train.run import train
 from mfpo.train.settings import TrainSettings

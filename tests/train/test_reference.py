@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from mfpo.errors import MfpoError
+from mfpo.images import encode_image
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, encode, sequence_logps
 from mfpo.models import load_model, load_processor
-from mfpo.records import encode_image, read_dataset
+from mfpo.records import read_dataset
 from mfpo.train import reference as reference_module
 from mfpo.train.reference import find_reference, read_reference, reference_key, sequence_hashes, write_reference
 from mfpo.train.run import train

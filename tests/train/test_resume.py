@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mfpo.errors import MfpoError
-from mfpo.rank.levels import rank
+from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.train import run as trainer_module
 from mfpo.train import run_stage as run_stage_module

@@ -24,7 +24,7 @@ from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, sequence_logps, token_logps
 from mfpo.models import load_model, load_processor
-from mfpo.rank.levels import rank
+from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import column, read_dataset
 from mfpo.train import run as trainer_module

@@ -14,7 +14,8 @@ from mfpo.answer.openai_client import complete, explain, longest_answer, open_cl
 from mfpo.answer.questions import Question
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
-from mfpo.records import IMAGE_PLACE, content_parts, load_image
+from mfpo.images import load_image
+from mfpo.records import IMAGE_PLACE, content_parts
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -13,8 +13,8 @@ from mfpo.answer.questions import Question
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
 from mfpo.hub import find_model
+from mfpo.images import decode_image, load_image
 from mfpo.models import load_model, load_processor, model_files
-from mfpo.records import decode_image, load_image
 from mfpo.settings import options_of
 
 

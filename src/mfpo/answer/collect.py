@@ -10,7 +10,7 @@ from rich.progress import track
 
 from mfpo.errors import MfpoError
 from mfpo.files import read_rows
-from mfpo.folders import lock
+from mfpo.folders import lock, write_text
 
 if TYPE_CHECKING:
     from mfpo.answer.questions import Question
@@ -124,9 +124,7 @@ def _whole_lines(path: Path) -> Iterator[Answer]:
 
 
 def _write(path: Path, lines: Iterable[Answer]) -> None:
-    whole = path.with_name(path.name + ".whole")
-    whole.write_text("".join(map(_dumps, lines)), encoding="utf-8")
-    os.replace(whole, path)
+    write_text(path, "".join(map(_dumps, lines)))
 
 
 def _dumps(line: Answer) -> str:

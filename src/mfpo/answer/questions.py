@@ -6,16 +6,8 @@ from typing import Any, NotRequired, TypedDict
 
 from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.files import read_id, read_label, read_rows
-from mfpo.records import (
-    Message,
-    bare_image,
-    decode_image,
-    embedded_name,
-    is_text,
-    load_image,
-    place_images,
-    without_places,
-)
+from mfpo.images import bare_image, decode_image, embedded_name, load_image
+from mfpo.records import Message, is_text, place_images, without_places
 
 # LLaVA's and POPE's, AMBER's, MMHal-Bench's; the first that a row has counts.
 _TEXT_KEYS = ("text", "query", "question")

@@ -107,7 +107,7 @@ def vcd(
     """
     import torch
 
-    from mfpo.build.stages import generator
+    from mfpo.build.steps import generator
     from mfpo.models import encode_questions
 
     rngs = [generator(seed, question["question_id"]).spawn(2) for question in questions]

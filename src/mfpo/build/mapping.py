@@ -9,15 +9,16 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mfpo.build.keywords import rank_keywords
+from mfpo.build.notes import SetAside
 from mfpo.build.regions import Search, Segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.settings import KeywordSettings
-from mfpo.build.shards import SetAside
 from mfpo.class_names import class_of
 from mfpo.errors import RecordError
+from mfpo.images import decode_image
 from mfpo.masks import as_rle
 from mfpo.objects import category_of
-from mfpo.records import RLE, Region, answer_text, decode_image
+from mfpo.records import RLE, Region, answer_text
 from mfpo.sources import Source
 
 # What counts as the same place, as in PASCAL VOC and COCO's AP50.

@@ -1,17 +1,14 @@
-"""Paper 3.1: diffusion noise that makes the rejected image m' from the original m, and variants to compare with."""
+"""Paper 3.1: diffusion noise that destroys pixels of the original m, and the shapes that it has."""
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
-from mfpo.build.settings import STEPS, Kind, Schedule
+from mfpo.build.settings import STEPS, Schedule
 from mfpo.masks import Mask
 
 Pixels = NDArray[np.uint8]
-# Standard deviation of the blur as a share of the longer side: no object of COCO's small size survives it.
-_BLUR = 0.05
 
 
 def betas(schedule: Schedule) -> NDArray[np.float64]:
@@ -63,34 +60,8 @@ def add_noise(pixels: Pixels, mask: Mask, *, step: int, schedule: Schedule, rng:
     return rejected.reshape(pixels.shape)
 
 
-def corrupt(
-    pixels: Pixels, regions: Mask, *, kind: Kind, step: int, schedule: Schedule, rng: np.random.Generator
-) -> tuple[Pixels, float]:
-    """The rejected image and the share of the original that it destroys.
-
-    `region` (the paper's) noises the mask `regions`, (height, width); `blur` and `black` blur it or paint it black.
-    `global` noises the whole image; `random` a random rectangle of 20 % of the image (Table 8). `crop` is mDPO's: 1 to
-    20 % of the image, cut out and enlarged.
-    """
-    if kind == "crop":
-        box = random_box(*regions.shape, share=rng.uniform(0.01, 0.2), rng=rng)
-        cut = Image.fromarray(pixels[box])
-        enlarged = cut.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BILINEAR)
-        return np.asarray(enlarged), 1 - cut.width * cut.height / regions.size
-    if kind == "blur":
-        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(_BLUR * max(regions.shape)))
-        return np.where(regions[..., None], np.asarray(blurred), pixels), _share(regions)
-    if kind == "black":
-        return np.where(regions[..., None], np.uint8(0), pixels), _share(regions)
-    if kind == "global":
-        regions = np.ones_like(regions)
-    if kind == "random":
-        regions = np.zeros_like(regions)
-        regions[random_box(*regions.shape, share=0.2, rng=rng)] = True
-    return add_noise(pixels, regions, step=step, schedule=schedule, rng=rng), _share(regions)
-
-
-def _share(mask: Mask) -> float:
+def share(mask: Mask) -> float:
+    """The share of the pixels that are inside the mask, from 0 to 1."""
     return np.count_nonzero(mask) / mask.size  # ten times as fast as mean()
 
 

@@ -1,93 +1,61 @@
-"""Paper 3.1 for a whole dataset: rows in shards through the stages, every one of them accounted for."""
+"""Paper 3.1 for a whole dataset: a source's rows in shards, made by an engine, and counted at the end."""
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from itertools import islice
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+import datasets
+
+from mfpo.build.engine import Engine, Shard, Threads, Work, chunks
+from mfpo.build.notes import Summary, delete_notes, merge_notes, note_path, read_note
 from mfpo.build.regions import CHOICES, Segmenter
 from mfpo.build.settings import BuildSettings, resolve_tagger
-from mfpo.build.shards import (
-    Note,
-    SetAside,
-    Summary,
-    Written,
-    delete_notes,
-    merge_notes,
-    note_path,
-    read_note,
-    repeats,
-    sum_seconds,
-)
-from mfpo.build.stages import Draft, draft_record, find_regions, finish_record
-from mfpo.build.vectors import open_vectors
-from mfpo.errors import MfpoError, RecordError, SettingError, one_line
-from mfpo.folders import whole_folder, write_json
-from mfpo.records import Record, Region, write_shard
-from mfpo.sources import Source
+from mfpo.build.vectors import open_vectors, vectors_state
+from mfpo.errors import MfpoError
+from mfpo.folders import provenance_of, whole_folder, write_json
+from mfpo.records import read_dataset
+from mfpo.sources import Source, open_source
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-# As many images as a segmenter needs to fill a GPU, and as few as fit in memory decoded.
-SEARCHED_TOGETHER = 16
-
-
-@dataclass
-class Work:
-    """A row on its way through the stages: what is known so far, or the fault that sets it aside."""
-
-    number: int
-    id: str
-    row: dict[str, Any]
-    is_repeated: bool
-    draft: Draft | None = None
-    regions: list[Region] = field(default_factory=list)
-    record: Record | None = None
-    area: float = 0.0
-    fault: str | None = None
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows of the source whose records go into the file `path`."""
-
-    path: Path
-    rows: list[Work]
-
-
-class Engine(Protocol):
-    def __call__(
-        self, shards: Iterator[Shard], source: Source, settings: BuildSettings, segmenter: Segmenter | None
-    ) -> Iterator[tuple[Path, Note]]:
-        """Write the file of each shard, and give its path with the note that it leaves."""
-        ...
+Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
 
 
 def build(
+    source: str | Path | datasets.Dataset | Source,
+    out: Path,
+    settings: BuildSettings = BuildSettings(),
+    segmenter: Segmenter | None = None,
+    *,
+    engine: Engine | None = None,
+    progress: Progress = iter,
+) -> datasets.Dataset:
+    """Write the records of `source` with rejected images to the folder `out`, and open them; as `build_into`.
+
+    `source` may also be what `open_source` takes: a path, or a dataset in memory with preference columns.
+    """
+    if isinstance(source, str | Path | datasets.Dataset):
+        source = open_source(source)
+    build_into(source, out, settings, segmenter, engine=engine, progress=progress)
+    return read_dataset(out)
+
+
+def build_into(
     source: Source,
     out: Path,
     settings: BuildSettings,
     segmenter: Segmenter | None = None,
     *,
     engine: Engine | None = None,
-    made_by: Mapping[str, Any] | None = None,
-    progress: Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]] = iter,
+    progress: Progress = iter,
 ) -> Summary:
     """Write the records of `source` with rejected images to the folder `out`; docs/build.md names its files.
 
     A row that cannot be a record goes to `rejected_rows.jsonl` with its reason. A killed run goes on where it stopped
-    when it is started again with the same settings and `made_by`, and ends with the same shards. Of the source only the
-    name is compared, so `made_by` must hold what else decides its rows, as size and time of each of its files.
-    `engine` is `Threads(1)` if not given, or `RayData`; it changes nothing but the time.
+    when it is started again with the same source, segmenter (by their `provenance`) and settings, and ends with the
+    same shards; with others it is refused. `engine` is `Threads(1)` if not given, or `RayData`; it changes nothing but
+    the time.
     Raises MfpoError when `out` exists, when the corruption needs a segmenter and has none, or when no row can be used.
     """
     if settings.needs_regions and segmenter is None:
@@ -95,8 +63,15 @@ def build(
     # What "auto" stands for depends on the machine, so the provenance has to name it.
     settings = replace(settings, tagger=resolve_tagger(settings.tagger))
     open_vectors(settings.vectors)  # a wrong model is an error before the first row
+    made_by = {
+        "command": "build",
+        "source": provenance_of(source),
+        "regions": segmenter and provenance_of(segmenter),
+        "vectors": vectors_state(settings.vectors),
+        "settings": asdict(settings),
+    }
     started = time.monotonic()
-    with whole_folder(out, {"source": source.name, **(made_by or {}), "settings": asdict(settings)}) as folder:
+    with whole_folder(out, made_by, anew=False) as folder:
         taken: set[str] = set()
         rows = _number(source, progress(source), taken)
         shards = (
@@ -113,110 +88,6 @@ def build(
     return summary
 
 
-class Threads:
-    """The engine of one machine: `workers` threads read, destroy and encode; the calling one searches regions.
-
-    Decoding, noise and encoding leave Python's lock, so that threads are enough and the segmenter is in memory once.
-    """
-
-    def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise SettingError(f"workers is {workers}, but must be 1 or more")
-        self.workers = workers
-
-    def __call__(
-        self, shards: Iterator[Shard], source: Source, settings: BuildSettings, segmenter: Segmenter | None
-    ) -> Iterator[tuple[Path, Note]]:
-        with ThreadPoolExecutor(self.workers) as pool:
-            for shard in shards:
-                drafts = _ahead(pool, partial(draft, source=source, settings=settings), shard.rows, 2 * self.workers)
-                searched = (work for some in chunks(drafts, SEARCHED_TOGETHER) for work in search(some, segmenter))
-                finished = _ahead(pool, partial(finish, settings=settings), searched, 2 * self.workers)
-                yield shard.path, write(shard.path, finished)
-
-
-def draft(work: Work, source: Source, settings: BuildSettings) -> Work:
-    """Read the record of a row, and rank its keywords."""
-    with _stage(work, "read"):
-        if work.is_repeated:
-            raise RecordError(repeats(work.id))
-        record = source.record(work.row, work.number)
-        work.row = {}  # the record holds all of it
-    if work.fault is None:
-        with _stage(work, "keywords"):
-            work.draft = draft_record(record, settings)
-    if work.draft is not None:
-        with _stage(work, "read"):
-            work.draft.pixels  # noqa: B018 - decoded here, so that a broken image is found before it is searched
-    return work
-
-
-def search(works: Sequence[Work], segmenter: Segmenter | None) -> Sequence[Work]:
-    """Find the regions of those rows that had no fault so far."""
-    drafts = {number: work.draft for number, work in enumerate(works) if work.draft and work.fault is None}
-    if segmenter is None or not drafts:
-        return works
-    started = time.perf_counter()
-    found = find_regions(list(drafts.values()), segmenter)
-    for number, regions in zip(drafts, found, strict=True):
-        if isinstance(regions, RecordError):
-            works[number].fault = str(regions)
-        else:
-            works[number].regions = regions
-        works[number].seconds["regions"] += (time.perf_counter() - started) / len(drafts)
-    return works
-
-
-def finish(work: Work, settings: BuildSettings) -> Work:
-    """Make the rejected images of a row that had no fault so far."""
-    if work.draft and work.fault is None:
-        with _stage(work, "noise"):
-            work.record, work.area = finish_record(work.draft, work.regions, settings)
-    work.draft = None  # its pixels are not needed any more
-    return work
-
-
-def write(path: Path, works: Iterable[Work]) -> Note:
-    """Write the records of a shard to `path` as they come, and count them."""
-    note = Note(read=0, written=[], set_aside=[], seconds={})
-    waited = 0.0
-
-    def records() -> Iterator[Record]:
-        nonlocal waited
-        asked = time.perf_counter()
-        for work in works:
-            waited += time.perf_counter() - asked
-            _count(work, note)
-            if work.record is not None:
-                yield work.record
-            work.record = None  # it is written
-            asked = time.perf_counter()
-        waited += time.perf_counter() - asked
-
-    started = time.perf_counter()
-    write_shard(records(), path)
-    note["seconds"]["write"] = time.perf_counter() - started - waited
-    return note
-
-
-def _count(work: Work, note: Note) -> None:
-    note["read"] += 1
-    note["seconds"] = sum_seconds([note["seconds"], work.seconds])
-    if work.fault is not None:
-        note["set_aside"].append(SetAside(row=work.number, id=work.id, reason=work.fault))
-    if work.record is not None:
-        fallback, keywords = work.record["corruption"]["fallback"], len(work.record["keywords"])
-        row = Written(row=work.number, id=work.id, fallback=fallback, keywords=keywords, area=work.area)
-        note["written"].append(row)
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """`items` in lists of `size`, the last one shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
 def _number(source: Source, rows: Iterable[dict[str, Any]], taken: AbstractSet[str]) -> Iterator[Work]:
     """The rows; those whose id is `taken` by a finished shard need not be made, as `merge_notes` sets them aside."""
     for number, row in enumerate(rows):
@@ -231,26 +102,3 @@ def _unfinished(shards: Iterable[Shard], taken: set[str]) -> Iterator[Shard]:
             taken.update(row["id"] for row in read_note(shard.path)["written"])
         else:
             yield shard
-
-
-def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """`function(item)` for each item in order, with up to `count` of them done ahead in the pool."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-@contextmanager
-def _stage(work: Work, name: str) -> Iterator[None]:
-    """Time a stage of a row, and set the row aside when it raises RecordError."""
-    started = time.perf_counter()
-    try:
-        yield
-    except RecordError as error:
-        work.fault = one_line(error)
-    finally:
-        work.seconds[name] += time.perf_counter() - started

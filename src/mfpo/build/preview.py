@@ -7,9 +7,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mfpo.build.noise import alpha_bar
 from mfpo.build.settings import STEPS, BuildSettings
-from mfpo.build.stages import Draft, finish_record
+from mfpo.build.steps import Draft, finish_record
 from mfpo.errors import SettingError
-from mfpo.records import Region, SourceRecord, decode_image
+from mfpo.images import decode_image
+from mfpo.records import Region, SourceRecord
 
 LEVELS = (*range(0, STEPS, 100), STEPS - 1)
 COLUMNS = 4

@@ -1,4 +1,4 @@
-"""The engine of a cluster: the same stages as operators of Ray Data, the segmenter as a pool of actors."""
+"""The engine of a cluster: the same steps as operators of Ray Data, the segmenter as a pool of actors."""
 
 import logging
 import os
@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mfpo.build.pipeline import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
+from mfpo.build.engine import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
+from mfpo.build.notes import Note
 from mfpo.build.regions import Search, Segmenter, open_segmenter
 from mfpo.build.settings import BuildSettings, RegionSettings
-from mfpo.build.shards import Note
 from mfpo.errors import MfpoError, RecordError, SettingError, first_line
+from mfpo.folders import provenance_of
 from mfpo.records import Region
 from mfpo.sources import Source
 
@@ -71,6 +72,8 @@ class OpenedByActor:
     def __init__(self, choice: str, settings: RegionSettings) -> None:
         self._open = partial(open_segmenter, choice, settings)
         self._segmenter: Segmenter | None = None
+        # Opened here too, so that a mistake is found before the first row.
+        self.provenance = provenance_of(self._open())
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         self._segmenter = self._segmenter or self._open()

@@ -1,80 +1,81 @@
 """The settings of `mfpo build`: of keywords, of regions, of the noise."""
 
-import math
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Literal, get_args
+from typing import Literal
 
-from mfpo.errors import SettingError
-from mfpo.settings import setting
+from mfpo.build.corruptions import CORRUPTIONS
+from mfpo.errors import SettingError, brief
+from mfpo.settings import Settings, setting
 
 Schedule = Literal["sigmoid", "linear", "cosine"]
-Kind = Literal["region", "global", "random", "crop", "blur", "black"]
 
 STEPS = 1000
-KINDS: tuple[Kind, ...] = get_args(Kind)
-# What is done to the regions; the other kinds need none.
-REGION_KINDS: tuple[Kind, ...] = ("region", "blur", "black")
-
 # spaCy's own English pipelines, the most accurate first.
 _PIPELINES = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeywordSettings:
+class KeywordSettings(Settings):
     """The graph's free parameters. The paper gives none of their values.
 
     `phi`, `decay` and `secondary` are set so that the best keyword is mostly an object that is seen in the image
     (figures: docs/keywords.md).
     """
 
-    top_k: int = setting(3, "how many keywords of an answer are looked for in the image (K)")
+    top_k: int = setting(3, "how many keywords of an answer are looked for in the image (K)", least=1)
     tagger: str = setting("textblob", "finds the nouns: textblob, a spaCy pipeline's name, or auto for the best there")
-    phi: float = setting(0.25, "how fast the bond of two phrases falls with their distance in words (phi)")
+    phi: float = setting(0.25, "how fast the bond of two phrases falls with their distance in words (phi)", least=0)
     vectors: str | None = setting(None, "meanings for gamma: model=MODEL, sentence=SENTENCE_TRANSFORMER, or null")
-    gamma: float = setting(0.1, "weight of similar meaning against closeness; no effect without vectors (gamma)")
-    alpha: float = setting(1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)")
-    decay: float = setting(0.05, "how fast phrases lose weight, per word before their first mention (lambda)")
-    secondary: float = setting(0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; paper: 1")
-    damping: float = setting(0.85, "share of a score that comes from the neighbours in the graph (a)")
+    gamma: float = setting(
+        0.1, "weight of similar meaning against closeness; no effect without vectors (gamma)", least=0
+    )
+    alpha: float = setting(
+        1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)", least=0
+    )
+    decay: float = setting(0.05, "how fast phrases lose weight, per word before their first mention (lambda)", least=0)
+    secondary: float = setting(
+        0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; paper: 1", least=0
+    )
+    damping: float = setting(0.85, "share of a score that comes from the neighbours in the graph (a)", least=0, below=1)
 
-    def __post_init__(self) -> None:
-        resolve_tagger(self.tagger)
-        if self.top_k < 1:
-            raise SettingError(f"top_k is {self.top_k}, but must be 1 or more")
-        if not 0 <= self.damping < 1:
-            raise SettingError(f"damping is {self.damping}, but must be from 0 to below 1")
-        for name in ("phi", "gamma", "alpha", "decay", "secondary"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+    def faults(self) -> list[str]:
+        try:
+            resolve_tagger(self.tagger)
+        except SettingError as error:
+            return [*super().faults(), str(error)]
+        return super().faults()
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionSettings:
+class RegionSettings(Settings):
     """What counts as a region, and how sure a model must be of it."""
 
     # Less than a patch hardly reaches the vision tower; nearly all would be global noise under another name.
-    smallest_region: float = setting(1 / 576, "share of the image below which a mask is no region; a patch of LLaVA's")
-    largest_region: float = setting(0.8, "share of the image above which a mask is no region")
-    box_threshold: float | None = setting(
-        None, "score above which a box counts; without it 0.3 for Grounding DINO, 0.1 for OWLv2, 0.5 for SAM 3"
+    smallest_region: float = setting(
+        1 / 576, "share of the image below which a mask is no region; a patch of LLaVA's", least=0, most=1
     )
-    text_threshold: float = setting(0.25, "score above which a box of Grounding DINO's belongs to a keyword")
-    mask_threshold: float = setting(0.5, "probability above which a pixel belongs to a mask of a model's")
-    region_batch: int = setting(8, "images, or pairs of an image and a keyword, that a segmenter's model takes at once")
+    largest_region: float = setting(0.8, "share of the image above which a mask is no region", least=0, most=1)
+    box_threshold: float | None = setting(
+        None,
+        "score above which a box counts; without it 0.3 for Grounding DINO, 0.1 for OWLv2, 0.5 for SAM 3",
+        least=0,
+        most=1,
+    )
+    text_threshold: float = setting(
+        0.25, "score above which a box of Grounding DINO's belongs to a keyword", least=0, most=1
+    )
+    mask_threshold: float = setting(
+        0.5, "probability above which a pixel belongs to a mask of a model's", least=0, most=1
+    )
+    region_batch: int = setting(
+        8, "images, or pairs of an image and a keyword, that a segmenter's model takes at once", least=1
+    )
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.smallest_region <= self.largest_region <= 1:
-            raise SettingError(
-                f"smallest_region {self.smallest_region} and largest_region {self.largest_region} must be shares of "
-                "the image, the smaller one first"
-            )
-        for name in ("box_threshold", "text_threshold", "mask_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise SettingError(f"{name} is {value}, but must be from 0 to 1")
-        if self.region_batch < 1:
-            raise SettingError(f"region_batch is {self.region_batch}, but must be 1 or more")
+    def faults(self) -> list[str]:
+        smallest, largest = self.smallest_region, self.largest_region
+        wrong = [f"smallest_region {smallest} is above largest_region {largest}"] if smallest > largest else []
+        return [*super().faults(), *wrong]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +83,27 @@ class BuildSettings(KeywordSettings, RegionSettings):
     differing: bool = setting(
         False, "take as keywords what the rejected answer does not name, if there is such a thing"
     )
-    corruption: Kind = setting("region", "how the rejected image is made: region (paper), global, random, crop, ...")
+    corruption: str = setting("region", "how the rejected image is made: region (paper), global, random, crop, ...")
     schedule: Schedule = setting("sigmoid", "noise schedule: sigmoid (VCD's), linear (DDPM's) or cosine")
-    noise_step: int = setting(500, "diffusion step of the noise; 500 of 1000 is the paper's best (Figure 8)")
-    mask_dilate: int = setting(0, "pixels by which regions grow to each side before they are destroyed")
+    noise_step: int = setting(
+        500, "diffusion step of the noise; 500 of 1000 is the paper's best (Figure 8)", least=0, most=STEPS - 1
+    )
+    mask_dilate: int = setting(0, "pixels by which regions grow to each side before they are destroyed", least=0)
     image_format: Literal["webp", "png"] = setting("webp", "how rejected images are stored, both without loss")
-    seed: int = setting(0, "seed of the noise; each record draws from the seed and its own id")
-    shard_size: int = setting(256, "source rows a shard; a killed run goes on after its last whole shard")
+    seed: int = setting(0, "seed of the noise; each record draws from the seed and its own id", least=0)
+    shard_size: int = setting(256, "source rows a shard; a killed run goes on after its last whole shard", least=1)
 
-    def __post_init__(self) -> None:
-        KeywordSettings.__post_init__(self)
-        RegionSettings.__post_init__(self)
-        if not 0 <= self.noise_step < STEPS:
-            raise SettingError(f"noise_step is {self.noise_step}, but must be from 0 to {STEPS - 1}")
-        if self.seed >= 2**63:
-            raise SettingError(f"seed is {self.seed}, but must be below 2^63")
-        for name, least in (("mask_dilate", 0), ("seed", 0), ("shard_size", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} is {getattr(self, name)}, but must be {least} or more")
+    def faults(self) -> list[str]:
+        faults = super().faults()
+        if self.corruption not in CORRUPTIONS:
+            faults.append(f"corruption is {brief(self.corruption)}, but must be one of {', '.join(CORRUPTIONS)}")
+        if self.seed >= 2**63:  # as many as a column of the dataset holds
+            faults.append(f"seed is {self.seed}, but must be below 2^63")
+        return faults
 
     @property
     def needs_regions(self) -> bool:
-        return self.corruption in REGION_KINDS
+        return CORRUPTIONS[self.corruption].needs_regions
 
 
 @dataclass(frozen=True, kw_only=True)

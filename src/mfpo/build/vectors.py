@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mfpo.errors import MfpoError, SettingError, first_line
+from mfpo.errors import MfpoError, SettingError, brief, first_line
+from mfpo.folders import file_states
+from mfpo.hub import find_model
 
 if TYPE_CHECKING:
     import torch
@@ -35,17 +37,20 @@ def open_vectors(choice: str | None) -> Vectors | None:
     """
     if choice is None:
         return None
-    from mfpo.hub import find_model
-
     kind, _, name = choice.partition("=")
     if kind == "model" and name:
         return _remember(_embeddings(find_model(name)))
     if kind == "sentence" and name:
         return _remember(_sentence_vectors(find_model(name)))
     raise SettingError(
-        f"vectors is {choice!r}, but must be null, model=MODEL (a model's input embeddings) "
+        f"vectors is {brief(choice)}, but must be null, model=MODEL (a model's input embeddings) "
         "or sentence=MODEL (a sentence-transformers model)"
     )
+
+
+def vectors_state(choice: str | None) -> dict[str, list[int]]:
+    """The files of the model that the setting `vectors` names, by which a killed build knows that it is the same."""
+    return file_states(find_model(choice.partition("=")[2]).iterdir()) if choice else {}
 
 
 def _remember(vectors: Vectors) -> Vectors:

@@ -16,8 +16,8 @@ def rank(data: Data, model: Model, out: Out, config: Config = None, overrides: O
     check_shards(data)
     check_new(out)
     folder = model_folder(model)
-    from mfpo.rank.levels import rank as run  # seconds of imports: a mistake is told before them
+    from mfpo.rank.run import rank_into  # seconds of imports: a mistake is told before them
 
-    summary = run(data, folder, out, settings)
+    summary = rank_into(data, folder, out, settings)
     for level, figures in summary["levels"].items():
         console.print(f"{level}: {figures['records']} records, mean entropy {figures['mean_entropy']:.2f} nats")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 
+from mfpo.images import encode_image
 from mfpo.masks import encode_mask
 from mfpo.models import encode_questions, load_model, load_processor
 from mfpo.picturebook import WEIGHTS
@@ -13,7 +14,7 @@ from mfpo.picturebook.corrections import absent_kinds, correct
 from mfpo.picturebook.scenes import Scene, draw_scene, make_scene
 from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import CAPTION_PROMPTS
-from mfpo.records import NamedMask, Origin, SourceRecord, encode_image, new_record
+from mfpo.records import NamedMask, Origin, SourceRecord, new_record
 
 # How the chosen answer comes about.
 Chosen = Literal["corrected", "ranked"]
@@ -34,6 +35,10 @@ class PictureBookSource:
     def __init__(self, count: int, *, seed: int = 0, split: str = "pairs", kind: Chosen = "corrected") -> None:
         scene_seeds(split, seed)  # an error now, not when the first row is asked for
         self.count, self.seed, self.split, self.kind = count, seed, split, kind
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"picturebook": self.count, "seed": self.seed, "split": self.split, "kind": self.kind}
 
     def __len__(self) -> int:
         return self.count

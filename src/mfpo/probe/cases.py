@@ -11,10 +11,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mfpo.build.stages import union
+from mfpo.build.steps import union
 from mfpo.errors import MfpoError, RecordError
+from mfpo.images import decode_image
 from mfpo.masks import Mask
-from mfpo.records import TEXT_COLUMNS, Message, decode_image, read_dataset
+from mfpo.records import TEXT_COLUMNS, Message, read_dataset
 from mfpo.report.samples import evenly
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from torch import Tensor
 from mfpo.answer.greedy import greedy
 from mfpo.build.noise import add_noise
 from mfpo.build.settings import Schedule
-from mfpo.build.stages import generator
+from mfpo.build.steps import generator
 from mfpo.errors import MfpoError, RecordError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
 from mfpo.folders import whole_folder

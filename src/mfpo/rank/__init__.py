@@ -2,4 +2,4 @@
 
 from mfpo.calls import make_callable
 
-make_callable(__name__, "mfpo.rank.levels", "rank")
+make_callable(__name__, "mfpo.rank.run", "rank")

@@ -12,8 +12,9 @@ from PIL import Image, ImageChops, ImageColor, ImageFilter
 from rich.console import Console
 from rich.progress import track
 
+from mfpo.images import decode_image
 from mfpo.masks import decode_mask
-from mfpo.records import TEXT_COLUMNS, Record, Region, answer_text, decode_image, read_dataset
+from mfpo.records import TEXT_COLUMNS, Record, Region, answer_text, read_dataset
 from mfpo.report.palette import PALETTE
 from mfpo.report.texts import Piece, cut, difference_spans, keyword_spans
 

@@ -1,27 +1,44 @@
 """Where preference data comes from: one file a public format, each giving the same records."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from __future__ import annotations
 
-from mfpo.errors import MfpoError, brief
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from mfpo.errors import MfpoError
+from mfpo.files import some
 from mfpo.hub import is_hub_name
-from mfpo.records import SourceRecord
-from mfpo.sources.files import check_file, columns_of, download_dataset
-from mfpo.sources.jsonl import JsonlSource
-from mfpo.sources.llama_factory import LlamaFactorySource
-from mfpo.sources.llava_rlhf import LlavaRlhfSource
-from mfpo.sources.ms_swift import MsSwiftSource
-from mfpo.sources.rlaif_v import RlaifVSource
-from mfpo.sources.rlhf_v import RlhfVSource
-from mfpo.sources.rows import either
-from mfpo.sources.splits import choose_files
-from mfpo.sources.table import TableSource
-from mfpo.sources.trl import TrlSource
-from mfpo.sources.vlfeedback import VLFeedbackSource
+from mfpo.registry import Registry
+
+if TYPE_CHECKING:
+    import datasets
+
+    from mfpo.records import SourceRecord
+    from mfpo.sources.table import TableSource
+
+    Kind = TypeVar("Kind", bound=type[TableSource])
+
+# A file may have the columns of several; the first that fits is taken, so one dataset's own columns come before those
+# that anybody's file may have.
+FORMATS = ("rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "ms-swift", "llama-factory", "trl", "jsonl")
+SOURCES: Registry[type[TableSource]] = Registry("format", "mfpo.sources", FORMATS)
+
+
+def source(name: str) -> Callable[[Kind], Kind]:
+    """Register a `TableSource` as the format `name`, which is tried before those of the package."""
+
+    def add(kind: Kind) -> Kind:
+        kind.format = name
+        SOURCES.add(name, kind)
+        return kind
+
+    return add
 
 
 class Source(Protocol):
+    """Rows that become records. A `provenance`, if it has one, tells it apart from others (`folders.provenance_of`)."""
+
     name: str
     """What `record["source"]["dataset"]` says."""
 
@@ -38,68 +55,71 @@ class Source(Protocol):
         ...
 
 
-# A file may have the columns of several; the first that fits is taken, so one dataset's own columns come before those
-# that anybody's file may have.
-_KINDS: tuple[type[TableSource], ...] = (
-    RlhfVSource,
-    RlaifVSource,
-    VLFeedbackSource,
-    LlavaRlhfSource,
-    MsSwiftSource,
-    LlamaFactorySource,
-    TrlSource,
-    JsonlSource,
-)
-FORMATS = tuple(kind.format for kind in _KINDS)
-
-
 def open_source(
-    path: str | Path,
+    data: str | Path | datasets.Dataset,
     *,
     format: str | None = None,
     images: Path | None = None,
     split: str | None = None,
     subset: str | None = None,
 ) -> Source:
-    """The preference data at `path`: a Parquet, JSONL or JSON file, a folder of either, or a dataset `owner/name`.
+    """The preference data at a path (a Parquet, JSONL or JSON file, a folder of either, or a dataset `owner/name`), or
+    in a dataset in memory.
 
-    `format` is one of FORMATS, or found out from the columns. `images` is the folder that image paths are relative to;
-    without it, that of the file. Of a folder or dataset only `split` is read, by default train, and of several subsets
-    (configurations) only `subset`, by default the one that is called or marked default.
+    `format` is one of SOURCES, or found out from the columns. `images` is the folder that image paths are relative to;
+    without it, that of the file, or for a dataset in memory the working directory. Of a folder or `owner/name` only
+    `split` is read, by default train, and of several subsets (configurations) only `subset`, by default the one that is
+    called or marked default.
     Raises MfpoError when the file is missing or empty, when there is no such split or subset, when the columns are
     those of no format, or when the format brings no images and `images` is not given.
     """
-    if format not in (None, *FORMATS):
-        raise MfpoError(f"no format is named {brief(format)}; give --format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    is_download = is_hub_name(str(path))
-    place = download_dataset(str(path)) if is_download else Path(path)
+    if format is not None:
+        SOURCES[format]  # raises for an unknown name
+    if not isinstance(data, str | Path):
+        if not hasattr(data, "features") or isinstance(data.column_names, dict):
+            raise MfpoError(
+                f"the source is a {type(data).__name__}; give a path, or a datasets.Dataset, such as one split"
+            )
+        kind = _find_kind("the dataset", set(data.column_names), format)
+        return kind("dataset", data, images or Path.cwd(), images or Path("/"))
+    # pyarrow and the hub's client take half a second, and the registry should be had without them
+    from mfpo.sources.files import check_file, columns_of, download_dataset
+    from mfpo.sources.splits import choose_files
+
+    is_download = is_hub_name(str(data))
+    place = download_dataset(str(data)) if is_download else Path(data)
     files, left_out = choose_files(place, split, subset)
     for file in files:
         check_file(file)
     folder = images or files[0].parent
     if not folder.is_dir():
         raise MfpoError(f"{folder}: no such folder; give the image folder with --images")
-    kind = _find_kind(files[0], format)
+    kind = _find_kind(str(files[0]), columns_of(files[0]), format)
     if kind.needs_folder and images is None:
-        raise MfpoError(f"{path}: {kind.format} comes without its images; give their folder with --images")
+        raise MfpoError(f"{data}: {kind.format} comes without its images; give their folder with --images")
     # In the hub's cache a file is a link out of snapshots/REVISION into the dataset's blobs.
     root = place.parents[1] if is_download and images is None else folder
-    source = kind(str(path) if is_download else place.name, files, folder, root)
-    source.left_out = left_out
-    return source
+    opened = kind(str(data) if is_download else place.name, files, folder, root)
+    opened.left_out = left_out
+    return opened
 
 
-def _find_kind(file: Path, format: str | None) -> type[TableSource]:
-    kinds = [kind for kind in _KINDS if format in (None, kind.format)]
-    found = columns_of(file)
+def _find_kind(where: str, columns: set[str], format: str | None) -> type[TableSource]:
+    """The first format whose columns are all there. Raises MfpoError that names what the nearest one lacks."""
+    from mfpo.sources.rows import either
+
+    def lacking(kind: type[TableSource]) -> list[str]:
+        return [column for column in kind.columns if not columns.intersection(either(column))]
+
+    names = [format] if format else [*(name for name in SOURCES if name not in FORMATS), *FORMATS]
+    kinds = [SOURCES[name] for name in names]
     for kind in kinds:
-        if all(found.intersection(either(column)) for column in kind.columns):
+        if not lacking(kind):
             return kind
     # Of those that fit equally well, the last is anybody's.
-    nearest = max(reversed(kinds), key=lambda kind: sum(bool(found.intersection(either(c))) for c in kind.columns))
+    nearest = max(reversed(kinds), key=lambda kind: len(kind.columns) - len(lacking(kind)))
     which = f"format {format}" if format else f"{nearest.format}, the nearest format,"
-    lacking = ", ".join(column for column in nearest.columns if not found.intersection(either(column)))
-    names = ", ".join(name[:40] for name in sorted(found)[:6]) + f" and {len(found) - 6} more" * (len(found) > 6)
     raise MfpoError(
-        f"{file}: columns {names or 'none'}, but {which} also needs {lacking}; docs/sources.md lists all formats"
+        f"{where}: columns {some(sorted(columns)) or 'none'}, but {which} also needs {', '.join(lacking(nearest))}; "
+        "docs/sources.md lists all formats"
     )

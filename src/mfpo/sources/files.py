@@ -1,19 +1,19 @@
 """Rows out of Parquet, JSONL and JSON files, one after the other; from disk, or downloaded from the hub."""
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from mfpo.errors import MfpoError, RecordError, first_line
+from mfpo.files import Entry, beginning, stream_rows
 from mfpo.hub import DATA_FILES
 
 # The key of a row that could not be read, and holds why.
@@ -41,7 +41,7 @@ def data_files(folder: Path) -> list[Path]:
     """
     found = sorted(file for file in folder.rglob("*") if file.name.endswith(DATA_FILES) and file.is_file())
     seen = [file for file in found if not _is_hidden(file.relative_to(folder))]
-    files = [file for file in seen if ".json" not in file.suffixes or _is_array(file)]
+    files = [file for file in seen if ".json" not in file.suffixes or beginning(file).startswith("[")]
     if not files:
         raise MfpoError(
             f"{folder}: no .parquet or .jsonl files and no .json array there; give a file, or a folder of them"
@@ -101,9 +101,8 @@ def columns_of(file: Path) -> set[str]:
 
 def _one_a_line(file: Path) -> str:
     """What to give in place of a file without a JSON object on any line."""
-    with _open(file) as opened:
-        if opened.read(1000).lstrip(_BLANK).startswith(b"{"):
-            return "each object on a line of its own, or a JSON array of them"
+    if beginning(file).startswith("{"):
+        return "each object on a line of its own, or a JSON array of them"
     return "a file with one JSON object a line, or a JSON array; tables of commas or tabs are not read"
 
 
@@ -115,10 +114,15 @@ def read_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> It
     for file in files:
         if file.suffix == ".parquet":
             yield from _parquet_rows(file, columns)
-        elif _is_array(file):
-            yield from _array_rows(file)
         else:
-            yield from _line_rows(file)
+            yield from (_json_row(entry, file) for entry in stream_rows(file))
+
+
+def dataset_rows(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset in memory, only `columns`; images stay encoded, as they lie in it."""
+    names = [name for name in dataset.column_names if name in columns]
+    for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=16):
+        yield from table.to_pylist()
 
 
 def check_row(row: dict[str, Any]) -> None:
@@ -142,58 +146,15 @@ def _check_text(value: Any) -> None:
     json.dumps(value, ensure_ascii=False).encode()
 
 
-def _line_rows(file: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    try:
-        with _open(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _row(line, f"line {number} of {file.name}")
-    except _BROKEN as error:
-        raise MfpoError(f"{file}: broken after line {number} ({first_line(error)}); was it downloaded whole?") from None
-
-
-def _open(file: Path) -> IO[bytes]:
-    open_file: Any = gzip.open if file.suffix == ".gz" else open
-    return open_file(file, "rb")
-
-
-# What gzip raises where a file is cut off or damaged.
-_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
-# What may stand before JSON: a byte order mark, and white space.
-_BLANK = b"\xef\xbb\xbf \t\r\n"
-
-
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = parse_json(line, where)
-    except RecordError as error:
-        return {_UNREADABLE: str(error)}
-    return row if isinstance(row, dict) else {_UNREADABLE: f"{where} is not a JSON object"}
-
-
-def _is_array(file: Path) -> bool:
-    """Whether the file begins as a JSON array does, whatever its name says."""
-    try:
-        with _open(file) as start:
-            return start.read(1000).lstrip(_BLANK).startswith(b"[")
-    except _BROKEN as error:
-        raise MfpoError(f"{file}: cannot be unpacked ({first_line(error)}); was it downloaded whole?") from None
-
-
-def _array_rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with _open(file) as opened:
-            rows = json.loads(opened.read())
-    except (ValueError, RecursionError, *_BROKEN) as error:
-        raise MfpoError(f"{file}: not valid JSON ({error}); was it downloaded whole?") from None
-    for number, row in enumerate(rows):
-        where = f"item {number} of {file.name}"
+def _json_row(entry: Entry, file: Path) -> dict[str, Any]:
+    place, row, fault = entry
+    if row is not None:
         try:
             _check_text(row)
-        except ValueError as error:
-            row = {_UNREADABLE: f"{where} is not valid JSON ({error})"}
-        yield row if isinstance(row, dict) else {_UNREADABLE: f"{where} is not a JSON object"}
+            return row
+        except (ValueError, RecursionError) as error:
+            fault = f"is not valid JSON ({error})"
+    return {_UNREADABLE: f"{place} of {file.name} {fault}"}
 
 
 def _open_parquet(file: Path) -> pq.ParquetFile:

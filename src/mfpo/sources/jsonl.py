@@ -3,12 +3,13 @@
 from typing import Any
 
 from mfpo.errors import RecordError
+from mfpo.sources import source
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("jsonl")
 class JsonlSource(TableSource):
-    format = "jsonl"
     columns = ("id", "image", "question", "chosen", "rejected")
     images = "image"
 

@@ -5,12 +5,13 @@ A system prompt may have a column of its own, `system`.
 
 from typing import Any
 
+from mfpo.sources import source
 from mfpo.sources.rows import read_answer, read_messages, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("llama-factory")
 class LlamaFactorySource(TableSource):
-    format = "llama-factory"
     columns = ("conversations or messages", "chosen", "rejected", "images")
 
     def pair(self, row: dict[str, Any]) -> Pair:

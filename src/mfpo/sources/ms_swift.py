@@ -4,12 +4,13 @@ from typing import Any
 
 from mfpo.errors import RecordError
 from mfpo.records import Message
+from mfpo.sources import source
 from mfpo.sources.rows import check_prompt, read_answer, read_messages
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("ms-swift")
 class MsSwiftSource(TableSource):
-    format = "ms-swift"
     columns = ("messages", "rejected_response or rejected_messages", "images")
 
     def pair(self, row: dict[str, Any]) -> Pair:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from mfpo.sources import source
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("rlaif-v")
 class RlaifVSource(TableSource):
-    format = "rlaif-v"
     columns = ("ds_name", "image", "question", "chosen", "rejected")
     images = "image"
     has_ids = False  # `idx` is nowhere said to be unique

@@ -3,13 +3,14 @@
 from typing import Any
 
 from mfpo.errors import RecordError
+from mfpo.sources import source
 from mfpo.sources.files import parse_json
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("rlhf-v")
 class RlhfVSource(TableSource):
-    format = "rlhf-v"
     columns = ("ds_name or dataset_name", "image", "text")
     images = "image"
     has_ids = False  # `idx` counts within one `origin_split`, as its first name, origin_split_inner_idx, says

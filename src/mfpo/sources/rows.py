@@ -4,21 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import RecordError, brief
+from mfpo.files import some
+from mfpo.images import bare_image, check_image, decode_base64, embedded_name, load_image
 from mfpo.masks import is_whole
-from mfpo.records import (
-    IMAGE_PLACE,
-    EncodedImage,
-    Message,
-    NamedMask,
-    answer_text,
-    bare_image,
-    check_image,
-    decode_base64,
-    embedded_name,
-    is_text,
-    load_image,
-    without_places,
-)
+from mfpo.records import IMAGE_PLACE, EncodedImage, Message, NamedMask, answer_text, is_text, without_places
 
 # The roles by the names that TRL, ms-swift and ShareGPT have for them; LLaVA-RLHF writes llava.
 ROLES = {
@@ -105,8 +94,8 @@ def read_answer(row: dict[str, Any], column: str) -> str:
     """The one answer in a column."""
     messages = read_messages(row, column, role="assistant")
     if len(messages) != 1 or messages[0]["role"] != "assistant":
-        roles = ", ".join(message["role"] for message in messages) or "none"
-        raise RecordError(f"column {column!r} has messages ({roles[:80]}), but must be one message of the assistant")
+        roles = some([message["role"] for message in messages]) or "none"
+        raise RecordError(f"column {column!r} has messages ({roles}), but must be one message of the assistant")
     if not messages[0]["content"]:
         raise RecordError(f"column {column!r} is empty")
     return messages[0]["content"]

@@ -1,13 +1,17 @@
 """The source that every format is: rows out of files, one pair of answers a row."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import datasets
+
 from mfpo.errors import RecordError
-from mfpo.records import Message, Origin, SourceRecord, answer_text, new_record, place_images
-from mfpo.sources.files import check_row, read_rows
+from mfpo.folders import file_states
+from mfpo.records import Message, Origin, SourceRecord, answer_text, dataset_hash, new_record, place_images
+from mfpo.sources.files import check_row, dataset_rows, read_rows
 from mfpo.sources.rows import either, read_images, read_objects
 
 
@@ -18,12 +22,13 @@ class Pair(NamedTuple):
 
 
 class TableSource(ABC):
-    """The rows of `files`, their images embedded or below `folder`; links may lead as far as `root`.
+    """The rows of files or of a dataset in memory, their images embedded or below `folder`; links may lead to `root`.
 
     In every format a row may have `objects`, the masks that it brings.
     """
 
     format: ClassVar[str]
+    """The name that `@source` gives."""
     columns: ClassVar[tuple[str, ...]]
     """Those that a file needs to have; of `a or b` one will do."""
     images: ClassVar[str] = "images"
@@ -33,9 +38,11 @@ class TableSource(ABC):
     needs_folder: ClassVar[bool] = False
     """Whether the dataset is published without its images."""
 
-    def __init__(self, name: str, files: Sequence[Path], folder: Path, root: Path | None = None) -> None:
+    def __init__(
+        self, name: str, rows: Sequence[Path] | datasets.Dataset, folder: Path, root: Path | None = None
+    ) -> None:
         self.name = name
-        self._files = files
+        self._rows = rows
         self._folder = folder
         self._root = root or folder
         self.left_out: list[str] = []
@@ -43,7 +50,20 @@ class TableSource(ABC):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         needed = [name for column in (*self.columns, self.images) for name in either(column)]
-        return read_rows(self._files, ("id", "objects", "image_path", "system", *needed))
+        names = ("id", "objects", "image_path", "system", *needed)
+        if isinstance(self._rows, datasets.Dataset):
+            return dataset_rows(self._rows, names)
+        return read_rows(self._rows, names)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The files by their size and time, or a dataset in memory by its content."""
+        if isinstance(self._rows, datasets.Dataset):
+            rows: dict[str, Any] = {"content": dataset_hash(self._rows)}
+        else:
+            rows = {"files": file_states(self._rows)}
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"kind": kind, "name": self.name, "images": os.path.abspath(self._folder), **rows}
 
     def id(self, row: dict[str, Any], number: int) -> str:
         """The row's `id`, or its number where it has none."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from mfpo.sources import source
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("trl")
 class TrlSource(TableSource):
-    format = "trl"
     columns = ("images", "prompt", "chosen", "rejected")
 
     def pair(self, row: dict[str, Any]) -> Pair:

@@ -6,13 +6,14 @@ The chosen answer is the one with the best mean rating, the rejected one that wi
 import math
 from typing import Any
 
-from mfpo.errors import RecordError
+from mfpo.errors import RecordError, brief
+from mfpo.sources import source
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
+@source("vlfeedback")
 class VLFeedbackSource(TableSource):
-    format = "vlfeedback"
     columns = ("prompt", "completions", "image or img_path")
     images = "image or img_path"
 
@@ -44,7 +45,7 @@ def _mean_rating(completion: dict[str, Any], number: int) -> float:
     annotations = completion.get("annotations")
     if not isinstance(annotations, dict) or not annotations:
         raise RecordError(f"completions[{number}] has no annotations")
-    return sum(_rating(given, f"completions[{number}], {name}") for name, given in annotations.items()) / len(
+    return sum(_rating(given, f"completions[{number}], {brief(name)}") for name, given in annotations.items()) / len(
         annotations
     )
 
@@ -56,5 +57,5 @@ def _rating(annotation: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise RecordError(f"{where[:80]}: rating {repr(rating)[:40]} is no number")
+        raise RecordError(f"{where}: rating {brief(rating)} is no number")
     return value

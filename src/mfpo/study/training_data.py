@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.progress import track
 
-from mfpo.build.pipeline import build
+from mfpo.build.pipeline import build_into
 from mfpo.build.regions import open_segmenter
 from mfpo.build.settings import BuildSettings
-from mfpo.rank.levels import rank
+from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import SourceRecord
 from mfpo.sources import Source
@@ -31,7 +31,7 @@ def ranked_pairs(source: Source, out: Path, data: Data, *, seed: int, regions: s
             settings = BuildSettings(seed=seed, **made)
             segmenter = open_segmenter(regions, settings) if settings.needs_regions else None
             source = Repeated(source, data.noises) if data.noises > 1 else source
-            summary = build(source, out, settings, segmenter, progress=lambda rows: track(rows, "building"))
+            summary = build_into(source, out, settings, segmenter, progress=lambda rows: track(rows, "building"))
             if summary["set_aside"]:
                 count, of = summary["set_aside"], summary["read"]
                 print(f"{count} of {of} pairs set aside, with reasons in {out / 'rejected_rows.jsonl'}", file=stderr)

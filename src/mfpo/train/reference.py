@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import datasets
 import pyarrow as pa
@@ -23,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mfpo.errors import MfpoError, brief
-from mfpo.folders import fingerprint, versions
+from mfpo.folders import fingerprint, versions, whole_file
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.logprobs.sequences import sequence_logps
@@ -142,17 +141,13 @@ def _read_known(path: Path) -> Known:
 
 def _add_known(path: Path, new: Known) -> None:
     """Add to the file, which appears whole or not at all; what another run adds in the same moment may be lost."""
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # its own, as several runs may write at once
     try:
-        path.parent.mkdir(exist_ok=True)
         known = _read_known(path) | new
         logps, cut = zip(*known.values(), strict=True)
         columns = {"sequence": list(known), "logp": pa.array(logps, pa.float32()), "cut_tokens": list(cut)}
-        pq.write_table(pa.table(columns), partial)
-        partial.replace(path)
+        with whole_file(path, is_shared=True) as partial:
+            pq.write_table(pa.table(columns), partial)
     except OSError as error:
-        if partial.exists():
-            partial.unlink()
         say(f"{path.parent}: cannot be written ({error.strerror}), so that only this run keeps the reference")
 
 
@@ -162,9 +157,8 @@ def write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float,
     columns = {
         name: pa.array([logps[row][number][0] for row in rows], pa.float32()) for number, name in enumerate(pairs.names)
     }
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.table({"id": [pairs.ids[row] for row in rows], **columns}), partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(pa.table({"id": [pairs.ids[row] for row in rows], **columns}), partial)
 
 
 def read_reference(path: Path, pairs: Pairs, rows: Sequence[int]) -> Tensor:

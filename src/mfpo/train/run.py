@@ -157,7 +157,7 @@ def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
         if kinds != {method.corruption}:
             raise MfpoError(
                 f"{data}: method {settings.method} needs rejected images of kind {method.corruption}, but these are "
-                f"{', '.join(sorted(kinds))}; run `mfpo build` with `--corruption {method.corruption}`"
+                f"{', '.join(sorted(kinds))}; run `mfpo build` with `corruption={method.corruption}`"
             )
     return dataset
 

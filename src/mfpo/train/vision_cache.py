@@ -6,7 +6,6 @@ Each image, or tile of one, is a row of what the tower takes; its features are a
 import hashlib
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mfpo.errors import SettingError
-from mfpo.folders import writing
+from mfpo.folders import whole_file, writing
 
 # Families whose tower takes a row for each image or tile, and whose projector is no part of it, as Qwen-VL's is.
 _FAMILIES = ("idefics3", "llava", "llava_next", "smolvlm")
@@ -63,8 +62,5 @@ def _hash(row: dict[str, Tensor]) -> str:
 
 def _write(file: Path, states: dict[str, Tensor]) -> None:
     """The file appears whole or not at all."""
-    partial = file.with_suffix(f".{uuid4().hex}.partial")  # its own, as several processes may write at once
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with writing("features of an image", file.parent):
+    with whole_file(file, is_shared=True) as partial, writing("features of an image", file.parent):
         save_file({name: state.cpu().contiguous() for name, state in states.items()}, partial)
-        partial.replace(file)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import CLIPSegForImageSegmentation, ViTImageProcessorPil
 
-from mfpo.build.regions import Search
+from mfpo.build.regions import Search, segmenter
 from mfpo.build.regions.vision import (
     Found,
     batches,
@@ -13,6 +13,7 @@ from mfpo.build.regions.vision import (
     load_image_processor,
     load_tokenizer,
     load_vision_model,
+    model_state,
     resize_masks,
     search_images,
 )
@@ -23,14 +24,16 @@ from mfpo.records import Region
 DEFAULT = "CIDAS/clipseg-rd64-refined"
 
 
+@segmenter("clipseg")
 class ClipSeg:
-    """CLIPSeg in the folder, or of the hub's, `name`. Raises MfpoError when it cannot be loaded."""
+    """CLIPSeg in the folder, or of the hub's, `name`, or DEFAULT. Raises MfpoError when it cannot be loaded."""
 
     def __init__(self, name: str, settings: RegionSettings = RegionSettings()) -> None:
-        self._model, folder = load_vision_model(name, {"clipseg": CLIPSegForImageSegmentation})
+        self._model, folder = load_vision_model(name or DEFAULT, {"clipseg": CLIPSegForImageSegmentation})
         self._processor = load_image_processor(ViTImageProcessorPil, folder)
         self._tokenizer = load_tokenizer(folder)
         self._settings = settings
+        self.provenance = {"clipseg": model_state(folder)}
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         """The regions of the keywords; the score is the mean probability in the mask."""

@@ -7,19 +7,23 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from mfpo.build.regions import Search, is_named, match_regions
+from mfpo.build.regions import Search, segmenter
+from mfpo.build.regions.matching import is_named, match_regions
 from mfpo.build.settings import RegionSettings
 from mfpo.coco import CocoImage, read_coco
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, brief
+from mfpo.folders import file_states
 from mfpo.image_names import ByImage
 from mfpo.masks import as_rle, is_whole
 from mfpo.records import RLE, Keyword, Region
 
 
+@segmenter("coco")
 class CocoRegions:
     """A COCO instances file. Raises MfpoError when `file` is missing, is none, or has no mask."""
 
-    def __init__(self, file: Path, settings: RegionSettings = RegionSettings()) -> None:
+    def __init__(self, file: Path | str, settings: RegionSettings = RegionSettings()) -> None:
+        file = Path(file)
         images = read_coco(file, "instances")
         stems = [os.path.splitext(os.path.basename(image.name or image.id))[0] for image in images]
         self._images = ByImage[CocoImage](file)
@@ -34,6 +38,7 @@ class CocoRegions:
                 "--regions grounded-sam find them"
             )
         self._file = file
+        self.provenance = {"coco": file_states([file])}
         self._settings = settings
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
@@ -72,7 +77,7 @@ class CocoRegions:
         # In a record a bare number is a file's name too, and what was converted has another ending.
         key = self._images.find(os.path.splitext(file_name)[0] + ".jpg")
         if key is None:
-            raise RecordError(f"image {file_name[:80]!r} is not among the images of {self._file}")
+            raise RecordError(f"image {brief(file_name)} is not among the images of {self._file}")
         return self._images[key]
 
 
@@ -124,16 +129,16 @@ def as_mask(segmentation: Any, height: int, width: int) -> RLE:
     if isinstance(segmentation, list):
         return _draw(segmentation, height, width)
     if not isinstance(segmentation, dict):
-        raise ValueError(f"segmentation is {repr(segmentation)[:40]}, but must be polygons or run lengths")
+        raise ValueError(f"segmentation is {brief(segmentation)}, but must be polygons or run lengths")
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
-        raise ValueError(f"run lengths of size {repr(size)[:40]} for an image of {[height, width]}")
+        raise ValueError(f"run lengths of size {brief(size)} for an image of {[height, width]}")
     if isinstance(counts, list):
         if not all(_is_number(run) and run >= 0 and run == int(run) for run in counts) or sum(counts) != height * width:
             raise ValueError(f"run lengths do not cover {size}")
         return as_rle(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
     if not isinstance(counts, str):
-        raise ValueError(f"counts is {repr(counts)[:40]}, but must be a list or a text")
+        raise ValueError(f"counts is {brief(counts)}, but must be a list or a text")
     mask = RLE(size=[height, width], counts=counts)
     if not is_whole(mask):
         raise ValueError(f"run lengths do not cover {size}")

@@ -2,14 +2,22 @@
 
 from collections.abc import Sequence
 
-from mfpo.build.regions import OTHER_CHOICES, Search, match_regions
+from mfpo.build.regions import OTHER_CHOICES, Search, segmenter
+from mfpo.build.regions.matching import match_regions
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError
 from mfpo.records import Region
 
 
+@segmenter("dataset")
+def open_dataset(where: str, settings: RegionSettings) -> "DatasetRegions":
+    return DatasetRegions(settings)
+
+
 class DatasetRegions:
     """The record's `objects`, which belong to its first image."""
+
+    provenance = "dataset"
 
     def __init__(self, settings: RegionSettings = RegionSettings()) -> None:
         self._settings = settings

@@ -23,6 +23,7 @@ from mfpo.build.regions.vision import (
     load_image_processor,
     load_tokenizer,
     load_vision_model,
+    model_state,
     size_of,
 )
 from mfpo.build.settings import RegionSettings
@@ -47,6 +48,7 @@ class GroundingDino:
 
     def __init__(self, model: Any, folder: Path, settings: RegionSettings) -> None:
         self._model = model
+        self.provenance = model_state(folder)
         self._processor = load_image_processor(GroundingDinoImageProcessorPil, folder)
         self._tokenizer = load_tokenizer(folder)
         # A box threshold of 0.3 and a text threshold of 0.25 are those of Grounded SAM's demo.
@@ -103,6 +105,7 @@ class Owlv2:
 
     def __init__(self, model: Any, folder: Path, settings: RegionSettings) -> None:
         self._model = model
+        self.provenance = model_state(folder)
         self._processor = load_image_processor(Owlv2ImageProcessorPil, folder)
         self._tokenizer = load_tokenizer(folder)
         # transformers' default.

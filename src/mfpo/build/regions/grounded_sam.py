@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mfpo.build.regions import Search
+from mfpo.build.regions import Search, segmenter
 from mfpo.build.regions.detectors import load_detector
 from mfpo.build.regions.sam import Sam
 from mfpo.build.regions.vision import Found, search_images, size_of
@@ -15,19 +15,21 @@ from mfpo.records import Region
 DEFAULT = "IDEA-Research/grounding-dino-base,facebook/sam-vit-huge"
 
 
+@segmenter("grounded-sam")
 class GroundedSam:
-    """`names` are DETECTOR,SAM: Grounding DINO or OWLv2, and SAM or SAM 2; folders or names on the hub.
+    """`names` are DETECTOR,SAM: Grounding DINO or OWLv2, and SAM or SAM 2; folders or names on the hub; or DEFAULT.
 
     Raises MfpoError when one of them cannot be loaded.
     """
 
     def __init__(self, names: str, settings: RegionSettings = RegionSettings()) -> None:
-        detector, _, sam = names.partition(",")
+        detector, _, sam = (names or DEFAULT).partition(",")
         if not detector or not sam:
             raise MfpoError(f"grounded-sam={names} does not name two models; give grounded-sam=DETECTOR,SAM")
         self._detect = load_detector(detector, settings)
         self._sam = Sam(sam, settings)
         self._settings = settings
+        self.provenance = {"grounded-sam": [self._detect.provenance, self._sam.provenance]}
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         """The regions of the keywords, each the union of its boxes' masks; the score is the best box's."""

@@ -32,12 +32,12 @@ from transformers import (
     SamVisionConfig,
 )
 
-from mfpo.build.regions import Search
-from mfpo.build.regions.vision import Found, batches, load_image_processor, resize_masks, search_images
+from mfpo.build.regions import Search, segmenter
+from mfpo.build.regions.vision import Found, batches, load_image_processor, model_state, resize_masks, search_images
 from mfpo.build.settings import RegionSettings
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, first_line
 from mfpo.hub import find_model
-from mfpo.models import default_dtype, device, quiet
+from mfpo.models import default_dtype, device, load_weights, quiet
 from mfpo.records import Region
 
 # The prompt of LISA's own validation; its published figures are from one forward pass over it, not from generation.
@@ -89,6 +89,7 @@ _NAMES = (
 )
 
 
+@segmenter("lisa")
 class LisaRegions:
     """The LISA in the folder, or of the hub's name, `where`.
 
@@ -104,6 +105,7 @@ class LisaRegions:
             size={"longest_edge": self._side}, pad_size={"height": self._side, "width": self._side}
         )
         self._settings = settings
+        self.provenance = {"lisa": model_state(folder)}
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         """The regions of the keywords, one image at a time and all its keywords at once.
@@ -213,7 +215,7 @@ def load_lisa(folder: Path) -> tuple[Lisa, CLIPImageProcessorPil]:
     except KeyError as error:
         raise MfpoError(f"{folder}: not in LISA's layout, weights of {error} are missing") from None
     except (RuntimeError, TypeError, ValueError, StrictDataclassError) as error:
-        raise MfpoError(f"{folder}: its config.json or its weights do not fit LISA ({_line(error)})") from None
+        raise MfpoError(f"{folder}: its config.json or its weights do not fit LISA ({first_line(error)})") from None
     return Lisa(parts, config["mm_vision_select_layer"]).to(device()).eval(), processor
 
 
@@ -243,7 +245,7 @@ def _read_weights(folder: Path) -> dict[str, dict[str, Tensor]]:
         try:
             weights = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise MfpoError(f"{file}: cannot be read ({_line(error)}); copy or convert it again") from None
+            raise MfpoError(f"{file}: cannot be read ({first_line(error)}); copy or convert it again") from None
         for name, weight in weights.items():
             part, _, own_name = rename(name).partition(".")
             if part:
@@ -292,16 +294,12 @@ def _load_tower(folder: Path, config: dict[str, Any]) -> tuple[Any, CLIPImagePro
     """The CLIP that LISA's config.json names, and its processor. LISA's own files leave it out, as it was frozen."""
     tower_folder = find_model(config["vision_tower"])
     try:
-        tower, loaded = CLIPVisionModel.from_pretrained(
-            tower_folder, dtype=default_dtype(), use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        # A whole CLIP has a text model too, which is left.
+        tower = load_weights(CLIPVisionModel, tower_folder, dtype=default_dtype())
+    except MfpoError as error:
         raise MfpoError(
-            f"{tower_folder}: not the CLIP that LISA needs ({_line(error)}); "
-            f"give its folder or hub name as vision_tower in {folder / 'config.json'}"
+            f"{error}; give the folder or hub name of LISA's CLIP as vision_tower in {folder / 'config.json'}"
         ) from None
-    # A whole CLIP has a text model too, which is left.
-    _check_names(tower_folder, {"missing": loaded["missing_keys"]})
     layers = tower.config.num_hidden_layers
     if tower.config.hidden_size != config["mm_hidden_size"] or abs(config["mm_vision_select_layer"]) > layers:
         raise MfpoError(f"{tower_folder}: another CLIP than that of {folder}, by its mm_hidden_size and layers")
@@ -335,7 +333,7 @@ def _load_tokenizer(folder: Path, vocabulary: int) -> Any:
         tokenizer = LlamaTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MfpoError(
-            f"{folder}: its tokenizer cannot be loaded ({_line(error)}); "
+            f"{folder}: its tokenizer cannot be loaded ({first_line(error)}); "
             "give tokenizer.json, or tokenizer.model and the package sentencepiece"
         ) from None
     missing = set(_MARKERS) - tokenizer.get_added_vocab().keys()
@@ -343,7 +341,3 @@ def _load_tokenizer(folder: Path, vocabulary: int) -> Any:
         lack = f"lacks {', '.join(sorted(missing))}" if missing else f"has {len(tokenizer)} tokens, LISA {vocabulary}"
         raise MfpoError(f"{folder}: its tokenizer {lack}; copy LISA's own beside the weights")
     return tokenizer
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -9,7 +9,14 @@ from torch.nn.functional import interpolate
 from transformers import Sam2Model, SamImageProcessorPil, SamModel, ViTImageProcessorPil
 
 from mfpo.build.regions import Search
-from mfpo.build.regions.vision import encode_images, load_image_processor, load_vision_model, size_of, unite
+from mfpo.build.regions.vision import (
+    encode_images,
+    load_image_processor,
+    load_vision_model,
+    model_state,
+    size_of,
+    unite,
+)
 from mfpo.build.settings import RegionSettings
 
 # So many boxes are decoded at once: a detector may give hundreds.
@@ -30,6 +37,7 @@ class Sam:
     def __init__(self, name: str, settings: RegionSettings = RegionSettings()) -> None:
         # The published checkpoints of SAM 2 are those of the video model, which holds the image model.
         self._model, folder = load_vision_model(name, {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model})
+        self.provenance = model_state(folder)
         self._is_padded = isinstance(self._model, SamModel)
         # SAM 2 squeezes an image into its square, as ViT's processor does (its own needs torchvision).
         kind = SamImageProcessorPil if self._is_padded else ViTImageProcessorPil

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import Sam3Model, ViTImageProcessorPil
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from mfpo.build.regions import Search
+from mfpo.build.regions import Search, segmenter
 from mfpo.build.regions.vision import (
     Found,
     batches,
@@ -14,6 +14,7 @@ from mfpo.build.regions.vision import (
     load_image_processor,
     load_tokenizer,
     load_vision_model,
+    model_state,
     search_images,
     unite,
 )
@@ -24,17 +25,19 @@ from mfpo.records import Region
 DEFAULT = "facebook/sam3"
 
 
+@segmenter("sam3")
 class Sam3Regions:
-    """SAM 3 in the folder, or of the hub's, `name`. Raises MfpoError when it cannot be loaded."""
+    """SAM 3 in the folder, or of the hub's, `name`, or DEFAULT. Raises MfpoError when it cannot be loaded."""
 
     def __init__(self, name: str, settings: RegionSettings = RegionSettings()) -> None:
         # The published checkpoint is that of the video model, which holds the image model.
-        self._model, folder = load_vision_model(name, {"sam3": Sam3Model, "sam3_video": Sam3Model})
+        self._model, folder = load_vision_model(name or DEFAULT, {"sam3": Sam3Model, "sam3_video": Sam3Model})
         # Sam3ImageProcessor wants torchvision; it resizes to a square and normalises, as ViT's does.
         self._processor = load_image_processor(ViTImageProcessorPil, folder)
         self._tokenizer = load_tokenizer(folder)
         self._box_threshold = 0.5 if settings.box_threshold is None else settings.box_threshold
         self._settings = settings
+        self.provenance = {"sam3": model_state(folder)}
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         """The regions of the keywords, each the union of its instances; the score is the best instance's."""

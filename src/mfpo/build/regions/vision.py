@@ -6,35 +6,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from mfpo.build.regions import Search, is_region
+from mfpo.build.regions import Search
+from mfpo.build.regions.matching import is_region
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, first_line
+from mfpo.folders import file_states
 from mfpo.hub import find_model
 from mfpo.masks import encode_mask
-from mfpo.models import default_dtype, device, quiet
+from mfpo.models import BROKEN, default_dtype, device, load_weights, quiet
 from mfpo.records import Region
 
 T = TypeVar("T")
 Found = tuple[Tensor, float]
 """A keyword's mask, (height, width) of booleans at the size of the image, and its score."""
 
-# What transformers raises for a file that is missing or broken, depending on how.
-_BROKEN = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    SafetensorError,
-    StrictDataclassError,
-)
 # Models resize such images to a strip of a few pixels, or of none.
 _NARROWEST = 20
 # So many pixels of masks are resized at once, 0.25 GB; or one mask, if it has more.
@@ -57,21 +46,15 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
         kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
         if kind not in kinds:
             raise MfpoError(f"{name}: a {kind!r} model, but needed is {' or '.join(kinds)}")
-        # float32 also where it computes in bfloat16: see `inference`.
-        model, loaded = kinds[kind].from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-        )
-    except _BROKEN as error:
-        raise MfpoError(f"{name}: cannot be loaded ({first_line(error)})") from None
-    # transformers fills such weights with random numbers.
-    missing = sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]]))
-    if missing:
-        raise MfpoError(f"{name}: {len(missing)} weights are missing or of another shape, such as {missing[0]}")
-    return model.to(device()).eval(), folder
+    except BROKEN as error:
+        raise MfpoError(f"{name}: its config.json cannot be read ({first_line(error)})") from None
+    # float32 also where it computes in bfloat16: see `inference`.
+    return load_weights(kinds[kind], folder, dtype=torch.float32).to(device()), folder
+
+
+def model_state(folder: Path) -> dict[str, list[int]]:
+    """The files of a model, by which a killed build knows that it is the same."""
+    return file_states(folder.iterdir())
 
 
 def load_image_processor(cls: Any, folder: Path) -> Any:
@@ -182,6 +165,6 @@ def _to_regions(search: Search, found: Sequence[Found], settings: RegionSettings
 def _load_part(cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(folder, **options)
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = first_line(error)
         raise MfpoError(f"{folder}: its {cls.__name__} cannot be loaded ({reason}); save it beside the model") from None

@@ -1,4 +1,4 @@
-"""The stages that a record goes through (paper, section 3.1): read, keywords, regions, noise."""
+"""The steps from a source's record to a record with its rejected images (paper, section 3.1)."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,22 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mfpo.build.corruptions import CORRUPTIONS
 from mfpo.build.keywords import rank_keywords
-from mfpo.build.noise import Pixels, corrupt, dilate
+from mfpo.build.noise import Pixels, dilate
 from mfpo.build.regions import Search, Segmenter
-from mfpo.build.settings import BuildSettings, Kind
+from mfpo.build.settings import BuildSettings
 from mfpo.errors import RecordError
+from mfpo.images import decode_image, encode_image
 from mfpo.masks import Mask, decode_mask
-from mfpo.records import (
-    Corruption,
-    Keyword,
-    Record,
-    Region,
-    SourceRecord,
-    answer_text,
-    decode_image,
-    encode_image,
-)
+from mfpo.records import Corruption, Keyword, Record, Region, SourceRecord, answer_text
 
 
 class Draft:
@@ -50,24 +43,21 @@ def draft_record(record: SourceRecord, settings: BuildSettings) -> Draft:
 
 def find_regions(drafts: Sequence[Draft], segmenter: Segmenter) -> list[list[Region] | RecordError]:
     """The regions of each draft's keywords in all its images, or why they cannot be searched."""
-    found = iter(
-        segmenter(
-            [
-                Search(draft.record, number, pixels, draft.keywords)
-                for draft in drafts
-                for number, pixels in enumerate(draft.pixels)
-            ]
-        )
-    )
-    return [_join([next(found) for _ in draft.pixels]) for draft in drafts]
+    searches = [
+        Search(draft.record, number, pixels, draft.keywords)
+        for draft in drafts
+        for number, pixels in enumerate(draft.pixels)
+    ]
+    results = iter(segmenter(searches))
+    return [_join([next(results) for _ in draft.pixels]) for draft in drafts]
 
 
-def _join(found: Sequence[list[Region] | RecordError]) -> list[Region] | RecordError:
+def _join(results: Sequence[list[Region] | RecordError]) -> list[Region] | RecordError:
     regions: list[Region] = []
-    for part in found:
-        if isinstance(part, RecordError):
-            return part
-        regions += part
+    for result in results:
+        if isinstance(result, RecordError):
+            return result
+        regions += result
     return regions
 
 
@@ -78,32 +68,33 @@ def finish_record(draft: Draft, regions: list[Region], settings: BuildSettings) 
     """
     fallback = settings.needs_regions and not regions
     # The paper's own fallback: where no keyword finds a region, the whole image.
-    kind: Kind = "global" if fallback else settings.corruption
+    corrupt = CORRUPTIONS["global" if fallback else settings.corruption]
     rng = generator(settings.seed, draft.record["id"])
     rejected_images, areas = [], []
     for number, pixels in enumerate(draft.pixels):
         mask = dilate(union(regions, number, pixels.shape), settings.mask_dilate)
-        rejected, area = corrupt(pixels, mask, kind=kind, step=settings.noise_step, schedule=settings.schedule, rng=rng)
+        rejected, area = corrupt(pixels, mask, rng, settings)
         rejected_images.append(encode_image(Image.fromarray(rejected), settings.image_format))
         areas.append(area)
+    corruption = Corruption(
+        kind=settings.corruption,
+        schedule=settings.schedule,
+        step=settings.noise_step,
+        seed=settings.seed,
+        fallback=fallback,
+    )
     record = Record(
         **draft.record,
         rejected_images=rejected_images,
         keywords=draft.keywords,
         regions=regions,
-        corruption=Corruption(
-            kind=settings.corruption,
-            schedule=settings.schedule,
-            step=settings.noise_step,
-            seed=settings.seed,
-            fallback=fallback,
-        ),
+        corruption=corruption,
     )
     return record, float(np.mean(areas))
 
 
 def build_record(record: SourceRecord, settings: BuildSettings, segmenter: Segmenter | None) -> tuple[Record, float]:
-    """All stages for one record: with its rejected images, and the mean share of their area that is destroyed.
+    """All steps for one record: with its rejected images, and the mean share of their area that is destroyed.
 
     Raises RecordError when an image cannot be decoded or searched, or a mask does not fit it.
     """

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from mfpo.errors import MfpoError, brief
 from mfpo.folders import write_json
-from mfpo.records import keep_first
+from mfpo.shards import keep_first
 
 
 class SetAside(TypedDict):
@@ -24,7 +24,7 @@ class SetAside(TypedDict):
 class Summary(TypedDict):
     """`summary.json`. `area_destroyed` is the mean share of an image, `left_out` what of the dataset is not read.
 
-    `seconds` is how long the last run took; `stage_seconds` is the time of each stage, over all shards and workers.
+    `seconds` is how long the last run took; `stage_seconds` is the time of each step, over all shards and workers.
     """
 
     read: int
@@ -99,7 +99,7 @@ def merge_notes(folder: Path, name: str, started: float, left_out: Sequence[str]
         keywords_per_record=keywords / max(written, 1),
         area_destroyed=area / max(written, 1),
         seconds=round(time.monotonic() - started, 1),
-        stage_seconds={stage: round(seconds, 1) for stage, seconds in stage_seconds.items()},
+        stage_seconds={step: round(seconds, 1) for step, seconds in stage_seconds.items()},
     )
     rejected = folder / "rejected_rows.jsonl"
     rejected.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in set_aside), encoding="utf-8")
@@ -146,11 +146,11 @@ def delete_notes(folder: Path) -> None:
 
 
 def sum_seconds(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The seconds of each stage over all `parts`."""
+    """The seconds of each step over all `parts`."""
     total: dict[str, float] = {}
     for part in parts:
-        for stage, seconds in part.items():
-            total[stage] = total.get(stage, 0.0) + seconds
+        for step, seconds in part.items():
+            total[step] = total.get(step, 0.0) + seconds
     return total
 
 

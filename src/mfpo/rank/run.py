@@ -1,0 +1,169 @@
+"""`mfpo rank`: measure the entropy of each record, shard by shard, and write the shards with entropies and levels."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from mfpo.errors import MfpoError, brief
+from mfpo.folders import fingerprint, whole_folder, write_json
+from mfpo.hub import find_model
+from mfpo.models import load_model, load_processor, model_hash
+from mfpo.rank.levels import cut_levels, stages
+from mfpo.rank.measure import Measure, open_measure
+from mfpo.rank.settings import RankSettings
+from mfpo.records import TEXT_COLUMNS, column, dataset_hash, read_dataset
+
+# Records of a dataset in memory that become a shard.
+_SHARD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of the dataset that become the file `name`; `file` is where they come from, unless from memory."""
+
+    name: str
+    rows: range
+    file: Path | None
+
+    def read(self, dataset: datasets.Dataset) -> pa.Table:
+        """The rows as they are stored, so that no image is decoded."""
+        return pq.read_table(self.file) if self.file else dataset.with_format("arrow")[self.rows]
+
+
+def rank(
+    data: str | Path | datasets.Dataset,
+    model: Any,
+    out: Path,
+    settings: RankSettings = RankSettings(),
+    *,
+    processor: Any = None,
+) -> datasets.Dataset:
+    """Write the records of `data` with their `entropy` and `level` to the new folder `out`, and open them.
+
+    `data` is a folder of `mfpo build` or a dataset as `read_dataset` gives, `model` a folder, a name on the hub, or a
+    model in memory with its `processor`. As `rank_into`.
+    """
+    data = Path(data) if isinstance(data, str) else data
+    model = find_model(str(model)) if isinstance(model, str | Path) else model
+    rank_into(data, model, out, settings, processor=processor)
+    return read_dataset(out)
+
+
+def rank_into(
+    data: Path | datasets.Dataset, model: Any, out: Path, settings: RankSettings, *, processor: Any = None
+) -> dict[str, Any]:
+    """Write the ranked records to the new folder `out`, and return its summary.
+
+    Shards keep their names, rows their order, images their bytes. The summary counts records and cut answers, and
+    gives each level's records and mean entropy in nats. A killed run goes on behind the last whole shard.
+    """
+    dataset = read_dataset(data, needs=TEXT_COLUMNS)
+    if isinstance(model, Path):
+        processor = load_processor(model)
+    elif processor is None:
+        raise MfpoError("a model in memory needs its processor; give rank(..., processor=PROCESSOR)")
+    nli_model = find_model(settings.nli_model) if settings.nli_model else None
+    with whole_folder(out, _provenance(data, model, settings, nli_model)) as folder:
+        opened = load_model(model) if isinstance(model, Path) else model.eval()
+        shards = list(_shards(data))
+        entropies, cut = _entropies(dataset, shards, folder, open_measure(opened, processor, settings, nli_model))
+        if len(set(entropies)) == 1 < len(entropies):
+            print(f"{out}: all entropies are equal, so the levels follow the ids and mean nothing", file=sys.stderr)
+        levels = cut_levels(entropies, column(dataset, "id"), settings.levels)
+        for shard in shards:
+            _write(shard, dataset, folder, entropies, levels)
+        by_level = {name: [entropies[row] for row in rows] for name, rows in stages(levels)}
+        summary = {
+            "records": len(levels),
+            "cut_answers": cut,
+            "levels": {name: {"records": len(e), "mean_entropy": sum(e) / len(e)} for name, e in by_level.items()},
+        }
+        write_json(folder / "summary.json", summary)
+        for note in folder.glob("*.entropies"):
+            note.unlink()
+    return summary
+
+
+def _provenance(
+    data: Path | datasets.Dataset, model: Any, settings: RankSettings, nli_model: Path | None
+) -> dict[str, Any]:
+    """What a killed run must have in common with this one: names of folders, and the content of all files."""
+    made_by: dict[str, Any] = {"command": "rank", "settings": asdict(settings)}
+    if isinstance(data, Path):
+        made_by |= {"data": str(data), "data_files": fingerprint(data, "*.parquet")}
+    else:
+        made_by |= {"data": "in memory", "data_files": dataset_hash(data)}
+    if isinstance(model, Path):
+        made_by |= {"model": str(model), "model_files": fingerprint(model, "*")}
+    else:
+        made_by |= {"model": "in memory", "model_files": model_hash(model)}
+    return made_by | ({"nli_files": fingerprint(nli_model, "*")} if nli_model else {})
+
+
+def _shards(data: Path | datasets.Dataset) -> Iterator[Shard]:
+    if isinstance(data, Path):
+        start = 0
+        for file in sorted(data.glob("*.parquet")):
+            stop = start + pq.read_metadata(file).num_rows
+            yield Shard(file.name, range(start, stop), file)
+            start = stop
+    else:
+        for number, start in enumerate(range(0, len(data), _SHARD_SIZE)):
+            yield Shard(f"train-{number:05d}.parquet", range(start, min(start + _SHARD_SIZE, len(data))), None)
+
+
+def _entropies(
+    dataset: datasets.Dataset, shards: Sequence[Shard], folder: Path, measure: Measure
+) -> tuple[list[float], int]:
+    """The entropy of each record, and how many answers were cut; each shard's are kept in `folder` once it is done."""
+    entropies: list[float] = []
+    cut = 0
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("entropy", total=len(dataset))
+        for shard in shards:
+            note = folder / f"{shard.name}.entropies"
+            if not note.exists():
+                write_json(note, _of_shard(dataset.select(shard.rows), measure, progress, task))
+            measured = json.loads(note.read_text(encoding="utf-8"))
+            entropies += measured["entropies"]
+            cut += measured["cut"]
+            progress.update(task, completed=len(entropies))
+    return entropies, cut
+
+
+def _of_shard(records: datasets.Dataset, measure: Measure, progress: Progress, task: TaskID) -> dict[str, Any]:
+    entropies: list[float] = []
+    cut = 0
+    for batch, batch_cut in measure(records):
+        entropies += batch
+        cut += batch_cut
+        progress.advance(task, len(batch))
+    for id, entropy in zip(column(records, "id"), entropies, strict=True):
+        if not math.isfinite(entropy):
+            raise MfpoError(f"record {brief(id)} has no finite entropy; the model's weights are broken")
+    return {"entropies": entropies, "cut": cut}
+
+
+def _write(
+    shard: Shard, dataset: datasets.Dataset, folder: Path, entropies: Sequence[float], levels: Sequence[str]
+) -> None:
+    """Write the rows of a shard with the two columns."""
+    table = shard.read(dataset)
+    features = datasets.Features.from_arrow_schema(table.schema)
+    features |= {"entropy": datasets.Value("float64"), "level": datasets.Value("string")}
+    table = table.drop_columns([name for name in ("entropy", "level") if name in table.column_names])
+    rows = slice(shard.rows.start, shard.rows.stop)
+    table = table.append_column("entropy", pa.array(entropies[rows], pa.float64()))
+    table = table.append_column("level", pa.array(levels[rows], pa.string()))
+    schema = datasets.Features(features).arrow_schema
+    pq.write_table(table.replace_schema_metadata(schema.metadata), folder / shard.name, row_group_size=100)
