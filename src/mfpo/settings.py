@@ -220,15 +220,15 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
 
     `where` says of some keys where they stand, in words that go behind the key.
     """
-    is_chosen = issubclass(cls, ChosenSettings)
-    if is_chosen:
-        cls = cls.of(values)
-        values = {key: value for key, value in values.items() if not cls.is_unset(key, value)}
+    chosen = cls.of(values) if issubclass(cls, ChosenSettings) else None
+    if chosen:
+        cls = chosen  # type: ignore[assignment]
+        values = {key: value for key, value in values.items() if not chosen.is_unset(key, value)}
     types = get_type_hints(cls)
     faults = []
     accepted = {}
     for key, value in values.items():
-        if is_chosen and (fault := cls.misplaced(key, value)):
+        if chosen and (fault := chosen.misplaced(key, value)):
             faults.append(fault)
             continue
         if key not in types:

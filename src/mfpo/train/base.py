@@ -1,4 +1,4 @@
-"""The model that is trained: a folder, or a model in memory, which the run saves first, since its stages open folders."""
+"""The model that is trained: a folder, or a model in memory, saved first, as stages open folders."""
 
 import hashlib
 from pathlib import Path

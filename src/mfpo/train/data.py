@@ -1,4 +1,4 @@
-"""The records to train on, from a folder or a dataset in memory: opened, checked, and encoded as the method reads them."""
+"""The records to train on, of a folder or in memory: opened, checked, and encoded as the method reads them."""
 
 import hashlib
 import json

@@ -69,8 +69,8 @@ def run(
     dataset = open_data(data, settings)
     plan = plan_stages(dataset, settings, data_name(data))
     processor = processor or load_processor(model)
-    made_by = {"command": "train", "data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
-    made_by |= {"settings": asdict(settings)}
+    names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
+    made_by: dict[str, Any] = {"command": "train", **names, "settings": asdict(settings)}
     made_by |= as_first_says(files_of(data, model, processor) if processes().is_main_process else None)
     if processes().num_processes > 1:
         say(f"{processes().num_processes} processes train together")
@@ -141,7 +141,7 @@ def finish(run: Run, end: Path) -> None:
     be lost from one to the next.
     """
     model = run.folder / "model"
-    dtype = stored_dtype(run.model) if run.model.exists() else None
+    dtype = stored_dtype(run.model)
     if not model.exists():
         with writing("the trained model", run.folder):
             if run.settings.lora_rank or dtype == torch.float32:

@@ -98,7 +98,7 @@ class TrainSettings(ChosenSettings):
         return {term: getattr(self, f"{term}_weight") for term in OBJECTIVES[self.method].weighted_terms}
 
     def resolved(self) -> "TrainSettings":
-        """The settings with each null, but for that of `lora_targets` and `attention`, replaced by what it stands for."""
+        """The settings with each null replaced by what it stands for, but for `lora_targets` and `attention`."""
         return replace(
             self,
             curriculum=OBJECTIVES[self.method].is_staged if self.curriculum is None else self.curriculum,

@@ -63,7 +63,7 @@ class Run:
         """Where the stage leaves the policy, as a whole model or adapter."""
         return self.folder / "stages" / f"{number}-{name}"
 
-    def key(self, **depends_on: object) -> str:
+    def key(self, **depends_on: Any) -> str:
         """A name for what the untrained model computes in the run's precision."""
         settings = self.settings
         return reference_key(

@@ -128,7 +128,7 @@ class PreferenceTrainer(Trainer):
         return torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16))
 
     def collate(self, records: Sequence[tuple[Pair, bool]]) -> dict[str, Any]:
-        """One batch of `Pairs.collate`; `counts` says which of its records count, `prepared` is what the method adds."""
+        """One batch of `Pairs.collate`; `counts` says which records count, `prepared` is what the method adds."""
         pairs, counts = zip(*records, strict=True)
         batch: dict[str, Any] = self.pairs.collate(pairs, shared=self.shares_prefix)
         if self.prepared is not None:
