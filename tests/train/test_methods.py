@@ -248,7 +248,7 @@ def with_kind(kind: str | None, data: Path, folder: Path) -> Path:
     return folder if kind else data
 
 
-# The reference's logits come from the adapter's base, or from a second model; the states of HACL from batches of its own.
+# The reference's logits come from the adapter's base, or a second model; HACL's states from batches of its own.
 @pytest.mark.parametrize(("method", "lora_rank"), [("povid", 2), ("halva", 0), ("hacl", 0)])
 def test_a_run_starts_at_its_reference_and_moves_away(method, lora_rank, tiny_llava, preference_data, tmp_path):
     data = with_kind(OBJECTIVES[method].corruption, preference_data, tmp_path)

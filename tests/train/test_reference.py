@@ -164,9 +164,7 @@ def test_key_changes_with_model_length_precision_and_code(tmp_path):
     keys = {reference_key(**given), *(reference_key(**given | {name: "other"}) for name in given)}
     assert len(keys) == 4
     code = Path(reference_module.__file__).parents[1]
-    shutil.copytree(
-        code, tmp_path / "mfpo", ignore=lambda folder, names: [n for n in names if "." in n and not n.endswith(".py")]
-    )
+    shutil.copytree(code, tmp_path / "mfpo", ignore=shutil.ignore_patterns("*.safetensors"))
     assert reference_key(package=tmp_path / "mfpo", **given) in keys
     for name in ("logprobs/prefix.py", "train/policy.py", "train/methods/ddpo.py", "models.py"):
         code = (tmp_path / "mfpo" / name).read_bytes()

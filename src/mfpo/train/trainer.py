@@ -66,7 +66,7 @@ class PreferenceTrainer(Trainer):
         if not isinstance(train_dataset, Records):
             if settings.curriculum:
                 raise SettingError("a PreferenceTrainer has one stage; use mfpo.train for curriculum=true")
-            settings = replace(settings, curriculum=False)
+            settings = replace(settings, curriculum=False).resolved()
             pairs = open_pairs(open_data(train_dataset, settings), processing_class, settings)
             train_dataset = Records(pairs, range(len(pairs)))
             if not isinstance(model, PeftModel):

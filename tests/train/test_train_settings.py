@@ -86,11 +86,9 @@ def test_settings_of_another_method_are_refused_by_name():
     for make in (TrainSettings, lambda **values: read_settings(TrainSettings, None, [], **values)):
         with pytest.raises(SettingError, match="gamma is 3, but method mfpo has no gamma"):
             make(gamma=3)
-        with pytest.raises(SettingError, match="kl_weight is 1.0, but method dpo has no kl_weight"):
+        with pytest.raises(SettingError, match=r"kl_weight is 1\.0, but method dpo has no kl_weight"):
             make(method="dpo", kl_weight=1.0)
-    with pytest.raises(
-        SettingError, match=r"but method mfpo has no gamma; no setting is named 'bta', did you mean 'bet"
-    ):
+    with pytest.raises(SettingError, match=r"but method mfpo has no gamma; no setting is named 'bta', did you"):
         read_settings(TrainSettings, None, ["gamma=3", "bta=1"])
 
 
