@@ -109,3 +109,11 @@ def test_a_loss_of_ones_own_has_settings_and_weights_of_its_own():
     with pytest.raises(SettingError, match="the package has a method named 'dpo'"):
         objective("dpo", terms=("text",))(ours)
     assert "ours" in OBJECTIVES
+
+
+def test_a_loss_that_asks_for_what_nobody_brings_is_refused_when_it_is_made():
+    with pytest.raises(SettingError, match="method ours-too asks for beta, but there are ratios, chosen_nll, policy"):
+
+        @objective("ours-too", terms=("text",))
+        def ours_too(ratios: LogRatios, beta: float = 0.1):
+            return {"text": beta * ratios.chosen}

@@ -14,7 +14,7 @@ _FIGURES = ("loss", "rewards/margins", "rewards/accuracies", "rewards/image_marg
 
 
 def model_card(*, hub: str | None, base: str, data: str, settings: TrainSettings, metrics: Path) -> str:
-    """The README.md of a model trained from `base`, on the hub `hub`, on `data`; `metrics` is the run's metrics.jsonl."""
+    """The README.md of a model trained from `base`, or `hub` on the hub, on `data`; `metrics` is a file."""
     base = hub or base
     head = {
         **({"base_model": hub} if hub else {}),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
+from mfpo.errors import SettingError
 from mfpo.registry import Registry
 from mfpo.settings import about
 
@@ -108,6 +109,9 @@ class Objective:
         return not {"policy", "reference"}.isdisjoint(self.inputs)
 
 
+# What `mfpo.train.inputs` brings.
+INPUTS = ("ratios", "chosen_nll", "policy", "reference", "end_ids")
+
 OBJECTIVES: Registry[Objective] = Registry(
     "method", "mfpo.train.methods", ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl")
 )
@@ -125,11 +129,17 @@ def objective(
 ) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
     """Register a function as `mfpo train --method NAME`; the arguments are those of `Objective`.
 
-    Raises SettingError when the package has a method of that name.
+    Raises SettingError when the package has a method of that name, or the function asks for what nobody brings.
     """
 
     def add(function: Callable[..., Losses]) -> Callable[..., Losses]:
         inputs = frozenset(inspect.signature(function).parameters) - _keywords(function)
+        unknown = inputs.difference(INPUTS, dir(prepare))
+        if unknown:
+            raise SettingError(
+                f"method {name} asks for {', '.join(sorted(unknown))}, but there are {', '.join(INPUTS)}; a setting "
+                "must be keyword-only"
+            )
         OBJECTIVES.add(
             name, Objective(function, terms, inputs, needs_rejected_images, corruption, is_staged, weigh, prepare)
         )
