@@ -22,14 +22,14 @@ from mfpo.train.settings import TrainSettings
 from mfpo.train.trainer import PreferenceTrainer
 
 
-def open_own(model: Path, data: Path, out: Path, settings: dict, **options) -> PreferenceTrainer:
+def open_own(path: Path, data: Path, out: Path, settings: dict, **options) -> PreferenceTrainer:
     """A trainer as a notebook opens it."""
     made = TrainSettings(**settings)
     return PreferenceTrainer(
-        options.pop("model", None) or load_model(model),
+        options.pop("model", None) or load_model(path),
         made,
-        training_arguments(made.resolved(), out, records=14),
-        processing_class=load_processor(model),
+        options.pop("args", None) or training_arguments(made.resolved(), out, records=14),
+        processing_class=load_processor(path),
         train_dataset=read_dataset(data),
         **options,
     )
@@ -118,14 +118,11 @@ def test_a_few_steps_have_no_warm_up():
 def test_batches_and_precision_are_those_of_the_settings(tiny_llava, preference_data, tmp_path, monkeypatch):
     """Not as many records more as there are GPUs, and not what the file given to `accelerate launch` says."""
 
-    def four_gpus(arguments):
-        arguments._n_gpu = 4
-        return torch.device("cpu")
-
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(four_gpus))
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    arguments = open_own(tiny_llava, preference_data, tmp_path, PLAIN | {"batch_size": 2}).args
-    assert arguments.train_batch_size == 2
+    arguments = training_arguments(TrainSettings(**PLAIN | {"batch_size": 2}).resolved(), tmp_path, records=14)
+    arguments._n_gpu = 4
+    trainer = open_own(tiny_llava, preference_data, tmp_path, PLAIN, args=arguments)
+    assert trainer.args.train_batch_size == 2
     assert arguments.mixed_precision == "no"
 
 
