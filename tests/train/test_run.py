@@ -329,13 +329,12 @@ def test_dataset_and_model_in_memory_train_as_their_folders_do(plain_run, tiny_l
 
 
 def test_killed_run_in_memory_goes_on_with_the_same_content_only(tiny_llava, preference_data, tmp_path, monkeypatch):
-    def start(images: str = "images", **weights: float) -> Path:
-        rows = read_dataset(preference_data)
-        if images != "images":  # decoded and encoded anew
-            rows = rows.remove_columns("images").add_column("images", rows[images], feature=rows.features["images"])
-        model = load_model(tiny_llava)
-        for name, value in weights.items():
-            model.get_parameter(name.replace("__", ".")).data[0] += value
+    def start(*, other_images: bool = False, other_weights: bool = False) -> Path:
+        rows, model = read_dataset(preference_data), load_model(tiny_llava)
+        if other_images:
+            rows = rows.remove_columns("images").rename_column("rejected_images", "images")
+        if other_weights:
+            model.lm_head.weight.data[0] += 1
         settings = TrainSettings(**BRIEF, method="dpo", lora_rank=2)
         return train(rows, model, tmp_path / "run", settings, processor=load_processor(tiny_llava))
 
@@ -347,9 +346,9 @@ def test_killed_run_in_memory_goes_on_with_the_same_content_only(tiny_llava, pre
         with pytest.raises(Killed):
             start()
     with pytest.raises(MfpoError, match="model_files was"):
-        start(lm_head__weight=1.0)
+        start(other_weights=True)
     with pytest.raises(MfpoError, match="data_files was"):
-        start("rejected_images")
+        start(other_images=True)
     run = start()
     config = json.loads((run / "model" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(run / "base")
