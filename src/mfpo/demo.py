@@ -31,7 +31,7 @@ from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import read_dataset
 from mfpo.report import write_report
-from mfpo.train.run import train
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 METHODS = ("dpo", "mfpo")

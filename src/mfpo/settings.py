@@ -4,10 +4,10 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -74,6 +74,79 @@ def _broken_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     if least is not None and not high:
         return f"{least:g} or more"
     return " ".join(filter(None, (low, "to" if low and below is not None else "", high))) or "a finite number"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenSettings(Settings):
+    """Settings to which the one called `choice`, such as a method, adds those of what it names.
+
+    `TrainSettings(method="ddpo", gamma=3)` is an instance of the subclass that `chosen("ddpo")` makes. Raises
+    SettingError for a setting that only another choice has. Subclasses define `choice`, `choices` and `chosen`.
+    """
+
+    choice = ""
+
+    if TYPE_CHECKING:  # which settings there are depends on the choice
+
+        def __init__(self, **values: Any) -> None: ...
+
+    def __new__(cls, **values: Any) -> Any:
+        chosen = cls.of(values)
+        faults = [fault for name, value in values.items() if (fault := chosen.misplaced(name, value))]
+        if faults:
+            raise SettingError("; ".join(faults))
+        return super().__new__(chosen)
+
+    def __reduce__(self) -> Any:  # a class that is made while a program runs has no name to be pickled by
+        return from_mapping, (self._root(), dataclasses.asdict(self))
+
+    @classmethod
+    def _root(cls) -> type["ChosenSettings"]:
+        """The class with the general settings alone."""
+        return next(base for base in cls.__mro__ if "choice" in vars(base))
+
+    @classmethod
+    def choices(cls) -> Iterable[str]:
+        """All that may be chosen."""
+        raise NotImplementedError
+
+    @classmethod
+    def chosen(cls, name: str) -> type["ChosenSettings"]:
+        """The subclass with the settings of `name`, which is its default. Raises SettingError for an unknown name."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> type["ChosenSettings"]:
+        """The class that `values` are for. Raises SettingError for an unknown choice, or another one than its own."""
+        default = getattr(cls, cls.choice)
+        name = values.get(cls.choice, default)
+        chosen = cls.chosen(name if isinstance(name, str) else default)
+        if not issubclass(chosen, cls):
+            raise SettingError(f"{cls.choice} is {name}, but these are settings of {default}; make new ones")
+        return chosen
+
+    @classmethod
+    def added(cls) -> dict[str, list["dataclasses.Field[Any]"]]:
+        """The settings that each choice adds to the general ones, which are `dataclasses.fields` of this class."""
+        general = {field.name for field in dataclasses.fields(cls)}
+        fields = {name: dataclasses.fields(cls.chosen(name)) for name in cls.choices()}
+        return {name: [field for field in every if field.name not in general] for name, every in fields.items()}
+
+    @classmethod
+    def misplaced(cls, name: str, value: Any) -> str | None:
+        """The fault if only another choice has the setting `name`."""
+        if name in get_type_hints(cls) or not cls._is_added(name):
+            return None
+        return f"{name} is {value}, but {cls.choice} {getattr(cls, cls.choice)} has no {name}"
+
+    @classmethod
+    def is_unset(cls, name: str, value: Any) -> bool:
+        """Whether it is null, in a file, for a setting that a choice adds: not set, whichever choice has it."""
+        return value is None and cls._is_added(name)
+
+    @classmethod
+    def _is_added(cls, name: str) -> bool:
+        return any(field.name == name for fields in cls._root().added().values() for field in fields)
 
 
 def with_options(base: type[T], *functions: Callable[..., Any]) -> type[T]:
@@ -147,10 +220,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
 
     `where` says of some keys where they stand, in words that go behind the key.
     """
+    chosen = cls.of(values) if issubclass(cls, ChosenSettings) else None
+    if chosen:
+        cls = chosen  # type: ignore[assignment]
+        values = {key: value for key, value in values.items() if not chosen.is_unset(key, value)}
     types = get_type_hints(cls)
     faults = []
     accepted = {}
     for key, value in values.items():
+        if chosen and (fault := chosen.misplaced(key, value)):
+            faults.append(fault)
+            continue
         if key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
             hint = f", did you mean {near[0]!r}?" if near else "; `mfpo settings` lists them"

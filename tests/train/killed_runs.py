@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mfpo.train.run import train
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 WRITING = os.O_WRONLY | os.O_RDWR

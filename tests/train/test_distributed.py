@@ -1,6 +1,5 @@
 """Training in two processes on the CPU (gloo) against one process, and the shipped accelerate configs."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,34 +12,25 @@ import pyarrow.parquet as pq
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from mfpo.rank.run import rank
-from mfpo.rank.settings import RankSettings
-from mfpo.train.run import train
+from fixtures.runs import STAGED, metrics_of
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-FAST = {"learning_rate": 1e-3, "epochs": 2, "logging_steps": 1, "save_steps": 1}
 KINDS = {"full": {}, "lora": {"lora_rank": 4, "rerank": True, "reset_reference": True, "gradient_accumulation": 2}}
-
-
-@pytest.fixture(scope="module")
-def ranked(tiny_llava, preference_data, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("rank") / "ranked"
-    rank(preference_data, tiny_llava, out, RankSettings())
-    return out
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request) -> dict:
-    return FAST | KINDS[request.param]
+    return STAGED | KINDS[request.param]
 
 
 @pytest.fixture(scope="module")
 def one(kind, tiny_llava, ranked, tmp_path_factory) -> Path:
     """A run of one process with batches of 4."""
     out = tmp_path_factory.mktemp("one") / "run"
-    train(ranked, tiny_llava, out, TrainSettings(**kind, batch_size=4))
+    train(ranked, tiny_llava, out, TrainSettings(**kind))
     return out
 
 
@@ -49,13 +39,9 @@ def command(data: Path, model: Path, out: Path, settings: dict) -> list[str]:
     return [*TORCHRUN, "-m", "mfpo.cli", "train", str(data), "--model", str(model), "--out", str(out), *given]
 
 
-def lines(log: Path) -> list[dict]:
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
 def assert_same_curve(run: Path, other: Path) -> None:
     """Not the accuracies, which the last bit decides where policy and reference are still the same."""
-    curves = [lines(folder / "metrics.jsonl") for folder in (run, other)]
+    curves = [metrics_of(folder) for folder in (run, other)]
     assert [(line["stage"], line["step"]) for line in curves[0]] == [
         (line["stage"], line["step"]) for line in curves[1]
     ]
@@ -66,25 +52,14 @@ def assert_same_curve(run: Path, other: Path) -> None:
         assert ours["learning_rate"] == theirs["learning_rate"]
 
 
-def test_two_processes_with_batches_of_two_are_one_with_batches_of_four(kind, one, tiny_llava, ranked, tmp_path):
-    """Levels of 5, 5 and 4 records: the last batches are filled up, which must not count."""
-    data = tmp_path / "data"  # without the kept reference, so that the processes share the work
-    shutil.copytree(ranked, data, ignore=shutil.ignore_patterns(".reference"))
-    done = subprocess.run(command(data, tiny_llava, tmp_path / "run", kind), capture_output=True, timeout=200)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-    assert_same_curve(tmp_path / "run", one)
-    tables = [pq.read_table(run / "reference.parquet").to_pylist() for run in (tmp_path / "run", one)]
-    for ours, theirs in zip(*tables, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
-
-
 @pytest.mark.parametrize("kind", ["lora"], indirect=True)
-def test_two_processes_that_are_killed_go_on(kind, one, tiny_llava, ranked, tmp_path):
+def test_two_processes_that_are_killed_go_on_as_one_with_batches_of_four(kind, one, tiny_llava, ranked, tmp_path):
+    """Levels of 5, 5 and 4 records: the last batches are filled up, which must not count."""
     start = command(ranked, tiny_llava, tmp_path / "run", kind)
     first = subprocess.Popen(start, stderr=subprocess.DEVNULL)
     log = tmp_path / "run.partial" / "metrics.jsonl"
     deadline = time.monotonic() + 100
-    while len(lines(log)) < 3 and time.monotonic() < deadline:
+    while (not log.exists() or log.read_text().count("\n") < 3) and time.monotonic() < deadline:
         time.sleep(0.02)
     for process in [*psutil.Process(first.pid).children(recursive=True), first]:  # each worker has its own session
         process.kill()
@@ -104,13 +79,18 @@ def test_sharded_model_has_the_log_probabilities_and_gradients_of_the_whole(tiny
 @pytest.mark.parametrize("kind", ["full"], indirect=True)
 def test_accelerate_launches_what_the_shipped_config_says(kind, one, tiny_llava, ranked, tmp_path):
     """Not its `use_cpu`, with which accelerate starts one process."""
+    data = tmp_path / "data"  # without the kept reference, so that the processes share the work
+    shutil.copytree(ranked, data, ignore=shutil.ignore_patterns(".reference"))
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
-    start += ["--num_processes", "2", *command(ranked, tiny_llava, tmp_path / "run", kind)[len(TORCHRUN) :]]
+    start += ["--num_processes", "2", *command(data, tiny_llava, tmp_path / "run", kind)[len(TORCHRUN) :]]
     no_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(start, capture_output=True, text=True, timeout=300, env=no_gpu)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes train together" in done.stderr
     assert_same_curve(tmp_path / "run", one)
+    tables = [pq.read_table(run / "reference.parquet").to_pylist() for run in (tmp_path / "run", one)]
+    for ours, theirs in zip(*tables, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_a_mistake_is_told_once(tiny_llava, ranked, tmp_path):

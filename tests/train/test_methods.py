@@ -14,7 +14,6 @@ from mfpo.errors import MfpoError
 from mfpo.logprobs.sequences import encode
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
-from mfpo.train import trainer as preference_trainer
 from mfpo.train.methods.ddpo import changed_tokens, weigh_changed
 from mfpo.train.methods.eos import eos
 from mfpo.train.methods.ha_dpo import ha_dpo
@@ -22,7 +21,7 @@ from mfpo.train.methods.hacl import Features, hacl
 from mfpo.train.methods.halva import halva, phrase_pairs
 from mfpo.train.methods.povid import povid
 from mfpo.train.objectives import OBJECTIVES, Answer, Answers, LogRatios, total
-from mfpo.train.run import train
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 VOCABULARY = 11
@@ -227,12 +226,9 @@ def test_gradients_are_those_of_finite_differences(ratios, policy, reference):
         assert gradient.abs().sum() > 0
 
 
-def test_the_reference_computes_in_the_precision_of_the_policy(
-    tiny_llava, preference_data, other_model, open_trainer, monkeypatch
-):
-    monkeypatch.setattr(preference_trainer, "precision", lambda settings: torch.autocast("cpu", torch.bfloat16))
-    settings = TrainSettings(method="halva").resolved()
-    trainer = open_trainer(preference_data, settings, torch.zeros(14, 2), frozen=other_model)
+def test_the_reference_computes_in_the_precision_of_the_policy(tiny_llava, preference_data, other_model, open_trainer):
+    settings = TrainSettings(method="halva")
+    trainer = open_trainer(preference_data, settings, torch.zeros(14, 2), frozen=other_model, bf16=True)
     seen = []
     other_model.register_forward_pre_hook(lambda *given: seen.append(torch.is_autocast_enabled("cpu")))
     with torch.no_grad():
@@ -252,8 +248,8 @@ def with_kind(kind: str | None, data: Path, folder: Path) -> Path:
     return folder if kind else data
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
-@pytest.mark.parametrize("method", ["mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"])
+# The reference's logits come from the adapter's base, or a second model; HACL's states from batches of its own.
+@pytest.mark.parametrize(("method", "lora_rank"), [("povid", 2), ("halva", 0), ("hacl", 0)])
 def test_a_run_starts_at_its_reference_and_moves_away(method, lora_rank, tiny_llava, preference_data, tmp_path):
     data = with_kind(OBJECTIVES[method].corruption, preference_data, tmp_path)
     settings = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 7, "logging_steps": 1, "lora_rank": lora_rank}
@@ -262,10 +258,8 @@ def test_a_run_starts_at_its_reference_and_moves_away(method, lora_rank, tiny_ll
     assert first["loss"] != second["loss"]
     at_start = {"povid": ("loss/image", 0.5 * math.log(2)), "halva": ("loss/kl", 0.0)}
     name, value = at_start.get(method, ("rewards/margins", 0.0))
-    # The policy of eos alone runs in plain rows and its reference in shared ones, which round otherwise in float32.
-    near = 1e-5 if method == "eos" else 1e-6
-    assert first[name] == pytest.approx(value, abs=near)
-    assert second[name] != pytest.approx(value, abs=near)
+    assert first[name] == pytest.approx(value, abs=1e-6)
+    assert second[name] != pytest.approx(value, abs=1e-6)
 
 
 # Through the trainer: the loss of two records from the model's own logits, one sequence at a time.

@@ -10,12 +10,10 @@ from trl import DPOConfig, DPOTrainer
 from mfpo.logprobs.sequences import Encoded, collate, sequence_logps
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
-from mfpo.train import objectives
 from mfpo.train.methods.dpo import dpo
 from mfpo.train.methods.mdpo import mdpo
 from mfpo.train.methods.mfpo import mfpo
-from mfpo.train.objectives import OBJECTIVES, LogRatios, objective, total
-from mfpo.train.settings import TrainSettings
+from mfpo.train.objectives import OBJECTIVES, LogRatios, total
 
 
 def log_sigmoid(x: float) -> float:
@@ -74,38 +72,14 @@ def test_image_term_without_rejected_image_is_an_error(ratios):
 
 
 def test_the_registry_knows_what_each_method_takes():
-    assert {
-        name: (set(o.inputs), o.options, o.corruption) for name, o in OBJECTIVES.items() if o.needs_rejected_images
-    } == {
-        "mdpo": ({"ratios"}, {"beta": 0.1}, "crop"),
-        "mfpo": ({"ratios"}, {"beta": 0.1, "eta": 0.0}, None),
-        "povid": ({"ratios", "policy", "reference"}, {"beta": 0.1}, "global"),
+    methods = {name: OBJECTIVES[name] for name in list(OBJECTIVES)[:9]}  # other tests may add some
+    assert {name: (set(m.inputs), m.corruption) for name, m in methods.items() if m.needs_rejected_images} == {
+        "mdpo": ({"ratios"}, "crop"),
+        "mfpo": ({"ratios"}, None),
+        "povid": ({"ratios", "policy", "reference"}, "global"),
     }
-    text_only = {
-        "dpo": {"beta": 0.1},
-        "ddpo": {"beta": 0.5, "gamma": 5.0, "normalize": True},
-        "ha-dpo": {"beta": 0.1, "lm_weight": 0.5},
-        "halva": {"kl_weight": 0.4},
-        "eos": {},
-        "hacl": {"temperature": 0.07, "contrast_weight": 1.0, "all_hallucinated": False},
-    }
-    assert {name: OBJECTIVES[name].options for name in text_only} == text_only  # other tests may add methods
-    with pytest.raises(ValueError, match="two objectives are named 'dpo'"):
-        objective("dpo", terms=("text",))(dpo)
-
-
-def test_a_method_may_have_an_option_that_is_no_setting(monkeypatch, ratios):
-    monkeypatch.setattr("mfpo.train.objectives.OBJECTIVES", dict(OBJECTIVES))
-    monkeypatch.setattr("mfpo.train.settings.OBJECTIVES", objectives.OBJECTIVES)
-
-    @objective("ours", terms=("text",))
-    def ours(ratios: LogRatios, *, beta: float = 0.2, tau: float = 3.0):
-        return {"text": tau * beta * ratios.chosen}
-
-    assert TrainSettings(method="dpo").options_of(dpo) == {"beta": 0.1}
-    settings = TrainSettings(method="ours").resolved()
-    assert settings.beta == 0.2
-    assert settings.options_of(ours) == {"beta": 0.2, "tau": 3.0}
+    assert {name for name, method in methods.items() if method.is_staged} == {"mfpo"}
+    assert set(methods["hacl"].inputs) == {"chosen_nll", "features"}
 
 
 class Trl:

@@ -116,6 +116,8 @@ def test_adapter_of_each_family_is_merged_under_its_names_of_then_and_now(family
     policy.save_pretrained(tmp_path / "saved")
     expected = policy.merge_and_unload().state_dict()
     torch.testing.assert_close(load_model(tmp_path / "saved").state_dict(), expected)
+    whole = open_policy(tmp_path / "saved", TrainSettings(attention="sdpa"), last=None)
+    torch.testing.assert_close(whole.state_dict(), expected)
 
     old = OLD_NAMES.get(family.name, "model.language_model.")
     file, config = tmp_path / "saved" / "adapter_model.safetensors", tmp_path / "saved" / "adapter_config.json"

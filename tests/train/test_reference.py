@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fixtures.runs import BRIEF, Killed
 from mfpo.errors import MfpoError
 from mfpo.images import encode_image
 from mfpo.logprobs.pairs import Pairs
@@ -21,7 +22,7 @@ from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
 from mfpo.train import reference as reference_module
 from mfpo.train.reference import find_reference, read_reference, reference_key, sequence_hashes, write_reference
-from mfpo.train.run import train
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 ALL = ("chosen", "rejected", "rejected_image")
@@ -33,10 +34,9 @@ class Case:
     pairs: Pairs
     hashes: list[list[str]]
 
-    def find(self, kept: Path) -> dict:
-        return find_reference(
-            self.model, self.pairs, self.hashes, kept, batch_size=4, autocast=torch.autocast("cpu", enabled=False)
-        )
+    def find(self, kept: Path, **options) -> dict:
+        autocast = torch.autocast("cpu", enabled=False)
+        return find_reference(self.model, self.pairs, self.hashes, kept, batch_size=4, autocast=autocast, **options)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,7 @@ def test_second_run_computes_nothing_and_reads_the_same(make, preference_data, t
     assert [path.name for path in kept.parent.iterdir()] == ["kept.parquet"]
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing on the way catches it."""
-
-
 def test_killed_pass_goes_on_behind_the_last_block(make, preference_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_module, "_BLOCK", 4)
     compute, calls = reference_module.reference_logps, []
 
     def die_in_the_third(model, pairs, rows, **kwargs):
@@ -118,8 +113,8 @@ def test_killed_pass_goes_on_behind_the_last_block(make, preference_data, tmp_pa
 
     monkeypatch.setattr(reference_module, "reference_logps", die_in_the_third)
     with pytest.raises(Killed):
-        make(preference_data).find(tmp_path / "kept.parquet")
-    found = make(preference_data).find(tmp_path / "kept.parquet")
+        make(preference_data).find(tmp_path / "kept.parquet", block=4)
+    found = make(preference_data).find(tmp_path / "kept.parquet", block=4)
     assert calls == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [8, 9, 10, 11], [12, 13]]
     assert found == make(preference_data).find(tmp_path / "none.parquet"), "to the last bit"
 
@@ -165,20 +160,18 @@ def test_hashes_differ_where_images_and_answers_are_only_swapped(preference_data
     assert len({own for record in hashes for own in record}) == 42
 
 
-def test_key_changes_with_model_length_precision_and_code(monkeypatch, tmp_path):
+def test_key_changes_with_model_length_precision_and_code(tmp_path):
     given = {"model": "a", "max_length": 2048, "bf16": False}
     keys = {reference_key(**given), *(reference_key(**given | {name: "other"}) for name in given)}
-    for name in reference_module._CODE:
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        shutil.copy(Path(reference_module.__file__).parents[1] / name, tmp_path / name)
-    monkeypatch.setattr(reference_module, "__file__", str(tmp_path / "train" / "reference.py"))
-    assert reference_key(**given) in keys
-    for name in ("logprobs/prefix.py", "train/policy.py", "models.py"):
-        code = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_text("other code")
-        assert reference_key(**given) not in keys
-        (tmp_path / name).write_bytes(code)
     assert len(keys) == 4
+    code = Path(reference_module.__file__).parents[1]
+    shutil.copytree(code, tmp_path / "mfpo", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert reference_key(package=tmp_path / "mfpo", **given) in keys
+    for name in ("logprobs/prefix.py", "train/policy.py", "train/methods/ddpo.py", "models.py"):
+        code = (tmp_path / "mfpo" / name).read_bytes()
+        (tmp_path / "mfpo" / name).write_text("other code")
+        assert reference_key(package=tmp_path / "mfpo", **given) not in keys
+        (tmp_path / "mfpo" / name).write_bytes(code)
 
 
 def test_dataset_that_cannot_be_written_to_is_no_hindrance(make, preference_data, tmp_path, capsys):
@@ -203,11 +196,11 @@ def test_several_writers_at_once_leave_a_whole_file(tmp_path):
 
     def add(writer: int) -> None:
         for part in range(5):
-            reference_module._add_known(kept, {f"{writer}-{part}-{n}": (float(n), 0) for n in range(200)})
+            reference_module.add_known(kept, {f"{writer}-{part}-{n}": (float(n), 0) for n in range(200)})
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
-    known = reference_module._read_known(kept)
+    known = reference_module.read_known(kept)
     assert len(known) >= 200
     assert all(value == (float(name.split("-")[2]), 0) for name, value in known.items())
     assert [path.name for path in kept.parent.iterdir()] == ["kept.parquet"]
@@ -227,28 +220,18 @@ def test_kept_file_of_a_run_reads_back_by_row(make, preference_data, tmp_path):
 def test_training_uses_what_another_run_kept(tiny_llava, preference_data, tmp_path, counted):
     data = tmp_path / "data"
     shutil.copytree(preference_data, data, ignore=shutil.ignore_patterns(".reference"))
-    for name, settings in (("mfpo", {}), ("lora", {"lora_rank": 2}), ("dpo", {"method": "dpo"})):
-        train(
-            data,
-            tiny_llava,
-            tmp_path / name,
-            TrainSettings(epochs=1, batch_size=16, **{"curriculum": False} | settings),
-        )
+
+    def summary(name: str, **settings) -> dict:
+        train(data, tiny_llava, tmp_path / name, TrainSettings(**BRIEF, curriculum=False, **settings))
+        return json.loads((tmp_path / name / "summary.json").read_text())
+
+    assert summary("mfpo") == summary("dpo", method="dpo") == {"records": 14, "cut_answers": 0}
     assert counted == [list(range(14))]
-    train(data, tiny_llava, tmp_path / "short", TrainSettings(epochs=1, batch_size=16, curriculum=False, max_length=60))
+    cut = summary("short", method="dpo", max_length=60)
+    assert 0 < cut["cut_answers"] <= 28
+    assert summary("short again", method="dpo", max_length=60) == cut, "counted where the reference was kept, too"
     assert counted[1:] == [list(range(14))]
-    assert json.loads((tmp_path / "short" / "summary.json").read_text())["cut_answers"] > 0
     assert len(datasets.load_dataset("parquet", data_dir=str(data))["train"]) == 14, "the folder is still a dataset"
-
-
-def test_cut_answers_are_counted_where_the_reference_was_kept(tiny_llava, preference_data, tmp_path, counted):
-    settings = TrainSettings(epochs=1, batch_size=16, method="dpo", max_length=60)
-    for name in ("first", "second"):
-        train(preference_data, tiny_llava, tmp_path / name, settings)
-    first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("first", "second"))
-    assert len(counted) == 1
-    assert first == second
-    assert 0 < first["cut_answers"] <= 28
 
 
 def test_model_with_broken_weights_is_refused_before_the_first_step(tiny_llava, preference_data, tmp_path):

@@ -10,65 +10,39 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.runs import PLAIN, STAGED, Killed, assert_same_run
 from mfpo.errors import MfpoError
-from mfpo.rank.run import rank
-from mfpo.rank.settings import RankSettings
-from mfpo.train import run as trainer_module
-from mfpo.train import run_stage as run_stage_module
-from mfpo.train.run import train
+from mfpo.train import run as run_module
+from mfpo.train.progress import StageLog, last_checkpoint
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
-from mfpo.train.stage import StageLog, last_checkpoint
+from mfpo.train.trainer import PreferenceTrainer
 
-FAST = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "logging_steps": 1, "save_steps": 1}
-KINDS = {"full": {}, "lora": {"lora_rank": 4}, "rerank": {"rerank": True, "reset_reference": True}}
+CHECKPOINTED = PLAIN | {"save_steps": 1}
 
 
 @pytest.fixture(scope="module")
-def ranked(tiny_llava, preference_data, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("rank") / "ranked"
-    rank(preference_data, tiny_llava, out, RankSettings())
-    return out
+def lora_stages(tiny_llava, ranked, tmp_path_factory) -> Path:
+    settings = TrainSettings(**STAGED, lora_rank=4, rerank=True, reset_reference=True)
+    return train(ranked, tiny_llava, tmp_path_factory.mktemp("whole") / "run", settings)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def whole(request, tiny_llava, ranked, tmp_path_factory) -> tuple[dict, Path]:
-    """The settings of a run, and the run that nobody disturbed."""
-    settings = FAST | KINDS[request.param]
-    out = tmp_path_factory.mktemp("whole") / "run"
-    train(ranked, tiny_llava, out, TrainSettings(**settings))
-    return settings, out
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    files = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
-    assert files
-    for file in files:
-        assert (one / file).read_bytes() == (other / file).read_bytes(), file
-    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
-    for line in [line for log in logs for line in log]:
-        del line["tokens/per_second"]
-    assert logs[0] == logs[1]
-    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
-
-
-def test_run_killed_again_and_again_ends_like_one_left_alone(whole, tiny_llava, ranked, tmp_path):
-    settings, run = whole
-    # Kills fall on other operations for each number: within a checkpoint, between stages, at the end.
-    every = 7 if "lora_rank" in settings else 10
+@pytest.mark.parametrize(
+    ("settings", "whole", "every"),  # kills fall within a checkpoint, between stages, at the end
+    [({}, "staged_run", 10), ({"lora_rank": 4, "rerank": True, "reset_reference": True}, "lora_stages", 7)],
+)
+def test_run_killed_again_and_again_ends_like_one_left_alone(
+    settings, whole, every, request, tiny_llava, ranked, tmp_path
+):
     command = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(ranked), str(tiny_llava)]
-    command += [str(tmp_path / "run"), json.dumps(settings), str(every)]
+    command += [str(tmp_path / "run"), json.dumps(STAGED | settings), str(every)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-1]) >= 4, "it was hardly killed"
-    assert_same_run(tmp_path / "run", run)
+    assert_same_run(tmp_path / "run", request.getfixturevalue(whole))
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing on the way catches it."""
-
-
-def test_kill_while_the_stages_are_removed_is_survived(whole, tiny_llava, ranked, tmp_path, monkeypatch):
-    settings, run = whole
+def test_kill_while_the_stages_are_removed_is_survived(plain_run, tiny_llava, preference_data, tmp_path, monkeypatch):
     remove = shutil.rmtree
 
     def remove_half(path, **kwargs):
@@ -79,22 +53,21 @@ def test_kill_while_the_stages_are_removed_is_survived(whole, tiny_llava, ranked
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.shutil, "rmtree", remove_half)
+        patch.setattr(run_module.shutil, "rmtree", remove_half)
         with pytest.raises(Killed):
-            train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
-    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
-    assert_same_run(tmp_path / "run", run)
+            train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**CHECKPOINTED))
+    train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**CHECKPOINTED))
+    assert_same_run(tmp_path / "run", plain_run)
 
 
-def test_full_disk_leaves_the_checkpoint_before_whole(whole, tiny_llava, ranked, tmp_path, monkeypatch):
+def test_full_disk_leaves_the_checkpoint_before_whole(plain_run, tiny_llava, preference_data, tmp_path, monkeypatch):
     """A limit of a file's size stands for the disk: the optimizer's state does not fit any more."""
-    settings, run = whole
     write = StageLog.write
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def write_and_fill(log, metrics, step):
         write(log, metrics, step)
-        if log.first_step + step == 6:
+        if step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
 
     with monkeypatch.context() as patch:
@@ -103,7 +76,7 @@ def test_full_disk_leaves_the_checkpoint_before_whole(whole, tiny_llava, ranked,
             with pytest.raises(
                 MfpoError, match=r"the checkpoint of step 2 cannot be written \(.*\d MiB are free"
             ) as error:
-                train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
+                train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**CHECKPOINTED))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value)
@@ -111,25 +84,57 @@ def test_full_disk_leaves_the_checkpoint_before_whole(whole, tiny_llava, ranked,
     checkpoint, step = last_checkpoint(checkpoints)
     assert step == 1
     assert (checkpoint / "optimizer.pt").stat().st_size > 2000
-    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
-    assert_same_run(tmp_path / "run", run)
+    train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**CHECKPOINTED))
+    assert_same_run(tmp_path / "run", plain_run)
 
 
-def test_full_disk_at_the_end_of_a_stage_leaves_the_last_checkpoint(whole, tiny_llava, ranked, tmp_path, monkeypatch):
-    settings, run = whole
-    save = run_stage_module._save
+def test_full_disk_at_the_end_of_a_stage_leaves_the_last_checkpoint(
+    plain_run, tiny_llava, preference_data, tmp_path, monkeypatch
+):
+    save = PreferenceTrainer.save_model
 
-    def fill_and_save(trainer, *arguments):
-        if trainer.state.global_step == 2:  # the last stage
+    def fill_and_save(trainer, folder, _internal_call=False):
+        if not _internal_call:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(trainer, *arguments)
+        save(trainer, folder, _internal_call)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_stage_module, "_save", fill_and_save)
-        with pytest.raises(MfpoError, match=r"the end of stage hard cannot be written \(.*No space left on device"):
-            train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
-    train(ranked, tiny_llava, tmp_path / "run", TrainSettings(**settings))
-    assert_same_run(tmp_path / "run", run)
+        patch.setattr(PreferenceTrainer, "save_model", fill_and_save)
+        with pytest.raises(MfpoError, match=r"the end of stage all cannot be written \(.*No space left on device"):
+            train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**CHECKPOINTED))
+    train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**CHECKPOINTED))
+    assert_same_run(tmp_path / "run", plain_run)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"), [({"seed": 1}, "seed was 0 and is 1"), ({"beta": 0.2}, "beta was 0.1 and is 0.2")]
+)
+def test_killed_run_is_neither_continued_nor_removed_by_other_settings(
+    change, difference, tiny_llava, preference_data, tmp_path, monkeypatch
+):
+    def die(trainer, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreferenceTrainer, "train", die)
+        with pytest.raises(Killed):
+            train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**PLAIN))
+    before = sorted(path.name for path in (tmp_path / "run.partial").iterdir())
+    with pytest.raises(
+        MfpoError, match=rf"run.partial belongs to a run with other settings: {difference}; repeat that command"
+    ):
+        train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**PLAIN | change))
+    assert sorted(path.name for path in (tmp_path / "run.partial").iterdir()) == before
+
+
+def test_half_a_line_of_metrics_is_forgotten(tmp_path):
+    log = StageLog(tmp_path / "metrics.jsonl", "hard", 10)
+    log.write({"loss": 1.0}, 1)
+    log.write({"loss": 2.0}, 2)
+    with log.path.open("a") as file:
+        file.write('{"stage": "ha')
+    log.forget_after(1)
+    assert log.path.read_text() == '{"stage": "hard", "step": 11, "loss": 1.0}\n'
 
 
 def test_checkpoint_without_its_last_file_or_with_half_of_it_does_not_count(tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from mfpo.errors import SettingError
 from mfpo.logprobs.sequences import collate, token_logps
-from mfpo.train.run import train
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 from mfpo.train.vision_cache import keep_features
 
@@ -63,7 +63,7 @@ def test_tower_that_is_trained_is_refused(make_llava, tmp_path):
 
 
 def test_training_with_kept_features_is_training_without(tiny_llava, preference_data, tmp_path):
-    fast = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8, "logging_steps": 1, "save_steps": 4}
+    fast = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "logging_steps": 1}
     fast |= {"method": "mfpo", "curriculum": False}
     curves = []
     for cache in (False, True):

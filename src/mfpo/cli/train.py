@@ -10,6 +10,7 @@ from mfpo.errors import MfpoError
 from mfpo.folders import check_shards
 from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings
+from mfpo.train.objectives import OBJECTIVES
 from mfpo.train.settings import TrainSettings
 
 
@@ -17,7 +18,7 @@ def train(
     data: Data,
     model: Model,
     out: Out,
-    method: Annotated[str | None, typer.Option(help="mfpo, dpo, mdpo, ddpo, ha-dpo, povid, halva, eos, hacl")] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(OBJECTIVES)}, or one of your own")] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -29,7 +30,7 @@ def train(
     check_shards(data)
     folder = model_folder(model)
     from mfpo.train.processes import processes  # seconds of imports: a mistake is told before them
-    from mfpo.train.run import train as run
+    from mfpo.train.run import run
 
     run(data, folder, out, settings)
     if processes().is_main_process:

@@ -12,7 +12,7 @@ from mfpo.study.results import Claim, Plot, Result, Table, add_columns, fill, ju
 from mfpo.study.statistics import Array, Estimate, Scores, difference, estimate, ratio, told
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
-from mfpo.train.stage import steps_per_epoch
+from mfpo.train.arguments import steps_of as steps_of_training
 
 # Numbers of pairs beside all that there are.
 _SIZES = (30, 60, 150)
@@ -57,7 +57,7 @@ def steps_of(study: Study, trial: Trial) -> int:
     records = (trial.data.pairs or study.scale.pairs) * trial.data.noises
     ids = [f"{number}" for number in range(records)]
     levels = stages(cut_levels([0.0] * records, ids)) if settings.curriculum else [("all", ids)]
-    return sum(settings.epochs * steps_per_epoch(len(rows), settings, processes=1) for _, rows in levels)
+    return sum(steps_of_training(len(rows), settings, processes=1) for _, rows in levels)
 
 
 @experiment("data-size")

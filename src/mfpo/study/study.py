@@ -19,7 +19,7 @@ from mfpo.rank.settings import RankSettings
 from mfpo.settings import options_of, read_settings
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, Trial, changes
-from mfpo.train.run import train
+from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 
@@ -146,6 +146,8 @@ class Study:
 
 def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Names stand for what a trial changes, not for defaults; raises SettingError when these were others before."""
+    # Null was the weight of a term that a method does not weigh itself, before each term had one.
+    before = {name: 1.0 if value is None and name.endswith("_weight") else value for name, value in before.items()}
     changed = [
         f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name]
     ]

@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import mfpo.train.methods  # noqa: F401, registers them
 from mfpo.train.objectives import OBJECTIVES
 
 PairSource = Literal["corrected", "ranked"]

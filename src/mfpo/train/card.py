@@ -13,10 +13,9 @@ from mfpo.train.settings import TrainSettings
 _FIGURES = ("loss", "rewards/margins", "rewards/accuracies", "rewards/image_margins", "rewards/image_accuracies")
 
 
-def model_card(*, model: Path, data: Path, settings: TrainSettings, metrics: Path) -> str:
-    """The README.md of a model trained from `model` on `data`, with the last line of each stage in `metrics`."""
-    hub = hub_name(model)
-    base = hub or model.resolve().name
+def model_card(*, hub: str | None, base: str, data: str, settings: TrainSettings, metrics: Path) -> str:
+    """The README.md of a model trained from `base`, or `hub` on the hub, on `data`; `metrics` is a file."""
+    base = hub or base
     head = {
         **({"base_model": hub} if hub else {}),
         "library_name": "peft" if settings.lora_rank else "transformers",
@@ -32,7 +31,7 @@ def model_card(*, model: Path, data: Path, settings: TrainSettings, metrics: Pat
         [
             f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
             f"# {base} trained with {settings.method}\n",
-            f"{kind} `{base}`, trained by preference on `{data.resolve().name}` with mfpo.\n",
+            f"{kind} `{base}`, trained by preference on `{data}` with mfpo.\n",
             "## Figures\n",
             "Of the records seen since the line before, at the end of each stage.\n",
             *_table(["stage", "step", *figures], rows),

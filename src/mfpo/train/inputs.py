@@ -1,47 +1,41 @@
-"""What the objectives' functions are given, made from a batch: log-ratios, logits, and the states of HACL."""
+"""What the objectives' functions are given, made from a batch: log-ratios, the language-model loss, logits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
-from mfpo.logprobs.prefix import TOKEN_TYPES
-from mfpo.logprobs.sequences import Encoded, answer_logits, answer_scores, collate, token_logps, weighted_sum
-from mfpo.train.methods.hacl import Features
+from mfpo.logprobs.sequences import answer_logits, token_logps, weighted_sum
 from mfpo.train.objectives import Answer, Answers, LogRatios
-
-Batch = dict[str, Tensor]
 
 
 class Inputs:
     """The arguments that an objective may ask for, each made when it is asked for, from `batch` of `Pairs.collate`.
 
     `reference` (batch, sequences per record) are the reference's log-probabilities; `frozen` is the reference model, or
-    None where it is an adapter's base; `autocast` is the precision that it computes in, as the policy does. `alone` is
-    what `collate_alone` made, `end_ids` (ids,) are the end tokens.
+    None where it is an adapter's base; `autocast` is the precision that it computes in, as the policy does. `end_ids`
+    (ids,) are the end tokens.
     """
 
     def __init__(
         self,
         model: Any,
-        batch: Batch,
+        batch: dict[str, Tensor],
         reference: Tensor,
         *,
         reads_logits: bool,
         frozen: Any = None,
         autocast: AbstractContextManager[Any] | None = None,
-        alone: Sequence[Batch] = (),
         end_ids: Tensor | None = None,
     ) -> None:
         self._model, self._batch, self._reference = model, batch, reference
         self._reads_logits, self._frozen, self._autocast = reads_logits, frozen, autocast or nullcontext()
-        self._alone, self.end_ids = alone, end_ids
+        self.end_ids = end_ids
 
     @cached_property
     def _answers(self) -> Answer:
@@ -86,12 +80,6 @@ class Inputs:
         parts = ([value[number::sequences] for value in vars(answers).values()] for number in range(sequences))
         return Answers(*(Answer(*part) for part in parts))
 
-    @property
-    def features(self) -> Features:
-        """The policy's last states at the end of the images alone and of each answer alone, in float32."""
-        images, texts = (answer_scores(self._model, batch, _states).float() for batch in self._alone)
-        return Features(images, *texts.chunk(2))
-
 
 @contextmanager
 def _reference_model(policy: Any, frozen: Any) -> Iterator[Any]:
@@ -100,28 +88,3 @@ def _reference_model(policy: Any, frozen: Any) -> Iterator[Any]:
         return
     with extract_model_from_parallel(policy).disable_adapter():
         yield policy
-
-
-def _states(project: Any, states: Tensor, ids: Tensor) -> Tensor:
-    return states
-
-
-def collate_alone(prompts: Sequence[Encoded], *, image_id: int, end_id: int, pad_id: int) -> list[Batch]:
-    """Two batches for `Inputs.features`, of the prompts' images without a text and of their answers without the rest.
-
-    `prompts` hold y_w and y_l each; `image_id` is the placeholder of an image's tokens.
-    """
-    end = torch.tensor([end_id])
-    images = [_images_alone(prompt, image_id, end) for prompt in prompts]
-    texts = [Encoded(prompt.answers[number], (end,), {}, cut=(0,)) for number in (0, 1) for prompt in prompts]
-    return [collate(rows, pad_id) for rows in (images, texts)]
-
-
-def _images_alone(prompt: Encoded, image_id: int, end: Tensor) -> Encoded:
-    """The images' tokens and an end token, whose state predicts the answer: another end token."""
-    kept = prompt.prompt_ids == image_id
-    features = {
-        name: F.pad(value[:, kept], (0, len(end))) if name in TOKEN_TYPES else value
-        for name, value in prompt.features.items()
-    }
-    return Encoded(torch.cat([prompt.prompt_ids[kept], end]), (end,), features, cut=(0,))

@@ -9,13 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from mfpo.errors import SettingError
+from mfpo.registry import Registry
+from mfpo.settings import about
 
 # The methods are imported to check settings: torch only where one computes, so that a wrong one is told at once.
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mfpo.logprobs.pairs import Weigh
+
+# The setting that most methods have.
+Beta: TypeAlias = Annotated[float, about("weight of a log-ratio in a reward; 0.1 is usual for RLHF-V data", above=0)]
 
 # The parts of a loss by name, not averaged, each (batch,).
 Losses: TypeAlias = "dict[str, Tensor]"
@@ -61,12 +68,15 @@ class Answers:
 class Objective:
     """A registered method.
 
-    `terms` names its losses. `inputs` are the positional arguments of `losses`, which the trainer hands over by name:
-    `ratios`, `chosen_nll`, `policy`, `reference`, `end_ids` or `features` (`mfpo.train.inputs`). Its keyword arguments,
-    and those of `weigh`, are settings of the same name.
+    `terms` names its losses. `inputs` are the positional arguments of `losses`, which the trainer passes by name:
+    `ratios`, `chosen_nll`, `policy`, `reference`, `end_ids` (`mfpo.train.inputs`), and what `prepare` brings. Its
+    keyword arguments that carry `about`, and those of `weigh`, are settings of training with this method.
 
-    `corruption` is the one kind of rejected image that makes the method what it is, `is_staged` says that it trains
-    from easy to hard by default, `weigh` weighs the tokens of the sums that log-ratios are made of.
+    `corruption` is the one kind of rejected image that makes the method what it is; `is_staged` says that it trains
+    from easy to hard by default; `weigh` weighs the tokens of the sums that log-ratios are made of. `prepare` is for
+    inputs of one's own: called with the model and the records (`Pairs`), it gives an object whose `collate` makes,
+    of the `Pair`s of a batch, tensors for the model's device; for each input the object has a method that computes it
+    from the model and these tensors.
     """
 
     losses: Callable[..., Losses]
@@ -76,11 +86,22 @@ class Objective:
     corruption: str | None
     is_staged: bool
     weigh: Weigh | None
+    prepare: Callable[..., Any] | None
+
+    def __post_init__(self) -> None:
+        # By its module the registry knows the package's own methods.
+        object.__setattr__(self, "__module__", self.losses.__module__)
 
     @property
-    def options(self) -> dict[str, Any]:
-        """All keyword arguments with their defaults."""
-        return keyword_defaults(self.losses) | (keyword_defaults(self.weigh) if self.weigh else {})
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The functions that bring the method's settings."""
+        return (self.losses, self.weigh) if self.weigh else (self.losses,)
+
+    @property
+    def weighted_terms(self) -> tuple[str, ...]:
+        """The terms that `total` weighs; the function weighs those itself for which it has an argument TERM_weight."""
+        own = _keywords(self.losses)
+        return tuple(term for term in self.terms if f"{term}_weight" not in own)
 
     @property
     def reads_logits(self) -> bool:
@@ -88,7 +109,12 @@ class Objective:
         return not {"policy", "reference"}.isdisjoint(self.inputs)
 
 
-OBJECTIVES: dict[str, Objective] = {}
+# What `mfpo.train.inputs` brings.
+INPUTS = ("ratios", "chosen_nll", "policy", "reference", "end_ids")
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "method", "mfpo.train.methods", ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl")
+)
 
 
 def objective(
@@ -99,23 +125,33 @@ def objective(
     corruption: str | None = None,
     is_staged: bool = False,
     weigh: Weigh | None = None,
+    prepare: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
-    """Register a function as `mfpo train --method NAME`. Raises ValueError when the name is taken."""
+    """Register a function as `mfpo train --method NAME`; the arguments are those of `Objective`.
+
+    Raises SettingError when the package has a method of that name, or the function asks for what nobody brings.
+    """
 
     def add(function: Callable[..., Losses]) -> Callable[..., Losses]:
-        if name in OBJECTIVES:
-            raise ValueError(f"two objectives are named {name!r}")
-        inputs = frozenset(inspect.signature(function).parameters.keys() - keyword_defaults(function).keys())
-        OBJECTIVES[name] = Objective(function, terms, inputs, needs_rejected_images, corruption, is_staged, weigh)
+        inputs = frozenset(inspect.signature(function).parameters) - _keywords(function)
+        unknown = inputs.difference(INPUTS, dir(prepare))
+        if unknown:
+            raise SettingError(
+                f"method {name} asks for {', '.join(sorted(unknown))}, but there are {', '.join(INPUTS)}; a setting "
+                "must be keyword-only"
+            )
+        OBJECTIVES.add(
+            name, Objective(function, terms, inputs, needs_rejected_images, corruption, is_staged, weigh, prepare)
+        )
         return function
 
     return add
 
 
-def keyword_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword-only arguments of a function and their defaults."""
-    parameters = inspect.signature(function).parameters.items()
-    return {name: parameter.default for name, parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+def _keywords(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's keyword-only arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def log_sigmoid(values: Tensor) -> Tensor:
@@ -125,7 +161,6 @@ def log_sigmoid(values: Tensor) -> Tensor:
     return logsigmoid(values)
 
 
-def total(losses: Losses, *, text: float = 1.0, image: float = 1.0, margin: float = 1.0) -> Tensor:
-    """The sum of the losses, (batch,), three of which have a weight; equal ones are the paper's best (Table 6)."""
-    weights = {"text": text, "image": image, "margin": margin}
+def total(losses: Losses, **weights: float) -> Tensor:
+    """The sum of the losses, (batch,), each times its weight, 1 by default."""
     return sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), start=next(iter(losses.values())) * 0)

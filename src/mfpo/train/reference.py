@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from mfpo.errors import MfpoError, brief
+from mfpo.errors import MfpoError, brief, first_line
 from mfpo.folders import fingerprint, versions, whole_file
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
@@ -31,6 +31,7 @@ from mfpo.train.processes import as_first_says, gathered, processes, say, share
 # Hash of a sequence -> log p of its answer, and how many of the answer's tokens were cut at the maximum length.
 Known = dict[str, tuple[float, int]]
 
+_PACKAGE = Path(__file__).parents[1]
 _CODE = (
     *(f"logprobs/{name}.py" for name in ("attention", "pairs", "prefix", "sequences")),
     "train/policy.py",
@@ -38,13 +39,9 @@ _CODE = (
     "models.py",
 )
 
-# Records between two writes, which a killed run does not lose.
-_BLOCK = 4096
 
-
-def reference_key(**depends_on: object) -> str:
+def reference_key(*, package: Path = _PACKAGE, **depends_on: object) -> str:
     """A name for log-probabilities that depend on `depends_on`, on the versions and on the code that computes them."""
-    package = Path(__file__).parents[1]
     code = [fingerprint(package, name) for name in _CODE]
     text = json.dumps([depends_on, versions(), code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -73,6 +70,27 @@ def _hash(prompt: Any, images: Sequence[Any], answer: Any, *pair: Any) -> str:
         content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def check_fit(model: Any, pairs: Pairs, name: str, autocast: AbstractContextManager[Any]) -> None:
+    """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record."""
+    batch = pairs.collate([pairs[0]])
+    batch.pop("rows")
+    known = model.get_input_embeddings().num_embeddings
+    fault = f"it knows {known} tokens" if int(batch["input_ids"].max()) >= known else None
+    try:
+        if fault is None:
+            with torch.inference_mode(), autocast:
+                sequence_logps(model, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:  # as to where they part
+        fault = first_line(error)
+    if fault:
+        raise MfpoError(
+            f"{name}: the model cannot read what the processor beside it makes of record {brief(pairs.ids[0])} "
+            f"({fault}); put the model's own processor there"
+        )
 
 
 def reference_logps(
@@ -111,26 +129,29 @@ def find_reference(
     *,
     batch_size: int,
     autocast: AbstractContextManager[Any],
+    block: int = 4096,
 ) -> dict[int, list[tuple[float, int]]]:
     """`reference_logps` of all records: read from the file `kept` as far as it has them, computed and added to it.
 
-    The processes share the work. A file that cannot be read or written is no hindrance; stderr is told.
+    The processes share the work. The file is written after every `block` records, which a killed run does not lose; one
+    that cannot be read or written is no hindrance, and stderr is told.
     """
-    known: Known = as_first_says(_read_known(kept) if processes().is_main_process else None)
-    missing = [row for row, own in enumerate(hashes) if not all(sequence in known for sequence in own)]
+    known: Known = as_first_says(read_known(kept) if processes().is_main_process else None)
+    missing = [row for row, record in enumerate(hashes) if not all(sequence in known for sequence in record)]
     if len(missing) < len(pairs):
         say(f"reference: {len(pairs) - len(missing)} of {len(pairs)} records are in {kept.parent}")
-    for start in range(0, len(missing), _BLOCK):
-        own = share(missing[start : start + _BLOCK])
-        found = gathered(reference_logps(model, pairs, own, batch_size=batch_size, autocast=autocast))
+    for start in range(0, len(missing), block):
+        mine = share(missing[start : start + block])
+        found = gathered(reference_logps(model, pairs, mine, batch_size=batch_size, autocast=autocast))
         new = {sequence: value for row in found for sequence, value in zip(hashes[row], found[row], strict=True)}
         known |= new
         if processes().is_main_process:
-            _add_known(kept, new)
-    return {row: [known[sequence] for sequence in own] for row, own in enumerate(hashes)}
+            add_known(kept, new)
+    return {row: [known[sequence] for sequence in record] for row, record in enumerate(hashes)}
 
 
-def _read_known(path: Path) -> Known:
+def read_known(path: Path) -> Known:
+    """What a kept file holds; nothing, and stderr is told, where it cannot be read."""
     try:
         columns = pq.read_table(path).to_pydict() if path.exists() else {"sequence": [], "logp": [], "cut_tokens": []}
     except (OSError, pa.ArrowInvalid) as error:
@@ -139,10 +160,10 @@ def _read_known(path: Path) -> Known:
     return dict(zip(columns["sequence"], zip(columns["logp"], columns["cut_tokens"], strict=True), strict=True))
 
 
-def _add_known(path: Path, new: Known) -> None:
+def add_known(path: Path, new: Known) -> None:
     """Add to the file, which appears whole or not at all; what another run adds in the same moment may be lost."""
     try:
-        known = _read_known(path) | new
+        known = read_known(path) | new
         logps, cut = zip(*known.values(), strict=True)
         columns = {"sequence": list(known), "logp": pa.array(logps, pa.float32()), "cut_tokens": list(cut)}
         with whole_file(path, is_shared=True) as partial:

@@ -1,13 +1,11 @@
-"""Training (paper, sections 3.2 and 3.3): one `transformers.Trainer` a stage, the policy going on from stage to stage.
+"""Training (paper, sections 3.2 and 3.3): open the data, plan the stages, train each against the reference, save.
 
 A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.parquet`, `summary.json` and `model/`.
 """
 
-import itertools
 import os
 import shutil
 from dataclasses import asdict
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,117 +14,107 @@ import datasets
 import torch
 import yaml
 from accelerate.utils.memory import clear_device_cache
-from peft import PeftConfig
 from transformers import AutoModelForImageTextToText
 from transformers.integrations import get_available_reporting_integrations
 
 from mfpo.errors import MfpoError
 from mfpo.folders import fingerprint, writing
-from mfpo.logprobs.pairs import Pairs
-from mfpo.models import device, load_processor, load_weights, model_files, quiet, stored_dtype
-from mfpo.rank.levels import level_names, stages
-from mfpo.records import TEXT_COLUMNS, column, read_dataset
-from mfpo.train.card import hub_name
-from mfpo.train.objectives import OBJECTIVES
-from mfpo.train.policy import computes_in_bf16, wanted_attention, weights_dtype
+from mfpo.hub import find_model
+from mfpo.models import device, load_model, load_processor, load_weights, model_files, quiet, stored_dtype
+from mfpo.train.base import IN_MEMORY, check_model, model_hash, save_model, title
+from mfpo.train.data import data_name, dataset_hash, open_data, open_pairs
+from mfpo.train.plan import plan_stages
 from mfpo.train.processes import as_first_says, common_folder, processes, say
-from mfpo.train.reference import reference_key, sequence_hashes
-from mfpo.train.run_stage import Plan, Run, run_stage
 from mfpo.train.settings import TrainSettings
+from mfpo.train.stage import Run, train_stage
 
 
-@quiet()
-def train(data: Path, model: Path, out: Path, settings: TrainSettings) -> None:
-    """Train `model` on the records in `data` and write the run folder `out`.
+def train(
+    data: Path | str | datasets.Dataset,
+    model: Any,
+    out: Path | str,
+    settings: TrainSettings | None = None,
+    *,
+    processor: Any = None,
+) -> Any:
+    """Train `model` on the records in `data`, write the run folder `out`, and return the trained model.
+
+    `data` is a folder that `mfpo build` or `mfpo rank` wrote, or a dataset with their columns. `model` is a folder, a
+    name on the hub, or a model of transformers in memory, with its `processor`; such a model stays as it is.
 
     Started again after a kill, it goes on from the last checkpoint. Started by `accelerate launch` or `torchrun`, all
     processes train together and the first one writes. Raises MfpoError before the first step when data, model and
     settings do not fit each other, and at a step whose loss or gradient is not finite.
     """
+    folder = run(
+        Path(data) if isinstance(data, str) else data,
+        find_model(str(model)) if isinstance(model, str | Path) else model,
+        Path(out),
+        settings or TrainSettings(),
+        processor=processor,
+    )
+    return load_model(folder / "model")
+
+
+@quiet()
+def run(
+    data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, *, processor: Any = None
+) -> Path:
+    """`train` without loading what it has trained: the run folder."""
     settings = settings.resolved()
     check_settings(model, settings)
+    in_memory = not isinstance(model, Path)
+    if in_memory:
+        check_model(model, processor)
     dataset = open_data(data, settings)
-    plan = make_plan(data, dataset, settings)
-    processor = load_processor(model)
-    pairs = open_pairs(dataset, processor, settings)
-    weigh = OBJECTIVES[settings.method].weigh
-    made_by = {"command": "train", "data": str(data), "model": str(model), "settings": asdict(settings)}
-    made_by |= as_first_says(files_of(data, model) if processes().is_main_process else None)
-    computed_by = {
-        "model": made_by["model_files"],
-        "bf16": computes_in_bf16(settings),
-        "in_4bit": settings.quantize_4bit,
-        "weights": str(weights_dtype(settings)),
-        "device": device().type,
-    }
-    key = reference_key(
-        **computed_by,
-        max_length=settings.max_length,
-        attention=wanted_attention(settings),
-        **(settings.options_of(weigh) if weigh else {}),
-    )
-    hashes = sequence_hashes(dataset, pairs.names, paired=weigh is not None)
+    plan = plan_stages(dataset, settings, data_name(data))
+    processor = processor or load_processor(model)
+    names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
+    made_by: dict[str, Any] = {"command": "train", **names, "settings": asdict(settings)}
+    made_by |= as_first_says(files_of(data, model, processor) if processes().is_main_process else None)
     if processes().num_processes > 1:
         say(f"{processes().num_processes} processes train together")
     with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
-        run = Run(model, data, folder, settings, processor, pairs, hashes, key, tower_key=reference_key(**computed_by))
         if processes().is_main_process:
             config = yaml.safe_dump(asdict(settings), sort_keys=False)
             (folder / "config.yaml").write_text(config, encoding="utf-8")
+            if in_memory:
+                save_model(model, processor, folder / "base")
+        processes().wait_for_everyone()
+        this = Run(
+            model=folder / "base" if in_memory else model,
+            model_files=made_by["model_files"],
+            titles=(title(model), data.resolve().name if isinstance(data, Path) else data_name(data)),
+            dataset=dataset,
+            pairs=open_pairs(dataset, processor, settings),
+            cache=data if isinstance(data, Path) else folder,
+            out=out,
+            folder=folder,
+            settings=settings,
+            processor=processor,
+        )
         if not (folder / "model").exists():
             for number in range(len(plan)):
-                plan = run_stage(run, plan, number)
+                plan = train_stage(this, plan, number)
                 # A reference cycle: free the weights before the next stage loads its own.
                 clear_device_cache(garbage_collection=True)
         processes().wait_for_everyone()
         if processes().is_main_process:
-            if not (folder / "model").exists():
-                with writing("the trained model", folder):
-                    finish(run, run.end(len(plan) - 1, plan[-1][0]))
-            if not settings.keep_stages:
-                shutil.rmtree(folder / "stages", ignore_errors=True)
+            finish(this, this.end(len(plan) - 1, plan[-1][0]))
+    return out
 
 
-def finish(run: Run, end: Path) -> None:
-    """Make what the last stage has left the run's model.
-
-    A whole model gets the precision that its source is stored in; the stages before have float32, as small steps would
-    be lost from one to the next. An adapter names a base from the hub as others find it, not by its folder here.
-    """
-    dtype = stored_dtype(run.model)
-    model = run.folder / "model"
-    hub = hub_name(run.model)
-    if run.settings.lora_rank and hub:
-        config = PeftConfig.from_pretrained(end)
-        config.base_model_name_or_path, config.revision = hub, run.model.name
-        config.save_pretrained(end)
-    if run.settings.lora_rank or dtype == torch.float32:
-        end.rename(model)
-        return
-    partial = model.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(end, partial, ignore=shutil.ignore_patterns("*.safetensors*"))
-    load_weights(AutoModelForImageTextToText, end, dtype=dtype).save_pretrained(partial)
-    partial.rename(model)
-    shutil.rmtree(end)
-
-
-def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings) -> Pairs:
-    """The records as the method reads them."""
-    method = OBJECTIVES[settings.method]
-    weigh = partial(method.weigh, **settings.options_of(method.weigh)) if method.weigh else None
-    needs_images = method.needs_rejected_images
-    return Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length, weigh=weigh)
-
-
-def files_of(data: Path, model: Path) -> dict[str, Any]:
+def files_of(data: Path | datasets.Dataset, model: Any, processor: Any = None) -> dict[str, Any]:
     """Hashes of the dataset and of the model."""
-    return {"data_files": fingerprint(data, "*.parquet"), "model_files": model_files(model)}
+    return {
+        "data_files": fingerprint(data, "*.parquet") if isinstance(data, Path) else dataset_hash(data),
+        "model_files": model_files(model) if isinstance(model, Path) else [model_hash(model, processor)],
+    }
 
 
-def check_settings(model: Path, settings: TrainSettings) -> None:
+def check_settings(model: Any, settings: TrainSettings) -> None:
     """Raises MfpoError when the settings do not fit the model or what is installed."""
-    if settings.lora_rank and (model / "adapter_config.json").exists():
+    if settings.lora_rank and isinstance(model, Path) and (model / "adapter_config.json").exists():
         raise MfpoError(
             f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge {model} --out DIR`"
         )
@@ -146,38 +134,26 @@ def check_settings(model: Path, settings: TrainSettings) -> None:
         )
 
 
-def open_data(data: Path, settings: TrainSettings) -> datasets.Dataset:
-    """The dataset, with the columns that the method needs. Raises MfpoError when it is not made for the method."""
-    method = OBJECTIVES[settings.method]
-    needs = ["rejected_images"] * method.needs_rejected_images
-    needs += ["corruption"] * (method.corruption is not None) + ["level"] * bool(settings.curriculum)
-    dataset = read_dataset(data, needs=[*TEXT_COLUMNS, *needs])
-    if method.corruption:
-        kinds = {corruption["kind"] for corruption in column(dataset, "corruption")}
-        if kinds != {method.corruption}:
-            raise MfpoError(
-                f"{data}: method {settings.method} needs rejected images of kind {method.corruption}, but these are "
-                f"{', '.join(sorted(kinds))}; run `mfpo build` with `corruption={method.corruption}`"
-            )
-    return dataset
+def finish(run: Run, end: Path) -> None:
+    """Make what the last stage has left, `end`, the run's model, and remove what no one needs any more.
 
-
-def make_plan(data: Path, dataset: datasets.Dataset, settings: TrainSettings) -> Plan:
-    """The stages. Raises MfpoError when the levels of a curriculum say nothing or one has no records."""
-    if not settings.curriculum:
-        return [("all", list(range(len(dataset))))]
-    plan = stages(column(dataset, "level"))
-    names = {name for name, _ in plan}
-    count = next(count for count in itertools.count(len(names)) if names <= {*level_names(count)})
-    empty = [name for name in level_names(count) if name not in names]
-    if empty:
-        raise MfpoError(
-            f"{data}: level {', '.join(empty)} has no records; rank more records, or set curriculum=false to train on "
-            "all at once"
-        )
-    if "entropy" in dataset.column_names and len(set(column(dataset, "entropy"))) == 1 < len(dataset):
-        raise MfpoError(
-            f"{data}: all records have the same entropy, so that their levels mean nothing; rank them with another "
-            "model or entropy, or set curriculum=false"
-        )
-    return plan
+    A whole model gets the precision that its source is stored in; the stages before have float32, as small steps would
+    be lost from one to the next.
+    """
+    model = run.folder / "model"
+    dtype = stored_dtype(run.model)
+    if not model.exists():
+        with writing("the trained model", run.folder):
+            if run.settings.lora_rank or dtype == torch.float32:
+                end.rename(model)
+            else:
+                partial = model.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(end, partial, ignore=shutil.ignore_patterns("*.safetensors*"))
+                load_weights(AutoModelForImageTextToText, end, dtype=dtype).save_pretrained(partial)
+                partial.rename(model)
+                shutil.rmtree(end)
+    if not run.settings.keep_stages:
+        shutil.rmtree(run.folder / "stages", ignore_errors=True)
+    if not run.settings.lora_rank:  # an adapter needs its base
+        shutil.rmtree(run.folder / "base", ignore_errors=True)

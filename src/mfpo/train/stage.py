@@ -1,90 +1,200 @@
-"""One stage of training: its records in order, its checkpoints, its lines of metrics."""
+"""One stage of a run: a level's part of the training, from what is on disk to what it leaves there.
+
+A stage begins by loading what the stage before has saved, so that a run that was killed goes on as any other.
+"""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch.utils.data import Dataset, Sampler
+import datasets
+from peft import PeftConfig
+from torch import Tensor
 
-from mfpo.folders import write_text
-from mfpo.logprobs.pairs import Pair, Pairs
+from mfpo.folders import write_json, writing
+from mfpo.logprobs.pairs import Pairs
+from mfpo.models import device
+from mfpo.settings import options_of
+from mfpo.train.arguments import steps_of, training_arguments
+from mfpo.train.batches import Records
+from mfpo.train.card import hub_name, model_card
+from mfpo.train.objectives import OBJECTIVES
+from mfpo.train.plan import Plan, rerank
+from mfpo.train.policy import computes_in_bf16, open_policy, precision, wanted_attention, weights_dtype
+from mfpo.train.processes import gathered, processes, say, share
+from mfpo.train.progress import StageLog, last_checkpoint
+from mfpo.train.reference import (
+    check_fit,
+    find_reference,
+    read_reference,
+    reference_key,
+    reference_logps,
+    sequence_hashes,
+    write_reference,
+)
 from mfpo.train.settings import TrainSettings
-
-
-class StageRecords(Dataset[tuple[Pair, bool]]):
-    """The records of a stage, each with whether it counts; beyond the last one they come again and do not."""
-
-    def __init__(self, pairs: Pairs, rows: Sequence[int]) -> None:
-        self.pairs = pairs
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: int) -> tuple[Pair, bool]:
-        return self.pairs[self.rows[place % len(self)]], place < len(self)
-
-
-class StageOrder(Sampler[int]):
-    """The places 0, 1, ... of `records` in another order each epoch, then further ones up to a multiple of `multiple`.
-
-    Several processes need batches that are as many and as large for each; what fills them up does not count.
-    """
-
-    def __init__(self, records: int, *, multiple: int, seed: int, epoch: Callable[[], int]) -> None:
-        self.records = records
-        self.length = math.ceil(records / multiple) * multiple
-        self.seed = seed
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        random = torch.Generator().manual_seed(self.seed + self.epoch())
-        yield from torch.randperm(self.records, generator=random).tolist()
-        yield from range(self.records, self.length)
-
-
-def steps_per_epoch(records: int, settings: TrainSettings, processes: int) -> int:
-    """How many steps of the optimizer an epoch takes."""
-    batches = math.ceil(records / (settings.batch_size * processes))
-    return math.ceil(batches / settings.gradient_accumulation)
+from mfpo.train.trainer import PreferenceTrainer
+from mfpo.train.vision_cache import keep_features
 
 
 @dataclass(frozen=True)
-class StageLog:
-    """Appends the metrics of one stage to `metrics.jsonl`, which counts steps over all stages."""
+class Run:
+    """What all stages of a run share.
 
-    path: Path
-    stage: str
-    first_step: int
+    `model` is the folder of the model that is trained, `model_files` are its hashes; `pairs` are the records of
+    `dataset` as the method reads them. `titles` are what the card calls model and data. `cache` is where `.reference`
+    and `.vision` lie: the dataset's folder, or the run's for one in memory. `folder` will be renamed to `out`.
+    """
 
-    def write(self, metrics: dict[str, float], step: int) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": self.stage, "step": self.first_step + step, **metrics}) + "\n")
+    model: Path
+    model_files: list[str]
+    titles: tuple[str, str]
+    dataset: datasets.Dataset
+    pairs: Pairs
+    cache: Path
+    out: Path
+    folder: Path
+    settings: TrainSettings
+    processor: Any
 
-    def forget_after(self, step: int) -> None:
-        """Remove what a killed run wrote after its checkpoint at `step` of this stage."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= self.first_step + step]
-        write_text(self.path, "".join(kept))
+    def end(self, number: int, name: str) -> Path:
+        """Where the stage leaves the policy, as a whole model or adapter."""
+        return self.folder / "stages" / f"{number}-{name}"
+
+    def key(self, **depends_on: Any) -> str:
+        """A name for what the untrained model computes in the run's precision."""
+        settings = self.settings
+        return reference_key(
+            model=self.model_files,
+            bf16=computes_in_bf16(settings),
+            in_4bit=settings.quantize_4bit,
+            weights=str(weights_dtype(settings)),
+            device=device().type,
+            **depends_on,
+        )
 
 
-def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """The newest checkpoint that was written to its end, and its step; None and 0 where there is none."""
-    steps = [
-        int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/trainer_state.json")
-    ]
-    for step in sorted(steps, reverse=True):
-        checkpoint = folder / f"checkpoint-{step}"
-        try:  # written last, and not in one go: a kill may have cut it
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            continue
-        return checkpoint, step
-    return None, 0
+def train_stage(run: Run, plan: Plan, number: int) -> Plan:
+    """Train stage `number` from where the one before ended, unless it is done; return the plan.
+
+    With `rerank`, the stages that are left are cut anew in it.
+    """
+    end = run.end(number, plan[number][0])
+    before = run.end(number - 1, plan[number - 1][0]) if number else None
+    checkpoint, step = last_checkpoint(_checkpoints(end))
+    policy = None if end.exists() else _open(run, last=checkpoint or before)
+    if run.settings.rerank and number:
+        order = run.folder / "stages" / f"{number}.order.json"
+        if not order.exists():
+            _write_json(order, rerank(policy, run.pairs, plan[number:], run.settings))
+        plan = plan[:number] + [(name, rows) for name, rows in json.loads(order.read_text(encoding="utf-8"))]
+    if policy is None:
+        return plan
+    name, rows = plan[number]
+    say(f"stage {number + 1} of {len(plan)}, {name}: {len(rows)} records")
+    reference = make_reference(policy, run, rows, number)
+    first_step = sum(steps_of(len(rows), run.settings, processes().num_processes) for _, rows in plan[:number])
+    log = StageLog(run.folder / "metrics.jsonl", name, first_step)
+    if checkpoint:
+        say(f"going on from step {step} of the stage")
+    if processes().is_main_process:
+        log.forget_after(step)
+    reads_reference = "reference" in OBJECTIVES[run.settings.method].inputs
+    trainer = PreferenceTrainer(
+        policy,
+        run.settings,
+        training_arguments(run.settings, _checkpoints(end), records=len(rows)),
+        processing_class=run.processor,
+        train_dataset=Records(run.pairs, rows),
+        reference=reference,
+        frozen=_open(run, last=None).requires_grad_(False) if reads_reference and not run.settings.lora_rank else None,
+        write=log.write,
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with writing(f"the end of stage {name}", run.folder):
+        _save(trainer, run, end)
+    return plan
+
+
+def _open(run: Run, *, last: Path | None) -> Any:
+    policy = open_policy(run.model, run.settings, last=last)
+    if run.settings.vision_cache:
+        keep_features(policy, run.cache / ".vision" / run.key())
+    return policy
+
+
+def _checkpoints(end: Path) -> Path:
+    return end.with_name(end.name + ".checkpoints")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """By the first process; the others wait for it."""
+    if processes().is_main_process:
+        write_json(path, value)
+    processes().wait_for_everyone()
+
+
+def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tensor:
+    """The reference of a stage: the policy before its first step, in all stages or, with `reset_reference`, in this.
+
+    Read where a killed run has left it, else computed and kept. NaN in rows that are not of the stage's reference.
+    """
+    s, pairs = run.settings, run.pairs
+    if s.reset_reference and number:
+        path = run.folder / "stages" / f"{number}.reference.parquet"
+        if not path.exists():
+            logps = reference_logps(policy, pairs, share(rows), batch_size=s.batch_size, autocast=precision(s))
+            _write_reference(path, pairs, gathered(logps))
+        return read_reference(path, pairs, rows)
+    path = run.folder / "reference.parquet"
+    if not path.exists():
+        check_fit(policy, pairs, str(run.model), precision(s))
+        weigh = OBJECTIVES[s.method].weigh
+        options = options_of(s, weigh) if weigh else {}
+        key = run.key(max_length=s.max_length, attention=wanted_attention(s), **options)
+        kept = run.cache / ".reference" / f"{key}.parquet"
+        hashes = sequence_hashes(run.dataset, pairs.names, paired=weigh is not None)
+        found = find_reference(policy, pairs, hashes, kept, batch_size=s.batch_size, autocast=precision(s))
+        cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
+        if cut:
+            say(f"{cut} answers were cut at max_length={s.max_length}")
+        _write_json(run.folder / "summary.json", {"records": len(pairs), "cut_answers": cut})
+        _write_reference(path, pairs, found)
+    return read_reference(path, pairs, range(len(pairs)))
+
+
+def _write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float, int]]]) -> None:
+    if processes().is_main_process:
+        path.parent.mkdir(exist_ok=True)
+        write_reference(path, pairs, logps)
+    processes().wait_for_everyone()
+
+
+def _save(trainer: PreferenceTrainer, run: Run, end: Path) -> None:
+    """Save the policy with its processor and card as the folder `end`, whole or not at all."""
+    partial = end.with_name(end.name + ".partial")
+    trainer.save_model(str(partial))
+    if processes().is_main_process:
+        if run.settings.lora_rank:
+            _name_base(run, partial)
+        base, data = run.titles
+        metrics = run.folder / "metrics.jsonl"
+        card = model_card(hub=hub_name(run.model), base=base, data=data, settings=run.settings, metrics=metrics)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.rename(end)
+        if (_checkpoints(end) / "runs").exists():  # TensorBoard's
+            (_checkpoints(end) / "runs").rename(run.folder / f"runs-{end.name}")
+        shutil.rmtree(_checkpoints(end), ignore_errors=True)
+    processes().wait_for_everyone()
+
+
+def _name_base(run: Run, adapter: Path) -> None:
+    """Let the adapter name a base from the hub as others find it, and one in memory by where the run will have it."""
+    config = PeftConfig.from_pretrained(adapter)
+    if hub := hub_name(run.model):
+        config.base_model_name_or_path, config.revision = hub, run.model.name
+    elif run.model.parent == run.folder:
+        config.base_model_name_or_path = str((run.out / run.model.name).resolve())
+    config.save_pretrained(adapter)

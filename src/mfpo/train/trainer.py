@@ -1,55 +1,82 @@
 """`transformers.Trainer` with a preference objective in place of its loss, and the metrics of preference training."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, SettingError
 from mfpo.folders import writing
 from mfpo.logprobs.pairs import Pair
 from mfpo.logprobs.prefix import shares_prefix
-from mfpo.train.inputs import Inputs, collate_alone
-from mfpo.train.objectives import OBJECTIVES, LogRatios, Losses, total
-from mfpo.train.policy import SHARDED_PRECISION, precision
+from mfpo.rank.semantic_entropy import end_ids
+from mfpo.settings import options_of
+from mfpo.train.arguments import training_arguments
+from mfpo.train.batches import Order, Records, steps_per_epoch
+from mfpo.train.data import open_data, open_pairs
+from mfpo.train.inputs import Inputs
+from mfpo.train.metrics import count_tokens, metrics, window_means
+from mfpo.train.objectives import OBJECTIVES, total
+from mfpo.train.policy import SHARDED_PRECISION, lora_targets, make_trainable
+from mfpo.train.processes import gathered, share
+from mfpo.train.reference import check_fit, reference_logps
 from mfpo.train.settings import TrainSettings
-from mfpo.train.stage import StageOrder, StageRecords, steps_per_epoch
-
-# Below it, the mean margin of a window is rounding, and a ratio to it means nothing.
-_ROUNDING = 1e-5
 
 # Of the rewards that are shown for methods that have none.
 _BETA = 0.1
 
 
 class PreferenceTrainer(Trainer):
-    """Trains on the records of a stage; `reference` is (records of the dataset, sequences per record).
+    """Trains `model` by preference on `train_dataset`, a dataset as `mfpo.train` takes it.
 
-    `frozen` is the reference model for methods that read it, None where it is an adapter's base; `end_ids` (ids,) are
-    the end tokens of the answers.
-    `write` gets the metrics of each logging window and the step in the stage, in the first process only. Raises
-    MfpoError before a step would spoil the weights, and when a checkpoint cannot be written.
+    What moves of the model, and the loss, are the settings'; `args`, where they are given, decide the rest: rate,
+    batches, epochs, seed, precision. All records are one stage: for stages from easy to hard there is `mfpo.train`,
+    whose stages give `Records` and what they have already: `reference`, the log-probabilities of all records of the
+    dataset, (records, sequences per record), and `frozen`, the reference model, where the method reads more of it.
+    Without these the model as it is before the first step is the reference. `write` gets the metrics of each logging
+    window and the step, in the first process only.
+
+    Raises MfpoError when model, data and settings do not fit each other, before a step would spoil the weights, and
+    when a checkpoint cannot be written.
     """
 
     def __init__(
         self,
-        *,
-        records: StageRecords,
-        reference: Tensor,
-        settings: TrainSettings,
-        write: Callable[[dict[str, float], int], None],
-        end_ids: Tensor,
         model: Any,
+        settings: TrainSettings | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        processing_class: Any,
+        train_dataset: datasets.Dataset | Records,
+        reference: Tensor | None = None,
         frozen: Any = None,
+        write: Callable[[dict[str, float], int], None] | None = None,
         **kwargs: Any,
     ) -> None:
+        settings = settings or TrainSettings()
+        if not isinstance(train_dataset, Records):
+            if settings.curriculum:
+                raise SettingError("a PreferenceTrainer has one stage; use mfpo.train for curriculum=true")
+            settings = replace(settings, curriculum=False).resolved()
+            pairs = open_pairs(open_data(train_dataset, settings), processing_class, settings)
+            train_dataset = Records(pairs, range(len(pairs)))
+            if not isinstance(model, PeftModel):
+                model = make_trainable(model, settings, targets=lora_targets(model, settings), adapter=None)
+        self.settings, self.method = settings.resolved(), OBJECTIVES[settings.method]
+        self.pairs, self.processor, self.reference, self.write = train_dataset.pairs, processing_class, reference, write
+        args = args or training_arguments(self.settings, Path("trainer_output"), records=len(train_dataset))
+        args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would take batches for all GPUs that it sees
         config = dict(vars(model.config))
-        super().__init__(model, train_dataset=records, data_collator=self.collate, **kwargs)
+        super().__init__(model, args, train_dataset=train_dataset, data_collator=self.collate, **kwargs)
         # The Trainer notes in it that the model keeps no cache, which would be saved; our passes ask for none anyway.
         vars(model.config).clear()
         vars(model.config).update(config)
@@ -57,20 +84,12 @@ class PreferenceTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = SHARDED_PRECISION
         # Says that the loss is divided by the records of the whole step, not of the batch, by ourselves.
         self.model_accepts_loss_kwargs = True
-        self.pairs = records.pairs
         self.shares_prefix = shares_prefix(model)
-        self.image_id: Any = getattr(model.config, "image_token_id", None)
-        self.reference = reference
-        self.settings = settings
-        self.method = OBJECTIVES[settings.method]
+        self.end_ids = torch.tensor(end_ids(model, processing_class.tokenizer))
+        self.prepared = self.method.prepare(model, self.pairs) if self.method.prepare else None
+        if frozen is None and "reference" in self.method.inputs and not isinstance(model, PeftModel):
+            frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.frozen = frozen
-        self.end_ids = end_ids
-        if "features" in self.method.inputs and not (self.shares_prefix and self.image_id is not None):
-            raise MfpoError(
-                f"method {settings.method} reads states that a {model.config.model_type!r} model does not show here; "
-                "train one whose prompts can be shared, such as LLaVA or Qwen2.5-VL"
-            )
-        self.write = write
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
@@ -79,24 +98,52 @@ class PreferenceTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(QuietBar)
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train, from a checkpoint if the model has been loaded from it.
+
+        Raises MfpoError for a checkpoint without the reference, which the model of a checkpoint is no more.
+        """
+        if self.reference is None:
+            if resume_from_checkpoint:
+                raise MfpoError(
+                    "a PreferenceTrainer resumes only with the model loaded from the checkpoint and the `reference` of "
+                    "the model before; `mfpo.train` resumes a killed run by itself"
+                )
+            self.reference = self._own_reference()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _own_reference(self) -> Tensor:
+        """The log-probabilities under the model as it is, (records, sequences per record)."""
+        self.model.eval()
+        check_fit(self.model, self.pairs, "the model given", self._autocast())
+        rows = share(list(range(len(self.pairs))))
+        batch_size = self.args.per_device_train_batch_size
+        logps = gathered(
+            reference_logps(self.model, self.pairs, rows, batch_size=batch_size, autocast=self._autocast())
+        )
+        return torch.tensor([[logp for logp, _ in logps[row]] for row in range(len(self.pairs))])
+
+    def _autocast(self) -> torch.autocast:
+        """The precision of passes beside those of the training, as theirs."""
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16))
+
     def collate(self, records: Sequence[tuple[Pair, bool]]) -> dict[str, Any]:
-        """One batch of `Pairs.collate`; `counts` says which of its records count, `alone` is for `Inputs.features`."""
+        """One batch of `Pairs.collate`; `counts` says which records count, `prepared` is what the method adds."""
         pairs, counts = zip(*records, strict=True)
         batch: dict[str, Any] = self.pairs.collate(pairs, shared=self.shares_prefix)
-        if "features" in self.method.inputs:
-            prompts = [pair.prompts[0] for pair in pairs]
-            batch["alone"] = collate_alone(
-                prompts, image_id=self.image_id, end_id=self.pairs.end_id, pad_id=self.pairs.pad_id
-            )
+        if self.prepared is not None:
+            batch["prepared"] = self.prepared.collate(pairs)
         return batch | {"counts": torch.tensor(counts)}
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> StageOrder:
-        records, processes, s = len(self.train_dataset), self.accelerator.num_processes, self.settings
-        return StageOrder(
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        records, processes, args = len(self.train_dataset), self.accelerator.num_processes, self.args
+        batches = {"batch_size": args.per_device_train_batch_size, "processes": processes}
+        batches["gradient_accumulation"] = args.gradient_accumulation_steps
+        return Order(
             records,
-            multiple=s.batch_size * processes if processes > 1 else 1,
-            seed=s.seed,
-            epoch=lambda: self.state.global_step // steps_per_epoch(records, s, processes),
+            multiple=args.per_device_train_batch_size * processes if processes > 1 else 1,
+            seed=args.seed,
+            epoch=lambda: self.state.global_step // steps_per_epoch(records, **batches),
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Tensor]:
@@ -113,25 +160,29 @@ class PreferenceTrainer(Trainer):
         It is that of all processes together once their gradients are averaged. Raises MfpoError with the records' ids
         when it is not finite.
         """
-        rows, counts, alone = inputs.pop("rows"), inputs.pop("counts"), inputs.pop("alone", [])
+        rows, counts, prepared = inputs.pop("rows"), inputs.pop("counts"), inputs.pop("prepared", None)
         self.rows_of_step += rows.tolist()
         s, method = self.settings, self.method
-        given = Inputs(
+        assert self.reference is not None, "train() computes it"
+        known = Inputs(
             model,
             inputs,
             self.reference[rows.cpu()].to(rows.device),
             reads_logits=method.reads_logits,
             frozen=self.frozen,
-            autocast=precision(s),
-            alone=alone,
+            autocast=self._autocast(),
             end_ids=self.end_ids.to(rows.device),
         )
-        parts = method.losses(**{name: getattr(given, name) for name in method.inputs}, **s.options_of(method.losses))
-        losses = total(parts, text=s.text_weight, image=s.image_weight, margin=s.margin_weight)
+        brought = {name for name in method.inputs if hasattr(self.prepared, name)}
+        arguments = {name: getattr(known, name) for name in method.inputs - brought}
+        arguments |= {name: getattr(self.prepared, name)(model, prepared) for name in brought}
+        parts = method.losses(**arguments, **options_of(s, method.losses))
+        losses = total(parts, **s.weights())
         if not losses.isfinite().all():
             broken = [row for row, loss in zip(rows.tolist(), losses, strict=True) if not loss.isfinite()]
             raise self._not_finite("loss", broken)
-        values = {"loss": losses.detach(), **metrics(given.logps.detach(), given.ratios, parts, beta=s.beta or _BETA)}
+        beta = getattr(s, "beta", _BETA)
+        values = {"loss": losses.detach(), **metrics(known.logps.detach(), known.ratios, parts, beta=beta)}
         sums = {name: value[counts].double().sum() for name, value in values.items()}
         for name, amount in (sums | {"records": counts.sum()} | count_tokens(inputs)).items():
             self.window[name] = self.window.get(name, 0.0) + amount
@@ -163,11 +214,22 @@ class PreferenceTrainer(Trainer):
             # The Trainer has no rates for a window that the end of the stage cuts short.
             means = window_means(sums, seconds=time.monotonic() - self.window_start) | self.rates
             self.window.clear()
-            if self.is_world_process_zero():
+            if self.write is not None and self.is_world_process_zero():
                 self.write(means, self.state.global_step)
             logs = logs | means
         self.window_start = time.monotonic()
         super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, or the adapter, with its processor. A checkpoint, `_internal_call`, is without one."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not _internal_call:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+            # Not the Trainer's `processing_class`, whose tokens it would write into the model's configuration.
+            self.processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The policy comes loaded from the checkpoint. The Trainer would look for names as saved among names in memory,
@@ -185,51 +247,3 @@ class QuietBar(ProgressCallback):
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         pass
-
-
-def metrics(logps: Tensor, ratios: LogRatios, losses: Losses, *, beta: float) -> dict[str, Tensor]:
-    """What is worth watching, by TRL's names, each (batch,), detached.
-
-    `logps` is (sequences per record, batch). A method without m' has no image metrics.
-    """
-    chosen = beta * ratios.chosen.detach()
-    rejected = beta * ratios.rejected.detach()
-    values = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).float(),
-        "logps/chosen": logps[0],
-        "logps/rejected": logps[1],
-    }
-    if ratios.rejected_image is not None:
-        image_rejected = beta * ratios.rejected_image.detach()
-        values |= {
-            "rewards/image_rejected": image_rejected,
-            "rewards/image_margins": chosen - image_rejected,
-            "rewards/image_accuracies": (chosen > image_rejected).float(),
-            "logps/image_rejected": logps[2],
-        }
-    return values
-
-
-def count_tokens(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """How many tokens of a batch of `logprobs.collate` go through the model, and with a row for each answer would."""
-    is_token, numbers = batch["documents"] >= 0, batch["answer_numbers"]
-    prompts = ((numbers == 0) & is_token).sum(dim=1)
-    repeated = prompts * (numbers.amax(dim=1) - 1)
-    return {"tokens": is_token.sum(), "tokens_unshared": is_token.sum() + repeated.sum()}
-
-
-def window_means(sums: dict[str, float], *, seconds: float) -> dict[str, float]:
-    """The metrics of a logging window from their sums over its records.
-
-    `rewards/balance` is the image margin over the text margin, 1 where both modalities pull alike; there is none while
-    the text margin is rounding.
-    """
-    sums = dict(sums)
-    records, tokens, unshared = (sums.pop(name) for name in ("records", "tokens", "tokens_unshared"))
-    means = {name: value / records for name, value in sums.items()}
-    if "rewards/image_margins" in means and abs(means["rewards/margins"]) > _ROUNDING:
-        means["rewards/balance"] = means["rewards/image_margins"] / means["rewards/margins"]
-    return means | {"tokens/per_second": tokens / seconds, "tokens/saved": 1 - tokens / unshared}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from mfpo.train.objectives import LogRatios, Losses, log_sigmoid, objective
+from mfpo.settings import about
+from mfpo.train.objectives import Beta, LogRatios, Losses, log_sigmoid, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,11 @@ _SHORTEST_MATCH = 3
 
 
 def weigh_changed(
-    prompt_ids: Tensor, answers: Sequence[Tensor], *, gamma: float = 5.0, normalize: bool = True
+    prompt_ids: Tensor,
+    answers: Sequence[Tensor],
+    *,
+    gamma: Annotated[float, about("weight of a changed token", above=0)] = 5.0,
+    normalize: Annotated[bool, about("divide an answer's sum by the sum of its weights")] = True,
 ) -> tuple[Tensor, ...]:
     """`gamma` for the tokens in which y_w and y_l differ, 1 for the others; `normalize` divides by an answer's sum.
 
@@ -57,7 +62,7 @@ def changed_tokens(prompt_ids: Tensor, chosen: Tensor, rejected: Tensor) -> tupl
 
 
 @objective("ddpo", terms=("text",), weigh=weigh_changed)
-def ddpo(ratios: LogRatios, *, beta: float = 0.5) -> Losses:
+def ddpo(ratios: LogRatios, *, beta: Beta = 0.5) -> Losses:
     """Dense direct preference optimization (RLHF-V, Yu et al. 2024, section 3.2): DPO, (batch,), on sums in which the
     corrected segments weigh more (`weigh_changed`)."""
     return {"text": -log_sigmoid(beta * (ratios.chosen - ratios.rejected))}

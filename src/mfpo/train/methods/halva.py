@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+from typing import Annotated
 
+from mfpo.settings import about
 from mfpo.train.objectives import Answer, Answers, Losses, objective
 
 
 @objective("halva", terms=("text", "kl"))
-def halva(policy: Answers, reference: Answers, *, kl_weight: float = 0.4) -> Losses:
+def halva(
+    policy: Answers,
+    reference: Answers,
+    *,
+    kl_weight: Annotated[float, about("weight of the divergence from the reference", least=0)] = 0.4,
+) -> Losses:
     """Phrase-level alignment (HALVA, Sarkar et al. 2024), each term (batch,).
 
     text: softplus(log p(phrase of y_l) - log p(phrase of y_w)), the mean over the phrase pairs of the batch, without

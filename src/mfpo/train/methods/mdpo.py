@@ -1,11 +1,11 @@
 """Conditional preference optimization (mDPO)."""
 
 from mfpo.train.methods.mfpo import mfpo
-from mfpo.train.objectives import LogRatios, Losses, objective
+from mfpo.train.objectives import Beta, LogRatios, Losses, objective
 
 
 @objective("mdpo", terms=("text", "image", "margin"), needs_rejected_images=True, corruption="crop")
-def mdpo(ratios: LogRatios, *, beta: float = 0.1) -> Losses:
+def mdpo(ratios: LogRatios, *, beta: Beta = 0.1) -> Losses:
     """Conditional preference optimization (mDPO, Wang et al. 2024): MFPO's terms with eta (there: delta) 0.
 
     What makes it mDPO is the data: its m' is a random crop of m, not noise in the key regions.

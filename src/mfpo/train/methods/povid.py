@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mfpo.train.methods.dpo import dpo
-from mfpo.train.objectives import Answers, LogRatios, Losses, log_sigmoid, objective
+from mfpo.train.objectives import Answers, Beta, LogRatios, Losses, log_sigmoid, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @objective("povid", terms=("text", "image"), needs_rejected_images=True, corruption="global")
-def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: float = 0.1) -> Losses:
+def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: Beta = 0.1) -> Losses:
     """POVID's second stage (Zhou et al. 2024, as released): DPO against y_l and against what a model says of a noised
     image, half each, (batch,).
 
