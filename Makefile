@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test pytest lint docs clean
 
 demo: .venv/installed
 	$(BIN)/mfpo demo
 
-test: .venv/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# mypy, which keeps one core busy, beside the tests.
+test: .venv/installed
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -1,8 +1,6 @@
 import json
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH
@@ -28,20 +26,20 @@ def test_patch_labels_name_what_covers_the_most_of_a_patch():
         assert np.count_nonzero(labels) > 0
 
 
-def test_pretraining_is_reproducible(tmp_path):
-    settings = PretrainSettings(scenes=60, tower_steps=2, language_steps=2, batch_size=4, bf16=False)
-    for name in ("one", "two"):
-        pretrain(tmp_path / name, settings)
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
 def test_pretraining_learns(tmp_path):
-    settings = PretrainSettings(scenes=200, tower_steps=30, language_steps=40, batch_size=12, bf16=False)
-    pretrain(tmp_path / "one", settings)
-    log = json.loads((tmp_path / "one" / "pretraining.json").read_text())
-    assert log["tower"][-1]["loss"] < 0.7 * (np.log(1 + len(KINDS)) + np.log(17))
-    assert log["language"][-1]["caption_loss"] < 0.7 * np.log(len(tokens(tmp_path / "one")))
+    pretrain(tmp_path / "run", PretrainSettings(scenes=64, tower_steps=40, language_steps=40, batch_size=8, bf16=False))
+    log = json.loads((tmp_path / "run" / "pretraining.json").read_text())
+    assert log["tower"][-1]["loss"] < 0.8 * (np.log(1 + len(KINDS)) + np.log(17))
+    assert log["language"][-1]["caption_loss"] < 0.8 * np.log(len(tokens(tmp_path / "run")))
+
+
+def test_a_seed_gives_the_same_weights(tmp_path):
+    weights = []
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        settings = PretrainSettings(scenes=8, tower_steps=2, language_steps=2, batch_size=4, bf16=False, seed=seed)
+        pretrain(tmp_path / name, settings)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
 
 
 def tokens(folder):

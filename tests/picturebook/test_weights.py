@@ -38,7 +38,7 @@ def scored(tmp_path_factory):
     """The figures of README.md on fewer scenes, the first 80 of the 500."""
     folder = tmp_path_factory.mktemp("scored")
     draw_book(folder / "scenes", count=80)
-    build_pairs(folder / "pairs", 8, 0, "heldout")
+    build_pairs(folder / "pairs", 4, 0, "heldout")
     return folder, score(WEIGHTS, "base", scenes=folder / "scenes", pairs=folder / "pairs", answers=folder)
 
 

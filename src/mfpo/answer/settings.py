@@ -1,14 +1,13 @@
 """The settings of `mfpo answer`; a decoder adds its own."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
 
 from mfpo.answer.decoders import DECODERS, Decoder
 from mfpo.errors import SettingError, brief
-from mfpo.settings import Settings, setting, with_options
+from mfpo.settings import ChosenSettings, setting, with_options
 
 # What each engine has a use for; `transformers` also for the settings of its decoder.
 _USED = {
@@ -19,11 +18,8 @@ _USED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerSettings(Settings):
-    """What `mfpo answer` can be told: the general settings below, and those of the decoder.
-
-    `AnswerSettings(decode="vcd", cd_alpha=2.0)` is an instance of the subclass that `chosen("vcd")` makes.
-    """
+class AnswerSettings(ChosenSettings):
+    """What `mfpo answer` can be told: the general settings below, and those of the decoder."""
 
     choice = "decode"
 
@@ -34,19 +30,6 @@ class AnswerSettings(Settings):
     temperature: float | None = setting(0.0, "that an endpoint is sent; null sends none", least=0)
     retries: int = setting(5, "how often an endpoint is asked again after a passing fault", least=0)
     timeout: float = setting(120.0, "seconds without a byte from an endpoint that are such a fault", above=0)
-
-    if TYPE_CHECKING:  # which settings there are depends on the decoder
-
-        def __init__(self, **values: Any) -> None: ...
-
-    def __new__(cls, **values: Any) -> Any:
-        return super().__new__(cls.of(values))
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> type["AnswerSettings"]:
-        """The class that `values` are for. Raises SettingError for an unknown decoder."""
-        name = values.get(cls.choice)
-        return cls.chosen(name if isinstance(name, str) else cls.decode)
 
     @classmethod
     def choices(cls) -> Iterable[str]:

@@ -10,7 +10,7 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console
 from mfpo.folders import check_readable
 from mfpo.picturebook import model_folder
-from mfpo.settings import from_mapping, read_values
+from mfpo.settings import read_settings
 
 
 def answer(
@@ -33,8 +33,7 @@ def answer(
     Example: mfpo answer questions.jsonl --model runs/mfpo/model --images photos --out answers.jsonl max_new_tokens=64
     """
     options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "concurrency": concurrency}
-    values, where = read_values(config, overrides or [], decode=decode, **options)
-    settings = from_mapping(AnswerSettings.of(values), values, where)
+    settings = read_settings(AnswerSettings, config, overrides or [], decode=decode, **options)
     check_readable(questions)
     asked = model if endpoint else model_folder(model)
     answers = run(
