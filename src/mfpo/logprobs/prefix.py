@@ -66,7 +66,7 @@ def _log(message: str) -> None:
 def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     """`score` of all answer tokens, (tokens, ...), of a batch made by `logprobs.collate`."""
     bare = extract_model_from_parallel(model)
-    batch = {name: value.to(bare.device) for name, value in batch.items()}
+    batch = on_device(bare, batch)
     batch = pack(batch | {"position_ids": positions(bare, batch)})
     if bare.config.get_text_config()._attn_implementation == "flex_attention":
         return scores_under_mask(model, batch, block_mask(batch), score)
@@ -74,6 +74,16 @@ def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
         # For good, as checkpointing computes layers again later. Without documents it is sdpa.
         bare.set_attn_implementation({"text_config": BY_DOCUMENT})
     return scores_under_mask(model, batch, lengths_of(batch), score)
+
+
+def on_device(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch where the model is, and its features in the model's precision, as some models take no other."""
+    bare = extract_model_from_parallel(model)
+    made = {name: value.to(bare.device) for name, value in batch.items()}
+    return {
+        name: value.to(bare.dtype) if value.is_floating_point() and name not in LAYOUT else value
+        for name, value in made.items()
+    }
 
 
 def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:

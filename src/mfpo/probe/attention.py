@@ -16,7 +16,8 @@ from torch import Tensor
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.folders import versions, whole_folder, write_json
-from mfpo.logprobs.sequences import Encoded, encode, render
+from mfpo.logprobs.conversation import render
+from mfpo.logprobs.sequences import Encoded, encode
 from mfpo.masks import Mask
 from mfpo.models import load_model, load_processor
 from mfpo.probe.cases import Case, Cases, check_limit, progress, read_cases

@@ -33,7 +33,7 @@ from mfpo.train.processes import as_first_says, gathered, processes, say, share
 Known = dict[str, tuple[float, int]]
 
 _CODE = (
-    *(f"logprobs/{name}.py" for name in ("attention", "pairs", "prefix", "sequences")),
+    *(f"logprobs/{name}.py" for name in ("attention", "conversation", "features", "pairs", "prefix", "sequences")),
     "train/policy.py",
     "train/methods/ddpo.py",
     "models.py",
