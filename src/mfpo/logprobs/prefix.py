@@ -27,10 +27,36 @@ LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "answer_weights", "predictors
 
 # Model families whose attention is causal in every layer, over images too, and whose forward pass hands a mask and
 # positions made by us down to the language model. Gemma 3 does not share: its image tokens see each other both ways.
-_FAMILIES = ("idefics3", "llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+_FAMILIES = (
+    "glm4v",
+    "idefics3",
+    "internvl",
+    "janus",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mistral3",
+    "ovis2",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "smolvlm",
+    "vipllava",
+)
 
 # The language models in them; others may mix tokens by more than attention (as recurrent layers do) or scale logits.
-_DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
+_DECODERS = (
+    "glm4v_text",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen2_5_vl_text",
+    "qwen2_vl_text",
+    "qwen3",
+    "qwen3_vl_moe_text",
+    "qwen3_vl_text",
+)
 
 # From what makes logits of states, the states that predict the answers' tokens, (tokens, width), and those tokens,
 # (tokens,), to something for each token, (tokens, ...).
