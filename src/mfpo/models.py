@@ -2,7 +2,10 @@
 
 import hashlib
 import inspect
+import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -12,14 +15,15 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from PIL import Image
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
 from mfpo.adapters import merged, read_config
-from mfpo.errors import MfpoError, brief, first_line
+from mfpo.errors import MfpoError, RecordError, brief, first_line
 from mfpo.folders import fingerprint
 from mfpo.hub import check_model_files, find_model
 from mfpo.records import IMAGE_PLACE, content_parts
@@ -67,11 +71,17 @@ def check_model(path: Path) -> None:
     if (path / "adapter_config.json").is_file():
         return check_model(base_of(path))
     try:
-        kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise MfpoError(f"{path}: its config.json is not a valid transformers config ({first_line(error)})") from None
+    kind = config.model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
+    if config.is_encoder_decoder:
+        raise MfpoError(
+            f"{path}: a {kind!r} model is an encoder-decoder, which answers in another sequence than the prompt's; "
+            "give a decoder-only one such as LLaVA"
+        )
 
 
 @quiet()
@@ -135,9 +145,24 @@ def model_hash(model: Any) -> str:
 
 
 def stored_dtype(path: Path) -> torch.dtype:
-    """The precision that the model in the folder `path`, or the base of an adapter there, says it is stored in."""
-    base = base_of(path) if (path / "adapter_config.json").is_file() else path
-    return AutoConfig.from_pretrained(base, trust_remote_code=False).dtype or torch.float32
+    """The precision that the model in the folder `path`, or the base of an adapter there, is stored in.
+
+    As its configuration says or, where it says nothing, as most of its weights are.
+    """
+    base = _with_weights(path)
+    if dtype := AutoConfig.from_pretrained(base, trust_remote_code=False).dtype:
+        return dtype
+    sizes: Counter[torch.dtype] = Counter()
+    for file in base.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118, it is no mapping
+                weight = weights.get_slice(name)
+                sizes[_STORED.get(weight.get_dtype(), torch.float32)] += math.prod(weight.get_shape())
+    return sizes.most_common(1)[0][0]
+
+
+# safetensors' names of what can be trained on; anything else, such as quantized weights, becomes float32.
+_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_processor(path: Path) -> Any:
@@ -147,19 +172,84 @@ def load_processor(path: Path) -> Any:
     if not any((path / name).is_file() for name in names):
         raise MfpoError(f"{path}: no processor there ({' or '.join(names)}); save the model's processor beside it")
     try:
-        return AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except ImportError as error:
+        wanted = [name for name in _PROCESSORS_NEED if name in str(error).lower()]
+        if not wanted:
+            raise
+        raise MfpoError(f"{path}: its processor needs {' and '.join(wanted)}; pip install 'mfpo[vlms]'") from None
     except (OSError, ValueError) as error:
         raise MfpoError(f"{path}: its processor cannot be loaded ({first_line(error)})") from None
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise MfpoError(
+            f"{path}: its {type(processor).__name__} does not take images with a text; save the model's processor there"
+        )
+    return _completed(processor, path)
+
+
+# What transformers' processors of images or videos import, and it does not depend on.
+_PROCESSORS_NEED = ("torchvision", "num2words")
+
+
+def _completed(processor: Any, path: Path) -> Any:
+    """The processor with what older checkpoints, or those of others, have elsewhere or not at all."""
+    tokenizer = processor.tokenizer
+    if processor.chat_template is None:
+        processor.chat_template = tokenizer.chat_template
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # what it is changes nothing, as it is masked
+    if hasattr(processor, "num_additional_image_tokens"):
+        saved = path / "processor_config.json"
+        known = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+        if not {"patch_size", "num_additional_image_tokens"} <= known.keys():
+            _complete_llava(processor, AutoConfig.from_pretrained(_with_weights(path), trust_remote_code=False))
+    return processor
+
+
+def _complete_llava(processor: Any, config: Any) -> None:
+    """How many tokens an image becomes in LLaVA, which its first processors left to the model."""
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    with torch.device("meta"):
+        tower = AutoModel.from_config(config.vision_config)
+    positions = next(m.num_embeddings for name, m in tower.named_modules() if name.endswith("position_embedding"))
+    # CLIP's class token, which SigLIP has not.
+    processor.num_additional_image_tokens = positions - (tower.config.image_size // processor.patch_size) ** 2
+
+
+def check_texts(processor: Any, texts: Sequence[str]) -> None:
+    """Raises RecordError when one of `texts` holds what the processor takes for an image, a video or a sound."""
+    tokens = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")}
+    if (placeholder := getattr(processor, "image_token_id", None)) is not None:
+        tokens.add(processor.tokenizer.convert_ids_to_tokens(placeholder))
+    for text in texts:
+        for token in filter(None, tokens):
+            if token in text:
+                raise RecordError(f"{brief(text)} holds {token!r}, which the model takes for an image; reword it")
+
+
+def apply_template(processor: Any, turns: Sequence[dict[str, Any]], **options: Any) -> str:
+    """The turns as text. Raises MfpoError without a chat template, RecordError when it cannot render the turns."""
+    if processor.chat_template is None:
+        raise MfpoError("the model's processor has no chat template; put its chat_template.jinja into the model folder")
+    try:
+        return processor.apply_chat_template(turns, tokenize=False, **options)
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:  # as to the template
+        raise RecordError(f"the model's chat template cannot render the conversation ({first_line(error)})") from None
 
 
 def check_places(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
     """Warn, once, where the model's template moves the images of `turns` before the text of their turn."""
-    moved = [turn | {"content": sorted(turn["content"], key=lambda part: part["type"] != "image")} for turn in turns]
-    if (
-        moved != list(turns)
-        and len({processor.apply_chat_template(some, tokenize=False) for some in (turns, moved)}) == 1
-    ):
+    moved = [
+        turn if isinstance(turn["content"], str) else turn | {"content": sorted(turn["content"], key=_image_first)}
+        for turn in turns
+    ]
+    if moved != list(turns) and apply_template(processor, turns) == apply_template(processor, moved):
         _warn("the model's chat template puts images before the text: where <image> stands in a prompt is lost")
+
+
+def _image_first(part: dict[str, Any]) -> bool:
+    return part["type"] != "image"
 
 
 @cache
@@ -170,15 +260,16 @@ def _warn(message: str) -> None:
 def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:
     """A batch to generate from: one question and one image a row, in the model's template, padded on the left.
 
-    The image stands at the question's `<image>`, or before it.
+    The image stands at the question's `<image>`, or before it. Raises as `check_texts` and `apply_template`.
     """
+    check_texts(processor, [text.replace(IMAGE_PLACE, "") for text in questions])
     chats = [
         [{"role": "user", "content": content_parts(text if IMAGE_PLACE in text else IMAGE_PLACE + text)}]
         for text in questions
     ]
     for chat in chats:
         check_places(processor, chat)
-    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
+    prompts = [apply_template(processor, chat, add_generation_prompt=True) for chat in chats]
     bos = processor.tokenizer.bos_token
     return processor(
         text=prompts,
@@ -193,6 +284,11 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
 def cache_argument(model: Any) -> str:
     """What the model's forward pass calls its cache: transformers says `cache` of late."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def _with_weights(path: Path) -> Path:
+    """The folder that has the weights: that of an adapter's base, or `path` itself."""
+    return base_of(path) if (path / "adapter_config.json").is_file() else path
 
 
 def base_of(adapter: Path) -> Path:

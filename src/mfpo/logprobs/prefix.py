@@ -27,10 +27,36 @@ LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "answer_weights", "predictors
 
 # Model families whose attention is causal in every layer, over images too, and whose forward pass hands a mask and
 # positions made by us down to the language model. Gemma 3 does not share: its image tokens see each other both ways.
-_FAMILIES = ("idefics3", "llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+_FAMILIES = (
+    "glm4v",
+    "idefics3",
+    "internvl",
+    "janus",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mistral3",
+    "ovis2",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "smolvlm",
+    "vipllava",
+)
 
 # The language models in them; others may mix tokens by more than attention (as recurrent layers do) or scale logits.
-_DECODERS = ("llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
+_DECODERS = (
+    "glm4v_text",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen2_5_vl_text",
+    "qwen2_vl_text",
+    "qwen3",
+    "qwen3_vl_moe_text",
+    "qwen3_vl_text",
+)
 
 # From what makes logits of states, the states that predict the answers' tokens, (tokens, width), and those tokens,
 # (tokens,), to something for each token, (tokens, ...).
@@ -66,7 +92,7 @@ def _log(message: str) -> None:
 def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     """`score` of all answer tokens, (tokens, ...), of a batch made by `logprobs.collate`."""
     bare = extract_model_from_parallel(model)
-    batch = {name: value.to(bare.device) for name, value in batch.items()}
+    batch = on_device(bare, batch)
     batch = pack(batch | {"position_ids": positions(bare, batch)})
     if bare.config.get_text_config()._attn_implementation == "flex_attention":
         return scores_under_mask(model, batch, block_mask(batch), score)
@@ -74,6 +100,16 @@ def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
         # For good, as checkpointing computes layers again later. Without documents it is sdpa.
         bare.set_attn_implementation({"text_config": BY_DOCUMENT})
     return scores_under_mask(model, batch, lengths_of(batch), score)
+
+
+def on_device(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch where the model is, and its features in the model's precision, as some models take no other."""
+    bare = extract_model_from_parallel(model)
+    made = {name: value.to(bare.device) for name, value in batch.items()}
+    return {
+        name: value.to(bare.dtype) if value.is_floating_point() and name not in LAYOUT else value
+        for name, value in made.items()
+    }
 
 
 def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:

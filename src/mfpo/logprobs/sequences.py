@@ -4,8 +4,8 @@ A conversation is rendered by the model's own chat template; the prompt with its
 processor, and the answer's tokens are put behind. Policy, reference, entropy and probes all come through here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from mfpo.errors import MfpoError, RecordError, brief
-from mfpo.logprobs.prefix import LAYOUT, TOKEN_TYPES, Score, shared_scores, shares_prefix
-from mfpo.models import check_places
-from mfpo.records import IMAGE_PLACE, Message, content_parts, place_images
+from mfpo.errors import MfpoError, RecordError
+from mfpo.logprobs.conversation import render
+from mfpo.logprobs.features import Layout, join, process
+from mfpo.logprobs.prefix import LAYOUT, Score, on_device, shared_scores, shares_prefix
+from mfpo.records import Message
 
 # Logits over the vocabulary that exist at once: 128 MiB in float32.
 _LOGITS = 1 << 25
@@ -31,7 +32,7 @@ class Encoded:
 
     `features` holds what else the processor made of the prompt (pixel values, image sizes, ...), as the model takes it
     for one row; `cut` counts the tokens of each answer beyond the maximum length. `weights` are those of each answer's
-    tokens in its sum, if there are any.
+    tokens in its sum, if there are any. `layouts` say how features of several rows are joined.
     """
 
     prompt_ids: Tensor
@@ -39,11 +40,12 @@ class Encoded:
     features: dict[str, Tensor]
     cut: tuple[int, ...]
     weights: tuple[Tensor, ...] = ()
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
     def split(self) -> list["Encoded"]:
         """The prompt once for each answer."""
         return [
-            Encoded(self.prompt_ids, (answer,), self.features, (cut,), self.weights[number : number + 1])
+            replace(self, answers=(answer,), cut=(cut,), weights=self.weights[number : number + 1])
             for number, (answer, cut) in enumerate(zip(self.answers, self.cut, strict=True))
         ]
 
@@ -59,14 +61,10 @@ def encode(
     """Encode one prompt with its images and `answers`.
 
     Prompt and answer together have at most `max_length` tokens; only an answer's end is ever cut. Raises RecordError
-    when that leaves no room for an answer.
+    when that leaves no room for an answer, and as `render` and `process`.
     """
     prompt_text, answer_texts = render(processor, prompt, answers, images=len(images))
-    bos = processor.tokenizer.bos_token
-    is_marked = bos is not None and prompt_text.startswith(bos)
-    inputs = processor(text=[prompt_text], images=list(images), return_tensors="pt", add_special_tokens=not is_marked)
-    prompt_ids = inputs.pop("input_ids")[0]
-    inputs.pop("attention_mask", None)
+    prompt_ids, features, layouts = process(processor, prompt_text, answer_texts[0], images)
     room = max_length - len(prompt_ids)
     if room < 1:
         raise RecordError(
@@ -74,54 +72,7 @@ def encode(
         )
     ids = [_answer_ids(processor.tokenizer, prompt_text, text) for text in answer_texts]
     kept = tuple(torch.tensor(answer[:room]) for answer in ids)
-    return Encoded(prompt_ids, kept, dict(inputs), cut=tuple(max(len(answer) - room, 0) for answer in ids))
-
-
-def render(
-    processor: Any, prompt: Sequence[Message], answers: Sequence[Sequence[Message]], *, images: int
-) -> tuple[str, list[str]]:
-    """The text of the prompt up to where the model begins to answer, and of each answer with its end token.
-
-    The images stand where the prompt has `<image>`, or at the head of the first user turn. The end token is added
-    where the template gives none. Raises RecordError when there are places but not one for each image, and MfpoError
-    when the processor has no chat template or the template rewrites the prompt behind an answer.
-    """
-    if processor.chat_template is None:
-        raise MfpoError("the model's processor has no chat template; put its chat_template.jinja into the model folder")
-    turns = _with_images(prompt, images)
-    check_places(processor, turns)
-    prompt_text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    end = processor.tokenizer.eos_token
-    texts = []
-    for answer in answers:
-        whole = processor.apply_chat_template(turns + _as_text(answer), tokenize=False)
-        if not whole.startswith(prompt_text):
-            raise MfpoError(
-                "the model's chat template renders a prompt differently once it is answered "
-                f"({brief(prompt_text)} is not how {brief(whole)} begins); use a template that only appends"
-            )
-        text, found, _ = whole[len(prompt_text) :].rpartition(end)
-        texts.append((text if found else whole[len(prompt_text) :].rstrip()) + end)
-    return prompt_text, texts
-
-
-def _with_images(messages: Sequence[Message], images: int) -> list[dict[str, Any]]:
-    if any(IMAGE_PLACE in message["content"] for message in messages):
-        messages = place_images(messages, images)
-    if any(IMAGE_PLACE in message["content"] for message in messages):
-        return [{"role": m["role"], "content": content_parts(m["content"])} for m in messages]
-    turns = _as_text(messages)
-    if images:
-        first_user = next((turn for turn in turns if turn["role"] == "user"), None)
-        if first_user is None:
-            raise RecordError("column 'prompt' has no user turn to show the image in")
-        first_user["content"] = [{"type": "image"}] * images + list(first_user["content"])
-    return turns
-
-
-def _as_text(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages with content parts, which every template of a vision-language model takes."""
-    return [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    return Encoded(prompt_ids, kept, features, cut=tuple(max(len(answer) - room, 0) for answer in ids), layouts=layouts)
 
 
 def _answer_ids(tokenizer: Any, prompt_text: str, answer_text: str) -> list[int]:
@@ -141,18 +92,14 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     `answer_ids`, `answer_mask`, `predictors` and, if there are any, `answer_weights` are (sequences, tokens), the
     sequences row by row; a predictor is the place, in the flattened rows, of the token that predicts an answer's token:
     the one before it or the prompt's last.
-    Features of images are concatenated along their first dimension, as processors do for a batch.
+    Features of images are joined as the processor does for a batch.
     """
     batch = _layout(rows, pad_id)
     if rows[0].weights:
         batch["answer_weights"] = pad_sequence([weight for row in rows for weight in row.weights], batch_first=True)
-    length = batch["input_ids"].shape[1]
+    answer_tokens = [sum(map(len, row.answers)) for row in rows]
     for name in rows[0].features:
-        values = [row.features[name] for row in rows]
-        if name in TOKEN_TYPES:
-            batch[name] = torch.cat([F.pad(value, (0, length - value.shape[1])) for value in values])
-        else:
-            batch[name] = _concatenate(values)
+        batch[name] = join(name, [row.features[name] for row in rows], rows[0].layouts.get(name), answer_tokens)
     return batch
 
 
@@ -184,16 +131,6 @@ def _layout(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
         ),
         "predictors": pad_sequence(predictors, batch_first=True),
     }
-
-
-def _concatenate(values: Sequence[Tensor]) -> Tensor:
-    """Concatenate along dimension 0; the others are padded with zeros, as processors pad images of fewer tiles."""
-    sizes = [max(size) for size in zip(*(value.shape[1:] for value in values), strict=True)]
-    padded = []
-    for value in values:
-        missing = [size - has for size, has in zip(sizes, value.shape[1:], strict=True)]
-        padded.append(F.pad(value, [n for m in reversed(missing) for n in (0, m)]) if any(missing) else value)
-    return torch.cat(padded)
 
 
 def pad_id(processor: Any) -> int:
@@ -232,7 +169,7 @@ def answer_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
 
 def plain_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     """`answer_scores` with one answer a row, nothing but the model's own forward pass, whose states are the logits."""
-    batch = {name: value.to(model.device) for name, value in batch.items()}
+    batch = on_device(model, batch)
     ids, answer_mask = batch["input_ids"], batch["answer_mask"]
     assert len(ids) == len(answer_mask), "the plain path takes one answer a row"
     places, length = batch["predictors"][answer_mask], ids.shape[1]
@@ -242,7 +179,11 @@ def plain_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     inputs = {name: value for name, value in batch.items() if name not in LAYOUT}
     inputs |= {"input_ids": ids, "attention_mask": (batch["documents"] >= 0).long()}
     logits = model(**inputs, logits_to_keep=length - first, use_cache=False).logits
-    return score(nn.Identity(), logits[rows, columns - first], batch["answer_ids"][answer_mask])
+    # Some models take `logits_to_keep` and make them of all positions.
+    if logits.shape[1] not in (length - first, length):
+        name = type(extract_model_from_parallel(model)).__name__
+        raise MfpoError(f"a {name} gives logits of {logits.shape[1]} positions for {length} tokens; use another model")
+    return score(nn.Identity(), logits[rows, columns - length], batch["answer_ids"][answer_mask])
 
 
 def in_chunks(model: Any, function: Callable[[Tensor, Tensor], Tensor]) -> Score:

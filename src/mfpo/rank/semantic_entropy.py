@@ -7,6 +7,7 @@ inference, or, without one, when they name the same objects.
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def sample_answers(
     # Behind its first end token, an answer is padding.
     lengths = ((is_end.cumsum(dim=1) - is_end.long()) == 0).sum(dim=1)
     answers = tuple(answer[:length] for answer, length in zip(drawn, lengths.tolist(), strict=True))
-    return Encoded(prompt.prompt_ids, answers, prompt.features, cut=tuple((~is_end.any(dim=1)).long().tolist()))
+    return replace(prompt, answers=answers, cut=tuple((~is_end.any(dim=1)).long().tolist()))
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -33,7 +33,7 @@ Known = dict[str, tuple[float, int]]
 
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
-    *(f"logprobs/{name}.py" for name in ("attention", "pairs", "prefix", "sequences")),
+    *(f"logprobs/{name}.py" for name in ("attention", "conversation", "features", "pairs", "prefix", "sequences")),
     "train/policy.py",
     "train/methods/ddpo.py",
     "models.py",
