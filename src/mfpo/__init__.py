@@ -1,34 +1,72 @@
 """Modality-Fair Preference Optimization (Jiang et al., IJCAI 2025) for vision-language models.
 
-The names below are imported when they are asked for: `import mfpo` itself takes milliseconds.
+The public names are imported when they are asked for: `import mfpo` itself takes milliseconds.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mfpo.answer.decoders import decoder as decoder
+    from mfpo.answer.run import answer as answer
+    from mfpo.answer.settings import AnswerSettings as AnswerSettings
+    from mfpo.build.corruptions import corruption as corruption
     from mfpo.build.pipeline import build as build
     from mfpo.build.regions import open_segmenter as open_segmenter
+    from mfpo.build.regions import segmenter as segmenter
     from mfpo.build.settings import BuildSettings as BuildSettings
+    from mfpo.errors import MfpoError as MfpoError
+    from mfpo.evaluate.benchmark import Result as Result
+    from mfpo.evaluate.benchmark import benchmark as benchmark
+    from mfpo.evaluate.benchmark import score as score
+    from mfpo.evaluate.compare import compare as compare
+    from mfpo.evaluate.settings import JudgeSettings as JudgeSettings
+    from mfpo.models import load_model as load_model
+    from mfpo.models import load_processor as load_processor
+    from mfpo.rank.run import rank as rank
+    from mfpo.rank.settings import RankSettings as RankSettings
+    from mfpo.records import read_dataset as read_dataset
+    from mfpo.settings import about as about
+    from mfpo.sources import open_source as open_source
+    from mfpo.sources import source as source
+    from mfpo.train.objectives import objective as objective
     from mfpo.train.run import train as train
+    from mfpo.train.settings import TrainSettings as TrainSettings
+    from mfpo.train.trainer import PreferenceTrainer as PreferenceTrainer
 
 __version__ = "0.1.0"
 
-# Name -> the module that has it.
+# What each module has, as above; the packages are called like their commands.
 _PLACES = {
-    "BuildSettings": "mfpo.build.settings",
-    "build": "mfpo.build.pipeline",
-    "open_segmenter": "mfpo.build.regions",
-    "train": "mfpo.train.run",
+    "mfpo": ("answer", "build", "rank", "train"),
+    "mfpo.answer.decoders": ("decoder",),
+    "mfpo.answer.settings": ("AnswerSettings",),
+    "mfpo.build.corruptions": ("corruption",),
+    "mfpo.build.regions": ("open_segmenter", "segmenter"),
+    "mfpo.build.settings": ("BuildSettings",),
+    "mfpo.errors": ("MfpoError",),
+    "mfpo.evaluate.benchmark": ("Result", "benchmark", "score"),
+    "mfpo.evaluate.compare": ("compare",),
+    "mfpo.evaluate.settings": ("JudgeSettings",),
+    "mfpo.models": ("load_model", "load_processor"),
+    "mfpo.rank.settings": ("RankSettings",),
+    "mfpo.records": ("read_dataset",),
+    "mfpo.settings": ("about",),
+    "mfpo.sources": ("open_source", "source"),
+    "mfpo.train.objectives": ("objective",),
+    "mfpo.train.settings": ("TrainSettings",),
+    "mfpo.train.trainer": ("PreferenceTrainer",),
 }
-__all__ = list(_PLACES)
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(import_module(_PLACES[name]), name)
-    raise AttributeError(f"module 'mfpo' has no attribute {name!r}")
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'mfpo' has no attribute {name!r}")
+    return import_module(f"mfpo.{name}") if module == "mfpo" else getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -85,12 +85,15 @@ def check_model(path: Path) -> None:
 
 
 @quiet()
-def load_model(path: Path, *, dtype: torch.dtype | None = None) -> Any:
-    """The model in the folder `path`, on the GPU if there is one, in evaluation mode, in `default_dtype` or `dtype`.
+def load_model(path: str | Path, *, dtype: torch.dtype | None = None) -> Any:
+    """The model in the folder `path`, or of that name on the Hub, in evaluation mode, in `default_dtype` or `dtype`.
+
+    It is on the GPU if there is one.
 
     A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`, and when
     weights are missing, broken, or of another shape than the configuration says, or an adapter does not fit its base.
     """
+    path = find_model(str(path))
     check_model(path)
     if (path / "adapter_config.json").is_file():
         return merged(load_model(base_of(path), dtype=dtype), path).eval()
@@ -165,8 +168,9 @@ def stored_dtype(path: Path) -> torch.dtype:
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_processor(path: Path) -> Any:
+def load_processor(path: str | Path) -> Any:
     """The processor beside a model. Raises as `check_model`, and when there is no processor that takes images."""
+    path = find_model(str(path))
     check_model(path)
     names = ("processor_config.json", "preprocessor_config.json")
     if not any((path / name).is_file() for name in names):

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -81,10 +82,11 @@ class ChosenSettings(Settings):
     """Settings to which the one called `choice`, such as a method, adds those of what it names.
 
     `TrainSettings(method="ddpo", gamma=3)` is an instance of the subclass that `chosen("ddpo")` makes. Raises
-    SettingError for a setting that only another choice has. Subclasses define `choice`, `choices` and `chosen`.
+    SettingError for a setting that only another choice has. Subclasses define `choice`, `choices` and `brought`.
     """
 
     choice = ""
+    _is_chosen = False
 
     if TYPE_CHECKING:  # which settings there are depends on the choice
 
@@ -103,7 +105,7 @@ class ChosenSettings(Settings):
     @classmethod
     def _root(cls) -> type["ChosenSettings"]:
         """The class with the general settings alone."""
-        return next(base for base in cls.__mro__ if "choice" in vars(base))
+        return next(base for base in cls.__mro__ if not vars(base).get("_is_chosen"))
 
     @classmethod
     def choices(cls) -> Iterable[str]:
@@ -111,9 +113,19 @@ class ChosenSettings(Settings):
         raise NotImplementedError
 
     @classmethod
-    def chosen(cls, name: str) -> type["ChosenSettings"]:
-        """The subclass with the settings of `name`, which is its default. Raises SettingError for an unknown name."""
+    def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
+        """The functions of `name`, whose keyword arguments are its settings, and terms, each with a `TERM_weight`.
+
+        Raises SettingError for an unknown name.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def chosen(cls, name: str) -> type["ChosenSettings"]:
+        """The subclass with the settings of `name`, which is its default."""
+        root: Any = cls._root()
+        chosen: type[ChosenSettings] = _chosen(root, name, *cls.brought(name))
+        return chosen
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> type["ChosenSettings"]:
@@ -147,6 +159,16 @@ class ChosenSettings(Settings):
     @classmethod
     def _is_added(cls, name: str) -> bool:
         return any(field.name == name for fields in cls._root().added().values() for field in fields)
+
+
+@cache
+def _chosen(root: Any, name: str, functions: tuple[Callable[..., Any], ...], terms: tuple[str, ...]) -> Any:
+    weights = [(f"{term}_weight", float, setting(1.0, f"weight of the {term} term", least=0)) for term in terms]
+    fields = [(root.choice, str, setting(name, f"the {root.choice} of these settings")), *weights]
+    named: Any = dataclasses.make_dataclass(root.__name__, fields, bases=(root,), frozen=True, kw_only=True)
+    chosen: Any = with_options(named, *functions)
+    named._is_chosen = chosen._is_chosen = True
+    return chosen
 
 
 def with_options(base: type[T], *functions: Callable[..., Any]) -> type[T]:

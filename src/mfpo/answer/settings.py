@@ -1,13 +1,13 @@
 """The settings of `mfpo answer`; a decoder adds its own."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
-from mfpo.answer.decoders import DECODERS, Decoder
+from mfpo.answer.decoders import DECODERS
 from mfpo.errors import SettingError, brief
-from mfpo.settings import ChosenSettings, setting, with_options
+from mfpo.settings import ChosenSettings, setting
 
 # What each engine has a use for; `transformers` also for the settings of its decoder.
 _USED = {
@@ -37,16 +37,9 @@ class AnswerSettings(ChosenSettings):
         return DECODERS
 
     @classmethod
-    def chosen(cls, name: str) -> type["AnswerSettings"]:
-        """The subclass with the settings of the decoder `name`, which is its default."""
-        return _settings_of(name, DECODERS[name])
-
-
-@cache
-def _settings_of(name: str, function: Decoder) -> type[AnswerSettings]:
-    default = [("decode", str, setting(name, "the decoder of these settings"))]
-    named = dataclasses.make_dataclass("AnswerSettings", default, bases=(AnswerSettings,), frozen=True, kw_only=True)
-    return with_options(named, function)
+    def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
+        """The function of a decoder."""
+        return (DECODERS[name],), ()
 
 
 def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | None, *, retry_failed: bool) -> str:

@@ -24,7 +24,7 @@ Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
 
 def build(
     source: str | Path | datasets.Dataset | Source,
-    out: Path,
+    out: str | Path,
     settings: BuildSettings = BuildSettings(),
     segmenter: Segmenter | None = None,
     *,
@@ -37,8 +37,8 @@ def build(
     """
     if isinstance(source, str | Path | datasets.Dataset):
         source = open_source(source)
-    build_into(source, out, settings, segmenter, engine=engine, progress=progress)
-    return read_dataset(out)
+    build_into(source, Path(out), settings, segmenter, engine=engine, progress=progress)
+    return read_dataset(Path(out))
 
 
 def build_into(

@@ -1,12 +1,13 @@
 """The settings of `mfpo build`: of keywords, of regions, of the noise."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Literal
+from typing import Any, Literal
 
 from mfpo.build.corruptions import CORRUPTIONS
-from mfpo.errors import SettingError, brief
-from mfpo.settings import Settings, setting
+from mfpo.errors import SettingError
+from mfpo.settings import ChosenSettings, Settings, setting
 
 Schedule = Literal["sigmoid", "linear", "cosine"]
 
@@ -79,7 +80,11 @@ class RegionSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildSettings(KeywordSettings, RegionSettings):
+class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
+    """What `build` can be told: the general settings below, and those of a corruption of one's own."""
+
+    choice = "corruption"
+
     differing: bool = setting(
         False, "take as keywords what the rejected answer does not name, if there is such a thing"
     )
@@ -93,10 +98,18 @@ class BuildSettings(KeywordSettings, RegionSettings):
     seed: int = setting(0, "seed of the noise; each record draws from the seed and its own id", least=0)
     shard_size: int = setting(256, "source rows a shard; a killed run goes on after its last whole shard", least=1)
 
+    @classmethod
+    def choices(cls) -> Iterable[str]:
+        """The corruptions."""
+        return CORRUPTIONS
+
+    @classmethod
+    def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
+        """The function of a corruption."""
+        return (CORRUPTIONS[name].function,), ()
+
     def faults(self) -> list[str]:
         faults = super().faults()
-        if self.corruption not in CORRUPTIONS:
-            faults.append(f"corruption is {brief(self.corruption)}, but must be one of {', '.join(CORRUPTIONS)}")
         if self.seed >= 2**63:  # as many as a column of the dataset holds
             faults.append(f"seed is {self.seed}, but must be below 2^63")
         return faults

@@ -1,14 +1,11 @@
 """The command `mfpo build`: nothing but parsing, calls and what is said at the end."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from mfpo.build.corruptions import CORRUPTIONS
-from mfpo.build.corruptions import NAMES as OUR_CORRUPTIONS
 from mfpo.build.regions import NAMES as OUR_SEGMENTERS
 from mfpo.build.regions import SEGMENTERS, check_choice, open_segmenter
 from mfpo.build.settings import CommandSettings
@@ -16,7 +13,7 @@ from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console, counted
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new, check_readable
 from mfpo.hub import is_hub_name
-from mfpo.settings import from_mapping, read_values, with_options
+from mfpo.settings import read_settings, with_options
 from mfpo.sources import SOURCES, open_source
 
 
@@ -61,14 +58,11 @@ def build(
 
 
 def _read_settings(regions: str, config: Path | None, overrides: list[str], **given: Any) -> Any:
-    """The settings, with those that a segmenter or a corruption of the user's own brings."""
+    """The settings, with those that a segmenter of the user's own brings."""
     check_choice(regions)
-    values, where = read_values(config, overrides, **given)
-    segmenter, corruption = regions.partition("=")[0], values.get("corruption")
-    own: list[Callable[..., Any]] = [SEGMENTERS[segmenter]] if segmenter not in OUR_SEGMENTERS else []
-    if isinstance(corruption, str) and corruption in CORRUPTIONS and corruption not in OUR_CORRUPTIONS:
-        own.append(CORRUPTIONS[corruption].function)
-    return from_mapping(with_options(CommandSettings, *own), values, where)
+    name = regions.partition("=")[0]
+    settings = CommandSettings if name in OUR_SEGMENTERS else with_options(CommandSettings, SEGMENTERS[name])
+    return read_settings(settings, config, overrides, **given)
 
 
 def _check_arguments(

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief
 from mfpo.evaluate.benchmark import BENCHMARKS
 from mfpo.registry import Registry
-from mfpo.settings import Settings, with_options
+from mfpo.settings import ChosenSettings, Settings, with_options
 
 # What takes the settings, and the module and name of their class, which is imported when it is asked for.
 _CLASSES = {
@@ -55,18 +55,23 @@ def show_settings(
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(users)}"
         raise SettingError(f"nothing with settings is named {brief(name)}; {hint}")
     if name in _CLASSES:
-        _, module, cls = _CLASSES[name]
-        _show_fields(getattr(import_module(module), cls))
+        _, module, class_name = _CLASSES[name]
+        cls = getattr(import_module(module), class_name)
+        _show_fields(fields(cls))
+        for choice, added in cls.added().items() if issubclass(cls, ChosenSettings) else ():
+            if added:
+                console.print(f"with {cls.choice}={choice} also")
+                _show_fields(added)
         return
     function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)
-    _show_fields(with_options(Settings, function))
+    _show_fields(fields(with_options(Settings, function)))
     if "judge" in inspect.signature(function).parameters:
         console.print("and those of its judge: `mfpo settings judge`")
 
 
-def _show_fields(cls: type) -> None:
+def _show_fields(shown: Iterable["Field[Any]"]) -> None:
     rows = []
-    for field in fields(cls):
+    for field in shown:
         default = "" if field.default is MISSING else "null" if field.default is None else str(field.default)
         rows.append((field.name, default, field.metadata["help"]))
     _show(("setting", "default", "what it does"), rows)

@@ -43,7 +43,7 @@ class Shard:
 def rank(
     data: str | Path | datasets.Dataset,
     model: Any,
-    out: Path,
+    out: str | Path,
     settings: RankSettings = RankSettings(),
     *,
     processor: Any = None,
@@ -55,8 +55,8 @@ def rank(
     """
     data = Path(data) if isinstance(data, str) else data
     model = find_model(str(model)) if isinstance(model, str | Path) else model
-    rank_into(data, model, out, settings, processor=processor)
-    return read_dataset(out)
+    rank_into(data, model, Path(out), settings, processor=processor)
+    return read_dataset(Path(out))
 
 
 def rank_into(

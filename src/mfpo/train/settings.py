@@ -1,13 +1,11 @@
 """The settings of training, each with the source of its default; a method adds its own."""
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
-from mfpo.settings import ChosenSettings, setting, with_options
-from mfpo.train.objectives import OBJECTIVES, Objective
+from mfpo.settings import ChosenSettings, setting
+from mfpo.train.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +56,9 @@ class TrainSettings(ChosenSettings):
         return OBJECTIVES
 
     @classmethod
-    def chosen(cls, name: str) -> type["TrainSettings"]:
-        """The settings of training with the method `name`."""
-        return _settings_of(name, OBJECTIVES[name])
+    def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
+        """The functions of a method, and the terms that it does not weigh itself."""
+        return OBJECTIVES[name].functions, OBJECTIVES[name].weighted_terms
 
     @classmethod
     def is_unset(cls, name: str, value: Any) -> bool:
@@ -105,15 +103,3 @@ class TrainSettings(ChosenSettings):
             learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
             lora_alpha=2 * self.lora_rank or None if self.lora_alpha is None else self.lora_alpha,
         )
-
-
-@cache
-def _settings_of(name: str, method: Objective) -> type[TrainSettings]:
-    weights = [
-        (f"{term}_weight", float, setting(1.0, f"weight of the {term} term", least=0)) for term in method.weighted_terms
-    ]
-    fields = [("method", str, setting(name, "the method of these settings")), *weights]
-    weighted = dataclasses.make_dataclass(
-        TrainSettings.__name__, fields, bases=(TrainSettings,), frozen=True, kw_only=True
-    )
-    return with_options(weighted, *method.functions)
