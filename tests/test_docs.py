@@ -74,19 +74,23 @@ def coco_instances(scenes):
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
-    """The files that the docs call pairs.jsonl, photos, instances.json, questions.jsonl and pope.jsonl."""
+    """The files that the docs call {pairs,rated,questions,pope}.jsonl, photos, instances.json and plugin.py."""
     folder = tmp_path_factory.mktemp("docs")
+    shutil.copy(ROOT / "docs" / "plugin.py", folder)
     draw_book(folder / "photos", count=4)
     shutil.move(folder / "photos" / "captions.jsonl", folder / "questions.jsonl")
     shutil.move(folder / "photos" / "existence.jsonl", folder / "pope.jsonl")
     source = PictureBookSource(4)
     records = {f"scene-{row['scene']}.png": source.record(row, number) for number, row in enumerate(source)}
+    rated = []
     with (folder / "pairs.jsonl").open("w") as file:
         for number, (name, record) in enumerate(records.items()):
             (folder / "photos" / name).write_bytes(record["images"][0]["bytes"])
             texts = {key: answer_text(record[key]) for key in ("chosen", "rejected")}
             texts["question"] = answer_text(record["prompt"])
             file.write(json.dumps({"id": f"photo-{number}", "image": name} | texts) + "\n")
+            rated.append({"image": name, "asked": texts["question"], "best": texts["chosen"], "worst": "A unicorn."})
+    (folder / "rated.jsonl").write_text("\n".join(map(json.dumps, rated)))
     seeds = {path.name: int(path.stem.removeprefix("scene-")) for path in (folder / "photos").glob("*.png")}
     instances = coco_instances({name: make_scene(seed) for name, seed in seeds.items()})
     (folder / "instances.json").write_text(json.dumps(instances))

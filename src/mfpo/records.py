@@ -219,7 +219,7 @@ def answer_text(messages: Sequence[Message]) -> str:
     return " ".join(message["content"] for message in messages)
 
 
-def read_dataset(data: Path | datasets.Dataset, needs: Sequence[str] = TEXT_COLUMNS) -> datasets.Dataset:
+def read_dataset(data: str | Path | datasets.Dataset, needs: Sequence[str] = TEXT_COLUMNS) -> datasets.Dataset:
     """Open a folder that `mfpo build` or `mfpo rank` wrote, or check a dataset in memory.
 
     Raises MfpoError when the folder holds no readable shards or no rows, lacks one of the columns in `needs` or a value
@@ -228,7 +228,7 @@ def read_dataset(data: Path | datasets.Dataset, needs: Sequence[str] = TEXT_COLU
     if isinstance(data, datasets.Dataset):
         dataset, where = data, "the dataset"
     else:
-        dataset, where = _open_shards(data), str(data)
+        dataset, where = _open_shards(Path(data)), str(data)
     missing = [column for column in needs if column not in dataset.column_names]
     if missing:
         command = "rank" if set(missing) <= {"entropy", "level"} else "build"

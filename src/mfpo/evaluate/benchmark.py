@@ -104,6 +104,7 @@ def score(
     the answers. Raises SettingError for an unknown name, a wrong setting, or when annotations or a judge are needed or
     not taken, and MfpoError as the benchmark does.
     """
+    answers, annotations = (Path(data) if isinstance(data, str) else data for data in (answers, annotations))
     function = BENCHMARKS[name]
     parameters = inspect.signature(function).parameters
     options = options_of(from_mapping(with_options(Settings, function), settings), function)

@@ -34,7 +34,9 @@ def compare(
         # What only one of the two has left out is told below.
         settings = {"allow_missing": True} | settings
     if name in ASKED_FREELY:
-        first, second = (read_answers(answers) if isinstance(answers, Path) else answers for answers in (a, b))
+        first, second = (
+            read_answers(Path(answers)) if isinstance(answers, str | Path) else answers for answers in (a, b)
+        )
         _check_same_questions(first, second)
     of_a, of_b = (score(name, answers, annotations, judge=judge, **settings) for answers in (a, b))
     left_out = sorted({*of_a.left_out, *of_b.left_out})

@@ -59,7 +59,7 @@ def open_source(
     data: str | Path | datasets.Dataset,
     *,
     format: str | None = None,
-    images: Path | None = None,
+    images: str | Path | None = None,
     split: str | None = None,
     subset: str | None = None,
 ) -> Source:
@@ -73,6 +73,7 @@ def open_source(
     Raises MfpoError when the file is missing or empty, when there is no such split or subset, when the columns are
     those of no format, or when the format brings no images and `images` is not given.
     """
+    images = None if images is None else Path(images)
     if format is not None:
         SOURCES[format]  # raises for an unknown name
     if not isinstance(data, str | Path):
