@@ -204,6 +204,8 @@ def test_semantic_entropy_by_objects_on_the_picture_book(tmp_path):
 DIE = """
 import os, signal, sys
 from pathlib import Path
+from mfpo.rank import run as curriculum
+from mfpo.rank.settings import RankSettings
 
 measure, calls = curriculum._of_shard, []
 

@@ -35,7 +35,7 @@ from transformers import (
 from mfpo.build.regions import Search, segmenter
 from mfpo.build.regions.vision import Found, batches, load_image_processor, model_state, resize_masks, search_images
 from mfpo.build.settings import RegionSettings
-from mfpo.errors import MfpoError, RecordError, first_line
+from mfpo.errors import MfpoError, RecordError, first_line, one_line
 from mfpo.hub import find_model
 from mfpo.models import default_dtype, device, load_weights, quiet
 from mfpo.records import Region
@@ -215,7 +215,7 @@ def load_lisa(folder: Path) -> tuple[Lisa, CLIPImageProcessorPil]:
     except KeyError as error:
         raise MfpoError(f"{folder}: not in LISA's layout, weights of {error} are missing") from None
     except (RuntimeError, TypeError, ValueError, StrictDataclassError) as error:
-        raise MfpoError(f"{folder}: its config.json or its weights do not fit LISA ({first_line(error)})") from None
+        raise MfpoError(f"{folder}: its config.json or its weights do not fit LISA ({one_line(error)})") from None
     return Lisa(parts, config["mm_vision_select_layer"]).to(device()).eval(), processor
 
 
@@ -298,7 +298,8 @@ def _load_tower(folder: Path, config: dict[str, Any]) -> tuple[Any, CLIPImagePro
         tower = load_weights(CLIPVisionModel, tower_folder, dtype=default_dtype())
     except MfpoError as error:
         raise MfpoError(
-            f"{error}; give the folder or hub name of LISA's CLIP as vision_tower in {folder / 'config.json'}"
+            f"{tower_folder}: not the CLIP that LISA needs ({error}); "
+            f"give its folder or hub name as vision_tower in {folder / 'config.json'}"
         ) from None
     layers = tower.config.num_hidden_layers
     if tower.config.hidden_size != config["mm_hidden_size"] or abs(config["mm_vision_select_layer"]) > layers:

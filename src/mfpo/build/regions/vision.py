@@ -47,7 +47,7 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
         if kind not in kinds:
             raise MfpoError(f"{name}: a {kind!r} model, but needed is {' or '.join(kinds)}")
     except BROKEN as error:
-        raise MfpoError(f"{name}: its config.json cannot be read ({first_line(error)})") from None
+        raise MfpoError(f"{name}: cannot be loaded ({first_line(error)})") from None
     # float32 also where it computes in bfloat16: see `inference`.
     return load_weights(kinds[kind], folder, dtype=torch.float32).to(device()), folder
 
