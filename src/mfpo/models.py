@@ -184,10 +184,6 @@ def load_processor(path: str | Path) -> Any:
         raise MfpoError(f"{path}: its processor needs {' and '.join(wanted)}; pip install 'mfpo[vlms]'") from None
     except (OSError, ValueError) as error:
         raise MfpoError(f"{path}: its processor cannot be loaded ({first_line(error)})") from None
-    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
-        raise MfpoError(
-            f"{path}: its {type(processor).__name__} does not take images with a text; save the model's processor there"
-        )
     return _completed(processor, path)
 
 

@@ -1,5 +1,7 @@
 """Sequence log-probabilities against the model's own logits, one row at a time and without padding."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from PIL import Image
 
 from mfpo import models
 from mfpo.errors import MfpoError, RecordError
-from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, render, sequence_logps, token_logps
+from mfpo.logprobs.conversation import render
+from mfpo.logprobs.features import Layout
+from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps, token_logps
 from mfpo.models import load_model, load_processor
 
 PROMPT = [{"role": "user", "content": "What is there?"}]
@@ -200,3 +204,125 @@ def test_a_template_that_moves_images_before_the_text_is_named(processor, caplog
     assert caplog.messages == [
         "the model's chat template puts images before the text: where <image> stands in a prompt is lost"
     ]
+
+
+ASKED = [{"role": "system", "content": "Be terse."}, {"role": "user", "content": "What is there?"}]
+
+# Chat templates as models have been published with, made small.
+USER = "{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text }}{% endfor %}"
+PRINTS_PARTS = (  # as GLM-4.1V's
+    "{% for m in messages %}{% if m.role == 'user' %}[u]" + USER + "{% else %}[{{ m.role }}]{{ m.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+ADDS_STRINGS = (  # as Pixtral's, whose system message is a part of the last turn, if that is the user's
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[u]{% if loop.last and system %}"
+    "{{ system + '\n' }}{% endif %}" + USER + "[/u]{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+)
+SPACES = (  # as LLaVA-OneVision's, which asks with another white space than it answers with
+    "{% for m in messages %}[{{ m.role }} ]\n"
+    + USER
+    + "{% endfor %}{% if add_generation_prompt %}[assistant ] \n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (PRINTS_PARTS, "[system]Be terse.[u]<image>What is there?[assistant]"),
+        (ADDS_STRINGS, "[u]Be terse.\n<image>What is there?[/u]"),
+        (SPACES, "[system ]\nBe terse.[user ]\n<image>What is there?[assistant ] \n"),
+    ],
+)
+@pytest.mark.parametrize("answer", ["A dog.", " A dog.", "It's {'type': 'text'} \"there\"."])
+def test_templates_that_do_not_print_parts_or_meet_in_other_white_space(processor, template, prompt, answer):
+    processor.chat_template = template
+    assert render(processor, ASKED, [say(answer)], images=1) == (prompt, [answer + "</s>"])
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('Only user and assistant roles') }}", "cannot render the conversation .*Only user"),
+        ("{% for m in messages %}{{ m.content[0].txt }}{% endfor %}", "loses the text 'Be terse.' of a turn by system"),
+        ("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", "leaves out the image"),
+        ("{% for m in messages %}{{ m.content[0].text", "cannot render"),
+    ],
+)
+def test_templates_that_cannot_be_used_say_why(processor, template, words):
+    processor.chat_template = template
+    with pytest.raises(MfpoError, match=words):
+        render(processor, ASKED, [say("A dog.")], images=1)
+
+
+@pytest.mark.parametrize("ids", [7, [2, 7]])
+def test_a_turn_that_the_template_has_ended_gets_no_second_end(processor, tmp_path, ids):
+    """As Gemma 3's, which ends turns by another token than its tokenizer names; `<0x07>` stands for it here."""
+    token = processor.tokenizer.convert_ids_to_tokens(7)
+    processor.chat_template = processor.chat_template.replace("</s>", token + "\n")
+    assert render(processor, PROMPT, [say("A dog.")], images=1)[1] == [f" A dog.{token}</s>"]
+    processor.tokenizer.name_or_path = str(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    assert render(processor, PROMPT, [say("A dog.")], images=1)[1] == [f" A dog.{token}"]
+
+
+def test_a_tokenizer_without_an_end_is_an_error(processor):
+    processor.tokenizer.eos_token, processor.tokenizer.name_or_path = None, ""
+    with pytest.raises(MfpoError, match="no end token"):
+        render(processor, PROMPT, [say("A dog.")], images=1)
+
+
+def test_the_models_image_token_in_an_answer_is_an_error(processor):
+    with pytest.raises(RecordError, match=r"'An <image>\.' holds '<image>'"):
+        render(processor, PROMPT, [say("An <image>.")], images=1)
+
+
+def with_feature(processor, feature):
+    """The processor, which makes one more feature of the tokens and the images' pixels of a batch."""
+    original = processor.__class__.__call__
+
+    class WithFeature(processor.__class__):
+        def __call__(self, *args, **kwargs):
+            inputs = original(self, *args, **kwargs)
+            inputs["feature"] = feature(inputs["input_ids"], inputs["pixel_values"])
+            return inputs
+
+    processor.__class__ = WithFeature
+    return processor
+
+
+def test_features_are_joined_as_the_processor_joins_them(processor):
+    """Along the second dimension here, and others padded with zeros."""
+    with_feature(processor, lambda ids, pixels: pixels.mean(dim=(1, 2, 3)).expand(2, -1).clone())
+    rows = [encode(processor, [picture(n)], PROMPT, [say("A dog.")], max_length=500) for n in range(3)]
+    assert rows[0].layouts["feature"] == Layout(join=1)
+    assert torch.equal(collate(rows, 0)["feature"], torch.cat([row.features["feature"] for row in rows], dim=1))
+
+
+def test_masks_of_images_go_on_over_the_answers(processor):
+    """As Llama 3.2's: which images a token sees, (rows, tokens, images, tiles)."""
+    with_feature(
+        processor, lambda ids, pixels: (ids == 3).cumsum(dim=1).clamp(max=1)[:, :, None, None].expand(-1, -1, 1, 2)
+    )
+    answers = [say("A dog."), say("A cat and a kite.")]
+    batch = collate([encode(processor, [picture(0)], PROMPT, answers, max_length=500)], 0)
+    sees = batch["feature"][0, :, 0]
+    assert sees.shape == (batch["input_ids"].shape[1], 2)
+    first = int((batch["input_ids"][0] == 3).nonzero()[0, 0])
+    assert not sees[:first].any()
+    assert sees[first:].all()
+
+
+@pytest.mark.parametrize(
+    ("feature", "words"),
+    [
+        (lambda ids, pixels: pixels.sum(), "for two prompts not twice as many"),
+        (lambda ids, pixels: pixels[:1], "for two prompts not twice as many"),
+        (lambda ids, pixels: [1] * len(ids), "is no tensor"),
+        (lambda ids, pixels: ids, "do not follow from the prompt's"),
+        (lambda ids, pixels: ids[:, None].expand(-1, 2, -1), "grows to .* with an answer"),
+    ],
+)
+def test_features_that_fit_no_batch_are_refused(processor, feature, words):
+    with pytest.raises(MfpoError, match=f"makes 'feature' of a prompt, which .*{words}"):
+        encode(with_feature(processor, feature), [picture(0)], PROMPT, [say("A dog.")], max_length=500)

@@ -1,6 +1,7 @@
 """Records as encoded sequences, the form in which reference, training and probes see them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mfpo.errors import RecordError, brief, first_line
-from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id
+from mfpo.errors import MfpoError, RecordError, brief, first_line
+from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
 _CACHE_BYTES = 4 << 30
@@ -101,3 +102,29 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         prompts = [prompt for pair in pairs for prompt in pair.prompts]
         rows = prompts if shared else [row for prompt in prompts for row in prompt.split()]
         return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(rows, self.pad_id)}
+
+
+def check_fit(model: Any, pairs: Pairs, name: str, *, autocast: AbstractContextManager[Any] | None = None) -> None:
+    """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record.
+
+    `autocast` is the precision context to compute in.
+    """
+    batch = pairs.collate([pairs[0]])
+    batch.pop("rows")
+    known = model.get_input_embeddings().num_embeddings
+    if int(batch["input_ids"].max()) >= known:
+        fault = f"it knows {known} tokens"
+    else:
+        try:
+            with torch.inference_mode(), autocast or nullcontext():
+                sequence_logps(model, batch)
+            return
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:  # as to where they part
+            fault = first_line(error)
+    is_mismatch = any(words in fault for words in ("tokens", "shape", "size"))
+    raise MfpoError(
+        f"{name}: the model cannot read what the processor beside it makes of record {brief(pairs.ids[0])} ({fault})"
+        + "; put the model's own processor there" * is_mismatch
+    )
