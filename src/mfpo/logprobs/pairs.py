@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import extract_model_from_parallel
 from PIL import Image
 from torch import Tensor
 
@@ -104,7 +105,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(rows, self.pad_id)}
 
 
-def check_fit(model: Any, pairs: Pairs, name: str, *, autocast: AbstractContextManager[Any] | None = None) -> None:
+def check_fit(model: Any, pairs: Pairs, name: str, autocast: AbstractContextManager[Any] | None = None) -> None:
     """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record.
 
     `autocast` is the precision context to compute in.
@@ -123,8 +124,9 @@ def check_fit(model: Any, pairs: Pairs, name: str, *, autocast: AbstractContextM
             raise
         except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:  # as to where they part
             fault = first_line(error)
-    is_mismatch = any(words in fault for words in ("tokens", "shape", "size"))
-    raise MfpoError(
+    where = (
         f"{name}: the model cannot read what the processor beside it makes of record {brief(pairs.ids[0])} ({fault})"
-        + "; put the model's own processor there" * is_mismatch
     )
+    if any(words in fault for words in ("tokens", "shape", "size")):
+        raise MfpoError(f"{where}; put the model's own processor there")
+    raise MfpoError(f"{where}; {type(extract_model_from_parallel(model)).__name__} is not known to run")

@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 from mfpo.errors import MfpoError, brief
 from mfpo.folders import fingerprint, whole_folder, write_json
 from mfpo.hub import find_model
+from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import load_model, load_processor, model_hash
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.measure import Measure, open_measure
@@ -75,6 +76,8 @@ def rank_into(
     nli_model = find_model(settings.nli_model) if settings.nli_model else None
     with whole_folder(out, _provenance(data, model, settings, nli_model)) as folder:
         opened = load_model(model) if isinstance(model, Path) else model.eval()
+        pairs = Pairs(dataset, processor, rejected_images=False, max_length=settings.max_length)
+        check_fit(opened, pairs, str(model) if isinstance(model, Path) else "the model given")
         shards = list(_shards(data))
         entropies, cut = _entropies(dataset, shards, folder, open_measure(opened, processor, settings, nli_model))
         if len(set(entropies)) == 1 < len(entropies):

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from mfpo.errors import MfpoError, brief, first_line
+from mfpo.errors import MfpoError, brief
 from mfpo.folders import fingerprint, versions, whole_file
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
@@ -70,27 +70,6 @@ def _hash(prompt: Any, images: Sequence[Any], answer: Any, *pair: Any) -> str:
         content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
-
-
-def check_fit(model: Any, pairs: Pairs, name: str, autocast: AbstractContextManager[Any]) -> None:
-    """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record."""
-    batch = pairs.collate([pairs[0]])
-    batch.pop("rows")
-    known = model.get_input_embeddings().num_embeddings
-    fault = f"it knows {known} tokens" if int(batch["input_ids"].max()) >= known else None
-    try:
-        if fault is None:
-            with torch.inference_mode(), autocast:
-                sequence_logps(model, batch)
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:  # as to where they part
-        fault = first_line(error)
-    if fault:
-        raise MfpoError(
-            f"{name}: the model cannot read what the processor beside it makes of record {brief(pairs.ids[0])} "
-            f"({fault}); put the model's own processor there"
-        )
 
 
 def reference_logps(

@@ -14,7 +14,7 @@ from peft import PeftConfig
 from torch import Tensor
 
 from mfpo.folders import write_json, writing
-from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import device
 from mfpo.settings import options_of
 from mfpo.train.arguments import steps_of, training_arguments
@@ -26,7 +26,6 @@ from mfpo.train.policy import computes_in_bf16, open_policy, precision, wanted_a
 from mfpo.train.processes import gathered, processes, say, share
 from mfpo.train.progress import StageLog, last_checkpoint
 from mfpo.train.reference import (
-    check_fit,
     find_reference,
     read_reference,
     reference_key,

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 
 from mfpo.errors import MfpoError, SettingError
 from mfpo.folders import writing
-from mfpo.logprobs.pairs import Pair
+from mfpo.logprobs.pairs import Pair, check_fit
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.rank.semantic_entropy import end_ids
 from mfpo.settings import options_of
@@ -28,7 +28,7 @@ from mfpo.train.metrics import count_tokens, metrics, window_means
 from mfpo.train.objectives import OBJECTIVES, total
 from mfpo.train.policy import SHARDED_PRECISION, lora_targets, make_trainable
 from mfpo.train.processes import gathered, share
-from mfpo.train.reference import check_fit, reference_logps
+from mfpo.train.reference import reference_logps
 from mfpo.train.settings import TrainSettings
 
 # Of the rewards that are shown for methods that have none.
