@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from logging import getLogger
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -138,12 +139,16 @@ def model_files(path: Path) -> list[str]:
     return [fingerprint(folder, "*") for folder in folders]
 
 
-def model_hash(model: Any) -> str:
-    """A hash of the weights of a model in memory, and of its configuration."""
-    digest = hashlib.sha256(model.config.to_json_string().encode())
+def model_hash(model: Any, processor: Any) -> str:
+    """A hash of the weights, the configuration and the processor of a model in memory, wherever they came from."""
+    digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    with TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        digest.update(fingerprint(Path(folder), "*").encode())
     return digest.hexdigest()
 
 

@@ -74,7 +74,7 @@ def rank_into(
     elif processor is None:
         raise MfpoError("a model in memory needs its processor; give rank(..., processor=PROCESSOR)")
     nli_model = find_model(settings.nli_model) if settings.nli_model else None
-    with whole_folder(out, _provenance(data, model, settings, nli_model)) as folder:
+    with whole_folder(out, _provenance(data, model, processor, settings, nli_model)) as folder:
         opened = load_model(model) if isinstance(model, Path) else model.eval()
         pairs = Pairs(dataset, processor, rejected_images=False, max_length=settings.max_length)
         check_fit(opened, pairs, str(model) if isinstance(model, Path) else "the model given")
@@ -98,7 +98,7 @@ def rank_into(
 
 
 def _provenance(
-    data: Path | datasets.Dataset, model: Any, settings: RankSettings, nli_model: Path | None
+    data: Path | datasets.Dataset, model: Any, processor: Any, settings: RankSettings, nli_model: Path | None
 ) -> dict[str, Any]:
     """What a killed run must have in common with this one: names of folders, and the content of all files."""
     made_by: dict[str, Any] = {"command": "rank", "settings": asdict(settings)}
@@ -109,7 +109,7 @@ def _provenance(
     if isinstance(model, Path):
         made_by |= {"model": str(model), "model_files": fingerprint(model, "*")}
     else:
-        made_by |= {"model": "in memory", "model_files": model_hash(model)}
+        made_by |= {"model": "in memory", "model_files": model_hash(model, processor)}
     return made_by | ({"nli_files": fingerprint(nli_model, "*")} if nli_model else {})
 
 

@@ -20,9 +20,10 @@ from transformers.integrations import get_available_reporting_integrations
 from mfpo.errors import MfpoError
 from mfpo.folders import fingerprint, writing
 from mfpo.hub import find_model
-from mfpo.models import device, load_model, load_processor, load_weights, model_files, quiet, stored_dtype
-from mfpo.train.base import IN_MEMORY, check_model, model_hash, save_model, title
-from mfpo.train.data import data_name, dataset_hash, open_data, open_pairs
+from mfpo.models import device, load_model, load_processor, load_weights, model_files, model_hash, quiet, stored_dtype
+from mfpo.records import dataset_hash
+from mfpo.train.base import IN_MEMORY, check_model, save_model, title
+from mfpo.train.data import data_name, open_data, open_pairs
 from mfpo.train.plan import plan_stages
 from mfpo.train.processes import as_first_says, common_folder, processes, say
 from mfpo.train.settings import TrainSettings
