@@ -21,7 +21,7 @@ LONG = (
     "tests/study",
     "tests/test_docs.py",
     "tests/test_demo.py",
-    "tests/build/test_ray_engine.py",
+    "tests/build",
     "tests/picturebook",
     "tests/evaluate/test_object_halbench.py",
     "tests/cli",
