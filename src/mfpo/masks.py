@@ -1,14 +1,19 @@
 """Masks as COCO keeps them: run lengths, whose counts are a text so that they can be stored."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mfpo.records import RLE
-
 Mask = NDArray[np.bool_]
+
+
+class RLE(TypedDict):
+    """A COCO run-length mask, as `pycocotools.mask.decode` reads it; `size` is (height, width)."""
+
+    size: list[int]
+    counts: str
 
 
 def encode_mask(mask: Mask) -> RLE:

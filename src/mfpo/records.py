@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mfpo.errors import MfpoError, RecordError, first_line
 from mfpo.folders import check_shards
+from mfpo.masks import RLE
 
 
 class Message(TypedDict):
@@ -28,13 +29,6 @@ class Message(TypedDict):
 class EncodedImage(TypedDict):
     bytes: bytes
     path: str | None
-
-
-class RLE(TypedDict):
-    """A COCO run-length mask, as `pycocotools.mask.decode` reads it; `size` is (height, width)."""
-
-    size: list[int]
-    counts: str
 
 
 class NamedMask(TypedDict):

@@ -114,7 +114,7 @@ ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images
         ([*ANSWER, "--decode", "vcd", "cd_alhpa=1"], "did you mean 'cd_alpha'"),
         ([*ANSWER, "--decode", "vcd", "noise_step=1000"], "from 0 to 999"),
         ([*ANSWER, "--decode", "opera", "num_beams=1"], "must be 2 or more"),
-        ([*ANSWER, "cd_alpha=1"], "no setting is named 'cd_alpha'"),
+        ([*ANSWER, "cd_alpha=1"], "cd_alpha is 1, but decode greedy has no cd_alpha"),
         ([*ANSWER, "--decode", "vcd", "--endpoint", "http://localhost:1/v1"], "decode is vcd, but --endpoint"),
         ([*ANSWER, "--decode", "opera", "--engine", "vllm"], "decode is opera, but --engine vllm"),
         ([*ANSWER, "max_new_tokens=0"], "max_new_tokens is 0, but must be 1 or more"),

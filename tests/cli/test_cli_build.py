@@ -184,7 +184,7 @@ def test_preview_is_a_picture(folder, here):
         (["--out", "out", "--seed", 2**63], "must be below 2^63"),
         (
             ["--out", "out", "corruption=smear"],
-            "corruption is 'smear', but must be one of region, global, random, crop",
+            "no corruption is named 'smear'; there are region, global, random, crop",
         ),
         ([], "--out is missing"),
         (["--preview", "r1", "--out", "nowhere/strip.png"], "nowhere: no such folder"),
@@ -252,4 +252,4 @@ def test_a_source_a_segmenter_and_a_corruption_of_ones_own(folder, here):
     assert (made_by["settings"]["wide"], made_by["settings"]["grey"]) == (5, 7)
     assert made_by["regions"].endswith("left_half.<locals>.find")
     assert "grey is 300, but must be from 0 to 255" in here("--out", "b", *options, "grey=300", source="mine.jsonl")[2]
-    assert "no setting is named 'grey'" in here("--out", "b", "grey=7", source="mine.jsonl")[2]
+    assert "grey is 7, but corruption region has no grey" in here("--out", "b", "grey=7", source="mine.jsonl")[2]
