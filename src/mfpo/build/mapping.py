@@ -16,9 +16,9 @@ from mfpo.build.settings import KeywordSettings
 from mfpo.class_names import class_of
 from mfpo.errors import RecordError
 from mfpo.images import decode_image
-from mfpo.masks import as_rle
+from mfpo.masks import RLE, as_rle
 from mfpo.objects import category_of
-from mfpo.records import RLE, Region, answer_text
+from mfpo.records import Region, answer_text
 from mfpo.sources import Source
 
 # What counts as the same place, as in PASCAL VOC and COCO's AP50.

@@ -14,8 +14,8 @@ from mfpo.coco import CocoImage, read_coco
 from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.folders import file_states
 from mfpo.image_names import ByImage
-from mfpo.masks import as_rle, is_whole
-from mfpo.records import RLE, Keyword, Region
+from mfpo.masks import RLE, as_rle, is_whole
+from mfpo.records import Keyword, Region
 
 
 @segmenter("coco")

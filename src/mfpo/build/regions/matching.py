@@ -8,9 +8,9 @@ from mfpo.build.regions import Search
 from mfpo.build.settings import RegionSettings
 from mfpo.class_names import class_of, plain_name
 from mfpo.errors import RecordError, brief
-from mfpo.masks import as_rle
+from mfpo.masks import RLE, as_rle
 from mfpo.objects import category_of, mentions
-from mfpo.records import RLE, Region
+from mfpo.records import Region
 
 
 def is_region(mask: RLE, settings: RegionSettings) -> bool:
