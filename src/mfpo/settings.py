@@ -164,7 +164,7 @@ class ChosenSettings(Settings):
 @cache
 def _chosen(root: Any, name: str, functions: tuple[Callable[..., Any], ...], terms: tuple[str, ...]) -> Any:
     weights = [(f"{term}_weight", float, setting(1.0, f"weight of the {term} term", least=0)) for term in terms]
-    fields = [(root.choice, str, setting(name, f"the {root.choice} of these settings")), *weights]
+    fields = [(root.choice, str, setting(name, f"the {root.choice} that these settings belong to")), *weights]
     named: Any = dataclasses.make_dataclass(root.__name__, fields, bases=(root,), frozen=True, kw_only=True)
     chosen: Any = with_options(named, *functions)
     named._is_chosen = chosen._is_chosen = True

@@ -33,14 +33,12 @@ def opera(
     max_new_tokens: int,
     *,
     num_beams: Annotated[int, about("beams", least=2)] = 5,
-    scale_factor: Annotated[
-        float, about("attention is multiplied by it before products are taken (sigma)", above=0)
-    ] = 50.0,
+    scale_factor: Annotated[float, about("factor applied to attention before taking products (sigma)", above=0)] = 50.0,
     threshold: Annotated[
-        int, about("rollback when each beam found the same place more often than this (r)", least=1)
+        int, about("roll back once all beams share a location more often than this (r)", least=1)
     ] = 15,
     num_attn_candidates: Annotated[
-        int, about("tokens that each beam may go on with; also rollbacks to a place (N_can, beta)", least=1)
+        int, about("candidate tokens per beam; also rollbacks to a location (N_can, beta)", least=1)
     ] = 5,
     penalty_weight: Annotated[float, about("weight of the over-trust penalty (alpha)", least=0)] = 1.0,
 ) -> list[str]:

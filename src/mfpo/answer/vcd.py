@@ -91,15 +91,15 @@ def vcd(
     images: Sequence["Image.Image"],
     max_new_tokens: int,
     *,
-    cd_alpha: Annotated[float, about("weight of the contrast; 0 is decoding without the noised image", least=0)] = 1.0,
+    cd_alpha: Annotated[float, about("weight of the contrast; 0: decode without the noised image", least=0)] = 1.0,
     cd_beta: Annotated[
-        float, about("a token is possible if it has this share of the likeliest one's probability", least=0, most=1)
+        float, about("minimum probability of a candidate token, as a share of the likeliest one's", least=0, most=1)
     ] = 0.1,
     noise_step: Annotated[int, about("diffusion step of the noised image", least=0, most=STEPS - 1)] = 500,
     sample: Annotated[
-        bool, about("sample at temperature 1 as VCD does; false takes the highest score, our extension")
+        bool, about("sample at temperature 1, as VCD does; false: take the highest score, our extension")
     ] = True,
-    seed: Annotated[int, about("seed of noise and sampling; each question has generators of its own", least=0)] = 0,
+    seed: Annotated[int, about("seed of noise and sampling; each question has its own generators", least=0)] = 0,
 ) -> list[str]:
     """The answers of one batch of questions, none of which depends on the batch. Defaults are VCD's scripts'.
 

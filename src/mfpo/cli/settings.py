@@ -39,7 +39,7 @@ _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
 
 
 def show_settings(
-    name: Annotated[str | None, typer.Argument(help="Whose settings; without a name, what has some.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Command, decoder or benchmark; none lists all.")] = None,
 ) -> None:
     """List the settings that a command, a decoder or a benchmark takes as KEY=VALUE, with their defaults.
 

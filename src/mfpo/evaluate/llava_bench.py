@@ -118,7 +118,7 @@ def llava_bench(
     annotations: Path | LlavaData,
     *,
     judge: Judge,
-    official: Annotated[bool, about("ask in one order only, as the official script")] = False,
+    official: Annotated[bool, about("ask in one order only, like the official script")] = False,
     system: Annotated[Path | None, about("text of the judge's system message; docs/judges.md")] = None,
     allow_missing: AllowMissing = False,
 ) -> LlavaBench:
