@@ -1,4 +1,4 @@
-"""Loading a vision-language model and its processor from a folder, or from the hub."""
+"""Load a vision-language model and its processor from a folder or from the Hub."""
 
 import hashlib
 import inspect
@@ -66,7 +66,7 @@ def default_dtype() -> torch.dtype:
 
 
 def check_model(path: Path) -> None:
-    """Raises MfpoError when there is no model, no model that sees images, or one that is not in safetensors."""
+    """Raises MfpoError when there is no model, or it does not take images or is not in safetensors."""
     check_model_files(path)
     if (path / "adapter_config.json").is_file():
         return check_model(base_of(path))
@@ -90,7 +90,7 @@ def load_model(path: str | Path, *, dtype: torch.dtype | None = None) -> Any:
 
     It is on the GPU if there is one.
 
-    A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`, and when
+    For an adapter's folder, returns its base model with the adapter merged into it. Raises as `check_model`, and when
     weights are missing, broken, or of another shape than the configuration says, or an adapter does not fit its base.
     """
     path = find_model(str(path))

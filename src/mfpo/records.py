@@ -71,7 +71,7 @@ class Origin(TypedDict):
 
 
 class SourceRecord(TypedDict):
-    """What a source gives. `objects` are the masks that the dataset brings: None if it has none for any image."""
+    """A record from a source. `objects` are the dataset's own masks: None if it has none for any image."""
 
     id: str
     images: list[EncodedImage]
@@ -83,7 +83,7 @@ class SourceRecord(TypedDict):
 
 
 class Record(SourceRecord):
-    """What `mfpo build` writes: the rejected images m' and how they came about."""
+    """A record written by `mfpo build`: with the rejected images m' and how they were made."""
 
     rejected_images: list[EncodedImage]
     keywords: list[Keyword]

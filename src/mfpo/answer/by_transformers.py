@@ -1,4 +1,4 @@
-"""Ask a model here, in batches, by a decoder."""
+"""Ask a local model, in batches, with a decoder."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -57,15 +57,15 @@ def open_transformers(
 
 
 def _batches(questions: Sequence[Question], tokenizer: Any, size: int) -> Iterator[Sequence[Question]]:
-    """The longest questions first, so that running out of memory shows at once; equal ones, whose answers are of
-    similar length, side by side."""
+    """Longest questions first, so that running out of memory shows at once; equal ones, whose answers
+    have similar lengths, together."""
     lengths = {text: len(tokenizer(text)["input_ids"]) for text in {question["text"] for question in questions}}
     ordered = sorted(questions, key=lambda question: (-lengths[question["text"]], question["text"]))
     yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
 
 
 def _hash(model: Any) -> str:
-    """Of the weights, so that a killed run does not go on with others."""
+    """A hash of the weights, so that a killed run does not resume with others."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(name.encode())

@@ -19,7 +19,7 @@ _USED = {
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings(ChosenSettings):
-    """What `mfpo answer` can be told: the general settings below, and those of the decoder."""
+    """Settings of `mfpo answer`: the general ones below, and the decoder's."""
 
     choice = "decode"
 
@@ -45,7 +45,7 @@ class AnswerSettings(ChosenSettings):
 def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | None, *, retry_failed: bool) -> str:
     """`transformers`, `vllm` or `endpoint`.
 
-    Raises SettingError for an unknown engine, and for what the engine has no use for.
+    Raises SettingError for an unknown engine, and for settings that the engine does not use.
     """
     if endpoint is not None and engine is not None:
         raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")

@@ -1,4 +1,4 @@
-"""Visual contrastive decoding (VCD; Leng et al., CVPR 2024): what a noised image makes likelier too is taken off."""
+"""Visual contrastive decoding (VCD; Leng et al., CVPR 2024): subtracts the predictions from a noised image."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +67,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], frames: int) -> np.
 class Contrast:
     """Contrasts the first half of a batch, which sees the images, with the second, which sees the noised ones.
 
-    Both halves get the same scores, so that both go on with the same token. With `rngs`, Gumbel noise is added, so that
+    Both halves get the same scores, so both continue with the same token. With `rngs`, Gumbel noise is added, so that
     the highest score is a sample, from each row's own generator. A logits processor of transformers'.
     """
 
@@ -101,9 +101,9 @@ def vcd(
     ] = True,
     seed: Annotated[int, about("seed of noise and sampling; each question has its own generators", least=0)] = 0,
 ) -> list[str]:
-    """The answers of one batch of questions, none of which depends on the batch. Defaults are VCD's scripts'.
+    """Answer one batch of questions, independently of the batch. The defaults are from VCD's scripts.
 
-    Image and noised image are two rows of one batch, so that both have their cache, and one pass asks both.
+    Image and noised image are two rows of one batch, so each has its cache, and one pass serves both.
     """
     import torch
 

@@ -20,7 +20,7 @@ _PIPELINES = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_we
 class KeywordSettings(Settings):
     """The graph's free parameters. The paper gives none of their values.
 
-    `phi`, `decay` and `secondary` are set so that the best keyword is mostly an object that is seen in the image
+    `phi`, `decay` and `secondary` are set so that the best keyword is usually an object visible in the image
     (figures: docs/keywords.md).
     """
 
@@ -75,7 +75,7 @@ class RegionSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
-    """What `build` can be told: the general settings below, and those of a corruption of one's own."""
+    """Settings of `build`: the general ones below, and the corruption's own."""
 
     choice = "corruption"
 
@@ -113,7 +113,7 @@ class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandSettings(BuildSettings):
-    """What `mfpo build` takes as KEY=VALUE: the settings of the build, and those of `open_source`."""
+    """KEY=VALUE settings of `mfpo build`: those of the build, and those of `open_source`."""
 
     split: str | None = setting(None, "split of the source to read, if it has several; null: train")
     subset: str | None = setting(None, "subset (configuration) of the source to read, if it has several")
@@ -122,7 +122,7 @@ class CommandSettings(BuildSettings):
 def resolve_tagger(name: str) -> str:
     """The tagger that the setting `tagger` means here: `textblob`, or the name of an installed spaCy pipeline.
 
-    `auto` is the best English pipeline that is installed, else TextBlob. Raises SettingError for one that is not there.
+    `auto` is the best installed English pipeline, else TextBlob. Raises SettingError if the pipeline is not installed.
     """
     if name == "textblob":
         return name

@@ -1,6 +1,6 @@
 """A language model as the judge, behind any OpenAI-compatible endpoint.
 
-Every verdict is kept, so that a rerun costs nothing.
+Every verdict is cached, so that a rerun costs nothing.
 """
 
 import hashlib

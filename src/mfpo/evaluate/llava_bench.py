@@ -1,4 +1,4 @@
-"""LLaVA-Bench (COCO): 90 questions, each answer scored beside GPT-4's own by a judge (Liu et al. 2023, section 5.1).
+"""LLaVA-Bench (COCO): 90 questions, each answer scored against GPT-4's by a judge (Liu et al. 2023, section 5.1).
 
 The figure is the model's mean score in percent of the reference's. The judge sees captions and boxes, not the image.
 """
@@ -122,15 +122,15 @@ def llava_bench(
     system: Annotated[Path | None, about("text of the judge's system message; docs/judges.md")] = None,
     allow_missing: AllowMissing = False,
 ) -> LlavaBench:
-    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
-
+    """LLaVA-Bench (COCO): a judge scores each answer against GPT-4's, in both orders (Liu et al.
+        2023).
     The annotations are its folder.
 
-    Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
+        Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
 
-    Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation; `official` asks only with the reference first. Raises
-    MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
-    (`allow_missing` counts them instead), and when the judge fails for good.
+        Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation; `official` asks only with the reference first. Raises
+        MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
+        (`allow_missing` counts them instead), and when the judge fails for good.
     """
     data = load_llava_bench(annotations) if isinstance(annotations, Path) else annotations
     if isinstance(answers, Path):

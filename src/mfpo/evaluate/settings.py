@@ -1,4 +1,4 @@
-"""How a judge is asked."""
+"""The settings of a judge."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from mfpo.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings(Settings):
-    """Which model judges, where it is asked, and how patiently."""
+    """The judge model, its endpoint, and retries."""
 
     model: str = setting("", "the endpoint's name for the judge, as --judge; required")
     endpoint: str = setting(OPENAI, "URL of an OpenAI-compatible API, usually ending in /v1")

@@ -1,7 +1,7 @@
-"""Which files of a dataset are read: those of one subset and one split, told apart as Hugging Face's `datasets` does.
+"""Choose the files of one subset and one split of a dataset, by the rules of Hugging Face's `datasets`.
 
 The dataset's card, README.md, may list the subsets (`configs` in its front matter), each with the files of its splits.
-Where it lists none, the names of files and folders say the split.
+If it lists none, the names of files and folders determine the split.
 """
 
 import fnmatch
@@ -30,7 +30,7 @@ _PUSHED = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
 
 
 class Chosen(NamedTuple):
-    """The files to read, and in words what else is there."""
+    """The files to read, and a description of what is skipped."""
 
     files: list[Path]
     left_out: list[str]

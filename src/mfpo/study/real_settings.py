@@ -1,4 +1,4 @@
-"""What the study's large scale is told: a model, data and benchmarks, as a YAML file names them."""
+"""The settings of the study's large scale: a model, data and benchmarks, from a YAML file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ _DECIDED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RealSettings(Settings):
-    """What `mfpo reproduce --scale paper --config FILE` reads."""
+    """Settings read by `mfpo reproduce --scale paper --config FILE`."""
 
     model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or Hub name of the base model")
     source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")

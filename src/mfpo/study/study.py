@@ -1,4 +1,4 @@
-"""Trials, each trained and scored once: what the tables share is found again, and a killed study goes on."""
+"""Trials, each trained and scored once: tables share them, and a killed study resumes."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ from mfpo.train.objectives import OBJECTIVES
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(ChosenSettings):
-    """What `mfpo train` can be told: the general settings below, and those of the method.
+    """Settings of `mfpo train`: the general ones below, and the method's.
 
     The method's are the keyword arguments of its functions, and for each of its terms a `TERM_weight`.
     """
@@ -66,7 +66,7 @@ class TrainSettings(ChosenSettings):
         return super().is_unset(name, value) or bool(is_other_weight and value == 1)
 
     def faults(self) -> list[str]:
-        """What settings say against each other."""
+        """Contradictions between settings."""
         faults = []
         method = OBJECTIVES[self.method]
         if not any(getattr(self, f"{term}_weight", None) != 0 for term in method.terms):
@@ -95,7 +95,7 @@ class TrainSettings(ChosenSettings):
         return {term: getattr(self, f"{term}_weight") for term in OBJECTIVES[self.method].weighted_terms}
 
     def resolved(self) -> "TrainSettings":
-        """The settings with each null replaced by what it stands for, but for `lora_targets` and `attention`."""
+        """The settings with each null replaced by its meaning, except `lora_targets` and `attention`."""
         return replace(
             self,
             curriculum=OBJECTIVES[self.method].is_staged if self.curriculum is None else self.curriculum,

@@ -1,4 +1,4 @@
-"""Regions from the masks that the source itself brings, as the picture book does."""
+"""Regions from the source's own masks, such as the picture book's."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class DatasetRegions:
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         """The regions of the keywords by name.
 
-        Raises MfpoError, which ends the run, when the source brings no masks: such a source needs another segmenter.
+        Raises MfpoError, which ends the run, when the source has no masks: it needs another segmenter.
         """
         return [self._search(search) for search in searches]
 
