@@ -277,7 +277,7 @@ def test_wrong_configurations(fields, words, adapter):
 @pytest.mark.parametrize("content", ["[]", "7", "null", '"text"'])
 def test_configurations_that_are_no_objects(content, adapter):
     (adapter / "adapter_config.json").write_text(content)
-    assert refused(adapter) == "its adapter_config.json is none of peft's: it must be an object {...}"
+    assert refused(adapter) == "its adapter_config.json is not a peft config: it must be an object {...}"
 
 
 @pytest.mark.parametrize("config", [lora(), LoHaConfig(r=2, target_modules=["v_proj"])], ids=["lora", "loha"])

@@ -83,7 +83,7 @@ def read_config(path: Path) -> PeftConfig:
 def _check_kinds(path: Path, given: Any) -> None:
     """Raises MfpoError for wrong types, which peft would report as missing attributes and the like."""
     if not isinstance(given, dict):
-        raise MfpoError(f"{path}: its adapter_config.json is none of peft's: it must be an object {{...}}")
+        raise MfpoError(f"{path}: its adapter_config.json is not a peft config: it must be an object {{...}}")
     for name in ("target_modules", "exclude_modules"):
         if not isinstance(value := given.get(name), str | list | None):
             raise MfpoError(

@@ -41,7 +41,7 @@ def read_coco(path: Path, kind: Kind) -> list[CocoImage]:
     except _Fault as fault:
         what, *where = fault.args
         raise MfpoError(
-            f"{path}: is no COCO {kind} file ({what}){''.join(where)}{_other_kind(content, kind)}; "
+            f"{path}: is not a COCO {kind} file ({what}){''.join(where)}{_other_kind(content, kind)}; "
             f"give one with {_PARTS[kind]}"
         ) from None
 

@@ -45,10 +45,10 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
                 what = "; ".join(_difference(key, before.get(key), provenance.get(key)) for key in changed)
                 raise MfpoError(
                     f"{folder} belongs to a run with other settings: {what}; repeat that command to resume it, remove "
-                    "the folder to start anew, or give another --out"
+                    "the folder to start over, or give another --out"
                 )
             if changed:
-                print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)
+                print(f"{folder}: belongs to a run with other {', '.join(changed)}; starting over", file=sys.stderr)
                 _empty(folder)
         write_json(note, provenance)
         yield folder
@@ -64,7 +64,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free >> 20
         raise MfpoError(
             f"{what} cannot be written ({first_line(error)}), {free} MiB are free in {folder}; make room and "
-            "give the same command again: it goes on from what is whole"
+            "repeat the same command: it resumes from what is complete"
         ) from error
 
 

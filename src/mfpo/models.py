@@ -249,7 +249,7 @@ def check_places(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
         for turn in turns
     ]
     if moved != list(turns) and apply_template(processor, turns) == apply_template(processor, moved):
-        _warn("the model's chat template puts images before the text: where <image> stands in a prompt is lost")
+        _warn("the model's chat template puts images before the text: the position of <image> in a prompt is lost")
 
 
 def _image_first(part: dict[str, Any]) -> bool:
@@ -303,7 +303,7 @@ def base_of(adapter: Path) -> Path:
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
     folder = find_model(base, revision=config.revision)
     if not os.path.isdir(folder):
-        raise MfpoError(f"{adapter}: its base {brief(base)} is no folder here; mend its adapter_config.json")
+        raise MfpoError(f"{adapter}: its base {brief(base)} is not a folder here; fix its adapter_config.json")
     if (folder / "adapter_config.json").is_file():
         raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
     return folder

@@ -187,7 +187,7 @@ def place_images(prompt: Sequence[Message], images: int) -> list[Message]:
     """
     places = sum(message["content"].count(IMAGE_PLACE) for message in prompt)
     if places not in (0, images):
-        raise RecordError(f"<image> stands {places} times in the prompt, but the number of images is {images}")
+        raise RecordError(f"<image> occurs {places} times in the prompt, but the number of images is {images}")
     first = next((message["content"].strip() for message in prompt if message["role"] == "user"), "")
     text = re.sub(rf"^(?:{IMAGE_PLACE}|\s)+", "", first)
     is_before = first.count(IMAGE_PLACE) == places and IMAGE_PLACE not in text

@@ -213,7 +213,7 @@ def read_values(file: Path | None, overrides: list[str], **given: Any) -> tuple[
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise SettingError(f"{brief(override)} is no setting; write key=value")
+            raise SettingError(f"{brief(override)} is not a setting; write key=value")
         values[key] = _read_value(text)
         where.pop(key, None)
     values |= {key: value for key, value in given.items() if value is not None}

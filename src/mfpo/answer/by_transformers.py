@@ -30,7 +30,7 @@ def open_transformers(
         name, fingerprint = name or str(model), model_files(folder)
         model, processor = load_model(folder), load_processor(folder)
     elif processor is None:
-        raise MfpoError("a model in memory comes with its processor; give processor, as load_processor loads it")
+        raise MfpoError("a model in memory needs its processor; pass processor=load_processor(...)")
     else:
         name, fingerprint = name or model.name_or_path or "a model in memory", [_hash(model)]
         model.eval()

@@ -110,7 +110,7 @@ def _old_answers(out: Path, lines: Mapping[str, Answer]) -> list[Answer]:
         asked = {key: value for key, value in row.items() if key not in ("text", "error")}
         if asked != {key: value for key, value in lines.get(str(row.get("question_id")), {}).items() if key != "text"}:
             raise MfpoError(
-                f"{where}: is no answer to one of these questions by this model with these settings; give the "
+                f"{where}: is not an answer to one of these questions by this model with these settings; give the "
                 "questions, model and settings that made the file"
             )
         rows.append(row)

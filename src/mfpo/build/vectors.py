@@ -129,7 +129,7 @@ def _sentence_vectors(folder: Path) -> Vectors:
         raise MfpoError(f"{folder}: no sentence-transformers model there (no modules.json)")
     pickled = [path for path in folder.rglob("*.bin") if not path.with_name("model.safetensors").is_file()]
     if pickled:
-        raise MfpoError(f"{pickled[0]}: no model.safetensors beside it; nothing else is loaded")
+        raise MfpoError(f"{pickled[0]}: no model.safetensors next to it; only safetensors are loaded")
     try:
         with quiet():
             model = SentenceTransformer(str(folder), device=str(device()), trust_remote_code=False)

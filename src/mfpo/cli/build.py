@@ -101,7 +101,7 @@ def _open_rows(source: str, format: str | None, images: Path | None, settings: A
     name, colon, count = source.partition(":")
     if name == "picturebook" and colon:
         if not count.isdecimal() or int(count) == 0:
-            raise MfpoError(f"{source}: {brief(count)} is no number of records; write picturebook:600")
+            raise MfpoError(f"{source}: {brief(count)} is not a number of records; write picturebook:600")
         if settings.split or settings.subset:
             raise SettingError(
                 "split and subset choose files of a dataset, and the picture book has none; leave them out"

@@ -75,13 +75,13 @@ def _check_options(given: set[str], names: list[str], out: Path, end: int, scale
     if out.exists() and not out.is_dir():
         raise SettingError(f"--out {out} is a file; give a folder")
     if scale == "paper" and {"--scenes", "--pairs"} & given:
-        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
+        raise SettingError("--scenes and --pairs are for the picture book; the paper's scale uses those of its files")
     if end > _VALIDATION_SEED:
         raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
     if scale not in ("picturebook", "paper") or (scale == "paper") != (config is not None):
         raise SettingError("--scale is picturebook, without --config, or paper, with it")
     if scale == "paper" and "rates" in names:
-        raise SettingError("rates are of the picture book; leave out --scale paper")
+        raise SettingError("rates exist only for the picture book; leave out --scale paper")
 
 
 def _kind(name: str) -> str:

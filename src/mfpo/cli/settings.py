@@ -66,7 +66,7 @@ def show_settings(
     function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)
     _show_fields(fields(with_options(Settings, function)))
     if "judge" in inspect.signature(function).parameters:
-        console.print("and those of its judge: `mfpo settings judge`")
+        console.print("and its judge's: `mfpo settings judge`")
 
 
 def _show_fields(shown: Iterable["Field[Any]"]) -> None:

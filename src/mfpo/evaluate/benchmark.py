@@ -114,7 +114,7 @@ def score(
         raise SettingError(f"benchmark {name} takes no judge; leave out --judge")
     if judge:
         if not isinstance(answers, Path):
-            raise SettingError("verdicts are kept beside the file of the answers; give its path, not the answers")
+            raise SettingError("verdicts are cached next to the answer file; give its path, not the answers")
         from mfpo.evaluate.judge import Judge
 
         options["judge"] = Judge(judge, answers.with_name(answers.name + ".verdicts.jsonl"))

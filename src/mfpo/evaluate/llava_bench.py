@@ -122,15 +122,15 @@ def llava_bench(
     system: Annotated[Path | None, about("text of the judge's system message; docs/judges.md")] = None,
     allow_missing: AllowMissing = False,
 ) -> LlavaBench:
-    """LLaVA-Bench (COCO): a judge scores each answer against GPT-4's, in both orders (Liu et al.
-        2023).
+    """LLaVA-Bench (COCO): a judge scores each answer against GPT-4's, in both orders (Liu et al. 2023).
+
     The annotations are its folder.
 
-        Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
+    Example: mfpo eval llava-bench answers.jsonl --annotations llava_bench --judge gpt-4-0613
 
-        Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation; `official` asks only with the reference first. Raises
-        MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
-        (`allow_missing` counts them instead), and when the judge fails for good.
+    Temperature 0.2 and 180 tokens, as in RLHF-V's evaluation; `official` asks only with the reference first. Raises
+    MfpoError when ids are unknown or double, when an answer is to another question, when answers are missing
+    (`allow_missing` counts them instead), and when the judge fails for good.
     """
     data = load_llava_bench(annotations) if isinstance(annotations, Path) else annotations
     if isinstance(answers, Path):
@@ -217,7 +217,7 @@ def load_llava_bench(folder: Path) -> LlavaData:
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
-            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({repr(error)[:80]})"
+            f"{folder}: its files are not LLaVA-Bench's, or are from different versions ({repr(error)[:80]})"
         ) from None
     strange = sorted({question.category for question in data.questions.values()}.difference(CATEGORIES))
     if strange:

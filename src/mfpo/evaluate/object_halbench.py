@@ -106,15 +106,15 @@ def object_halbench(
     tagger: Annotated[str | None, about("finds nouns in a judge's lists: textblob, or a spaCy pipeline")] = None,
     allow_missing: AllowMissing = False,
 ) -> ObjectHalBench:
-    """Object HalBench: CHAIR on 300 images, objects extracted by a judge or by rules (Yu et al.
-    2024).
-        The annotations are CHAIR's truth, as for `mfpo eval chair`.
+    """Object HalBench: CHAIR on 300 images, objects found by a judge or by rules (Yu et al. 2024).
 
-        Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz synonyms=synonyms_refine.txt
+    The annotations are CHAIR's truth, as for `mfpo eval chair`.
 
-        Without the questions, each annotated image may be described, and the judge is told the answers' own prompts. Raises
-        MfpoError when images are unknown or double, when an answer is to another question, when answers are missing
-        (`allow_missing` counts them instead), and when the judge fails for good.
+    Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz synonyms=synonyms_refine.txt
+
+    Without the questions, each annotated image may be described, and the judge sees the answers' own prompts. Raises
+    MfpoError when images are unknown or double, when an answer is to another question, when answers are missing
+    (`allow_missing` counts them instead), and when the judge fails permanently.
     """
     _check_judge(judge, extract, template, tagger)
     from mfpo.evaluate.object_terms import load_table  # and with it textblob, which takes seconds
@@ -269,7 +269,7 @@ def _by_image(
     unknown = [image for image in given if image not in truth]
     if unknown:
         raise MfpoError(
-            f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give those of COCO 2014"
+            f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give COCO 2014's"
         )
     return given
 

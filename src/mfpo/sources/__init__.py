@@ -97,7 +97,7 @@ def open_source(
         raise MfpoError(f"{folder}: no such folder; give the image folder with --images")
     kind = _find_kind(str(files[0]), columns_of(files[0]), format)
     if kind.needs_folder and images is None:
-        raise MfpoError(f"{data}: {kind.format} comes without its images; give their folder with --images")
+        raise MfpoError(f"{data}: {kind.format} has no images of its own; give their folder with --images")
     # In the hub's cache a file is a link out of snapshots/REVISION into the dataset's blobs.
     root = place.parents[1] if is_download and images is None else folder
     opened = kind(str(data) if is_download else place.name, files, folder, root)

@@ -94,7 +94,7 @@ def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Split
         ) from None
     found = {name: splits for name, splits in subsets.items() if splits}
     if not found:
-        raise MfpoError(f"{card}: none of the files that its `configs` lists is there; give the file to read")
+        raise MfpoError(f"{card}: none of the files listed in its `configs` exists; give the file to read")
     only = list(found) if len(found) == 1 else []
     return found, next((name for name in [*marked, "default", *only] if name in found), "")
 
@@ -149,7 +149,7 @@ def _matches(path: str, pattern: str) -> bool:
     [True, False, True, True]
     """
     if re.search(r"\{.*\}", pattern):
-        raise ValueError(f"path {brief(pattern)} has braces, which stand for nothing; list each path")
+        raise ValueError(f"path {brief(pattern)} has braces, which are not supported; list each path")
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     regex = "".join(wild.get(part) or _literal(part) for part in parts)

@@ -77,7 +77,7 @@ def check_paths(settings: RealSettings) -> None:
     ):
         path = getattr(settings, name)
         if path and not Path(path).exists():
-            raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
+            raise SettingError(f"{name} is {path}, which does not exist; give an existing file or folder")
     if settings.objhal_truth:
         from mfpo.evaluate.truth import load_annotations  # a mistake above is told before it is imported
 

@@ -152,7 +152,7 @@ def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any
         f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name]
     ]
     if changed:
-        raise SettingError(f"{path} is of other defaults: {'; '.join(changed)}; remove it, or give another --out")
+        raise SettingError(f"{path} has other defaults: {'; '.join(changed)}; remove it, or give another --out")
 
 
 def _short(value: float) -> float | int:

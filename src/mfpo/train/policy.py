@@ -82,7 +82,7 @@ def attention_of(base: Any, settings: TrainSettings) -> str:
     if not decoder._supports_flex_attn:
         fault = f"transformers has none for a {text.model_type!r} language model"
     elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:
-        fault = f"that of torch {torch.__version__} knows no mixed precision"
+        fault = f"the one in torch {torch.__version__} has no mixed precision"
     elif (width := getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) < 16:
         fault = f"torch's is for heads of 16 or more on a GPU, and these have {width}"
     if fault and settings.attention == "flex_attention":

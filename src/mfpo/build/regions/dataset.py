@@ -33,7 +33,7 @@ class DatasetRegions:
         source, objects = search.record["source"], search.record["objects"]
         if objects is None:
             raise MfpoError(
-                f"row {source['row']} of {source['dataset']} brings no object masks; give --regions {OTHER_CHOICES}"
+                f"row {source['row']} of {source['dataset']} has no object masks; give --regions {OTHER_CHOICES}"
             )
         if search.number > 0:
             return []
