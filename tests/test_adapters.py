@@ -266,7 +266,7 @@ def test_tensors_of_another_shape_or_type(value, adapter):
         ({"peft_type": "nobody knows"}, "not a valid peft config"),
         ({"peft_type": None}, "not a valid peft config|cannot be merged"),
         ({"base_model_name_or_path": 7}, "names no base model"),
-        ({"base_model_name_or_path": "x" * 5000}, "is no folder here"),
+        ({"base_model_name_or_path": "x" * 5000}, "is not a folder here"),
     ],
 )
 def test_wrong_configurations(fields, words, adapter):
