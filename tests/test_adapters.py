@@ -266,7 +266,7 @@ def test_tensors_of_another_shape_or_type(value, adapter):
         ({"peft_type": "nobody knows"}, "not a valid peft config"),
         ({"peft_type": None}, "not a valid peft config|cannot be merged"),
         ({"base_model_name_or_path": 7}, "names no base model"),
-        ({"base_model_name_or_path": "x" * 5000}, "is no folder here"),
+        ({"base_model_name_or_path": "x" * 5000}, "is not a folder here"),
     ],
 )
 def test_wrong_configurations(fields, words, adapter):
@@ -277,7 +277,7 @@ def test_wrong_configurations(fields, words, adapter):
 @pytest.mark.parametrize("content", ["[]", "7", "null", '"text"'])
 def test_configurations_that_are_no_objects(content, adapter):
     (adapter / "adapter_config.json").write_text(content)
-    assert refused(adapter) == "its adapter_config.json is none of peft's: it must be an object {...}"
+    assert refused(adapter) == "its adapter_config.json is not a peft config: it must be an object {...}"
 
 
 @pytest.mark.parametrize("config", [lora(), LoHaConfig(r=2, target_modules=["v_proj"])], ids=["lora", "loha"])

@@ -315,7 +315,7 @@ def test_a_file_of_another_kind_is_called_what_it_is(name: str, tmp_path: Path) 
     data, reason = OTHER_FILES[name]
     file = write(tmp_path, data)
     for function in (CocoRegions, load_annotations):
-        refused(function, file, f"is no COCO instances file .*{reason}")
+        refused(function, file, f"is not a COCO instances file .*{reason}")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 400])

@@ -27,7 +27,7 @@ def test_names_that_are_no_image(tmp_path, name):
 
 
 def test_the_reason_is_the_same_in_every_run():
-    with pytest.raises(RecordError, match=r"image 'a\.png' cannot be read \(it is no image file\)"):
+    with pytest.raises(RecordError, match=r"image 'a\.png' cannot be read \(it is not an image file\)"):
         check_image(b"no image", "a.png")
 
 

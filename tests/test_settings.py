@@ -100,7 +100,7 @@ def test_a_folder_appears_whole_and_goes_on_only_for_the_same_command(tmp_path, 
     assert (tmp_path / "out.partial" / "earlier").exists()
     assert capsys.readouterr().err == ""
     assert write({"seed": 1}, False) == ["made_by.json", "part"]
-    assert "other seed; starting anew" in capsys.readouterr().err
+    assert "other seed; starting over" in capsys.readouterr().err
     with pytest.raises(MfpoError, match="exists already"):
         write({"seed": 1}, False)
 

@@ -1,6 +1,6 @@
 """Modality-Fair Preference Optimization (Jiang et al., IJCAI 2025) for vision-language models.
 
-The public names are imported when they are asked for: `import mfpo` itself takes milliseconds.
+Public names are imported on first use: `import mfpo` itself takes milliseconds.
 """
 
 from importlib import import_module

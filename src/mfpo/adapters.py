@@ -1,4 +1,4 @@
-"""Adapters: peft's, put on the model that they are for, or refused where they do not fit it."""
+"""peft adapters: loaded onto their base model, or refused if they do not fit it."""
 
 import math
 import re
@@ -81,9 +81,9 @@ def read_config(path: Path) -> PeftConfig:
 
 
 def _check_kinds(path: Path, given: Any) -> None:
-    """Raises MfpoError for what peft would call an object without attributes, not iterable and the like."""
+    """Raises MfpoError for wrong types, which peft would report as missing attributes and the like."""
     if not isinstance(given, dict):
-        raise MfpoError(f"{path}: its adapter_config.json is none of peft's: it must be an object {{...}}")
+        raise MfpoError(f"{path}: its adapter_config.json is not a peft config: it must be an object {{...}}")
     for name in ("target_modules", "exclude_modules"):
         if not isinstance(value := given.get(name), str | list | None):
             raise MfpoError(

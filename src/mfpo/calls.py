@@ -1,4 +1,4 @@
-"""`mfpo.train(...)` beside `mfpo.train.policy`: a package that is called like its command."""
+"""Makes `mfpo.train(...)` work next to `mfpo.train.policy`: a package that is callable like its command."""
 
 import inspect
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class CommandPackage(ModuleType):
-    """A package whose call is that of its function, which is imported when it is called."""
+    """A callable package: a call imports and calls its function."""
 
     _function: tuple[str, str]
 

@@ -1,4 +1,4 @@
-"""Which COCO class a data set means by the name of a class of its own: "hot_dog" is one, VOC's "diningtable" too."""
+"""Map other datasets' class names to COCO's, such as "hot_dog" or VOC's "diningtable"."""
 
 import re
 from functools import lru_cache
@@ -19,7 +19,7 @@ _WHOLE = {"remotecontrol": "remote", "televisionset": "tv", "microwaveoven": "mi
 
 @lru_cache(maxsize=10_000)
 def plain_name(name: str) -> str:
-    """The name as a text has it: small letters, blanks for underscores, and no sense in parentheses.
+    """The name as in running text: lower case, spaces for underscores, no sense in parentheses.
 
     >>> plain_name("hot_dog"), plain_name("bat_(animal)"), plain_name("Hair dryer")
     ('hot dog', 'bat', 'hair dryer')
@@ -29,7 +29,7 @@ def plain_name(name: str) -> str:
 
 
 def coco_class(name: str) -> str | None:
-    """The COCO class that has this name, however it is written.
+    """The COCO class with this name, in any spelling.
 
     >>> coco_class("hot_dog"), coco_class("pottedplant"), coco_class("Aeroplane"), coco_class("puppy")
     ('hot dog', 'potted plant', 'airplane', None)
@@ -39,7 +39,7 @@ def coco_class(name: str) -> str | None:
 
 @lru_cache(maxsize=10_000)
 def class_of(name: str) -> str | None:
-    """The COCO class of the things that are called so; a dog collar is no dog.
+    """The COCO class of things with this name; a dog collar is not a dog.
 
     >>> class_of("polar_bear"), class_of("hot_dog"), class_of("dog_collar")
     ('bear', 'hot dog', None)

@@ -1,4 +1,4 @@
-"""COCO's annotation files: their images, and what is annotated in each."""
+"""COCO annotation files: their images, and each image's annotations."""
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -41,13 +41,13 @@ def read_coco(path: Path, kind: Kind) -> list[CocoImage]:
     except _Fault as fault:
         what, *where = fault.args
         raise MfpoError(
-            f"{path}: is no COCO {kind} file ({what}){''.join(where)}{_other_kind(content, kind)}; "
+            f"{path}: is not a COCO {kind} file ({what}){''.join(where)}{_other_kind(content, kind)}; "
             f"give one with {_PARTS[kind]}"
         ) from None
 
 
 class _Fault(Exception):
-    """What is wrong with a file, and in which of its parts."""
+    """A fault in a file, and the part it is in."""
 
 
 def _images(content: Any, kind: Kind) -> list[CocoImage]:
@@ -90,7 +90,7 @@ def _by_id(content: Any, part: str) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def _references(annotations: Iterable[tuple[str, dict[str, Any]]], key: str, known: Container[str]) -> list[str]:
-    """What each of the annotations is of, an image or a category."""
+    """The image or category that each annotation refers to."""
     ids = [_id(entry, key, where) for where, entry in annotations]
     unknown = [id for id in ids if id not in known]
     if unknown:

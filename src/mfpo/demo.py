@@ -40,7 +40,7 @@ METHODS = ("dpo", "mfpo")
 def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, Any]:
     """Run everything into `out` and return the content of its `results.json`.
 
-    A killed run goes on with the step that it was in.
+    A killed run resumes at the step it was in.
     """
     seconds: dict[str, float] = {}
     started = time.monotonic()

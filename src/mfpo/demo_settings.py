@@ -1,4 +1,4 @@
-"""The settings of `mfpo demo`, apart from the demo so that a mistake in them is told without seconds of imports."""
+"""The settings of `mfpo demo`, in a module of their own so that a mistake is reported without seconds of imports."""
 
 from dataclasses import dataclass
 

@@ -6,7 +6,7 @@ class MfpoError(Exception):
 
 
 class RecordError(MfpoError):
-    """One row cannot become a record. Bulk work sets the row aside with this reason and goes on."""
+    """A row that cannot become a record. Bulk commands set it aside with this reason and continue."""
 
 
 class SettingError(MfpoError):
@@ -18,12 +18,12 @@ _BRIEF, _LINE = 80, 300
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what another library says, or the error's name where it says nothing."""
+    """The first line of another library's error message, or the error's name if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:_LINE]
 
 
 def brief(value: object) -> str:
-    """The repr of what a user gave, cut to what fits into a message.
+    """The repr of a user's value, shortened to fit into a message.
 
     >>> brief("cat.jpg"), brief("/9j/" * 1000)[-9:]
     ("'cat.jpg'", "//9j/...'")
@@ -35,6 +35,6 @@ def brief(value: object) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """A message as one line; what is too long for a screen loses its middle, as the end says what to do."""
+    """A message on one line; a long one loses its middle, because the end says what to do."""
     text = " ".join(str(error).splitlines())
     return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-300:]}"

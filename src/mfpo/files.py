@@ -1,4 +1,4 @@
-"""Text, JSON and JSONL files that a user gives, and what their rows hold."""
+"""Read a user's text, JSON and JSONL files, and the fields of their rows."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets 
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or no JSON."""
+    """The value of a JSON file (`.gz` too). Raises MfpoError when the file is missing, unreadable or not JSON."""
     text = read_text(path)
     check_json(text, path)
     try:
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_json(text: str, path: Path) -> None:
-    """Raise MfpoError for a file that is empty, or a page that a download brought instead of the data."""
+    """Raise MfpoError for a file that is empty, or an HTML page downloaded instead of the data."""
     begins = text.lstrip()[:1]
     if not begins:
         raise MfpoError(f"{path}: is empty; give a file with JSON")
@@ -40,7 +40,7 @@ def check_json(text: str, path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file (`.gz` too). Raises MfpoError when it is missing, broken or no UTF-8."""
+    """The text of a file (`.gz` too). Raises MfpoError when it is missing, broken or not UTF-8."""
     with open_bytes(path) as file:
         data = file.read()
     try:

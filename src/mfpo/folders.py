@@ -1,4 +1,4 @@
-"""Folders that commands write: whole or not at all, with the configuration and versions that made them."""
+"""Output folders: complete or absent, with the configuration and versions that made them."""
 
 import fcntl
 import hashlib
@@ -24,12 +24,12 @@ _PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", 
 
 @contextmanager
 def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> Iterator[Path]:
-    """Give a folder beside `out` to write in, and rename it to `out` at the end.
+    """Yield a folder next to `out` to write in, and rename it to `out` at the end.
 
-    `made_by` holds the command and its settings. What a killed run left behind is given again, so that the caller can
-    go on, if it was made by the same settings and versions; otherwise it is removed, which stderr is told, or, where
-    it took too long to be made `anew`, it is an error. Raises MfpoError also when `out` exists already, or somebody
-    else's folder is where this one has to be.
+    `made_by` holds the command and its settings. The folder of a killed run is yielded again, so that the
+    caller can resume, if its settings and versions are the same; otherwise it is removed with a note on
+    stderr, or, if it is too costly to make `anew`, it is an error. Also raises MfpoError when `out` exists already,
+    or when a foreign folder is in the way.
     """
     check_new(out)
     folder = out.with_name(out.name + ".partial")
@@ -45,10 +45,10 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
                 what = "; ".join(_difference(key, before.get(key), provenance.get(key)) for key in changed)
                 raise MfpoError(
                     f"{folder} belongs to a run with other settings: {what}; repeat that command to resume it, remove "
-                    "the folder to start anew, or give another --out"
+                    "the folder to start over, or give another --out"
                 )
             if changed:
-                print(f"{folder}: of a run with other {', '.join(changed)}; starting anew", file=sys.stderr)
+                print(f"{folder}: belongs to a run with other {', '.join(changed)}; starting over", file=sys.stderr)
                 _empty(folder)
         write_json(note, provenance)
         yield folder
@@ -64,7 +64,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free >> 20
         raise MfpoError(
             f"{what} cannot be written ({first_line(error)}), {free} MiB are free in {folder}; make room and "
-            "give the same command again: it goes on from what is whole"
+            "repeat the same command: it resumes from what is complete"
         ) from error
 
 
@@ -147,10 +147,10 @@ def check_file(path: Path | None) -> Path | None:
 
 @contextmanager
 def whole_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
-    """Give a path beside `path` to write, in a folder that is made if need be, and rename it to `path` at the end.
+    """Yield a path next to `path` to write to, creating its folder if needed, and rename it to `path` at the end.
 
-    So the file appears whole or not at all. Where several processes may write it at once, as `is_shared` says, each
-    gets a path of its own; else what a killed run left is overwritten.
+    So the file is complete or absent. With `is_shared`, several processes may write it at once, each to its
+    own path; otherwise the leftovers of a killed run are overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}{f'.{uuid4().hex}' if is_shared else ''}.partial")
@@ -174,7 +174,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def provenance_of(thing: Any) -> Any:
-    """What a source or a segmenter is, for `made_by.json`: its own `provenance`, or the name of its class or function.
+    """The identity of a source or segmenter for `made_by.json`: its `provenance`, or the name of its class or function.
 
     >>> provenance_of(check_new)
     'mfpo.folders.check_new'
@@ -184,7 +184,7 @@ def provenance_of(thing: Any) -> Any:
 
 
 def file_states(files: Iterable[Path]) -> dict[str, list[int]]:
-    """Size in bytes and time of the last change in ns of each file, by which a killed run knows that it is the same."""
+    """Size in bytes and modification time in ns of each file, which identify it when a killed run resumes."""
     found = [(os.path.abspath(file), file.stat()) for file in sorted(files) if file.is_file()]
     return {name: [state.st_size, state.st_mtime_ns] for name, state in found}
 

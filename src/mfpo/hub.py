@@ -1,4 +1,4 @@
-"""Models and datasets by what a user calls them, a folder or a name on the Hub; as far as files tell, without torch."""
+"""Find models and datasets by folder or Hub name, and check their files, without torch."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Which image another file means: by its file name, its id, or COCO's number, which is both."""
+"""Match image names between files: by file name, by id, or by COCO's number, which is both."""
 
 import os
 import re

@@ -65,7 +65,7 @@ def decode_base64(text: str, name: str) -> bytes:
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except ValueError as error:
-        raise RecordError(f"image {brief(name)} is no valid base64 ({error})") from None
+        raise RecordError(f"image {brief(name)} is not valid base64 ({error})") from None
 
 
 def bare_image(image: Any) -> Any:
@@ -186,7 +186,7 @@ def _unreadable(name: str, error: Exception, data: bytes) -> RecordError:
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # whose own words hold an address in memory, another in every run
         is_tiff = data.startswith((b"II*\0", b"MM\0*"))
-        reason = "a TIFF broken or of unknown depth; save it with 8 bits" if is_tiff else "it is no image file"
+        reason = "a TIFF broken or of unknown depth; save it with 8 bits" if is_tiff else "it is not an image file"
     return RecordError(f"image {brief(name)} cannot be read ({' '.join(reason.split())})")
 
 

@@ -1,4 +1,4 @@
-"""Loading a vision-language model and its processor from a folder, or from the hub."""
+"""Load a vision-language model and its processor from a folder or from the Hub."""
 
 import hashlib
 import inspect
@@ -67,7 +67,7 @@ def default_dtype() -> torch.dtype:
 
 
 def check_model(path: Path) -> None:
-    """Raises MfpoError when there is no model, no model that sees images, or one that is not in safetensors."""
+    """Raises MfpoError when there is no model, or it does not take images or is not in safetensors."""
     check_model_files(path)
     if (path / "adapter_config.json").is_file():
         return check_model(base_of(path))
@@ -91,7 +91,7 @@ def load_model(path: str | Path, *, dtype: torch.dtype | None = None) -> Any:
 
     It is on the GPU if there is one.
 
-    A folder with an adapter gives its base model with the adapter merged into it. Raises as `check_model`, and when
+    For an adapter's folder, returns its base model with the adapter merged into it. Raises as `check_model`, and when
     weights are missing, broken, or of another shape than the configuration says, or an adapter does not fit its base.
     """
     path = find_model(str(path))
@@ -250,7 +250,7 @@ def check_places(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
         for turn in turns
     ]
     if moved != list(turns) and apply_template(processor, turns) == apply_template(processor, moved):
-        _warn("the model's chat template puts images before the text: where <image> stands in a prompt is lost")
+        _warn("the model's chat template puts images before the text: the position of <image> in a prompt is lost")
 
 
 def _image_first(part: dict[str, Any]) -> bool:
@@ -304,7 +304,7 @@ def base_of(adapter: Path) -> Path:
         raise MfpoError(f"{adapter}: its adapter_config.json names no base model")
     folder = find_model(base, revision=config.revision)
     if not os.path.isdir(folder):
-        raise MfpoError(f"{adapter}: its base {brief(base)} is no folder here; mend its adapter_config.json")
+        raise MfpoError(f"{adapter}: its base {brief(base)} is not a folder here; fix its adapter_config.json")
     if (folder / "adapter_config.json").is_file():
         raise MfpoError(f"{adapter}: its base {base} is an adapter too; merge that one first with `mfpo merge`")
     return folder

@@ -66,7 +66,7 @@ class Origin(TypedDict):
 
 
 class SourceRecord(TypedDict):
-    """What a source gives. `objects` are the masks that the dataset brings: None if it has none for any image."""
+    """A record from a source. `objects` are the dataset's own masks: None if it has none for any image."""
 
     id: str
     images: list[EncodedImage]
@@ -78,7 +78,7 @@ class SourceRecord(TypedDict):
 
 
 class Record(SourceRecord):
-    """What `mfpo build` writes: the rejected images m' and how they came about."""
+    """A record written by `mfpo build`: with the rejected images m' and how they were made."""
 
     rejected_images: list[EncodedImage]
     keywords: list[Keyword]
@@ -185,7 +185,7 @@ def place_images(prompt: Sequence[Message], images: int) -> list[Message]:
     """
     places = sum(message["content"].count(IMAGE_PLACE) for message in prompt)
     if places not in (0, images):
-        raise RecordError(f"<image> stands {places} times in the prompt, but the number of images is {images}")
+        raise RecordError(f"<image> occurs {places} times in the prompt, but the number of images is {images}")
     first = next((message["content"].strip() for message in prompt if message["role"] == "user"), "")
     text = re.sub(rf"^(?:{IMAGE_PLACE}|\s)+", "", first)
     is_before = first.count(IMAGE_PLACE) == places and IMAGE_PLACE not in text

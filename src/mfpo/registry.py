@@ -1,4 +1,4 @@
-"""What can be added by name: a registry a kind, filled by decorators, in the package and in a user's own file."""
+"""Extensions by name: one registry per kind, filled by decorators, in the package and in users' files."""
 
 import difflib
 import sys
@@ -34,7 +34,7 @@ class Registry(Generic[T]):
         self._things[name] = thing
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that adds what it stands on."""
+        """A decorator that registers its function or class."""
 
         def decorate(thing: T) -> T:
             self.add(name, thing)
@@ -60,7 +60,7 @@ class Registry(Generic[T]):
 
 
 def load_plugin(file: Path) -> None:
-    """Run a user's file, whose decorators add what it brings. Raises MfpoError with the line when it fails."""
+    """Run a user's file, whose decorators register its contents. Raises MfpoError with the line when it fails."""
     spec = spec_from_file_location(f"mfpo_plugin_{file.stem}", file)
     if spec is None or spec.loader is None or not file.is_file():
         raise MfpoError(f"{file}: no such Python file; give --plugin FILE.py")

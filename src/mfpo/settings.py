@@ -25,22 +25,22 @@ def about(
     above: float | None = None,
     below: float | None = None,
 ) -> Mapping[str, Any]:
-    """What `mfpo settings` and the docs say of a setting, and the numbers it may have.
+    """The help text of a setting, and its bounds.
 
-    A keyword argument of an objective, a decoder or a benchmark is a setting when it carries this:
+    A keyword argument of an objective, a decoder or a benchmark is a setting if annotated with this:
     `beta: Annotated[float, about("weight of a log-ratio in a reward", above=0)] = 0.1`.
     """
     return {"help": help, "least": least, "most": most, "above": above, "below": below}
 
 
 def setting(default: Any, help: str, **bounds: float) -> Any:
-    """A dataclass field with its default and what `about` says of it."""
+    """A dataclass field with its default, help text and bounds (`about`)."""
     return dataclasses.field(default=default, metadata=about(help, **bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Checks itself when it is made. Raises SettingError with all that is wrong."""
+    """Settings that check themselves when made. Raises SettingError with all faults."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -79,7 +79,7 @@ def _broken_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenSettings(Settings):
-    """Settings to which the one called `choice`, such as a method, adds those of what it names.
+    """Settings that include those of the chosen method, decoder or corruption, named by the setting `choice`.
 
     `TrainSettings(method="ddpo", gamma=3)` is an instance of the subclass that `chosen("ddpo")` makes. Raises
     SettingError for a setting that only another choice has. Subclasses define `choice`, `choices` and `brought`.
@@ -164,7 +164,7 @@ class ChosenSettings(Settings):
 @cache
 def _chosen(root: Any, name: str, functions: tuple[Callable[..., Any], ...], terms: tuple[str, ...]) -> Any:
     weights = [(f"{term}_weight", float, setting(1.0, f"weight of the {term} term", least=0)) for term in terms]
-    fields = [(root.choice, str, setting(name, f"the {root.choice} of these settings")), *weights]
+    fields = [(root.choice, str, setting(name, f"the {root.choice} that these settings belong to")), *weights]
     named: Any = dataclasses.make_dataclass(root.__name__, fields, bases=(root,), frozen=True, kw_only=True)
     chosen: Any = with_options(named, *functions)
     named._is_chosen = chosen._is_chosen = True
@@ -172,7 +172,7 @@ def _chosen(root: Any, name: str, functions: tuple[Callable[..., Any], ...], ter
 
 
 def with_options(base: type[T], *functions: Callable[..., Any]) -> type[T]:
-    """`base` with a setting for each keyword argument of `functions` that carries `about`."""
+    """`base` with a setting for each keyword argument of `functions` annotated with `about`."""
     options: list[tuple[str, Any, Any]] = []
     for function in functions:
         for name, parameter in inspect.signature(function).parameters.items():
@@ -186,7 +186,7 @@ def with_options(base: type[T], *functions: Callable[..., Any]) -> type[T]:
 
 
 def options_of(settings: Any, function: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword arguments that `with_options` has made settings of, with their values."""
+    """The keyword arguments that `with_options` turned into settings, with their values."""
     parameters = inspect.signature(function).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and hasattr(settings, p.name)]
     return {name: getattr(settings, name) for name in names}
@@ -213,7 +213,7 @@ def read_values(file: Path | None, overrides: list[str], **given: Any) -> tuple[
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise SettingError(f"{brief(override)} is no setting; write key=value")
+            raise SettingError(f"{brief(override)} is not a setting; write key=value")
         values[key] = _read_value(text)
         where.pop(key, None)
     values |= {key: value for key, value in given.items() if value is not None}

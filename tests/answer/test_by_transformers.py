@@ -154,5 +154,5 @@ def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_pa
         model.lm_head.weight += 1
     ask()
     assert len(asked) == 24
-    with pytest.raises(MfpoError, match="comes with its processor"):
+    with pytest.raises(MfpoError, match="needs its processor"):
         answer(rows, model, folder)

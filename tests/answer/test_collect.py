@@ -148,7 +148,7 @@ def test_other_answers_are_not_mixed_with_those_asked_again(tmp_path, questions,
     out = tmp_path / "a.jsonl"
     collect(QUESTIONS, Asker({"1"}), out, MADE_BY)
     before = out.read_bytes()
-    with pytest.raises(MfpoError, match="line 1: is no answer to one of these questions"):
+    with pytest.raises(MfpoError, match="line 1: is not an answer to one of these questions"):
         collect(questions, Asker(), out, made_by, retry_failed=True)
     assert out.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]

@@ -65,7 +65,7 @@ def test_a_valid_row_is_kept_where_only_a_row_that_is_none_had_its_id(content: C
 
 def test_an_error_that_ends_the_run_stays_one_line(write_pairs: Callable, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.parquet", objects=False)
-    with pytest.raises(MfpoError, match=r"row \d+ of pairs.parquet brings no object masks"):
+    with pytest.raises(MfpoError, match=r"row \d+ of pairs.parquet has no object masks"):
         build_into(
             open_source(tmp_path / "pairs.parquet"), tmp_path / "out", SETTINGS, DatasetRegions(), engine=RayData(1)
         )

@@ -216,7 +216,7 @@ def test_dataset_masks_belong_to_the_first_image() -> None:
 
 
 def test_a_source_without_masks_says_which_regions_there_are() -> None:
-    with pytest.raises(MfpoError, match=r"row 7 of test brings no object masks.*coco=FILE") as caught:
+    with pytest.raises(MfpoError, match=r"row 7 of test has no object masks.*coco=FILE") as caught:
         DatasetRegions()([search_for("dog")])
     assert not isinstance(caught.value, RecordError)  # it ends the run
 

@@ -111,7 +111,7 @@ def test_captions_without_annotations_are_counted_when_allowed():
         1,
         50,
     )
-    with pytest.raises(MfpoError, match="2 of 2 captions are of images without annotations"):
+    with pytest.raises(MfpoError, match="2 of 2 captions have images without annotations"):
         chair(answers[2:], {"1": frozenset()}, allow_missing=True)
 
 
@@ -149,9 +149,9 @@ def test_truth_from_instances_and_captions(tmp_path):
         assert prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], tmp_path / name) == 2
         assert load_annotations(tmp_path / name) == {"7": {"dog", "frisbee", "person"}, "8": set()}
     out = tmp_path / "other.jsonl"
-    with pytest.raises(MfpoError, match=r"instances\.json: is no COCO captions file \(caption is missing\)"):
+    with pytest.raises(MfpoError, match=r"instances\.json: is not a COCO captions file \(caption is missing\)"):
         prepare_truth([tmp_path / "instances.json"], [tmp_path / "instances.json"], out)
-    with pytest.raises(MfpoError, match=r"captions\.json: is no COCO instances file \(categories is missing\)"):
+    with pytest.raises(MfpoError, match=r"captions\.json: is not a COCO instances file \(categories is missing\)"):
         prepare_truth([tmp_path / "captions.json"], [], out)
     captions["annotations"].append({"image_id": 9, "caption": "A boat."})
     (tmp_path / "captions.json").write_text(json.dumps(captions))
@@ -265,8 +265,8 @@ def test_an_image_without_annotations_holds_nothing(tmp_path):
         ("a.jsonl", '{"image_id": 1}', "line 1: must be"),
         ("a.jsonl", '{"image_id": 1, "objects": "dog"}', "line 1: must be"),
         ("a.jsonl", '{"objects": ["dog"]}', "line 1: must be"),
-        ("a.json", "{}", "is no COCO instances file"),
-        ("a.json", "[]", "is no COCO instances file"),
+        ("a.json", "{}", "is not a COCO instances file"),
+        ("a.json", "[]", "is not a COCO instances file"),
         ("a.json", '{"image_id": 1, "objects": []}\n{"image_id": 2, "objects": []}', "line 2: not valid JSON"),
         ("a.json", "", "a.json: is empty"),
         ("a.json", " \n<!DOCTYPE html>\n<html>", "a.json: is a page of HTML"),
@@ -336,7 +336,7 @@ def test_a_number_in_a_file_name_is_not_taken_for_an_id(tmp_path, image, expecte
         prepare_truth([path], [], path := tmp_path / "truth.jsonl")
     truth = load_annotations(path)
     if expected is None:
-        with pytest.raises(MfpoError, match=f"1 of 1 captions are of images without annotations: {image};"):
+        with pytest.raises(MfpoError, match=f"1 of 1 captions have images without annotations: {image};"):
             chair([caption(image, "A dog.")], truth)
     else:
         assert chair([caption(image, "A dog.")], truth).captions[0].truth == expected

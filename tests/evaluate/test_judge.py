@@ -375,7 +375,7 @@ def test_a_reasoning_model_gets_its_own_length_and_no_temperature(fake_server, t
 def test_a_file_that_is_no_cache_is_left_alone(tmp_path, content):
     path = tmp_path / "answers.jsonl"
     path.write_text(content)
-    with pytest.raises(MfpoError, match="line 1: is no verdict"):
+    with pytest.raises(MfpoError, match="line 1: is not a verdict"):
         readings(Judge(JudgeSettings(model="m", endpoint="http://127.0.0.1:9/v1", retries=0), path), ["a"])
     assert path.read_text() == content
 
@@ -399,7 +399,7 @@ def test_a_template_that_cannot_be_read(tmp_path):
     with pytest.raises(MfpoError, match=r"no\.txt: cannot be read"):
         read_template(tmp_path / "no.txt", ("a",))
     (tmp_path / "picture.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(MfpoError, match="is no UTF-8 text"):
+    with pytest.raises(MfpoError, match="is not UTF-8 text"):
         read_template(tmp_path / "picture.txt", ("a",))
 
 

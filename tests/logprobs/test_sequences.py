@@ -185,7 +185,7 @@ def test_places_before_the_text_are_those_of_the_template(processor):
 @pytest.mark.parametrize("images", [0, 1, 3])
 def test_places_for_more_or_fewer_images_are_an_error(processor, images):
     with pytest.raises(
-        RecordError, match=f"<image> stands 2 times in the prompt, but the number of images is {images}"
+        RecordError, match=f"<image> occurs 2 times in the prompt, but the number of images is {images}"
     ):
         render(processor, PLACED, [say("A dog.")], images=images)
 
@@ -202,7 +202,7 @@ def test_a_template_that_moves_images_before_the_text_is_named(processor, caplog
     assert text == "USER: <image>\n<image>\nIn  and  I see ASSISTANT:"
     render(processor, PLACED, [say("A dog.")], images=2)
     assert caplog.messages == [
-        "the model's chat template puts images before the text: where <image> stands in a prompt is lost"
+        "the model's chat template puts images before the text: the position of <image> in a prompt is lost"
     ]
 
 

@@ -190,10 +190,10 @@ def test_vlfeedback_with_its_images_apart(folder: Path) -> None:
         ([COMPLETIONS[0], {"response": "a"}], "completions[1] has no annotations"),
         (
             [COMPLETIONS[0], completion("a", "5", "N/A", "4")],
-            "completions[1], 'Ethical Considerations': rating 'N/A' is no number",
+            "completions[1], 'Ethical Considerations': rating 'N/A' is not a number",
         ),
-        ([completion("a", "5", "nan", "4")], "rating 'nan' is no number"),
-        ([completion("a", "5", None, "4")], "rating None is no number"),
+        ([completion("a", "5", "nan", "4")], "rating 'nan' is not a number"),
+        ([completion("a", "5", None, "4")], "rating None is not a number"),
         ([completion(CHOSEN, "5", "5", "5"), completion(CHOSEN, "1", "1", "1")], "'chosen' and 'rejected' are equal"),
         ([completion(CHOSEN, "5", "5", "5"), completion("", "1", "1", "1")], "column 'response' is empty"),
     ],
@@ -227,7 +227,7 @@ def test_llava_rlhf_keeps_the_conversation_and_drops_its_last_answer(folder: Pat
 
 
 def test_llava_rlhf_comes_without_images(folder: Path) -> None:
-    with pytest.raises(MfpoError, match=r"llava-rlhf comes without its images; give their folder with --images"):
+    with pytest.raises(MfpoError, match=r"llava-rlhf has no images of its own; give their folder with --images"):
         open_source(array(folder, LLAVA_RLHF))
 
 

@@ -263,7 +263,7 @@ def test_a_deeply_nested_line_sets_its_row_aside(folder: Path) -> None:
 def test_bytes_and_texts_of_a_wrong_type_set_their_row_aside(folder: Path) -> None:
     with pytest.raises(RecordError, match="bytes as int"):
         read_image({"bytes": 7}, folder, "images[0]")
-    with pytest.raises(RecordError, match="whose text is no text"):
+    with pytest.raises(RecordError, match="whose text is not a string"):
         read_messages({"chosen": [{"role": "user", "content": [{"text": 5}]}]}, "chosen", role="user")
 
 
@@ -347,11 +347,11 @@ def test_bytes_as_python_prints_them_are_called_so(image: object, folder: Path) 
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (BASE64[:2000] + "*" * 200, "image 'image' is no valid base64"),
-        ("data:image/png;base64," + "QUJD" * 100_000, "image 'image' cannot be read (it is no image file)"),
+        (BASE64[:2000] + "*" * 200, "image 'image' is not valid base64"),
+        ("data:image/png;base64," + "QUJD" * 100_000, "image 'image' cannot be read (it is not an image file)"),
         ("x" * 300_000, "image '" + "x" * 80 + "...' is neither a path nor the base64 of a JPEG, "),
         ("../" * 100_000, "image '" + "../" * 26 + "..."),
-        ([{"bytes": "!" * 100_000}], "image 'image[0]' is no valid base64"),
+        ([{"bytes": "!" * 100_000}], "image 'image[0]' is not valid base64"),
         ([["x" * 100_000]], "column 'image' is list, but must be a path"),
     ],
 )
@@ -377,9 +377,9 @@ def test_no_reason_repeats_a_long_value(image: object, reason: str, folder: Path
         (
             "<image><image>Compare <image> and <image>",
             1,
-            "<image> stands 4 times in the prompt, but the number of images is 1",
+            "<image> occurs 4 times in the prompt, but the number of images is 1",
         ),
-        ("<image> What?", 2, "<image> stands 1 times in the prompt, but the number of images is 2"),
+        ("<image> What?", 2, "<image> occurs 1 times in the prompt, but the number of images is 2"),
     ],
 )
 def test_places_of_images_are_kept_where_they_are_not_before_the_text(

@@ -226,7 +226,7 @@ def test_a_file_is_read_whole_whatever_its_name(tmp_path: Path) -> None:
         ("[{config_name: a, data_files: {train: 7}}]", "path is 7, but must be a text or a list"),
         ("[{config_name: a, data_files: [{split: train}]}]", "path is None, but must be a text or a list"),
         ("[{config_name: a, data_files: [{path: a}]}]", "split is None, but must be a text or a number"),
-        ("[{config_name: a, data_files: 'a{1,2}.jsonl'}]", "path 'a{1,2}.jsonl' has braces, which stand for nothing"),
+        ("[{config_name: a, data_files: 'a{1,2}.jsonl'}]", "path 'a{1,2}.jsonl' has braces, which are not supported"),
     ],
 )
 def test_a_card_that_cannot_be_read_is_named(configs: str, fault: str, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_card_that_cannot_be_read_is_named(configs: str, fault: str, tmp_path:
 
 def test_a_card_whose_files_are_not_there_is_no_reason_to_read_others(tmp_path: Path) -> None:
     folder = write(tmp_path, "pairs.jsonl", card=CARD)
-    with pytest.raises(MfpoError, match="none of the files that its `configs` lists is there"):
+    with pytest.raises(MfpoError, match="none of the files listed in its `configs` exists"):
         open_source(folder)
 
 

@@ -113,7 +113,7 @@ def test_a_mistake_in_the_last_experiment_is_told_before_the_first(experiments, 
     (tmp_path / "real.yaml").write_text("{amber: a, amber_images: b}")
     named = ("--scale", "paper", "--config", str(tmp_path / "real.yaml"))
     assert reproduce("table1", "rates", *named, "--out", str(tmp_path)) == 1
-    assert "rates are of the picture book" in " ".join(capsys.readouterr().err.split())
+    assert "rates exist only for the picture book" in " ".join(capsys.readouterr().err.split())
     assert not experiments
 
 
@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, c
         (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
         (["rates", "--seeds", "2"], "rates are chosen with a seed of their own"),
         (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),
-        (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "600"], "--pairs are of the picture book"),
+        (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "600"], "--pairs are for the picture book"),
     ],
 )
 def test_mistakes_are_told(experiments, tmp_path: Path, capsys, arguments, said):

@@ -145,7 +145,7 @@ def test_what_the_scale_has_not_is_an_error(study):
 
 def test_what_is_not_there_is_told_before_anything_is_scored(study, tmp_path):
     for name in ("objhal_truth", "objhal_images", "images"):
-        with pytest.raises(SettingError, match=f"{name} is data/none, and nothing is there"):
+        with pytest.raises(SettingError, match=f"{name} is data/none, which does not exist"):
             check_paths(replace(study.scale.settings, **{name: "data/none"}))
     (tmp_path / "truth.jsonl").write_text("{}\n")
     with pytest.raises(MfpoError, match=r"truth.jsonl, line 1: must be"):

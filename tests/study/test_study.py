@@ -83,13 +83,13 @@ def test_what_was_made_with_other_defaults_is_refused(study, scored, monkeypatch
     before = Study.settings
     monkeypatch.setattr(Study, "settings", lambda *given: replace(before(*given), beta=0.2))
     for again in (study.scores, lambda trial: study.run(trial, 0)):
-        with pytest.raises(SettingError, match=r"of other defaults: (train.)?beta was 0.1 and is 0.2; remove it"):
+        with pytest.raises(SettingError, match=r"has other defaults: (train.)?beta was 0.1 and is 0.2; remove it"):
             again(mfpo(FEW))
 
 
 def test_scores_of_other_defaults_before_the_training_are_refused(study, scored, monkeypatch):
     monkeypatch.setattr("mfpo.study.study.BuildSettings", partial(BuildSettings, top_k=4))
-    with pytest.raises(SettingError, match=r"of other defaults: build.top_k was 3 and is 4; remove it"):
+    with pytest.raises(SettingError, match=r"has other defaults: build.top_k was 3 and is 4; remove it"):
         study.scores(BASE)
 
 

@@ -29,8 +29,8 @@ def open_endpoint(
 ) -> Engine:
     """An engine of `model`, as the `endpoint` ("http://host/v1") calls it.
 
-    A question that fails after `retries` repetitions has its `error`. Asking raises MfpoError when the endpoint refuses
-    key or model, or 20 questions in a row fail.
+    A question that fails after `retries` retries has an `error`. Asking raises MfpoError when the endpoint refuses
+    the key or model, or 20 questions in a row fail.
     """
     client = open_client(endpoint, retries=settings.retries, timeout=settings.timeout)
     how: dict[str, Any] = longest_answer(endpoint, settings.max_new_tokens)

@@ -1,4 +1,4 @@
-"""Ask a model here, in batches, by a decoder."""
+"""Ask a local model, in batches, with a decoder."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def open_transformers(
         name, fingerprint = name or str(model), model_files(folder)
         model, processor = load_model(folder), load_processor(folder)
     elif processor is None:
-        raise MfpoError("a model in memory comes with its processor; give processor, as load_processor loads it")
+        raise MfpoError("a model in memory needs its processor; pass processor=load_processor(...)")
     else:
         name, fingerprint = name or model.name_or_path or "a model in memory", [_hash(model)]
         model.eval()
@@ -57,15 +57,15 @@ def open_transformers(
 
 
 def _batches(questions: Sequence[Question], tokenizer: Any, size: int) -> Iterator[Sequence[Question]]:
-    """The longest questions first, so that running out of memory shows at once; equal ones, whose answers are of
-    similar length, side by side."""
+    """Longest questions first, so that running out of memory shows at once; equal ones, whose answers
+    have similar lengths, together."""
     lengths = {text: len(tokenizer(text)["input_ids"]) for text in {question["text"] for question in questions}}
     ordered = sorted(questions, key=lambda question: (-lengths[question["text"]], question["text"]))
     yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
 
 
 def _hash(model: Any) -> str:
-    """Of the weights, so that a killed run does not go on with others."""
+    """A hash of the weights, so that a killed run does not resume with others."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Ask a local model by vLLM. Not run yet: vLLM needs a GPU."""
+"""Ask a local model through vLLM. Untested: vLLM needs a GPU."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Answers are written down as they come, so that a killed run goes on where it stopped."""
+"""Write answers as they arrive, so that a killed run resumes where it stopped."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Answer = dict[str, Any]
 
 
 class Engine(NamedTuple):
-    """Whom to ask, and how.
+    """The model to ask, and how.
 
     `made_by` has `model`, `decode`, and what else the answers depend on. `ask` gives, in any order, each question with
     its `text`, or with `text` None and the `error`.
@@ -44,10 +44,10 @@ def check_out(out: Path, *, retry_failed: bool = False) -> None:
 def collect(
     questions: Sequence["Question"], engine: Engine, out: Path | None = None, *, retry_failed: bool = False
 ) -> list[Answer]:
-    """Ask the questions; the answers in the questions' order, which are written to `out` too.
+    """Ask the questions; return the answers in the questions' order, and also write them to `out`.
 
-    An answer is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. What a
-    killed run with the same questions and `made_by` wrote is not asked again. `retry_failed` keeps the answers in
+    An answer is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. Answers
+    of a killed run with the same questions and `made_by` are reused. `retry_failed` keeps the answers in
     `out` and asks the questions that have an error there. Raises MfpoError when answers in `out` are not to these
     questions, or when another run is writing them.
     """
@@ -79,7 +79,7 @@ def collect(
 
 
 def _ask(questions: Sequence["Question"], engine: Engine, lines: Mapping[str, Answer]) -> Iterator[Answer]:
-    """The answers as they come, behind a bar."""
+    """Yield the answers as they arrive, behind a progress bar."""
     count = len(questions)
     for question, reply in track(engine.ask(questions), f"answering {count} questions", count, disable=not count):
         yield lines[question["question_id"]] | reply
@@ -110,7 +110,7 @@ def _old_answers(out: Path, lines: Mapping[str, Answer]) -> list[Answer]:
         asked = {key: value for key, value in row.items() if key not in ("text", "error")}
         if asked != {key: value for key, value in lines.get(str(row.get("question_id")), {}).items() if key != "text"}:
             raise MfpoError(
-                f"{where}: is no answer to one of these questions by this model with these settings; give the "
+                f"{where}: is not an answer to one of these questions by this model with these settings; give the "
                 "questions, model and settings that made the file"
             )
         rows.append(row)

@@ -14,7 +14,7 @@ def decoder(name: str) -> Callable[[Decoder], Decoder]:
     """Register a function as `mfpo answer --decode NAME`.
 
     It gets a model and its processor, a batch of questions (dicts with `question_id` and `text`), an opened image for
-    each, and the most tokens that an answer may have; it returns a text a question, in inference mode. Its keyword
-    arguments that carry `about` are its settings.
+    each, and the maximum number of new tokens; it returns one text per question, in inference mode. Its keyword
+    arguments annotated with `about` are its settings.
     """
     return DECODERS.register(name)

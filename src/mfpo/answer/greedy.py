@@ -1,4 +1,4 @@
-"""Greedy decoding, in batches that answers leave when they have ended."""
+"""Greedy decoding in batches; finished answers leave their batch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ def greedy(
     images: Sequence["Image.Image"],
     max_new_tokens: int,
 ) -> list[str]:
-    """The likeliest token after the ones before it, again and again."""
+    """Generate the likeliest token at each step."""
     from mfpo.models import encode_questions
 
     texts = [question["text"] for question in questions]
@@ -37,7 +37,7 @@ def greedy(
 
 
 def _dropping(model: Any, batch: dict[str, "Tensor"], max_new_tokens: int) -> list["Tensor"]:
-    """The new tokens of each row. Rows that have ended leave the batch, or they cost as much as the longest one."""
+    """The new tokens of each row. Finished rows leave the batch, or they would cost as much as the longest one."""
     import torch
     from torch.nn.functional import pad
     from transformers import DynamicCache, StoppingCriteriaList
@@ -48,7 +48,7 @@ def _dropping(model: Any, batch: dict[str, "Tensor"], max_new_tokens: int) -> li
     eos = torch.tensor(model.generation_config.eos_token_id, device=model.device).view(-1)
 
     def many_have_ended(input_ids: "Tensor", scores: Any, **options: Any) -> "Tensor":
-        """A quarter of the rows, and at least four; going on with the others costs a bit, too."""
+        """A quarter of the rows, and at least four, since shrinking the batch has a cost too."""
         has_ended = torch.isin(input_ids[:, start:], eos).any(dim=1)
         return torch.full_like(has_ended, int(has_ended.sum()) >= max(4, len(has_ended) / 4))
 

@@ -1,6 +1,6 @@
 """The client of an endpoint that speaks OpenAI's API: a hosted model, vLLM's server, `transformers serve`.
 
-The key is read from OPENAI_API_KEY and is written nowhere; a local server needs none.
+The key is read from OPENAI_API_KEY and never written; a local server needs none.
 """
 
 import os
@@ -30,7 +30,7 @@ _HINTS = {
 
 
 class Completion(NamedTuple):
-    """What the endpoint replied: `text` is None where it holds none, `finished` says why the reply ended there."""
+    """The endpoint's reply: `text` is None if it has none, `finished` is the reason why it ended."""
 
     text: str | None
     finished: str | None
@@ -39,7 +39,7 @@ class Completion(NamedTuple):
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Raise SettingError when the `endpoint` is no URL, or holds a key or password, which is then not shown."""
+    """Raise SettingError when `endpoint` is not a URL, or contains a key or password (which is not shown)."""
     if set("@?#") & set(endpoint):
         raise SettingError("the endpoint must hold no key, name or password; put the key into OPENAI_API_KEY")
     try:
@@ -52,9 +52,9 @@ def check_endpoint(endpoint: str) -> None:
 
 
 def open_client(endpoint: str, *, retries: int, timeout: float) -> "OpenAI":
-    """A client of the `endpoint`, which threads may share.
+    """A thread-safe client of the `endpoint`.
 
-    A request that meets 408, 409, 429, 5xx, a cut connection or no byte within `timeout` seconds is sent again, up to
+    After 408, 409, 429, 5xx, a dropped connection or `timeout` seconds without a byte, a request is repeated, up to
     `retries` times, after the server's Retry-After or 0.5, 1, 2, ... 8 s. Raises SettingError when the endpoint or the
     key cannot be one, and MfpoError without the `openai` package.
     """
@@ -70,12 +70,12 @@ def open_client(endpoint: str, *, retries: int, timeout: float) -> "OpenAI":
 
 
 def longest_answer(endpoint: str, tokens: int) -> dict[str, int]:
-    """The field of a request that limits the answer: OpenAI's newer models refuse what other servers only know."""
+    """The request field that limits the answer: OpenAI's newer models refuse the only one that other servers know."""
     return {"max_completion_tokens" if endpoint.rstrip("/") == OPENAI else "max_tokens": tokens}
 
 
 def complete(client: "OpenAI", model: str, messages: Any, parameters: Any) -> Completion | None:
-    """Ask once. None is no chat completion: some servers answer 200 with an error page, or without choices.
+    """Ask once. None if the reply is no chat completion: some servers send 200 with an error page, or without choices.
 
     A refusal is a text. Raises openai.APIError, which may hold the key; `explain` says it without.
     """
@@ -95,7 +95,7 @@ def complete(client: "OpenAI", model: str, messages: Any, parameters: Any) -> Co
 
 
 def explain(error: Exception, client: "OpenAI") -> str:
-    """What went wrong and what to do, on one line and without the key, which some servers send back."""
+    """One line on what went wrong and what to do, without the key, which some servers send back."""
     import openai
 
     tries = f"{client.max_retries + 1} times"
@@ -110,10 +110,10 @@ def explain(error: Exception, client: "OpenAI") -> str:
 def side_by_side(
     client: "OpenAI", work: Callable[[Item], Result], items: Sequence[Item], concurrency: int
 ) -> Iterator[Result]:
-    """`work(item)` of each, as it comes, `concurrency` at a time.
+    """Yield `work(item)` for each item as it completes, `concurrency` at a time.
 
-    The first error and Ctrl-C end it at once: a request that is under way is not waited for, and as the client is
-    closed, none is sent any more.
+    The first error or Ctrl-C ends it at once: pending requests are not awaited, and as the client
+    is closed, no more are sent.
     """
     errors: list[BaseException] = []
 

@@ -1,15 +1,15 @@
-"""OPERA (Huang et al., CVPR 2024): beam search that goes back where the answer leans on too few of its own tokens.
+"""OPERA (Huang et al., CVPR 2024): beam search that rolls back when the answer relies on too few of its own tokens.
 
-What the authors' code computes (shikiw/OPERA 61426ef, `opera_beam_search`), which is what published numbers come from.
+Computes the same as the authors' code (shikiw/OPERA 61426ef, `opera_beam_search`), which gave the published numbers.
 It differs from the paper's text: the column score has a factor of 1e-7; while an answer has at most 10 tokens, a
 candidate is rewarded for its attention on the image instead; the local window is the whole answer; a place must be
 found more than (not at least) `threshold` times, and by every beam; `num_attn_candidates` is also the highest number
-of rollbacks to a place; places may decrease; what is chosen anew is chosen from the whole vocabulary, unpenalised.
+of rollbacks to a place; places may decrease; a new choice is made from the whole vocabulary, without penalty.
 
 We differ from that code in four things. Scores are logarithms in float32, where the code's products in float16 become
 infinite or 0 and then tie. Beams are ranked by their sum divided by the answer's length, as transformers does today;
-the code's version of it counted the prompt in. The history is as long as the answer, not 512. One pass asks all
-candidates, on a forked cache; a rollback reads the prefixes anew in one pass.
+the code's version includes the prompt. The history is as long as the answer, not 512. One pass scores all
+candidates, on a forked cache; a rollback re-reads the prefixes in one pass.
 """
 
 from collections.abc import Sequence
@@ -33,18 +33,16 @@ def opera(
     max_new_tokens: int,
     *,
     num_beams: Annotated[int, about("beams", least=2)] = 5,
-    scale_factor: Annotated[
-        float, about("attention is multiplied by it before products are taken (sigma)", above=0)
-    ] = 50.0,
+    scale_factor: Annotated[float, about("factor applied to attention before taking products (sigma)", above=0)] = 50.0,
     threshold: Annotated[
-        int, about("rollback when each beam found the same place more often than this (r)", least=1)
+        int, about("roll back once all beams share a location more often than this (r)", least=1)
     ] = 15,
     num_attn_candidates: Annotated[
-        int, about("tokens that each beam may go on with; also rollbacks to a place (N_can, beta)", least=1)
+        int, about("candidate tokens per beam; also rollbacks to a location (N_can, beta)", least=1)
     ] = 5,
     penalty_weight: Annotated[float, about("weight of the over-trust penalty (alpha)", least=0)] = 1.0,
 ) -> list[str]:
-    """The answers to some questions, one after the other. Leaves the model attending eagerly.
+    """Answer questions one by one. Leaves the model with eager attention.
 
     The defaults are those of OPERA's README.
     """

@@ -1,4 +1,4 @@
-"""OPERA's search: beams, what each candidate's attention costs it, and the way back.
+"""OPERA's search: beams, the attention penalty of each candidate, and the rollback.
 
 `opera.py` says where it comes from and where it differs.
 """
@@ -25,15 +25,15 @@ _FIRST = 10
 def column_scores(attention: Tensor, *, scale: float) -> Tensor:
     """log c_j, where c_j = 1e-7 times the product of scale A_ij over the rows i >= j; (..., tokens).
 
-    attention: A, (..., tokens, tokens), what each token of the answer gives to each; above the diagonal it is not read.
+    attention: A, (..., tokens, tokens), from each token of the answer to each; above the diagonal it is not read.
     """
     return (scale * attention).log().tril().sum(dim=-2) + math.log(1e-7)
 
 
 def penalty(attention: Tensor, image_mass: Tensor, *, scale: float) -> Tensor:
-    """What is taken off each candidate's logit, (...): max_j c_j; of the first ten tokens minus the image's attention.
+    """The penalty on each candidate's logit, (...): max_j c_j; for the first ten tokens minus the image's attention.
 
-    attention: as in `column_scores`, the candidate last. image_mass: what the candidate gives to the image, (...).
+    attention: as in `column_scores`, the candidate last. image_mass: the candidate's attention on the image, (...).
     """
     if attention.shape[-1] <= _FIRST:
         return -image_mass
@@ -42,10 +42,10 @@ def penalty(attention: Tensor, image_mass: Tensor, *, scale: float) -> Tensor:
 
 
 def find_rollback(places: Tensor, rollbacks: Mapping[int, int], *, threshold: int, most: int) -> int | None:
-    """Which token of the answer is to be chosen anew, or None.
+    """The token of the answer to choose again, or None.
 
     places: the place of the highest column score at each step so far, (steps, beams), one step a token.
-    rollbacks: how often each token has been chosen anew; `most` is the highest number.
+    rollbacks: how often each token has been chosen again; `most` is the limit.
     """
     place = int(places[-1].mode().values)
     if place < _FIRST or not bool(((places == place).sum(dim=0) > threshold).all()):
@@ -56,7 +56,7 @@ def find_rollback(places: Tensor, rollbacks: Mapping[int, int], *, threshold: in
 
 
 class _Read(NamedTuple):
-    """What the model makes of the answers so far, row by row."""
+    """The model's outputs for the answers so far, row by row."""
 
     cache: DynamicCache
     logits: Tensor  # of the next token, (rows, vocabulary)
@@ -82,7 +82,7 @@ class _Reader:
         self.nothing = _Read(cache, logits, logits.new_zeros(1, 0, 0), logits.new_zeros(1))
 
     def read(self, before: _Read, rows: Tensor, tokens: Tensor) -> _Read:
-        """Go on from `rows` of what was read `before` with `tokens`, (rows, tokens). `before` stays as it is."""
+        """Extend `rows` of `before` by `tokens`, (rows, tokens). `before` is not changed."""
         cache = _fork(before.cache, rows)
         output = self._model(
             input_ids=tokens, **{self._cache: cache}, use_cache=True, output_attentions=True, logits_to_keep=1
@@ -115,7 +115,7 @@ class _Beams(NamedTuple):
     finished: list[_Finished]  # the best answers that have ended, the best first
 
     def choose(self, logits: Tensor, *, eos: Collection[int], last: bool) -> "tuple[Tensor, _Beams]":
-        """What is chosen next, as beam * vocabulary + token, and the beams then; with `last`, every answer ends.
+        """The next choices, as beam * vocabulary + token, and the resulting beams; with `last`, every answer ends.
 
         An answer that ends counts only if it is among the best `beams` continuations.
         """
@@ -140,7 +140,7 @@ class _Beams(NamedTuple):
 
 
 class _Retrospection:
-    """What is kept of the search in order to go back."""
+    """The search's history, needed for rollbacks."""
 
     def __init__(self, *, threshold: int, most: int) -> None:
         self._threshold, self._most = threshold, most

@@ -14,7 +14,7 @@ _TEXT_KEYS = ("text", "query", "question")
 
 
 class Question(TypedDict):
-    """What a model is asked; `image` is a file below the folder of images, or base64, which answers call `name`."""
+    """A question for a model; `image` is a file under the image folder, or base64; answers call it `name`."""
 
     question_id: str
     image: str
@@ -28,8 +28,8 @@ def read_questions(source: Path | Iterable[Mapping[str, Any]], images: Path) -> 
 
     Ids become texts; MMHal-Bench's questions, which have none, get their number from 0, and their image is the file
     that `image_src` ends with. `name` is a row's `image_id` or the end of its `image_path`, or else a hash. Raises
-    MfpoError when a row lacks a key, an id comes twice, an image below `images` cannot be read, or a text has places
-    for several.
+    MfpoError when a row lacks a key, an id is duplicate, an image under `images` cannot be read, or a text has several
+    placeholders.
     """
     questions: dict[str, Question] = {}
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Questions about images to answers: read the questions, open whom to ask, ask, and write as the answers come."""
+"""From questions to answers: read the questions, open the model, ask, and write answers as they arrive."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,13 +21,13 @@ def answer(
     endpoint: str | None = None,
     retry_failed: bool = False,
 ) -> list[Answer]:
-    """Answer each question of a file or list (`read_questions`); the answers as `collect` gives and writes them.
+    """Answer each question of a file or list (`read_questions`); returns and writes answers as `collect` does.
 
-    `model` is a folder, a name on the Hub, or a model in memory with its `processor`; with `endpoint`, a URL, what that
-    calls it. `engine` is transformers, the default, or vllm. `name` is what answers call the model. A killed run with
-    `out` goes on where it stopped, if questions, model and settings are the same; `retry_failed` asks only what failed
-    at the endpoint. Raises MfpoError when a question lacks a key, an id comes twice, or an image cannot be read, before
-    anything is generated, and SettingError for settings that engine and decoder have no use for.
+    `model` is a folder, a name on the Hub, or a model in memory with its `processor`; with `endpoint`, a URL,
+    its name there. `engine` is transformers, the default, or vllm. `name` is the model's name in the answers. A killed
+    run with `out` resumes if questions, model and settings are the same; `retry_failed` asks only questions that
+    failed at the endpoint. Raises MfpoError before asking if a question lacks a key, an id is duplicate, or an
+    image cannot be read, and SettingError for settings that engine and decoder do not use.
     """
     chosen = choose_engine(settings, engine, endpoint, retry_failed=retry_failed)
     out = None if out is None else Path(out)

@@ -19,17 +19,17 @@ _USED = {
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings(ChosenSettings):
-    """What `mfpo answer` can be told: the general settings below, and those of the decoder."""
+    """Settings of `mfpo answer`: the general ones below, and the decoder's."""
 
     choice = "decode"
 
     decode: str = setting("greedy", "decoder of --engine transformers: greedy, vcd or opera")
-    max_new_tokens: int = setting(512, "tokens of the longest answer", least=1)
-    batch_size: int = setting(32, "questions at a time, of --engine transformers", least=1)
-    concurrency: int = setting(8, "requests to an endpoint at a time", least=1)
-    temperature: float | None = setting(0.0, "that an endpoint is sent; null sends none", least=0)
-    retries: int = setting(5, "how often an endpoint is asked again after a passing fault", least=0)
-    timeout: float = setting(120.0, "seconds without a byte from an endpoint that are such a fault", above=0)
+    max_new_tokens: int = setting(512, "maximum tokens per answer", least=1)
+    batch_size: int = setting(32, "questions per batch of --engine transformers", least=1)
+    concurrency: int = setting(8, "simultaneous requests to an endpoint", least=1)
+    temperature: float | None = setting(0.0, "temperature sent to an endpoint; null sends none", least=0)
+    retries: int = setting(5, "retries after a temporary failure of an endpoint", least=0)
+    timeout: float = setting(120.0, "seconds without a byte from an endpoint that count as such a failure", above=0)
 
     @classmethod
     def choices(cls) -> Iterable[str]:
@@ -45,7 +45,7 @@ class AnswerSettings(ChosenSettings):
 def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | None, *, retry_failed: bool) -> str:
     """`transformers`, `vllm` or `endpoint`.
 
-    Raises SettingError for an unknown engine, and for what the engine has no use for.
+    Raises SettingError for an unknown engine, and for settings that the engine does not use.
     """
     if endpoint is not None and engine is not None:
         raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")

@@ -1,4 +1,4 @@
-"""Visual contrastive decoding (VCD; Leng et al., CVPR 2024): what a noised image makes likelier too is taken off."""
+"""Visual contrastive decoding (VCD; Leng et al., CVPR 2024): subtracts the predictions from a noised image."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +67,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], frames: int) -> np.
 class Contrast:
     """Contrasts the first half of a batch, which sees the images, with the second, which sees the noised ones.
 
-    Both halves get the same scores, so that both go on with the same token. With `rngs`, Gumbel noise is added, so that
+    Both halves get the same scores, so both continue with the same token. With `rngs`, Gumbel noise is added, so that
     the highest score is a sample, from each row's own generator. A logits processor of transformers'.
     """
 
@@ -91,19 +91,19 @@ def vcd(
     images: Sequence["Image.Image"],
     max_new_tokens: int,
     *,
-    cd_alpha: Annotated[float, about("weight of the contrast; 0 is decoding without the noised image", least=0)] = 1.0,
+    cd_alpha: Annotated[float, about("weight of the contrast; 0: decode without the noised image", least=0)] = 1.0,
     cd_beta: Annotated[
-        float, about("a token is possible if it has this share of the likeliest one's probability", least=0, most=1)
+        float, about("minimum probability of a candidate token, as a share of the likeliest one's", least=0, most=1)
     ] = 0.1,
     noise_step: Annotated[int, about("diffusion step of the noised image", least=0, most=STEPS - 1)] = 500,
     sample: Annotated[
-        bool, about("sample at temperature 1 as VCD does; false takes the highest score, our extension")
+        bool, about("sample at temperature 1, as VCD does; false: take the highest score, our extension")
     ] = True,
-    seed: Annotated[int, about("seed of noise and sampling; each question has generators of its own", least=0)] = 0,
+    seed: Annotated[int, about("seed of noise and sampling; each question has its own generators", least=0)] = 0,
 ) -> list[str]:
-    """The answers of one batch of questions, none of which depends on the batch. Defaults are VCD's scripts'.
+    """Answer one batch of questions, independently of the batch. The defaults are from VCD's scripts.
 
-    Image and noised image are two rows of one batch, so that both have their cache, and one pass asks both.
+    Image and noised image are two rows of one batch, so each has its cache, and one pass serves both.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Paper, section 3.1: rejected images, whose key regions are destroyed."""
+"""Paper, section 3.1: rejected images with corrupted key regions."""
 
 from mfpo.calls import make_callable
 

@@ -1,4 +1,4 @@
-"""How a shard is made: its rows through the steps, on the threads of one machine; every row is accounted for."""
+"""Make a shard: run its rows through the steps, on the threads of one machine; every row is accounted for."""
 
 import time
 from collections import defaultdict, deque
@@ -55,14 +55,14 @@ class Engine(Protocol):
     def __call__(
         self, shards: Iterator[Shard], source: Source, settings: BuildSettings, segmenter: Segmenter | None
     ) -> Iterator[tuple[Path, Note]]:
-        """Write the file of each shard, and give its path with the note that it leaves."""
+        """Write the file of each shard, and yield its path with its note."""
         ...
 
 
 class Threads:
-    """The engine of one machine: `workers` threads read, destroy and encode; the calling one searches regions.
+    """The engine of one machine: `workers` threads read, corrupt and encode; the calling one searches regions.
 
-    Decoding, noise and encoding leave Python's lock, so that threads are enough and the segmenter is in memory once.
+    Decoding, noise and encoding release the GIL, so threads suffice and the segmenter is in memory once.
     """
 
     def __init__(self, workers: int) -> None:

@@ -23,8 +23,8 @@ _MOST_MENTIONS = 2000
 def rank_keywords(text: str, settings: KeywordSettings, *, against: str = "") -> list[Keyword]:
     """The `settings.top_k` best keywords of `text`, best first; fewer where it names fewer things, none if it has none.
 
-    Of two phrases for one thing ("dining table", "table") the better one stands for both. Things that the text
-    `against` names too are left out, unless it names them all. Raises RecordError when one of the texts names more than
+    Of two phrases for one thing ("dining table", "table") only the better one is returned. Things that the text
+    `against` also names are omitted, unless it names them all. Raises RecordError when one of the texts names more than
     2,000 things, repetitions included.
 
     >>> best = rank_keywords("A black cat sits on a mat. The cat eyes a mouse.", KeywordSettings(top_k=2))

@@ -1,4 +1,4 @@
-"""How well a segmenter maps keywords to regions, measured by COCO's masks; the paper judged it by hand."""
+"""How well a segmenter maps keywords to regions, measured against COCO's masks; the paper judged it by hand."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Paper 3.1: diffusion noise that destroys pixels of the original m, and the shapes that it has."""
+"""Paper 3.1: diffusion noise that corrupts pixels of the original m, and its shapes."""
 
 import math
 
@@ -15,7 +15,7 @@ def betas(schedule: Schedule) -> NDArray[np.float64]:
     """The variance that each of the 1000 diffusion steps adds, (1000,).
 
     `sigmoid` is VCD's schedule, which the hallucination literature copies; `linear` is DDPM's (Ho et al. 2020);
-    `cosine` is that of Nichol and Dhariwal 2021.
+    `cosine` is Nichol and Dhariwal's (2021).
     """
     match schedule:
         case "sigmoid":

@@ -1,4 +1,4 @@
-"""What the finished shards of a build leave behind, so that a killed run can go on, and their summary at the end."""
+"""The notes of finished shards, from which a killed build resumes, and their summary at the end."""
 
 import json
 import re
@@ -50,7 +50,7 @@ class Written(TypedDict):
 
 
 class Note(TypedDict):
-    """What a finished shard leaves for the summary and for a resumed run."""
+    """A finished shard's data for the summary and for a resumed run."""
 
     read: int
     written: list[Written]
@@ -59,7 +59,7 @@ class Note(TypedDict):
 
 
 def note_path(shard: Path) -> Path:
-    """Where the note of a shard lies; a shard that has one is whole."""
+    """The path of a shard's note; a shard with a note is complete."""
     return shard.with_suffix(".json")
 
 
@@ -115,7 +115,7 @@ def _first_of_each_id(shard: Path, note: Note, taken: set[str]) -> Note:
     """The note without the records whose id is `taken`, or that of an earlier one; the shard is rewritten without.
 
     Only here, where all shards are there, is it sure whose id it is: a row without a record takes none, and the shards
-    before may have been made at the same time. The file of the note stays, so that a run killed here comes to the same.
+    before may have been made at the same time. The note's file stays, so that a run killed here ends the same.
     """
     rows = sorted([*note["written"], *note["set_aside"]], key=lambda row: row["row"])
     faults = {row["row"]: row["reason"] for row in note["set_aside"]}

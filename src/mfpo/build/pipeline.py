@@ -31,9 +31,9 @@ def build(
     engine: Engine | None = None,
     progress: Progress = iter,
 ) -> datasets.Dataset:
-    """Write the records of `source` with rejected images to the folder `out`, and open them; as `build_into`.
+    """Write the records of `source` with rejected images to the folder `out`, and open the dataset; see `build_into`.
 
-    `source` may also be what `open_source` takes: a path, or a dataset in memory with preference columns.
+    `source` may also be an argument of `open_source`: a path, or a dataset in memory with preference columns.
     """
     if isinstance(source, str | Path | datasets.Dataset):
         source = open_source(source)
@@ -52,11 +52,11 @@ def build_into(
 ) -> Summary:
     """Write the records of `source` with rejected images to the folder `out`; docs/build.md names its files.
 
-    A row that cannot be a record goes to `rejected_rows.jsonl` with its reason. A killed run goes on where it stopped
-    when it is started again with the same source, segmenter (by their `provenance`) and settings, and ends with the
-    same shards; with others it is refused. `engine` is `Threads(1)` if not given, or `RayData`; it changes nothing but
+    An invalid row goes to `rejected_rows.jsonl` with its reason. Calling it again with the same
+    source, segmenter (by their `provenance`) and settings resumes a killed run and produces the same
+    shards; with others it is refused. `engine` is `Threads(1)` by default, or `RayData`; it affects only
     the time.
-    Raises MfpoError when `out` exists, when the corruption needs a segmenter and has none, or when no row can be used.
+    Raises MfpoError when `out` exists, when the corruption needs a segmenter and has none, or when no row is usable.
     """
     if settings.needs_regions and segmenter is None:
         raise MfpoError(f"corruption {settings.corruption} needs regions; {CHOICES}")

@@ -24,7 +24,7 @@ def preview(record: SourceRecord, regions: list[Region], settings: BuildSettings
     """The first image of `record`, and its rejected image at t = 0, 100, ..., 900, 999, each with its t and abar_t.
 
     Each is what `mfpo build` writes for this record with that `noise_step`; `regions` are those that were found in it.
-    Raises SettingError when the corruption is one without noise, RecordError when an image or a mask is broken.
+    Raises SettingError when the corruption has no noise, RecordError when an image or a mask is broken.
     """
     if settings.corruption not in ("region", "global", "random"):
         raise SettingError(

@@ -20,17 +20,15 @@ _PIPELINES = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_we
 class KeywordSettings(Settings):
     """The graph's free parameters. The paper gives none of their values.
 
-    `phi`, `decay` and `secondary` are set so that the best keyword is mostly an object that is seen in the image
+    `phi`, `decay` and `secondary` are set so that the best keyword is usually an object visible in the image
     (figures: docs/keywords.md).
     """
 
-    top_k: int = setting(3, "how many keywords of an answer are looked for in the image (K)", least=1)
-    tagger: str = setting("textblob", "finds the nouns: textblob, a spaCy pipeline's name, or auto for the best there")
-    phi: float = setting(0.25, "how fast the bond of two phrases falls with their distance in words (phi)", least=0)
-    vectors: str | None = setting(None, "meanings for gamma: model=MODEL, sentence=SENTENCE_TRANSFORMER, or null")
-    gamma: float = setting(
-        0.1, "weight of similar meaning against closeness; no effect without vectors (gamma)", least=0
-    )
+    top_k: int = setting(3, "keywords of an answer to look for in the image (K)", least=1)
+    tagger: str = setting("textblob", "finds the nouns: textblob, a spaCy pipeline, or auto for the best installed")
+    phi: float = setting(0.25, "how fast two phrases' link weakens with distance in words (phi)", least=0)
+    vectors: str | None = setting(None, "vectors for gamma: model=MODEL, sentence=SENTENCE_TRANSFORMER, or null")
+    gamma: float = setting(0.1, "weight of meaning against proximity; no effect without vectors (gamma)", least=0)
     alpha: float = setting(
         1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)", least=0
     )
@@ -50,28 +48,24 @@ class KeywordSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings(Settings):
-    """What counts as a region, and how sure a model must be of it."""
+    """Size and confidence limits of a region."""
 
     # Less than a patch hardly reaches the vision tower; nearly all would be global noise under another name.
     smallest_region: float = setting(
-        1 / 576, "share of the image below which a mask is no region; a patch of LLaVA's", least=0, most=1
+        1 / 576, "minimum share of the image for a region; default: one LLaVA patch", least=0, most=1
     )
-    largest_region: float = setting(0.8, "share of the image above which a mask is no region", least=0, most=1)
+    largest_region: float = setting(0.8, "maximum share of the image for a region", least=0, most=1)
     box_threshold: float | None = setting(
         None,
-        "score above which a box counts; without it 0.3 for Grounding DINO, 0.1 for OWLv2, 0.5 for SAM 3",
+        "minimum score of a box; null: 0.3 for Grounding DINO, 0.1 for OWLv2, 0.5 for SAM 3",
         least=0,
         most=1,
     )
     text_threshold: float = setting(
-        0.25, "score above which a box of Grounding DINO's belongs to a keyword", least=0, most=1
+        0.25, "minimum score for a Grounding DINO box to belong to a keyword", least=0, most=1
     )
-    mask_threshold: float = setting(
-        0.5, "probability above which a pixel belongs to a mask of a model's", least=0, most=1
-    )
-    region_batch: int = setting(
-        8, "images, or pairs of an image and a keyword, that a segmenter's model takes at once", least=1
-    )
+    mask_threshold: float = setting(0.5, "minimum probability for a pixel to belong to a model's mask", least=0, most=1)
+    region_batch: int = setting(8, "images, or pairs of image and keyword, per forward pass of the segmenter", least=1)
 
     def faults(self) -> list[str]:
         smallest, largest = self.smallest_region, self.largest_region
@@ -81,22 +75,20 @@ class RegionSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
-    """What `build` can be told: the general settings below, and those of a corruption of one's own."""
+    """Settings of `build`: the general ones below, and the corruption's own."""
 
     choice = "corruption"
 
-    differing: bool = setting(
-        False, "take as keywords what the rejected answer does not name, if there is such a thing"
-    )
+    differing: bool = setting(False, "use only keywords that the rejected answer does not name, if there are any")
     corruption: str = setting("region", "how the rejected image is made: region (paper), global, random, crop, ...")
     schedule: Schedule = setting("sigmoid", "noise schedule: sigmoid (VCD's), linear (DDPM's) or cosine")
     noise_step: int = setting(
         500, "diffusion step of the noise; 500 of 1000 is the paper's best (Figure 8)", least=0, most=STEPS - 1
     )
-    mask_dilate: int = setting(0, "pixels by which regions grow to each side before they are destroyed", least=0)
-    image_format: Literal["webp", "png"] = setting("webp", "how rejected images are stored, both without loss")
-    seed: int = setting(0, "seed of the noise; each record draws from the seed and its own id", least=0)
-    shard_size: int = setting(256, "source rows a shard; a killed run goes on after its last whole shard", least=1)
+    mask_dilate: int = setting(0, "pixels by which regions are dilated on each side before corruption", least=0)
+    image_format: Literal["webp", "png"] = setting("webp", "lossless format of rejected images")
+    seed: int = setting(0, "seed of the noise, combined with each record's id", least=0)
+    shard_size: int = setting(256, "source rows per shard; a killed run resumes after its last complete shard", least=1)
 
     @classmethod
     def choices(cls) -> Iterable[str]:
@@ -121,16 +113,16 @@ class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandSettings(BuildSettings):
-    """What `mfpo build` takes as KEY=VALUE: the settings of the build, and those of `open_source`."""
+    """KEY=VALUE settings of `mfpo build`: those of the build, and those of `open_source`."""
 
-    split: str | None = setting(None, "split of the source to read, where it has several; null is train")
-    subset: str | None = setting(None, "subset (configuration) of the source to read, where it has several")
+    split: str | None = setting(None, "split of the source to read, if it has several; null: train")
+    subset: str | None = setting(None, "subset (configuration) of the source to read, if it has several")
 
 
 def resolve_tagger(name: str) -> str:
     """The tagger that the setting `tagger` means here: `textblob`, or the name of an installed spaCy pipeline.
 
-    `auto` is the best English pipeline that is installed, else TextBlob. Raises SettingError for one that is not there.
+    `auto` is the best installed English pipeline, else TextBlob. Raises SettingError if the pipeline is not installed.
     """
     if name == "textblob":
         return name

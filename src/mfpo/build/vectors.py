@@ -29,7 +29,7 @@ _KEPT = 20_000
 
 @lru_cache
 def open_vectors(choice: str | None) -> Vectors | None:
-    """What the setting `vectors` names: None for null, else a function from phrases to their vectors.
+    """Open the setting `vectors`: None for null, else a function from phrases to their vectors.
 
     `model=MODEL` takes the input embeddings of a model, `sentence=MODEL` a sentence-transformers model; MODEL is a
     folder or the hub's owner/name. Raises SettingError for any other choice or a missing extra, MfpoError for a model
@@ -49,7 +49,7 @@ def open_vectors(choice: str | None) -> Vectors | None:
 
 
 def vectors_state(choice: str | None) -> dict[str, list[int]]:
-    """The files of the model that the setting `vectors` names, by which a killed build knows that it is the same."""
+    """The states of the files of the model in the setting `vectors`, which identify it when a killed build resumes."""
     return file_states(find_model(choice.partition("=")[2]).iterdir()) if choice else {}
 
 
@@ -129,7 +129,7 @@ def _sentence_vectors(folder: Path) -> Vectors:
         raise MfpoError(f"{folder}: no sentence-transformers model there (no modules.json)")
     pickled = [path for path in folder.rglob("*.bin") if not path.with_name("model.safetensors").is_file()]
     if pickled:
-        raise MfpoError(f"{pickled[0]}: no model.safetensors beside it; nothing else is loaded")
+        raise MfpoError(f"{pickled[0]}: no model.safetensors next to it; only safetensors are loaded")
     try:
         with quiet():
             model = SentenceTransformer(str(folder), device=str(device()), trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""The commands, a file each: nothing but parsing and calls."""
+"""The commands, one file each: only parsing and calls."""
 
 import errno
 import logging

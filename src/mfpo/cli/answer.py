@@ -15,12 +15,12 @@ from mfpo.settings import read_settings
 
 def answer(
     questions: Annotated[Path, typer.Argument(help="JSONL or JSON of LLaVA, POPE, AMBER or MMHal-Bench.")],
-    model: Annotated[str, typer.Option(help="As in `train`; with --endpoint the name that the endpoint knows.")],
+    model: Annotated[str, typer.Option(help="As in `train`; with --endpoint, the endpoint's name for the model.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible endpoint to ask.")] = None,
     engine: Annotated[str | None, typer.Option(help="transformers (the default) or vllm, for a local model.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the endpoint what failed again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask failed questions again.")] = False,
     decode: Annotated[str | None, typer.Option(help="greedy (the default), vcd or opera.")] = None,
     batch_size: Annotated[int | None, typer.Option(hidden=True)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -28,7 +28,7 @@ def answer(
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Ask a model questions about images. Exit status 3 says that questions failed at the endpoint.
+    """Ask a model questions about images. Exits with status 3 if questions failed at the endpoint.
 
     Example: mfpo answer questions.jsonl --model runs/mfpo/model --images photos --out answers.jsonl max_new_tokens=64
     """

@@ -1,4 +1,4 @@
-"""The command `mfpo build`: nothing but parsing, calls and what is said at the end."""
+"""The command `mfpo build`: only parsing, calls and the closing report."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,30 +19,31 @@ from mfpo.sources import SOURCES, open_source
 
 def build(
     source: Annotated[
-        str, typer.Argument(help="Parquet, JSONL or JSON file, folder of them, name on the hub, or `picturebook:N`.")
+        str, typer.Argument(help="Parquet, JSONL or JSON file, folder of them, name on the Hub, or `picturebook:N`.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder to write (a picture with --preview).")] = None,
-    format: Annotated[str | None, typer.Option(help="As in docs/sources.md; found out otherwise.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (an image file with --preview).")] = None,
+    format: Annotated[str | None, typer.Option(help="One of docs/sources.md; detected by default.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")] = None,
     regions: Annotated[
         str, typer.Option(help="dataset, coco=FILE, grounded-sam, sam3, clipseg or lisa=MODEL; docs/regions.md.")
     ] = "dataset",
     corruption: Annotated[str | None, typer.Option(hidden=True)] = None,
     seed: Annotated[int | None, typer.Option(hidden=True)] = None,
-    workers: Annotated[int, typer.Option(help="Threads, or actors that search regions with --engine ray.")] = 1,
-    engine: Annotated[str, typer.Option(help="local or ray (a cluster that RAY_ADDRESS names).")] = "local",
+    workers: Annotated[int, typer.Option(help="Threads, or segmenter actors with --engine ray.")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray (the cluster at RAY_ADDRESS).")] = "local",
     check_regions: Annotated[
-        Path | None, typer.Option(help="COCO instances to judge the regions by; builds nothing.")
+        Path | None, typer.Option(help="COCO instances to check the regions against; builds nothing.")
     ] = None,
     preview: Annotated[
-        str | None, typer.Option(help="Id of a record to show at rising noise, in --out FILE.png; builds nothing.")
+        str | None,
+        typer.Option(help="Id of a record to draw at rising noise, in --out FILE.png; builds nothing."),
     ] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Build image preferences (paper, 3.1): find what the chosen answer names in the image and corrupt just that.
+    """Build image preferences (paper, 3.1): find what the chosen answer mentions and corrupt only that.
 
-    Exit status 3 says that rows were set aside; the others are written.
+    Exits with status 3 if rows were set aside; the others are written.
 
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos corruption=region
     """
@@ -58,7 +59,7 @@ def build(
 
 
 def _read_settings(regions: str, config: Path | None, overrides: list[str], **given: Any) -> Any:
-    """The settings, with those that a segmenter of the user's own brings."""
+    """The settings, including those of the user's own segmenter."""
     check_choice(regions)
     name = regions.partition("=")[0]
     settings = CommandSettings if name in OUR_SEGMENTERS else with_options(CommandSettings, SEGMENTERS[name])
@@ -74,7 +75,7 @@ def _check_arguments(
     out: Path | None,
     preview: str | None,
 ) -> None:
-    """Raises MfpoError when a file, folder or format that is named is not there, or the output is."""
+    """Raises MfpoError if a named file, folder or format is missing, or the output exists."""
     if not (Path(source).exists() or is_hub_name(source) or source.startswith("picturebook:")):
         raise MfpoError(f"{source}: no such file; give an existing .jsonl, .json or .parquet file, or a folder of them")
     if images is not None and not images.is_dir():
@@ -96,11 +97,11 @@ def _check_arguments(
 
 
 def _open_rows(source: str, format: str | None, images: Path | None, settings: Any, *, is_shared: bool) -> Any:
-    """The source that the command line names; absolute if it `is_shared` with workers that stand in other folders."""
+    """The source that the command line names; absolute if it `is_shared` with workers in other folders."""
     name, colon, count = source.partition(":")
     if name == "picturebook" and colon:
         if not count.isdecimal() or int(count) == 0:
-            raise MfpoError(f"{source}: {brief(count)} is no number of records; write picturebook:600")
+            raise MfpoError(f"{source}: {brief(count)} is not a number of records; write picturebook:600")
         if settings.split or settings.subset:
             raise SettingError(
                 "split and subset choose files of a dataset, and the picture book has none; leave them out"
@@ -115,7 +116,7 @@ def _open_rows(source: str, format: str | None, images: Path | None, settings: A
 
 
 def _build(rows: Any, out: Path, settings: Any, regions: str, engine: str, workers: int) -> None:
-    """Build, and say what was written and what was set aside; the latter ends the command with a status of its own."""
+    """Build, and report what was written and set aside; rows set aside give an exit status of their own."""
     from mfpo.build.pipeline import build_into
 
     segmenter: Any = None
@@ -138,7 +139,7 @@ def _build(rows: Any, out: Path, settings: Any, regions: str, engine: str, worke
 
 
 def _report(out: Path, summary: Any) -> None:
-    """Say what was written and what was set aside; the latter ends the command with a status of its own."""
+    """Report what was written and set aside; rows set aside give an exit status of their own."""
     console.print(f"{out}: {summary['written']} records, {summary['fallback']} of them without a region")
     if summary["left_out"]:
         console.print(

@@ -1,4 +1,4 @@
-"""What the commands share: the terminal, the bar that counts rows, and the arguments that several take."""
+"""What commands share: the terminal, the progress bar, and common arguments."""
 
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
@@ -17,15 +17,15 @@ ROWS_SET_ASIDE = 3
 
 Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `mfpo rank`.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
-Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the hub, or `picturebook`.")]
+Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the Hub, or `picturebook`.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings STAGE` lists them.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings COMMAND` lists them.")
 ]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings; KEY=VALUE goes before it.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; KEY=VALUE overrides it.")]
 
 
 def counted(rows: Iterable[T], text: str) -> Iterator[T]:
-    """The rows behind a bar that counts them, also where nobody knows how many there are."""
+    """Yield the rows behind a progress bar, whether or not their number is known."""
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         yield from progress.track(rows, total=len(rows) if isinstance(rows, Sized) else None)

@@ -1,4 +1,4 @@
-"""The commands of `mfpo eval`: one for each benchmark that is registered, `compare` and `truth`."""
+"""The commands of `mfpo eval`: one per registered benchmark, `compare` and `truth`."""
 
 import difflib
 import inspect
@@ -42,7 +42,7 @@ class _Benchmarks(TyperGroup):
 eval_app = typer.Typer(cls=_Benchmarks, help="Score answers by a benchmark.", no_args_is_help=True)
 
 Json = Annotated[Path | None, typer.Option("--json", callback=check_file, help="File to write every figure to.")]
-Annotations = Annotated[Path | None, typer.Option(help="What scores the answers: a file or a folder.")]
+Annotations = Annotated[Path | None, typer.Option(help="The benchmark's annotations: a file or a folder.")]
 # Scripts out there have these flags.
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", hidden=True)]
 OldFile = Annotated[Path | None, typer.Option(hidden=True)]
@@ -89,8 +89,8 @@ def _command(name: str) -> Any:
 @eval_app.command("compare")
 def eval_compare(
     a: Annotated[Path, typer.Argument(help="Answers of one model.")],
-    b: Annotated[Path, typer.Argument(help="Answers of another to the same questions.")],
-    benchmark: Annotated[str, typer.Option(help="The name of its command, such as chair or mmhal.")],
+    b: Annotated[Path, typer.Argument(help="Another model's answers to the same questions.")],
+    benchmark: Annotated[str, typer.Option(help="Name of the benchmark, such as chair or mmhal.")],
     overrides: Overrides = None,
     annotations: Annotations = None,
     judge: Annotated[str | None, typer.Option(help="The judge, as the endpoint calls it.")] = None,
@@ -100,9 +100,9 @@ def eval_compare(
     questions: OldFile = None,
     synonyms: OldFile = None,
 ) -> None:
-    """Whether a gain is real: paired differences with 95 % intervals, by bootstrap over questions.
+    """Test whether a gain is real: paired differences with 95 % intervals, by bootstrap over questions.
 
-    The settings are those of the benchmark's own command; a judge's verdicts that it has kept are taken up.
+    Takes the settings of the benchmark's own command; cached verdicts of a judge are reused.
 
     Example: mfpo eval compare base.jsonl mfpo.jsonl --benchmark chair --annotations instances.json
     """
@@ -127,8 +127,8 @@ def eval_compare(
 
 @eval_app.command("truth")
 def eval_truth(
-    instances: Annotated[list[Path], typer.Option(help="COCO instances JSON; may be given again.")],
-    captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be given again.")],
+    instances: Annotated[list[Path], typer.Option(help="COCO instances JSON; may be repeated.")],
+    captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be repeated.")],
     out: Annotated[Path, typer.Option(callback=check_file, help="Compact file to write, such as truth.jsonl.gz.")],
 ) -> None:
     """Join COCO's instances and reference captions into CHAIR's ground truth.
@@ -151,7 +151,7 @@ def _settings(
     allow_missing: bool | None = None,
     **files: Path | None,
 ) -> dict[str, Any]:
-    """What `score` is told besides answers and annotations: the settings that are given, and the judge if there is one.
+    """The arguments of `score` besides answers and annotations: the settings, and the judge if there is one.
 
     Raises SettingError as `from_mapping`.
     """

@@ -12,7 +12,7 @@ book_app = typer.Typer(help="The picture book: drawn scenes and the tiny LLaVA t
 
 @book_app.command("pretrain")
 def picturebook_pretrain(out: Out, config: Config = None, overrides: Overrides = None) -> None:
-    """Make the shipped weights again from a seed; about half an hour on two cores.
+    """Retrain the shipped weights from a seed; takes about half an hour on two cores.
 
     Example: mfpo picturebook pretrain --out runs/picturebook seed=0
     """
@@ -29,7 +29,7 @@ def picturebook_draw(
     seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
     split: Annotated[str, typer.Option(help="heldout or validation.")] = "heldout",
 ) -> None:
-    """Draw held-out scenes with their truth and questions, to score a model on.
+    """Draw held-out scenes with ground truth and questions, to evaluate a model.
 
     Example: mfpo picturebook draw --count 500 --out data/heldout
     """

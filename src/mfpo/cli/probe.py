@@ -1,4 +1,4 @@
-"""The commands of `mfpo probe`: nothing but parsing, calls and tables."""
+"""The commands of `mfpo probe`: only parsing, calls and tables."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +17,13 @@ probe_app = typer.Typer(help="See what a model looks at (paper, Figures 1 and 2)
 
 Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build`, with regions.")]
 Models = Annotated[
-    list[str], typer.Option("--model", help="Folder of a model or adapter, or `picturebook`; may be given again.")
+    list[str], typer.Option("--model", help="Folder of a model or adapter, or `picturebook`; may be repeated.")
 ]
 
 
 @probe_app.command("distortion")
 def probe_distortion(data: Data, model: Models, out: Out, config: Config = None, overrides: Overrides = None) -> None:
-    """What noise in the image does to the answers: the share that stays the same, the drop of log p(y_w).
+    """Measure how image noise changes answers: the share of unchanged answers, the drop in log p(y_w).
 
     Exit status 3 says that records were set aside, such as those without a region.
 
@@ -43,9 +43,9 @@ def probe_distortion(data: Data, model: Models, out: Out, config: Config = None,
 
 @probe_app.command("attention")
 def probe_attention(data: Data, model: Models, out: Out, config: Config = None, overrides: Overrides = None) -> None:
-    """How much of their attention an answer's words for an object give to the object in the image, by layer.
+    """Measure how much attention the answer's object words pay to the object in the image, by layer.
 
-    For models of LLaVA-1.5's kind. Exit status 3 says that records were set aside, such as those without a region.
+    For models like LLaVA-1.5. Exits with status 3 if records were set aside, such as those without a region.
 
     Example: mfpo probe attention data/built --model picturebook --model runs/mfpo/model --out probes/attention
     """
@@ -71,7 +71,7 @@ def probe_rewards(
     out: Out,
     config: Config = None,
 ) -> None:
-    """Text and image margins over training, and their balance.
+    """Plot text and image margins over training, and their balance.
 
     Example: mfpo probe rewards runs/dpo runs/mfpo --out probes/rewards window=5
     """
@@ -91,7 +91,7 @@ def probe_rewards(
 
 
 def _models(data: Path, names: list[str]) -> dict[str, Path]:
-    """The folders of models, by the names they were given by, and that there is a dataset to show them."""
+    """The models' folders by the names given; also checks that the dataset exists."""
     if len(set(names)) < len(names):
         raise SettingError("a model is given twice; name each once")
     check_shards(data)
@@ -103,7 +103,7 @@ def _figure(figure: Any, digits: int) -> str:
 
 
 def _finish(shown: Table, out: Path, cases: Any) -> None:
-    """Say what was found and what was set aside; the latter ends the command with a status of its own."""
+    """Report what was found and set aside; records set aside give an exit status of their own."""
     console.print(shown)
     console.print(f"{len(cases.rows)} records; 95 % intervals; open {out / 'report.html'}")
     if cases.set_aside:

@@ -1,4 +1,4 @@
-"""The commands `mfpo inspect` and `mfpo report`: pages to look at."""
+"""The commands `mfpo inspect` and `mfpo report`: HTML pages."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from mfpo.cli.console import Data, console
 
 
 def inspect(data: Data) -> None:
-    """Write one page that shows what was built: images, regions, rejected images, answers with their keywords.
+    """Write a page that shows a dataset: images, regions, rejected images, answers with their keywords.
 
     Example: mfpo inspect data/photos
     """

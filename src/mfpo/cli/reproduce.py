@@ -1,4 +1,4 @@
-"""The command `mfpo reproduce`: nothing but parsing, calls and tables."""
+"""The command `mfpo reproduce`: only parsing, calls and tables."""
 
 import difflib
 import shlex
@@ -19,16 +19,16 @@ _VALIDATION_SEED = 90
 
 def reproduce(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(help="table1, figure2, ..., all, or rates; a wrong one lists them.")],
-    out: Annotated[Path, typer.Option(help="Folder of trainings, scores and pages; goes on with what is there.")],
+    names: Annotated[list[str], typer.Argument(help="table1, figure2, ..., all, or rates; a wrong name lists all.")],
+    out: Annotated[Path, typer.Option(help="Folder for models, scores and pages; existing results are reused.")],
     seeds: Annotated[int, typer.Option(help="Seeds of pairs, trainings and scored scenes.", min=1, max=90)] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of them.", min=0, max=89)] = 0,
-    scenes: Annotated[int, typer.Option(help="Scenes of the picture book to score on, for each seed.", min=10)] = 1_000,
-    pairs: Annotated[int, typer.Option(help="Pairs of the picture book to train on.", min=6)] = 600,
+    scenes: Annotated[int, typer.Option(help="Picture-book scenes to score on, per seed.", min=10)] = 1_000,
+    pairs: Annotated[int, typer.Option(help="Picture-book pairs to train on.", min=6)] = 600,
     scale: Annotated[str, typer.Option(help="picturebook, or paper with --config.")] = "picturebook",
-    config: Annotated[Path | None, typer.Option(help="YAML that names a real model, its data, benchmarks.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with a real model, its data and benchmarks.")] = None,
 ) -> None:
-    """Make tables and figures of the paper, its numbers beside ours, as pages in OUT/pages/html.
+    """Reproduce tables and figures of the paper, its numbers next to ours, as pages in OUT/pages/html.
 
     Example: mfpo reproduce table4 table8 --seeds 3 --out runs/study
     """
@@ -60,7 +60,7 @@ def reproduce(
 
 
 def _check_names(names: list[str]) -> None:
-    """Raises SettingError with the nearest name for the first that there is not."""
+    """Raises SettingError for the first unknown name, with the nearest known one."""
     for name in names:
         if name not in ("all", *NAMES):
             near = difflib.get_close_matches(name, NAMES, n=1)
@@ -69,28 +69,28 @@ def _check_names(names: list[str]) -> None:
 
 
 def _check_options(given: set[str], names: list[str], out: Path, end: int, scale: str, config: Path | None) -> None:
-    """Raises SettingError for options that do not go together; seeds are below `end`."""
+    """Raises SettingError for options that exclude each other; seeds are below `end`."""
     if set(names) == {"rates"} and {"--seeds", "--first-seed"} & given:
         raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
     if out.exists() and not out.is_dir():
         raise SettingError(f"--out {out} is a file; give a folder")
     if scale == "paper" and {"--scenes", "--pairs"} & given:
-        raise SettingError("--scenes and --pairs are of the picture book; the paper's scale has those of its files")
+        raise SettingError("--scenes and --pairs are for the picture book; the paper's scale uses those of its files")
     if end > _VALIDATION_SEED:
         raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
     if scale not in ("picturebook", "paper") or (scale == "paper") != (config is not None):
         raise SettingError("--scale is picturebook, without --config, or paper, with it")
     if scale == "paper" and "rates" in names:
-        raise SettingError("rates are of the picture book; leave out --scale paper")
+        raise SettingError("rates exist only for the picture book; leave out --scale paper")
 
 
 def _kind(name: str) -> str:
-    """What decides the scenes of an experiment: rates have their own."""
+    """The kind of scenes of an experiment: rates have their own."""
     return "rates" if name == "rates" else "tables"
 
 
 def _options(context: typer.Context, experiment: str = "") -> list[str]:
-    """The options that were given and matter to the experiment, for the command that its page shows."""
+    """The given options that affect the experiment, for the command shown on its page."""
     unused = {"names"} | ({"seeds", "first_seed"} if experiment == "rates" else set())
     words = []
     for option in context.command.params:
@@ -102,7 +102,7 @@ def _options(context: typer.Context, experiment: str = "") -> list[str]:
 
 
 def _real_settings(config: Path) -> Any:
-    """What the file says, once it and the files that it names are known to be there."""
+    """The settings in the file, after checking that it and the files that it names exist."""
     check_readable(config)
     from mfpo.study.real_settings import RealSettings, check_paths
 
@@ -112,7 +112,7 @@ def _real_settings(config: Path) -> Any:
 
 
 def _scale(settings: Any, out: Path, scenes: int, pairs: int, kind: str) -> Any:
-    """The picture book, half as many of whose validation scenes are for the rates, or what a file names."""
+    """The picture book (with half as many validation scenes for the rates), or the scale of a file."""
     if settings is not None:
         from mfpo.study.real import RealScale
 

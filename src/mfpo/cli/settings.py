@@ -39,7 +39,7 @@ _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
 
 
 def show_settings(
-    name: Annotated[str | None, typer.Argument(help="Whose settings; without a name, what has some.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Command, decoder or benchmark; none lists all.")] = None,
 ) -> None:
     """List the settings that a command, a decoder or a benchmark takes as KEY=VALUE, with their defaults.
 
@@ -66,7 +66,7 @@ def show_settings(
     function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)
     _show_fields(fields(with_options(Settings, function)))
     if "judge" in inspect.signature(function).parameters:
-        console.print("and those of its judge: `mfpo settings judge`")
+        console.print("and its judge's: `mfpo settings judge`")
 
 
 def _show_fields(shown: Iterable["Field[Any]"]) -> None:

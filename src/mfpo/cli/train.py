@@ -18,11 +18,11 @@ def train(
     data: Data,
     model: Model,
     out: Out,
-    method: Annotated[str | None, typer.Option(help=f"{', '.join(OBJECTIVES)}, or one of your own")] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(OBJECTIVES)}, or your own")] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train by preference (paper, 3.2 and 3.3). `mfpo settings train` lists every KEY=VALUE.
+    """Train on preferences (paper, 3.2 and 3.3). `mfpo settings train` lists every KEY=VALUE.
 
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
@@ -43,7 +43,7 @@ def merge(
     ],
     out: Out,
 ) -> None:
-    """Merge an adapter, that of a run or another, into its base model.
+    """Merge a run's adapter, or any other, into its base model.
 
     Example: mfpo merge runs/mfpo --out models/llava-mfpo
     """

@@ -1,4 +1,4 @@
-"""What a model answered: JSONL or JSON files as this package, LLaVA, AMBER and CHAIR write them."""
+"""A model's answers: JSONL or JSON files as written by this package, LLaVA, AMBER and CHAIR."""
 
 import re
 from collections import Counter
@@ -72,9 +72,9 @@ def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TE
 
 
 def without_thoughts(text: str) -> str:
-    """What a model says, without its thoughts, which are between `<think>` and `</think>`, or such tags.
+    """An answer without the model's reasoning, which is between `<think>` and `</think>`, or similar tags.
 
-    Where only the end is marked, the model's template began them; where only the beginning is, they were cut off.
+    If only the end tag is present, the model's template opened it; if only the start tag, the reasoning was truncated.
 
     >>> [without_thoughts(text) for text in ("<think>A dog?</think> Yes.", "A dog?</think> Yes.", "<think>A dog?")]
     ['Yes.', 'Yes.', '']

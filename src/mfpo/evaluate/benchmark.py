@@ -22,8 +22,8 @@ AllowMissing = Annotated[bool, about("count what is missing or failed instead of
 class Result:
     """What a benchmark measured.
 
-    `tallies` are what its figures are made of, by name ("popular.f1"); `facts` are counts and whatever else its JSON
-    says of all answers, `details` what it says of each; `left_out` names the questions that are in no tally.
+    `tallies` hold the counts behind its figures, by name ("popular.f1"); `facts` are counts and other JSON
+    entries about all answers, `details` those about each; `left_out` lists the questions that are in no tally.
     """
 
     tallies: Mapping[str, "Tally"]
@@ -80,8 +80,8 @@ ASKED_FREELY: set[str] = set()
 def benchmark(name: str, *, asked_freely: bool = False) -> Callable[[F], F]:
     """Register a function as `mfpo eval NAME`, and for `score` and `compare`.
 
-    It takes answers and annotations, each a path or what stands in the file, and gives a `Result`. Its keyword
-    arguments that carry `about` are its settings, KEY=VALUE on the command line; with a parameter `judge` it is given
+    It takes answers and annotations, each a path or the file's contents, and returns a `Result`. Its keyword
+    arguments annotated with `about` are its settings, KEY=VALUE on the command line; a parameter `judge` receives
     a `Judge`, or None if that is its default. `mfpo eval NAME --help` shows its docstring, up to a paragraph that
     begins with "Example:".
     """
@@ -100,9 +100,9 @@ def score(
 ) -> Any:
     """The `Result` of a benchmark: of its own class where it has one.
 
-    `answers` and `annotations` are paths, or what stands in the files; a judge's verdicts are kept beside the file of
-    the answers. Raises SettingError for an unknown name, a wrong setting, or when annotations or a judge are needed or
-    not taken, and MfpoError as the benchmark does.
+    `answers` and `annotations` are paths, or the files' contents; a judge's verdicts are cached next to the
+    answer file. Raises SettingError for an unknown name, a wrong setting, or missing or unexpected annotations
+    or judge, and MfpoError as the benchmark does.
     """
     answers, annotations = (Path(data) if isinstance(data, str) else data for data in (answers, annotations))
     function = BENCHMARKS[name]
@@ -114,7 +114,7 @@ def score(
         raise SettingError(f"benchmark {name} takes no judge; leave out --judge")
     if judge:
         if not isinstance(answers, Path):
-            raise SettingError("verdicts are kept beside the file of the answers; give its path, not the answers")
+            raise SettingError("verdicts are cached next to the answer file; give its path, not the answers")
         from mfpo.evaluate.judge import Judge
 
         options["judge"] = Judge(judge, answers.with_name(answers.name + ".verdicts.jsonl"))

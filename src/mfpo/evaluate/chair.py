@@ -115,7 +115,7 @@ def _scores(
     unknown = [(answer.image_id or _name(answer))[:80] for answer in answers if (answer.image_id or "") not in found]
     if unknown and not (allow_missing and len(unknown) < len(answers)):
         raise MfpoError(
-            f"{len(unknown)} of {len(answers)} captions are of images without annotations: {some(unknown)}; "
+            f"{len(unknown)} of {len(answers)} captions have images without annotations: {some(unknown)}; "
             "give the annotations of these images, or score the others with allow_missing=true"
         )
     return tuple(

@@ -1,4 +1,4 @@
-"""Whether a gain is real: two models' answers to one benchmark, question by question."""
+"""Test whether a gain is real: two models' answers to one benchmark, question by question."""
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence

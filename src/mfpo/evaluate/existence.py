@@ -74,9 +74,9 @@ def existence(
     allow_missing: AllowMissing = False,
     name: str = "these questions",
 ) -> PlainResult:
-    """Existence questions, read more carefully than POPE's script does.
+    """Existence questions, with more tolerant reading of answers than POPE's script.
 
-    The annotations are the questions with their label, yes or no; without them, the answers must bring it.
+    The annotations are the questions with their label, yes or no; without them, the answers must have it.
 
     Example: mfpo eval existence answers.jsonl --annotations coco_pope_random.json --json existence.json
 

@@ -27,9 +27,9 @@ def share(sums: Array) -> Array:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a figure is made of: the counts of each unit (a question or an image, by id), and the figure of their sums.
+    """The counts behind a figure: those of each unit (a question or an image, by id), and the statistic of their sums.
 
-    The units are what the bootstrap draws; every unit has as many counts as `statistic` takes, (..., counts) -> (...).
+    The bootstrap resamples units; every unit has as many counts as `statistic` takes, (..., counts) -> (...).
 
     >>> figure_of(Tally({"q1": (1, 2), "q2": (2, 2)}))
     Figure(value=75.0, low=50.0, high=100.0, n=2)

@@ -1,6 +1,6 @@
 """A language model as the judge, behind any OpenAI-compatible endpoint.
 
-Every verdict is kept, so that a rerun costs nothing.
+Every verdict is cached, so that a rerun costs nothing.
 """
 
 import hashlib
@@ -212,7 +212,7 @@ def read_template(path: Path, names: tuple[str, ...]) -> Template:
     except OSError as error:
         raise MfpoError(f"{path}: cannot be read ({error.strerror or error}); give an existing file") from None
     except UnicodeDecodeError as error:
-        raise MfpoError(f"{path}: is no UTF-8 text ({error.reason}); save it as UTF-8") from None
+        raise MfpoError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except MfpoError as error:
         raise MfpoError(f"{path}: {error}") from None
 
@@ -251,9 +251,9 @@ def _read_cache(file: IO[bytes], path: Path) -> defaultdict[str, list[str]]:
             row = json.loads(line)
             replies[str(row["key"])].append(str(row["reply"]))
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise MfpoError(f"{path}, line {number}: is no verdict that mfpo kept; give another file") from None
+            raise MfpoError(f"{path}, line {number}: is not a verdict cached by mfpo; give another file") from None
     # Only what a verdict begins with is taken away, in case that this is another file.
     if broken_off[: len(_START)] != _START[: len(broken_off)]:
-        raise MfpoError(f"{path}, line {len(lines) + 1}: is no verdict that mfpo kept; give another file")
+        raise MfpoError(f"{path}, line {len(lines) + 1}: is not a verdict cached by mfpo; give another file")
     file.truncate(file.tell() - len(broken_off))
     return replies

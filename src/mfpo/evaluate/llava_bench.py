@@ -1,4 +1,4 @@
-"""LLaVA-Bench (COCO): 90 questions, each answer scored beside GPT-4's own by a judge (Liu et al. 2023, section 5.1).
+"""LLaVA-Bench (COCO): 90 questions, each answer scored against GPT-4's by a judge (Liu et al. 2023, section 5.1).
 
 The figure is the model's mean score in percent of the reference's. The judge sees captions and boxes, not the image.
 """
@@ -118,11 +118,11 @@ def llava_bench(
     annotations: Path | LlavaData,
     *,
     judge: Judge,
-    official: Annotated[bool, about("ask in one order only, as the official script")] = False,
+    official: Annotated[bool, about("ask in one order only, like the official script")] = False,
     system: Annotated[Path | None, about("text of the judge's system message; docs/judges.md")] = None,
     allow_missing: AllowMissing = False,
 ) -> LlavaBench:
-    """LLaVA-Bench (COCO): a judge's score beside that of GPT-4's answer, in both orders (Liu et al. 2023).
+    """LLaVA-Bench (COCO): a judge scores each answer against GPT-4's, in both orders (Liu et al. 2023).
 
     The annotations are its folder.
 
@@ -217,7 +217,7 @@ def load_llava_bench(folder: Path) -> LlavaData:
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise MfpoError(
-            f"{folder}: its files are not those of LLaVA-Bench, or not of one version ({repr(error)[:80]})"
+            f"{folder}: its files are not LLaVA-Bench's, or are from different versions ({repr(error)[:80]})"
         ) from None
     strange = sorted({question.category for question in data.questions.values()}.difference(CATEGORIES))
     if strange:

@@ -99,22 +99,22 @@ def object_halbench(
     annotations: Path | Mapping[str, frozenset[str]],
     *,
     judge: Judge | None = None,
-    extract: Annotated[Literal["judge", "rules"] | None, about("who names the objects; null is any judge")] = None,
-    questions: Annotated[Path | None, about("the benchmark's questions; null is whatever the answers say")] = None,
-    synonyms: Annotated[Path | None, about("the official table of refined synonyms; null is our own")] = None,
+    extract: Annotated[Literal["judge", "rules"] | None, about("who finds objects; null: a judge if any")] = None,
+    questions: Annotated[Path | None, about("the benchmark's questions; null: the answers' own prompts")] = None,
+    synonyms: Annotated[Path | None, about("the official table of refined synonyms; null: our own")] = None,
     template: Annotated[Path | None, about("text of the judge's prompt; docs/judges.md")] = None,
     tagger: Annotated[str | None, about("finds nouns in a judge's lists: textblob, or a spaCy pipeline")] = None,
     allow_missing: AllowMissing = False,
 ) -> ObjectHalBench:
-    """Object HalBench: CHAIR on 300 images, the objects named by a judge or by rules (Yu et al. 2024).
+    """Object HalBench: CHAIR on 300 images, objects found by a judge or by rules (Yu et al. 2024).
 
     The annotations are CHAIR's truth, as for `mfpo eval chair`.
 
     Example: mfpo eval object-halbench answers.jsonl --annotations truth.jsonl.gz synonyms=synonyms_refine.txt
 
-    Without the questions, each annotated image may be described, and the judge is told the answers' own prompts. Raises
+    Without the questions, each annotated image may be described, and the judge sees the answers' own prompts. Raises
     MfpoError when images are unknown or double, when an answer is to another question, when answers are missing
-    (`allow_missing` counts them instead), and when the judge fails for good.
+    (`allow_missing` counts them instead), and when the judge fails permanently.
     """
     _check_judge(judge, extract, template, tagger)
     from mfpo.evaluate.object_terms import load_table  # and with it textblob, which takes seconds
@@ -269,7 +269,7 @@ def _by_image(
     unknown = [image for image in given if image not in truth]
     if unknown:
         raise MfpoError(
-            f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give those of COCO 2014"
+            f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give COCO 2014's"
         )
     return given
 

@@ -53,10 +53,10 @@ def pope(
     *,
     allow_missing: AllowMissing = False,
 ) -> Pope:
-    """POPE by its three splits (Li et al. 2023).
+    """POPE in its three splits (Li et al. 2023).
 
-    The answers are a file a split, its name in the file's; their folder; or one file of all. The annotations are the
-    folder of POPE's question files.
+    The answers are one file per split, with the split in its name, their folder, or a single file. The annotations are
+    the folder of POPE's question files.
 
     Example: mfpo eval pope answers/ --annotations pope --json pope.json
 

@@ -1,4 +1,4 @@
-"""How a judge is asked."""
+"""The settings of a judge."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from mfpo.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings(Settings):
-    """Which model judges, where it is asked, and how patiently."""
+    """The judge model, its endpoint, and retries."""
 
-    model: str = setting("", "name of the judge at the endpoint, as --judge gives it; must be given")
-    endpoint: str = setting(OPENAI, "address of an OpenAI-compatible API, mostly ending in /v1")
-    concurrency: int = setting(8, "questions to the judge at a time", least=1)
-    timeout: float = setting(120.0, "seconds without a byte after which a request is given up and repeated", above=0)
-    retries: int = setting(6, "repetitions after 429, 5xx, a timeout or a cut connection, with growing pauses", least=0)
-    attempts: int = setting(3, "times that the judge is asked before its verdict counts as unreadable", least=1)
+    model: str = setting("", "the endpoint's name for the judge, as --judge; required")
+    endpoint: str = setting(OPENAI, "URL of an OpenAI-compatible API, usually ending in /v1")
+    concurrency: int = setting(8, "simultaneous requests to the judge", least=1)
+    timeout: float = setting(120.0, "seconds without a byte before a request is repeated", above=0)
+    retries: int = setting(6, "retries after 429, 5xx, a timeout or a dropped connection, with growing pauses", least=0)
+    attempts: int = setting(3, "requests before a verdict counts as unreadable", least=1)
     max_tokens: int | None = setting(
-        None, "longest verdict; null is the benchmark's own, reasoning models need more", least=1
+        None, "longest verdict; null: the benchmark's default; reasoning models need more", least=1
     )
     send_temperature: bool = setting(True, "send the benchmark's temperature; some reasoning models refuse any")
     prompt_price: float | None = setting(None, "price of a million prompt tokens")

@@ -1,4 +1,4 @@
-"""What a processor makes of a prompt beside its tokens, and how that of several rows becomes one batch.
+"""A processor's outputs besides the tokens, and how to join those of several rows into a batch.
 
 Looked up once for each processor, in what it makes of a prompt, of the prompt twice, and of the prompt answered.
 """

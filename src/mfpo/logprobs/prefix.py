@@ -77,7 +77,7 @@ def shares_prefix(model: Any) -> bool:
     elif getattr(text, "sliding_window", None) is not None:
         reason = "its language model has a sliding window"
     elif text._attn_implementation not in ("sdpa", BY_DOCUMENT, "flex_attention"):
-        reason = f"attention {text._attn_implementation!r} takes no such mask; load the model with 'sdpa'"
+        reason = f"attention {text._attn_implementation!r} does not support this mask; load the model with 'sdpa'"
     else:
         return True
     _log(f"prompts run once for each answer, which is slower: {reason}")

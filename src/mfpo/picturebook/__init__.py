@@ -1,4 +1,4 @@
-"""The picture book: drawn scenes whose objects are known exactly, and a tiny LLaVA that was trained on them.
+"""The picture book: drawn scenes with exactly known objects, and a tiny LLaVA trained on them.
 
 It is a source, a segmenter and a model for `mfpo demo`, the tests and the docs; the rest of the package does not know
 it.
@@ -13,7 +13,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model as commands name it: `picturebook` is in the package, for others see `find_model`.
+    """The folder of a model given on the command line: `picturebook` is in the package, for others see `find_model`.
 
     Raises MfpoError as `check_model_files`.
     """

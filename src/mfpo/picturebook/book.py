@@ -1,4 +1,4 @@
-"""A folder of scenes with their truth and their questions, to score a model on."""
+"""A folder of scenes with ground truth and questions, to evaluate a model."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Which scenes are for what: those of different uses never meet."""
+"""Assigns scenes to uses; different uses never share scenes."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What is said about a scene: captions that may follow the prior, and existence questions."""
+"""Texts about a scene: captions that may follow the prior, and existence questions."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How much a model's answer rests on the image: what destroying the key regions costs it."""
+"""How much a model's answer depends on the image: the effect of corrupting the key regions."""
 
 from typing import Any
 

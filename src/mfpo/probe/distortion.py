@@ -1,4 +1,4 @@
-"""Whether a model's answers rest on the image: what happens to them as noise destroys it (paper, Figure 1)."""
+"""Whether a model's answers depend on the image: how they change under noise (paper, Figure 1)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ _DROP = "log p(y_w | m, t) - log p(y_w | noised m, t), mean over the records, wi
 
 @dataclass(frozen=True)
 class Distortion:
-    """What noise at `step` does to the answers of a model.
+    """The effect of noise at `step` on a model's answers.
 
     `same` is the share of its greedy answers, in percent, that are word for word those on the clean image; `drop` the
     mean of log p(y_w | m, t) - log p(y_w | noised m, t), in nats.

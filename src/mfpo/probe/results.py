@@ -1,4 +1,4 @@
-"""What a probe of a dataset writes: every figure as JSON, and a page with a line for each model."""
+"""A dataset probe's outputs: all figures as JSON, and a page with a line per model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -17,9 +17,9 @@ class DistortionSettings(Settings):
 
     steps: tuple[int, ...] = setting((0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999), "noise steps, 0 to 999")
     schedule: Schedule = setting("sigmoid", "noise schedule: sigmoid, linear or cosine")
-    seed: int = setting(0, "seed of the noise, which is one draw a record", least=0)
-    max_new_tokens: int = setting(128, "tokens of the longest answer", least=1)
-    batch_size: int = setting(32, "records at a time", least=1)
+    seed: int = setting(0, "seed of the noise, one draw per record", least=0)
+    max_new_tokens: int = setting(128, "maximum tokens per answer", least=1)
+    batch_size: int = setting(32, "records per batch", least=1)
     max_length: int = setting(2048, "tokens of prompt and answer; records with more are set aside", least=1)
     limit: int | None = setting(None, _LIMIT, least=1)
 
@@ -34,9 +34,9 @@ class DistortionSettings(Settings):
 class AttentionSettings(Settings):
     """The settings of `mfpo probe attention`."""
 
-    at: At = setting("word", "whose attention: word, of the word's tokens; before, of those that predict them")
+    at: At = setting("word", "attention of the word's tokens (word), or of those that predict them (before)")
     limit: int | None = setting(None, _LIMIT, least=1)
-    drawn: int = setting(6, "records that are drawn on the page", least=0)
+    drawn: int = setting(6, "records to draw on the page", least=0)
     max_length: int = setting(2048, "tokens of prompt and answer; records with more are set aside", least=1)
 
 
@@ -44,4 +44,4 @@ class AttentionSettings(Settings):
 class RewardsSettings(Settings):
     """The settings of `mfpo probe rewards`."""
 
-    window: int = setting(5, "lines of metrics.jsonl that a smoothed value is the mean of", least=1)
+    window: int = setting(5, "lines of metrics.jsonl to average for smoothing", least=1)

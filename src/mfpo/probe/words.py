@@ -78,7 +78,7 @@ def find_words(processor: Any, case: Case, *, at: At, max_length: int) -> tuple[
 def token_spans(tokenizer: Any, prompt_text: str, text: str, ids: list[int]) -> list[tuple[int, int]]:
     """The characters of an answer's `text`, from start to end, that each of its tokens `ids` stands for."""
     if not tokenizer.is_fast:
-        raise MfpoError("the model's tokenizer does not say which characters its tokens stand for; give a fast one")
+        raise MfpoError("the model's tokenizer does not say which characters its tokens stand for; use a fast one")
     # As `encode` does: the answer's tokens as they follow the prompt, or alone.
     for before in (prompt_text, ""):
         encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)

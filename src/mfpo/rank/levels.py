@@ -9,12 +9,12 @@ LEVELS = ("easy", "medium", "hard")
 
 
 def level_names(count: int) -> list[str]:
-    """Three are easy, medium and hard, any other number level-1, level-2, ..."""
+    """Three levels are easy, medium and hard; any other number are level-1, level-2, ..."""
     return list(LEVELS) if count == len(LEVELS) else [f"level-{number + 1}" for number in range(count)]
 
 
 def cut_levels(entropies: Sequence[float], ids: Sequence[str], count: int = len(LEVELS)) -> list[str]:
-    """The level of each record: sorted by entropy, equal ones by id, and cut into `count` equal parts.
+    """The level of each record: sorted by entropy, ties by id, and split into `count` equal parts.
 
     >>> cut_levels([3.0, 1.0, 2.0], ["a", "b", "c"])
     ['hard', 'easy', 'medium']

@@ -66,7 +66,7 @@ def rank_into(
     """Write the ranked records to the new folder `out`, and return its summary.
 
     Shards keep their names, rows their order, images their bytes. The summary counts records and cut answers, and
-    gives each level's records and mean entropy in nats. A killed run goes on behind the last whole shard.
+    gives each level's records and mean entropy in nats. A killed run resumes after the last complete shard.
     """
     dataset = read_dataset(data, needs=TEXT_COLUMNS)
     if isinstance(model, Path):
@@ -100,7 +100,7 @@ def rank_into(
 def _provenance(
     data: Path | datasets.Dataset, model: Any, processor: Any, settings: RankSettings, nli_model: Path | None
 ) -> dict[str, Any]:
-    """What a killed run must have in common with this one: names of folders, and the content of all files."""
+    """What must match to resume a killed run: names of folders, and the content of all files."""
     made_by: dict[str, Any] = {"command": "rank", "settings": asdict(settings)}
     if isinstance(data, Path):
         made_by |= {"data": str(data), "data_files": fingerprint(data, "*.parquet")}

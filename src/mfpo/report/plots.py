@@ -91,7 +91,7 @@ def plot(
 ) -> Markup:
     """Lines by name, each with the look of `looks`, or of `looks_of` the names.
 
-    `label` is read to who cannot see the plot. `limits` are those of the y axis; a thin line is drawn at `reference`;
+    `label` is for screen readers. `limits` are those of the y axis; a thin line is drawn at `reference`;
     `wide` is for a plot without another beside; `stages` are lines of metrics.jsonl, whose stages are named and
     parted; `log_x` has a logarithmic x axis with a tick at each x.
     """

@@ -43,7 +43,7 @@ Logs = Mapping[str, Sequence[Mapping[str, Any]]]
 def write_report(run: Path) -> Path:
     """Write `report.html` into the folder of a training run or of the demo, and return its path.
 
-    What the folder does not hold is left out.
+    Sections without a file are omitted.
     Raises MfpoError when it holds neither metrics.jsonl nor results.json, or when one of them cannot be read.
     """
     # The demo calls this while its folder still has the name that whole_folder gave it.

@@ -92,7 +92,7 @@ def open_samples(folder: Path) -> datasets.Dataset:
 
 
 def evenly(count: int, limit: int) -> list[int]:
-    """At most `limit` indices below `count` at even distances, so that nobody picks what looks best.
+    """At most `limit` evenly spaced indices below `count`, so that nobody picks the best-looking ones.
 
     >>> evenly(10, 4)
     [0, 2, 5, 7]

@@ -1,4 +1,4 @@
-"""Where preference data comes from: one file a public format, each giving the same records."""
+"""Sources of preference data: one file per public format, all producing the same records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Source(Protocol):
     """What `record["source"]["dataset"]` says."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The raw rows in order, cheap to read; a row that cannot be read is one that `record` refuses."""
+        """The raw rows in order, cheap to read; `record` refuses an unreadable row."""
         ...
 
     def id(self, row: dict[str, Any], number: int) -> str:
@@ -66,12 +66,12 @@ def open_source(
     """The preference data at a path (a Parquet, JSONL or JSON file, a folder of either, or a dataset `owner/name`), or
     in a dataset in memory.
 
-    `format` is one of SOURCES, or found out from the columns. `images` is the folder that image paths are relative to;
+    `format` is one of SOURCES, or detected from the columns. `images` is the folder that image paths are relative to;
     without it, that of the file, or for a dataset in memory the working directory. Of a folder or `owner/name` only
     `split` is read, by default train, and of several subsets (configurations) only `subset`, by default the one that is
     called or marked default.
-    Raises MfpoError when the file is missing or empty, when there is no such split or subset, when the columns are
-    those of no format, or when the format brings no images and `images` is not given.
+    Raises MfpoError when the file is missing or empty, when there is no such split or subset, when the columns
+    match no format, or when the format has no images and `images` is not given.
     """
     images = None if images is None else Path(images)
     if format is not None:
@@ -97,7 +97,7 @@ def open_source(
         raise MfpoError(f"{folder}: no such folder; give the image folder with --images")
     kind = _find_kind(str(files[0]), columns_of(files[0]), format)
     if kind.needs_folder and images is None:
-        raise MfpoError(f"{data}: {kind.format} comes without its images; give their folder with --images")
+        raise MfpoError(f"{data}: {kind.format} has no images of its own; give their folder with --images")
     # In the hub's cache a file is a link out of snapshots/REVISION into the dataset's blobs.
     root = place.parents[1] if is_download and images is None else folder
     opened = kind(str(data) if is_download else place.name, files, folder, root)

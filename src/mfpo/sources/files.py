@@ -1,4 +1,4 @@
-"""Rows out of Parquet, JSONL and JSON files, one after the other; from disk, or downloaded from the hub."""
+"""Rows of Parquet, JSONL and JSON files, from disk or downloaded from the Hub."""
 
 import json
 from collections.abc import Iterator, Sequence

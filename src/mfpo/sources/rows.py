@@ -61,7 +61,7 @@ def _message(message: Any, column: str) -> Message:
 def _text(content: Any, column: str) -> str:
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("text") or "", str) for part in content):
-            raise RecordError(f"column {column!r} has a part whose text is no text")
+            raise RecordError(f"column {column!r} has a part whose text is not a string")
         content = " ".join(_part(part, column) for part in content)
     if not isinstance(content, str):
         raise RecordError(f"column {column!r} has a message without content")
@@ -120,7 +120,7 @@ def read_image(image: Any, folder: Path, name: str, root: Path | None = None) ->
         return load_image(folder, image, root)
     path, data = image.get("path") or name, image["bytes"]
     if not is_text(path):
-        raise RecordError(f"image {brief(name)} has a path that is no text")
+        raise RecordError(f"image {brief(name)} has a path that is not a string")
     if isinstance(data, str):  # as JSON must
         data = decode_base64(data, path)
     if not isinstance(data, bytes):

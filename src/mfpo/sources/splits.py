@@ -1,7 +1,7 @@
-"""Which files of a dataset are read: those of one subset and one split, told apart as Hugging Face's `datasets` does.
+"""Choose the files of one subset and one split of a dataset, by the rules of Hugging Face's `datasets`.
 
 The dataset's card, README.md, may list the subsets (`configs` in its front matter), each with the files of its splits.
-Where it lists none, the names of files and folders say the split.
+If it lists none, the names of files and folders determine the split.
 """
 
 import fnmatch
@@ -30,7 +30,7 @@ _PUSHED = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")
 
 
 class Chosen(NamedTuple):
-    """The files to read, and in words what else is there."""
+    """The files to read, and a description of what is skipped."""
 
     files: list[Path]
     left_out: list[str]
@@ -94,7 +94,7 @@ def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Split
         ) from None
     found = {name: splits for name, splits in subsets.items() if splits}
     if not found:
-        raise MfpoError(f"{card}: none of the files that its `configs` lists is there; give the file to read")
+        raise MfpoError(f"{card}: none of the files listed in its `configs` exists; give the file to read")
     only = list(found) if len(found) == 1 else []
     return found, next((name for name in [*marked, "default", *only] if name in found), "")
 
@@ -149,7 +149,7 @@ def _matches(path: str, pattern: str) -> bool:
     [True, False, True, True]
     """
     if re.search(r"\{.*\}", pattern):
-        raise ValueError(f"path {brief(pattern)} has braces, which stand for nothing; list each path")
+        raise ValueError(f"path {brief(pattern)} has braces, which are not supported; list each path")
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     regex = "".join(wild.get(part) or _literal(part) for part in parts)

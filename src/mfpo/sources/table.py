@@ -1,4 +1,4 @@
-"""The source that every format is: rows out of files, one pair of answers a row."""
+"""The base class of every format: rows of files, one pair of answers per row."""
 
 import os
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 class TableSource(ABC):
     """The rows of files or of a dataset in memory, their images embedded or below `folder`; links may lead to `root`.
 
-    In every format a row may have `objects`, the masks that it brings.
+    In every format a row may have its own masks in `objects`.
     """
 
     format: ClassVar[str]

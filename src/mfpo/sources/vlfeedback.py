@@ -57,5 +57,5 @@ def _rating(annotation: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise RecordError(f"{where}: rating {brief(rating)} is no number")
+        raise RecordError(f"{where}: rating {brief(rating)} is not a number")
     return value

@@ -1,4 +1,4 @@
-"""What `mfpo reproduce` knows by name, and the trials that several experiments have."""
+"""The experiments of `mfpo reproduce`, and the trials that they share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How the image loss pulls the weights beside the two other losses: the experiment `image-gradients`."""
+"""The image loss's gradient compared with those of the two other losses: the experiment `image-gradients`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the paper reports (Jiang et al., IJCAI 2025), as far as it is known here.
+"""The paper's reported numbers (Jiang et al., IJCAI 2025), as far as we know them.
 
 The numbers are second-hand: from a public reading note of arXiv:2410.15334v2 (dated 2026-05-21), not from the paper's
 own tables, which were not at hand; a number that the note does not quote is missing here, never guessed. All are for

@@ -1,4 +1,4 @@
-"""What the study's large scale is told: a model, data and benchmarks, as a YAML file names them."""
+"""The settings of the study's large scale: a model, data and benchmarks, from a YAML file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +17,27 @@ _DECIDED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RealSettings(Settings):
-    """What `mfpo reproduce --scale paper --config FILE` reads."""
+    """Settings read by `mfpo reproduce --scale paper --config FILE`."""
 
-    model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or hub name of the base model")
+    model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or Hub name of the base model")
     source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
     ranked_source: str | None = setting(None, "preference data of ranked answers, such as VLFeedback, for Table 9")
-    images: str | None = setting(None, "folder that image paths of the sources start from")
+    images: str | None = setting(None, "folder that the sources' image paths are relative to")
     regions: str = setting("grounded-sam", "segmenter, as for `mfpo build --regions`")
-    held_out: int = setting(100, "last rows of the source, which are not trained on but measured on", least=1)
-    learning_rate: float = setting(5e-6, "of every method, as peers train LoRA on RLHF-V's data", above=0)
-    train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, apart by blanks")
-    batch_size: int = setting(32, "questions at a time", least=1)
+    held_out: int = setting(100, "number of last rows of the source held out for measuring", least=1)
+    learning_rate: float = setting(5e-6, "learning rate of every method, as peers train LoRA on RLHF-V's data", above=0)
+    train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, separated by spaces")
+    batch_size: int = setting(32, "questions per batch", least=1)
     objhal_questions: str | None = setting(None, "Object HalBench's questions")
     objhal_images: str | None = setting(None, "folder of its images")
-    objhal_truth: str | None = setting(None, "CHAIR's truth on them, from `mfpo eval truth`")
+    objhal_truth: str | None = setting(None, "CHAIR's ground truth for them, from `mfpo eval truth`")
     amber: str | None = setting(None, "AMBER's data folder")
     amber_images: str | None = setting(None, "folder of its images")
     mmhal: str | None = setting(None, "MMHal-Bench's template file; needs a judge")
     mmhal_images: str | None = setting(None, "folder of its images")
     llava_bench: str | None = setting(None, "LLaVA-Bench's (COCO) folder, for Table 3; needs a judge")
     llava_bench_images: str | None = setting(None, "folder of its images")
-    judge: str | None = setting(None, "model that judges; Object HalBench goes by rules without one")
+    judge: str | None = setting(None, "judge model; without one, Object HalBench uses rules")
     judge_endpoint: str | None = setting(None, "endpoint of the judge")
 
     def faults(self) -> list[str]:
@@ -77,7 +77,7 @@ def check_paths(settings: RealSettings) -> None:
     ):
         path = getattr(settings, name)
         if path and not Path(path).exists():
-            raise SettingError(f"{name} is {path}, and nothing is there; give an existing file or folder")
+            raise SettingError(f"{name} is {path}, which does not exist; give an existing file or folder")
     if settings.objhal_truth:
         from mfpo.evaluate.truth import load_annotations  # a mistake above is told before it is imported
 

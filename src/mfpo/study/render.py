@@ -1,4 +1,4 @@
-"""What an experiment came to, as a table in the terminal, as Markdown for the docs, and as a page with plots."""
+"""Render an experiment's result as a table for the terminal, as Markdown for the docs, and as a page with plots."""
 
 from collections.abc import Iterable
 from pathlib import Path

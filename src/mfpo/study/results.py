@@ -1,4 +1,4 @@
-"""What an experiment comes to: a table, the paper's numbers beside ours, and whether ours go the paper's way."""
+"""An experiment's result: a table, the paper's numbers next to ours, and whether ours agree with the paper."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim: `gain` is how much better the row is here, with its interval."""
+    """The verdict on a claim: `gain` is how much better the row is here, with its interval."""
 
     claim: Claim
     gain: Estimate
@@ -64,7 +64,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment came to; `notes` are sentences for its page."""
+    """An experiment's result; `notes` are sentences for its page."""
 
     title: str
     table: Table
@@ -95,7 +95,7 @@ def fill(
 
 
 def judge(claims: Sequence[Claim], scores: Mapping[str, Sequence[Scores]]) -> list[Verdict]:
-    """What becomes of the claims by the scores of the rows."""
+    """The verdicts on the claims, from the rows' scores."""
     verdicts = []
     for claim in claims:
         better, worse = scores[claim.better], scores[claim.worse]

@@ -1,4 +1,4 @@
-"""Trials, each trained and scored once: what the tables share is found again, and a killed study goes on."""
+"""Trials, each trained and scored once: tables share them, and a killed study resumes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -152,7 +152,7 @@ def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any
         f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name]
     ]
     if changed:
-        raise SettingError(f"{path} is of other defaults: {'; '.join(changed)}; remove it, or give another --out")
+        raise SettingError(f"{path} has other defaults: {'; '.join(changed)}; remove it, or give another --out")
 
 
 def _short(value: float) -> float | int:

@@ -1,4 +1,4 @@
-"""What a number in the study stands for: preference data, a method with its settings, and a way to decode."""
+"""What a number in the study is measured on: preference data, a method with its settings, and a decoder."""
 
 import hashlib
 import json

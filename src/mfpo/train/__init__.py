@@ -1,4 +1,4 @@
-"""Paper, sections 3.2 and 3.3: training by preference, from easy to hard."""
+"""Paper, sections 3.2 and 3.3: preference training, from easy to hard."""
 
 from mfpo.calls import make_callable
 

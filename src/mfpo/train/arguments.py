@@ -1,4 +1,4 @@
-"""The settings of training in transformers' words."""
+"""Training settings as transformers' TrainingArguments."""
 
 import math
 from pathlib import Path

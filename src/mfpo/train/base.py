@@ -13,7 +13,7 @@ IN_MEMORY = "the model in memory"
 
 
 def check_model(model: Any, processor: Any) -> None:
-    """Raises MfpoError when a model in memory cannot be trained as it is."""
+    """Raises MfpoError when a model in memory cannot be trained."""
     if isinstance(model, PeftModel) or not isinstance(model, PreTrainedModel):
         raise MfpoError(f"the model is a {type(model).__name__}; give a folder, or a model of transformers, merged")
     if processor is None:
@@ -32,7 +32,7 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
 
 
 def title(model: Path | PreTrainedModel) -> str:
-    """What the card calls it: a name, without the folders of this machine."""
+    """The model's name on the card, without this machine's folders."""
     if isinstance(model, Path):
         return model.resolve().name
     return Path(model.name_or_path).name or type(model).__name__

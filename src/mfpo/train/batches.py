@@ -1,4 +1,4 @@
-"""The order in which the records of a training come, and the steps that they make."""
+"""The order of records in training, and the number of steps."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The model card that lies beside a trained model."""
+"""The model card of a trained model."""
 
 import json
 import re

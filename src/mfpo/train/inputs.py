@@ -1,4 +1,4 @@
-"""What the objectives' functions are given, made from a batch: log-ratios, the language-model loss, logits."""
+"""The inputs of the objectives, computed from a batch: log-ratios, the language-model loss, logits."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +15,7 @@ from mfpo.train.objectives import Answer, Answers, LogRatios
 
 
 class Inputs:
-    """The arguments that an objective may ask for, each made when it is asked for, from `batch` of `Pairs.collate`.
+    """The arguments that an objective may request, each computed on request from `batch` of `Pairs.collate`.
 
     `reference` (batch, sequences per record) are the reference's log-probabilities; `frozen` is the reference model, or
     None where it is an adapter's base; `autocast` is the precision that it computes in, as the policy does. `end_ids`

@@ -1,4 +1,4 @@
-"""What is worth watching in preference training, by TRL's names where it has them."""
+"""Metrics of preference training, with TRL's names where they exist."""
 
 from torch import Tensor
 

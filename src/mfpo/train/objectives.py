@@ -1,4 +1,4 @@
-"""What a preference method is: a pure function from a batch's log-ratios or logits to its losses (docs/methods.md).
+"""Preference methods: pure functions from a batch's log-ratios or logits to its losses (docs/methods.md).
 
 A log-ratio is log pi - log ref of an answer, summed over its tokens; a reward is beta times it. The methods themselves
 are in `mfpo.train.methods`, a file each.
@@ -69,14 +69,14 @@ class Objective:
     """A registered method.
 
     `terms` names its losses. `inputs` are the positional arguments of `losses`, which the trainer passes by name:
-    `ratios`, `chosen_nll`, `policy`, `reference`, `end_ids` (`mfpo.train.inputs`), and what `prepare` brings. Its
-    keyword arguments that carry `about`, and those of `weigh`, are settings of training with this method.
+    `ratios`, `chosen_nll`, `policy`, `reference`, `end_ids` (`mfpo.train.inputs`), and the outputs of `prepare`.
+    Its keyword arguments annotated with `about`, and those of `weigh`, are the method's settings.
 
-    `corruption` is the one kind of rejected image that makes the method what it is; `is_staged` says that it trains
-    from easy to hard by default; `weigh` weighs the tokens of the sums that log-ratios are made of. `prepare` is for
-    inputs of one's own: called with the model and the records (`Pairs`), it gives an object whose `collate` makes,
-    of the `Pair`s of a batch, tensors for the model's device; for each input the object has a method that computes it
-    from the model and these tensors.
+    `corruption` is the one kind of rejected image that defines the method; `is_staged` means that it trains
+    from easy to hard by default; `weigh` weights the tokens in the log-ratios' sums. `prepare` is for additional
+    inputs: called with the model and the records (`Pairs`), it returns an object whose `collate` turns the
+    `Pair`s of a batch into tensors for the model's device; for each input the object has a method that computes
+    it from the model and these tensors.
     """
 
     losses: Callable[..., Losses]
@@ -129,7 +129,7 @@ def objective(
 ) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
     """Register a function as `mfpo train --method NAME`; the arguments are those of `Objective`.
 
-    Raises SettingError when the package has a method of that name, or the function asks for what nobody brings.
+    Raises SettingError when the package has a method of that name, or the function requests an unknown input.
     """
 
     def add(function: Callable[..., Losses]) -> Callable[..., Losses]:

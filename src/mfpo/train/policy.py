@@ -1,4 +1,4 @@
-"""The model that is trained: which of its weights move, and in which precision."""
+"""The policy: which of its weights are trainable, and in which precision."""
 
 import re
 from contextlib import AbstractContextManager
@@ -31,7 +31,7 @@ def computes_in_bf16(settings: TrainSettings) -> bool:
 
 
 def precision(settings: TrainSettings) -> AbstractContextManager[Any]:
-    """The context that forward passes beside the training are computed in, as those of the training."""
+    """The precision context for forward passes outside the training loop, the same as in training."""
     return torch.autocast(device().type, torch.bfloat16, enabled=computes_in_bf16(settings))
 
 
@@ -74,7 +74,7 @@ def wanted_attention(settings: TrainSettings) -> str:
 def attention_of(base: Any, settings: TrainSettings) -> str:
     """How the language model attends where prompts are shared: as wanted, or by sdpa where it has no FlexAttention.
 
-    Raises SettingError when the settings ask for FlexAttention in vain.
+    Raises SettingError when the settings ask for FlexAttention and the model does not support it.
     """
     decoder = base.get_decoder()
     text = decoder.config
@@ -82,7 +82,7 @@ def attention_of(base: Any, settings: TrainSettings) -> str:
     if not decoder._supports_flex_attn:
         fault = f"transformers has none for a {text.model_type!r} language model"
     elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:
-        fault = f"that of torch {torch.__version__} knows no mixed precision"
+        fault = f"the one in torch {torch.__version__} has no mixed precision"
     elif (width := getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) < 16:
         fault = f"torch's is for heads of 16 or more on a GPU, and these have {width}"
     if fault and settings.attention == "flex_attention":

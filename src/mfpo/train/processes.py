@@ -14,12 +14,12 @@ from mfpo.models import device
 
 
 def processes() -> PartialState:
-    """Their number, and which of them this one is. Not to be kept: every Trainer makes the state anew."""
+    """The number of processes, and the index of this one. Do not store it: every Trainer creates a new state."""
     return PartialState(cpu=device().type == "cpu")
 
 
 def say(message: str) -> None:
-    """Tell it on stderr, once."""
+    """Print to stderr, from one process only."""
     if processes().is_main_process:
         Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(message)
 
@@ -32,7 +32,7 @@ def as_first_says(value: Any) -> Any:
 
 
 def gathered(found: dict[int, Any]) -> dict[int, Any]:
-    """What each process has found for its own rows, together in all of them."""
+    """Every process's results for its rows, gathered in all processes."""
     if processes().num_processes == 1:
         return found
     return dict(item for items in gather_object([list(found.items())]) for item in items)
@@ -48,7 +48,7 @@ def share(rows: list[int]) -> list[int]:
 def common_folder(out: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     """`whole_folder` for all processes: the first one makes it and renames it once all have left.
 
-    Checkpoints of another run are never removed; raises MfpoError instead.
+    Never removes checkpoints of another run; raises MfpoError instead.
     """
     if processes().is_main_process:
         with whole_folder(out, made_by, anew=False) as folder:

@@ -1,4 +1,4 @@
-"""What a stage leaves behind as it trains, and a killed run goes on from: checkpoints and lines of metrics."""
+"""A stage's checkpoints and lines of metrics, from which a killed run resumes."""
 
 import json
 from dataclasses import dataclass

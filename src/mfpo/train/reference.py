@@ -1,9 +1,9 @@
 """The reference model's log-probabilities, computed once before training and kept on disk.
 
-The model that is going to be trained is its own reference as long as nothing has been trained, so that there never is
-a second model in memory. A run keeps them in its folder. What the untrained model says is also kept beside the
-dataset, `DATA/.reference/KEY.parquet`, for later runs: KEY stands for model, precision and code, and a row of the file
-for one sequence, so that a record that changes costs no more than itself.
+Before training the policy is its own reference, so there is never a second model in memory. A run stores
+the values in its folder. Those of the untrained model are also cached with the dataset, in
+`DATA/.reference/KEY.parquet`, for later runs: KEY identifies model, precision and code, and each row of the file
+is one sequence, so that only changed records are computed again.
 """
 
 import hashlib
@@ -112,8 +112,8 @@ def find_reference(
 ) -> dict[int, list[tuple[float, int]]]:
     """`reference_logps` of all records: read from the file `kept` as far as it has them, computed and added to it.
 
-    The processes share the work. The file is written after every `block` records, which a killed run does not lose; one
-    that cannot be read or written is no hindrance, and stderr is told.
+    The processes share the work. The file is written after every `block` records, which a killed run does not lose; if
+    it cannot be read or written, stderr says so and the run continues.
     """
     known: Known = as_first_says(read_known(kept) if processes().is_main_process else None)
     missing = [row for row, record in enumerate(hashes) if not all(sequence in known for sequence in record)]
@@ -130,7 +130,7 @@ def find_reference(
 
 
 def read_known(path: Path) -> Known:
-    """What a kept file holds; nothing, and stderr is told, where it cannot be read."""
+    """The content of a cache file; if it cannot be read, nothing, with a note on stderr."""
     try:
         columns = pq.read_table(path).to_pydict() if path.exists() else {"sequence": [], "logp": [], "cut_tokens": []}
     except (OSError, pa.ArrowInvalid) as error:

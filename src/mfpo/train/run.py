@@ -41,9 +41,9 @@ def train(
     """Train `model` on the records in `data`, write the run folder `out`, and return the trained model.
 
     `data` is a folder that `mfpo build` or `mfpo rank` wrote, or a dataset with their columns. `model` is a folder, a
-    name on the hub, or a model of transformers in memory, with its `processor`; such a model stays as it is.
+    name on the Hub, or a transformers model in memory, with its `processor`; such a model is not changed.
 
-    Started again after a kill, it goes on from the last checkpoint. Started by `accelerate launch` or `torchrun`, all
+    Called again after a kill, it resumes from the last checkpoint. Under `accelerate launch` or `torchrun`, all
     processes train together and the first one writes. Raises MfpoError before the first step when data, model and
     settings do not fit each other, and at a step whose loss or gradient is not finite.
     """
@@ -61,7 +61,7 @@ def train(
 def run(
     data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, *, processor: Any = None
 ) -> Path:
-    """`train` without loading what it has trained: the run folder."""
+    """Like `train`, but returns the run folder instead of loading the trained model."""
     settings = settings.resolved()
     check_settings(model, settings)
     in_memory = not isinstance(model, Path)

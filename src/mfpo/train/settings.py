@@ -10,7 +10,7 @@ from mfpo.train.objectives import OBJECTIVES
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(ChosenSettings):
-    """What `mfpo train` can be told: the general settings below, and those of the method.
+    """Settings of `mfpo train`: the general ones below, and the method's.
 
     The method's are the keyword arguments of its functions, and for each of its terms a `TERM_weight`.
     """
@@ -19,36 +19,35 @@ class TrainSettings(ChosenSettings):
 
     method: str = setting("mfpo", "preference objective: mfpo (section 3.2) or one of docs/methods.md")
     curriculum: bool | None = setting(None, "train on easy, then medium, then hard (section 3.3); null: mfpo only")
-    reset_reference: bool = setting(False, "each stage's reference is the model that it starts from, not the first one")
-    rerank: bool = setting(
-        False, "rank the records that are left anew before each stage, by the model that it starts from"
-    )
-    keep_stages: bool = setting(False, "keep the models that the earlier stages ended with, in RUN/stages (Figure 5)")
+    reset_reference: bool = setting(False, "use the model at the start of each stage as its reference")
+    rerank: bool = setting(False, "rank the remaining records again before each stage, with the current model")
+    keep_stages: bool = setting(False, "keep the model of every earlier stage in RUN/stages (Figure 5)")
     learning_rate: float | None = setting(
-        None, "peak rate; null: 5e-7 for the whole model, 5e-6 for LoRA, as peers", above=0
+        None, "peak rate; null: 5e-7 for full training, 5e-6 for LoRA, as peers", above=0
     )
     warmup_ratio: float = setting(
-        0.03, "share of a stage's steps in which the rate rises, as RLHF-V; then a cosine", least=0, below=1
+        0.03, "share of a stage's steps for warm-up, as in RLHF-V; then a cosine", least=0, below=1
     )
     epochs: int = setting(3, "passes over the records of each stage; not in the paper, usual for RLHF-V data", least=1)
     batch_size: int = setting(8, "records in one forward pass", least=1)
-    gradient_accumulation: int = setting(1, "forward passes in one step of the optimizer", least=1)
-    lora_rank: int = setting(0, "rank of LoRA adapters; 0 trains the whole model, peers use 128", least=0)
+    gradient_accumulation: int = setting(1, "forward passes per optimizer step", least=1)
+    lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; peers use 128", least=0)
     lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
     quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs a GPU and bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
-    vision_cache: bool = setting(False, "keep the frozen vision tower's features of each image in DATA/.vision")
-    max_length: int = setting(2048, "tokens of prompt, images and answer; an answer's end beyond it is cut", least=1)
+    vision_cache: bool = setting(False, "cache the frozen vision tower's features in DATA/.vision")
+    max_length: int = setting(2048, "maximum tokens of prompt, images and answer; truncates longer answers", least=1)
     seed: int = setting(0, "seed of the order of records and of new adapters", least=0)
     bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
     attention: Literal["sdpa", "flex_attention"] | None = setting(
-        None, "of the language model where prompts are shared; null: flex_attention on a GPU (not yet run), else sdpa"
+        None,
+        "for the language model if prompts are shared; null: flex_attention on a GPU (untested), else sdpa",
     )
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
-    logging_steps: int = setting(10, "steps that a line of metrics.jsonl averages over", least=1)
-    save_steps: int = setting(100, "steps between two checkpoints; a multiple of logging_steps", least=1)
-    report_to: str = setting("none", "tracker that transformers reports to as well, such as tensorboard or wandb")
+    logging_steps: int = setting(10, "steps averaged in each line of metrics.jsonl", least=1)
+    save_steps: int = setting(100, "steps between checkpoints; a multiple of logging_steps", least=1)
+    report_to: str = setting("none", "additional tracker, such as tensorboard or wandb")
 
     @classmethod
     def choices(cls) -> Iterable[str]:
@@ -67,7 +66,7 @@ class TrainSettings(ChosenSettings):
         return super().is_unset(name, value) or bool(is_other_weight and value == 1)
 
     def faults(self) -> list[str]:
-        """What settings say against each other."""
+        """Contradictions between settings."""
         faults = []
         method = OBJECTIVES[self.method]
         if not any(getattr(self, f"{term}_weight", None) != 0 for term in method.terms):
@@ -96,7 +95,7 @@ class TrainSettings(ChosenSettings):
         return {term: getattr(self, f"{term}_weight") for term in OBJECTIVES[self.method].weighted_terms}
 
     def resolved(self) -> "TrainSettings":
-        """The settings with each null replaced by what it stands for, but for `lora_targets` and `attention`."""
+        """The settings with each null replaced by its meaning, except `lora_targets` and `attention`."""
         return replace(
             self,
             curriculum=OBJECTIVES[self.method].is_staged if self.curriculum is None else self.curriculum,

@@ -1,6 +1,6 @@
-"""One stage of a run: a level's part of the training, from what is on disk to what it leaves there.
+"""One stage of a run: training on one level, from files to files.
 
-A stage begins by loading what the stage before has saved, so that a run that was killed goes on as any other.
+A stage starts by loading the previous stage's output, so that a killed run resumes like any other.
 """
 
 import json
@@ -40,7 +40,7 @@ from mfpo.train.vision_cache import keep_features
 
 @dataclass(frozen=True)
 class Run:
-    """What all stages of a run share.
+    """Everything that the stages of a run share.
 
     `model` is the folder of the model that is trained, `model_files` are its hashes; `pairs` are the records of
     `dataset` as the method reads them. `titles` are what the card calls model and data. `cache` is where `.reference`

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with a preference objective in place of its loss, and the metrics of preference training."""
+"""`transformers.Trainer` with a preference objective as its loss, and the metrics of preference training."""
 
 import copy
 import math
@@ -38,11 +38,11 @@ _BETA = 0.1
 class PreferenceTrainer(Trainer):
     """Trains `model` by preference on `train_dataset`, a dataset as `mfpo.train` takes it.
 
-    What moves of the model, and the loss, are the settings'; `args`, where they are given, decide the rest: rate,
-    batches, epochs, seed, precision. All records are one stage: for stages from easy to hard there is `mfpo.train`,
-    whose stages give `Records` and what they have already: `reference`, the log-probabilities of all records of the
-    dataset, (records, sequences per record), and `frozen`, the reference model, where the method reads more of it.
-    Without these the model as it is before the first step is the reference. `write` gets the metrics of each logging
+    The settings choose the trainable weights and the loss; `args`, if given, the rest: learning rate,
+    batches, epochs, seed, precision. All records are one stage: for stages from easy to hard use `mfpo.train`,
+    whose stages pass `Records` and what they already have: `reference`, the log-probabilities of all records of the
+    dataset, (records, sequences per record), and `frozen`, the reference model, if the method reads more of it.
+    Without these the model before the first step is the reference. `write` receives the metrics of each logging
     window and the step, in the first process only.
 
     Raises MfpoError when model, data and settings do not fit each other, before a step would spoil the weights, and
@@ -101,7 +101,7 @@ class PreferenceTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, from a checkpoint if the model has been loaded from it.
 
-        Raises MfpoError for a checkpoint without the reference, which the model of a checkpoint is no more.
+        Raises MfpoError for a checkpoint without the reference, since a checkpoint's model is no longer it.
         """
         if self.reference is None:
             if resume_from_checkpoint:

@@ -1,6 +1,6 @@
 """The frozen vision tower's features of images, kept on disk between epochs and runs.
 
-Each image, or tile of one, is a row of what the tower takes; its features are a file named by the row's hash.
+Each image, or tile of one, is a row of the tower's input; its features are a file named by the row's hash.
 """
 
 import hashlib

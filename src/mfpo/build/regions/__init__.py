@@ -1,4 +1,4 @@
-"""Paper 3.1: where in an image a keyword's object is. One file a segmenter, all behind one protocol."""
+"""Paper 3.1: where in an image a keyword's object is. One file per segmenter, all behind one protocol."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHOICES = f"give --regions dataset (masks that the source brings), {OTHER_CHOICE
 
 @dataclass(frozen=True)
 class Search:
-    """Image number `number` (from 0) of a record, its `pixels` (height, width, 3), and what is looked for in it."""
+    """Image number `number` (from 0) of a record, its `pixels` (height, width, 3), and the keywords to find in it."""
 
     record: SourceRecord
     number: int
@@ -44,7 +44,7 @@ class Segmenter(Protocol):
     """Finds regions. Its `provenance`, if it has one, tells it apart from others (`folders.provenance_of`)."""
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
-        """For each search the regions of the keywords that are seen, best keyword first, or why it is impossible.
+        """For each search, the regions of the keywords found, best keyword first, or the error.
 
         `Region.score` says how sure the segmenter is, from 0 to 1. Raises MfpoError when no image can be searched.
         """
@@ -54,8 +54,8 @@ class Segmenter(Protocol):
 def segmenter(name: str) -> Callable[[Opener], Opener]:
     """Register a function or class as `--regions NAME` or `--regions NAME=WHERE`.
 
-    It is called with `where`, a text that is empty for NAME alone, and the settings, and gives a `Segmenter`. Keyword
-    arguments that carry `mfpo.settings.about` are settings.
+    It is called with `where`, which is empty for NAME alone, and the settings, and returns a `Segmenter`. Keyword
+    arguments annotated with `mfpo.settings.about` are settings.
     """
 
     def add(opener: Opener) -> Opener:

@@ -20,7 +20,7 @@ from mfpo.records import Keyword, Region
 
 @segmenter("coco")
 class CocoRegions:
-    """A COCO instances file. Raises MfpoError when `file` is missing, is none, or has no mask."""
+    """A COCO instances file. Raises MfpoError when `file` is missing, of another kind, or has no mask."""
 
     def __init__(self, file: Path | str, settings: RegionSettings = RegionSettings()) -> None:
         file = Path(file)

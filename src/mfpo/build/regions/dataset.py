@@ -1,4 +1,4 @@
-"""Regions from the masks that the source itself brings, as the picture book does."""
+"""Regions from the source's own masks, such as the picture book's."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class DatasetRegions:
     def __call__(self, searches: Sequence[Search]) -> list[list[Region] | RecordError]:
         """The regions of the keywords by name.
 
-        Raises MfpoError, which ends the run, when the source brings no masks: such a source needs another segmenter.
+        Raises MfpoError, which ends the run, when the source has no masks: it needs another segmenter.
         """
         return [self._search(search) for search in searches]
 
@@ -33,7 +33,7 @@ class DatasetRegions:
         source, objects = search.record["source"], search.record["objects"]
         if objects is None:
             raise MfpoError(
-                f"row {source['row']} of {source['dataset']} brings no object masks; give --regions {OTHER_CHOICES}"
+                f"row {source['row']} of {source['dataset']} has no object masks; give --regions {OTHER_CHOICES}"
             )
         if search.number > 0:
             return []

@@ -303,7 +303,7 @@ def _load_tower(folder: Path, config: dict[str, Any]) -> tuple[Any, CLIPImagePro
         ) from None
     layers = tower.config.num_hidden_layers
     if tower.config.hidden_size != config["mm_hidden_size"] or abs(config["mm_vision_select_layer"]) > layers:
-        raise MfpoError(f"{tower_folder}: another CLIP than that of {folder}, by its mm_hidden_size and layers")
+        raise MfpoError(f"{tower_folder}: not the CLIP of {folder}, by its mm_hidden_size and layers")
     return tower, load_image_processor(CLIPImageProcessorPil, tower_folder)
 
 
@@ -340,5 +340,5 @@ def _load_tokenizer(folder: Path, vocabulary: int) -> Any:
     missing = set(_MARKERS) - tokenizer.get_added_vocab().keys()
     if missing or len(tokenizer) > vocabulary:
         lack = f"lacks {', '.join(sorted(missing))}" if missing else f"has {len(tokenizer)} tokens, LISA {vocabulary}"
-        raise MfpoError(f"{folder}: its tokenizer {lack}; copy LISA's own beside the weights")
+        raise MfpoError(f"{folder}: its tokenizer {lack}; copy LISA's own next to the weights")
     return tokenizer

@@ -34,7 +34,7 @@ def match_regions(
             continue
         sizes = {tuple(mask["size"]) for mask in masks}
         if len(sizes) > 1:
-            raise RecordError(f"the masks of {brief(keyword['text'])} are of different sizes: {sorted(sizes)}")
+            raise RecordError(f"the masks of {brief(keyword['text'])} have different sizes: {sorted(sizes)}")
         union = as_rle(coco_mask.merge(masks))
         if is_region(union, settings):
             regions.append(Region(keyword=keyword["text"], score=1.0, mask=union, image=search.number))

@@ -1,4 +1,4 @@
-"""What all segmenters of transformers' share: loading, precision, batches, and regions out of masks."""
+"""What all transformers segmenters share: loading, precision, batches, and regions out of masks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ _MASK_PIXELS = 2**26
 def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
     """The model in the folder, or of the hub's, `name`, on the GPU if there is one, in evaluation mode; and its folder.
 
-    `kinds` gives the class of transformers' for each model_type that will do.
+    `kinds` maps each supported model_type to its transformers class.
     Raises MfpoError when it is missing, of another kind, not in safetensors, or lacks weights.
     """
     folder = find_model(name)
@@ -53,7 +53,7 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
 
 
 def model_state(folder: Path) -> dict[str, list[int]]:
-    """The files of a model, by which a killed build knows that it is the same."""
+    """The states of a model's files, which identify it when a killed build resumes."""
     return file_states(folder.iterdir())
 
 

@@ -1,1 +1,1 @@
-"""The preference methods, a file each, named in `mfpo.train.objectives` and imported when asked for."""
+"""The preference methods, one file each, named in `mfpo.train.objectives` and imported on first use."""

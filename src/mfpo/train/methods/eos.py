@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def eos(policy: Answers, end_ids: Tensor) -> Losses:
     """Selective EOS supervision (Yue et al. 2024, "Less is more"): a language-model loss on y_w, (batch,).
 
-    Where the label is no end token, the end tokens are out of the softmax, so that going on is never taught at their
-    cost. `end_ids` (ids,) are the tokenizer's end tokens. The mean over the batch is the mean over all its tokens.
+    Where the label is no end token, the softmax excludes the end tokens, so they are never lowered to make the model
+    continue. `end_ids` (ids,) are the tokenizer's end tokens. The mean over the batch is the mean over all its tokens.
     """
     import torch
 

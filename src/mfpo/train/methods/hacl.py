@@ -29,7 +29,7 @@ class Features:
 class Alone:
     """Brings `features`: the images, and each answer, go through `model` alone, without the prompt's text.
 
-    Raises MfpoError for a model whose states cannot be had so.
+    Raises MfpoError for a model that does not support this.
     """
 
     def __init__(self, model: Any, pairs: Pairs) -> None:
