@@ -315,7 +315,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
         command = [sys.executable, benchmark, "--peak-rss-of", str(records)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert peak(20_000) < 1.15 * peak(2_000)
+    assert peak(8_000) < 1.15 * peak(1_000)
 
 
 @pytest.mark.parametrize("corruption", ["blur", "black"])

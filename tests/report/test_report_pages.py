@@ -237,7 +237,7 @@ def test_folder_without_shards_is_an_error(tmp_path):
 
 def test_broken_metrics_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n')
-    with pytest.raises(MfpoError, match=r"metrics\.jsonl, line 2: not valid JSON"):
+    with pytest.raises(MfpoError, match=r"metrics\.jsonl, line 2: is not valid JSON"):
         write_report(tmp_path)
 
 

@@ -7,7 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import Llama4Config, Llama4ForConditionalGeneration
 
+from fixtures.families import qwen3_vl_moe
 from mfpo.errors import SettingError
 from mfpo.models import load_model
 from mfpo.train import policy as policy_module
@@ -107,8 +109,60 @@ def test_adapter_is_saved_with_the_names_of_the_modules_it_is_for(family, tmp_pa
     policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2).resolved(), last=None)
     policy.save_pretrained(tmp_path / "saved")
     found = tensors(tmp_path / "saved" / "adapter_model.safetensors")
-    assert set(found) == {f"base_model.model.{name}.lora_{part}.weight" for name in linear for part in "AB"}
-    assert set(lora_targets(family.model, TrainSettings(lora_rank=2))) == linear
+    experts = [name for name, _ in family.model.named_parameters() if ".experts." in name]
+    # peft puts those of a second weight of a module around the first's.
+    adapted = linear | {name.replace(".down_proj", ".base_layer").replace(".gate_up_proj", "") for name in experts}
+    assert set(found) == {f"base_model.model.{name}.lora_{part}.weight" for name in adapted for part in "AB"}
+    assert set(lora_targets(family.model, TrainSettings(lora_rank=2))) == linear | set(experts)
+
+
+def test_experts_of_a_mixture_are_trained_and_what_is_adapted_is_told(tmp_path, capsys):
+    torch.manual_seed(0)
+    qwen3_vl_moe()[0].save_pretrained(tmp_path / "source")
+    policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2).resolved(), last=None)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "adapters on 2 experts.down_proj, 2 experts.gate_up_proj, 2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj"
+    )
+    ids = torch.arange(20, 40)[None]
+    policy(input_ids=ids).logits.logsumexp(-1).sum().backward()
+    gradients = {name: weight.grad for name, weight in policy.named_parameters() if "experts" in name and "_B" in name}
+    assert len(gradients) == 4
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.1)
+    with torch.no_grad():
+        expected = policy(input_ids=ids).logits
+        with policy.disable_adapter():
+            assert not torch.allclose(policy(input_ids=ids).logits, expected, atol=1e-2)
+        policy.save_pretrained(tmp_path / "saved")
+        merged = load_model(tmp_path / "saved")
+        torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_neither_head_nor_router_gets_an_adapter_unless_it_is_named(capsys):
+    shape = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"num_key_value_heads": 2, "intermediate_size_mlp": 48, "vocab_size": 64, "head_dim": 16, "pad_token_id": 0}
+    vision = {"image_size": 32, "patch_size": 8, "vision_output_dim": 64, "projector_input_dim": 64}
+    config = Llama4Config(
+        vision_config=shape | vision | {"intermediate_size": 256, "projector_output_dim": 64},
+        text_config=shape | text | {"num_local_experts": 4, "interleave_moe_layer_step": 1},
+    )
+    model = Llama4ForConditionalGeneration(config)
+    names = lora_targets(model, TrainSettings(lora_rank=2))
+    kinds = {".".join(name.split(".")[-2:]) for name in names}
+    assert kinds == {f"self_attn.{part}_proj" for part in "qkvo"} | {
+        f"{place}.{part}_proj" for place, parts in EXPERTS.items() for part in parts
+    }
+    router = lora_targets(model, TrainSettings(lora_rank=2, lora_targets=r".*\.router"))
+    assert len(router) == 2
+    make_trainable(
+        model, TrainSettings(lora_rank=2, lora_targets=r".*\.router").resolved(), targets=router, adapter=None
+    )
+    assert capsys.readouterr().err == "adapters on 2 router\n"
+
+
+EXPERTS = {"experts": ("gate_up", "down"), "shared_expert": ("gate", "up", "down")}
 
 
 # What the language model was called before transformers 4.52; the other families are newer or had today's names.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import TrainingArguments
 
 from fixtures.runs import PLAIN, metrics_of
@@ -65,6 +66,65 @@ def test_trainer_of_ones_own_keeps_a_frozen_reference_for_methods_that_read_one(
             trainer.frozen.state_dict().values(), load_model(tiny_llava).state_dict().values(), strict=True
         )
     )
+
+
+class Batchnorm(nn.Module):
+    """In place of a norm over (batch, positions, width), as the towers of FastVLM have."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, states):
+        return self.norm(states.mT).mT
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PLAIN,
+        PLAIN | {"lora_rank": 4},
+        PLAIN | {"method": "halva"},
+        PLAIN | {"train_vision_tower": True},
+        PLAIN | {"gradient_checkpointing": True},
+    ],
+)
+def test_statistics_of_a_batch_change_neither_tower_nor_rewards(settings, tiny_llava, preference_data, tmp_path):
+    model = load_model(tiny_llava)
+    tower = model.get_encoder(modality="image")
+    tower.pre_layrnorm = Batchnorm(tower.config.hidden_size)
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    trainer = open_own(tiny_llava, preference_data, tmp_path, settings, model=model.eval())
+    trainer.train()
+    first = next(line for line in trainer.state.log_history if "rewards/margins" in line)
+    assert [first["rewards/chosen"], first["rewards/rejected"]] == pytest.approx([0, 0], abs=1e-5)
+    moved = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
+    if settings.get("train_vision_tower"):
+        assert "pre_layrnorm.norm.weight" in moved
+        assert not any("running" in name for name in moved)
+    else:
+        assert not moved
+
+
+class Louder(nn.Module):
+    """A layer that does something else while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, states):
+        return states * self.weight * (3 if self.training else 1)
+
+
+def test_model_that_computes_otherwise_in_training_is_refused_at_the_first_step(tiny_llava, preference_data, tmp_path):
+    model = load_model(tiny_llava)
+    model.get_decoder().norm = nn.Sequential(model.get_decoder().norm, Louder())
+    trainer = open_own(tiny_llava, preference_data, tmp_path, PLAIN, model=model.eval())
+    says = r"do not compute the same: .* record 'r\d\d' has a reward of -?\d.*must be 0; a 'llava' model"
+    with pytest.raises(MfpoError, match=says):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_arguments_of_ones_own_decide_over_the_settings(tiny_llava, preference_data, tmp_path):

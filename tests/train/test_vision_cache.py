@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig
 
 from mfpo.errors import SettingError
 from mfpo.logprobs.sequences import collate, token_logps
@@ -42,8 +43,31 @@ def test_kept_features_are_those_of_the_tower_and_computed_once(family, tmp_path
         if weight.grad is not None:
             torch.testing.assert_close(weight.grad, gradients[name], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(token_logps(family.model, batch), expected, rtol=1e-5, atol=1e-5)
-    assert len(rows) == 2, "the third pass has found all"
-    assert sum(rows) == len(list((tmp_path / "kept").iterdir()))
+    assert rows[1] == 2, "the first image twice, to compare"
+    assert len(rows) == 3, "the third pass has found all"
+    assert sum(rows) - 2 == len(list((tmp_path / "kept").iterdir()))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 2)])
+def test_tower_that_packs_images_into_one_row_is_refused_and_nothing_is_kept(rows, tmp_path):
+    """Pixtral's, which a LLaVA may have."""
+    torch.manual_seed(0)
+    tower = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = tower | {"model_type": "llama", "vocab_size": 32}
+    config = LlavaConfig(
+        vision_config=PixtralVisionConfig(**tower, head_dim=16, image_size=64, patch_size=16),
+        text_config=text,
+        image_token_index=3,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    model = LlavaForConditionalGeneration(config).eval().requires_grad_(False)
+    images = {"pixel_values": torch.randn(2, 3, 32, 48)[rows], "image_sizes": torch.tensor([[32, 48]] * 2)[rows]}
+    assert model.get_image_features(**images).pooler_output
+    keep_features(model, tmp_path / "kept")
+    with pytest.raises(SettingError, match="cannot keep features of a 'llava' model with a PixtralVisionModel; leave"):
+        model.get_image_features(**images)
+    assert not (tmp_path / "kept").exists()
 
 
 def test_another_image_has_other_features(make_llava, tmp_path):

@@ -1,6 +1,8 @@
 """The policy: which of its weights are trainable, and in which precision."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,22 @@ from torch import nn
 from torch._C import DispatchKey
 from torch._higher_order_ops.flex_attention import flex_attention
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel, set_seed
 
 from mfpo.adapters import with_adapter
 from mfpo.errors import MfpoError, SettingError
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.models import device, load_model, load_weights
+from mfpo.train.processes import say
 from mfpo.train.settings import TrainSettings
 
 # What projects the images' features into the language model, where it is a part of the vision tower (Qwen-VL).
 _PROJECTORS = ("merger", "deepstack_merger_list")
+
+# What chooses among experts: `mlp.gate`, `feed_forward.router`, `router.proj`, `mlp.shared_expert_gate`.
+_ROUTER = re.compile(r"(^|[._])(gate|router)(\.|$)")
 
 # Of FSDP2 in bfloat16. accelerate's own would also round what comes out of the model, our log-probabilities.
 SHARDED_PRECISION = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -96,10 +104,12 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
     Dropout is switched off, so that policy and reference differ by their weights alone (as TRL does).
     """
     for module in base.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+        # Of attention, whole layers and paths too: `attention_dropout`, `dropout`, `layerdrop`, `drop_prob`.
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
     if not settings.lora_rank:
         if not settings.train_vision_tower:
             tower = _vision_tower(base)
@@ -110,8 +120,38 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
     if adapter is not None:
         return with_adapter(base, adapter, is_trainable=True)
     set_seed(settings.seed)
-    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
-    return get_peft_model(base, config)
+    experts = _experts(base)
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        target_modules=[name for name in targets if name not in experts],
+        target_parameters=[name for name in targets if name in experts] or None,
+    )
+    policy = get_peft_model(base, config)
+    adapted = {*policy.base_model.targeted_module_names, *policy.base_model.targeted_parameter_names}
+    left = set(targets if settings.lora_targets else [*targets, *experts]) - adapted
+    say(f"adapters on {_by_part(adapted)}" + (f"; peft has none for {_by_part(left)}" if left else ""))
+    return policy
+
+
+def _by_part(names: Iterable[str]) -> str:
+    """How many there are of each kind, such as `2 q_proj, 2 experts.down_proj`."""
+    kinds = Counter(re.sub(r".*?((experts\.)?[^.]+)$", r"\1", name) for name in sorted(names))
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def unmoved(model: Any) -> list[nn.Module]:
+    """The modules that stay in evaluation mode while `model` is trained, each without those in it.
+
+    They are those without a weight that moves, and BatchNorm, whose statistics of a batch the reference has not seen.
+    Linear layers do the same in both modes, but in evaluation bitsandbytes packs their 4-bit weights for inference.
+    """
+    moving = {module for module in model.modules() if any(weight.requires_grad for weight in module.parameters())}
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) or not (module in moving or isinstance(module, nn.Linear))
+    ]
 
 
 def _vision_tower(model: Any) -> Any:
@@ -122,18 +162,35 @@ def _vision_tower(model: Any) -> Any:
 
 
 def lora_targets(model: Any, settings: TrainSettings) -> list[str]:
-    """The names of the modules that get an adapter; none without LoRA.
+    """The names of the linear layers, and of the weights of experts, that get an adapter; none without LoRA.
 
-    Raises SettingError when the setting `lora_targets` matches no linear layer.
+    By default those of the language model, but for its head and what chooses among experts. Raises SettingError when
+    the setting `lora_targets` matches nothing.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    pattern = settings.lora_targets
     if not settings.lora_rank:
         return []
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    experts = [name for name, weight in _experts(model).items() if weight.ndim == 3 and weight.is_floating_point()]
+    pattern = settings.lora_targets
     if pattern is None:
         decoder = set(model.get_decoder().modules())
-        return [name for name, module in linear.items() if module in decoder]
-    targets = [name for name in linear if re.fullmatch(pattern, name)]
+        decoder -= {part.get_output_embeddings() for part in model.modules() if isinstance(part, PreTrainedModel)}
+        return [name for name, module in linear.items() if module in decoder and not _ROUTER.search(name)] + experts
+    targets = [name for name in (*linear, *experts) if re.fullmatch(pattern, name)]
     if not targets:
         raise SettingError(f"lora_targets {pattern!r} matches none of the linear layers, such as {list(linear)[-1]!r}")
     return targets
+
+
+def _experts(model: Any) -> dict[str, nn.Parameter]:
+    """The weights of the language model that hold all experts of a layer in one tensor, by their names."""
+    decoder = set(model.get_decoder().modules())
+    return {
+        f"{path}.{name}": weight
+        for path, module in model.named_modules()
+        if module in decoder
+        and not isinstance(module, nn.Linear)
+        and "expert" in f"{path} {type(module).__name__}".lower()
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.ndim > 1 and "bias" not in name
+    }

@@ -109,6 +109,7 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
         train_dataset=Records(run.pairs, rows),
         reference=reference,
         frozen=_open(run, last=None).requires_grad_(False) if reads_reference and not run.settings.lora_rank else None,
+        starts_as_reference=not number or run.settings.reset_reference,
         write=log.write,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

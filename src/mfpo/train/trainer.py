@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from mfpo.errors import MfpoError, SettingError
+from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import writing
 from mfpo.logprobs.pairs import Pair, check_fit
 from mfpo.logprobs.prefix import shares_prefix
@@ -25,14 +25,18 @@ from mfpo.train.batches import Order, Records, steps_per_epoch
 from mfpo.train.data import open_data, open_pairs
 from mfpo.train.inputs import Inputs
 from mfpo.train.metrics import count_tokens, metrics, window_means
-from mfpo.train.objectives import OBJECTIVES, total
-from mfpo.train.policy import SHARDED_PRECISION, lora_targets, make_trainable
+from mfpo.train.objectives import OBJECTIVES, LogRatios, total
+from mfpo.train.policy import SHARDED_PRECISION, lora_targets, make_trainable, unmoved
 from mfpo.train.processes import gathered, share
 from mfpo.train.reference import reference_logps
 from mfpo.train.settings import TrainSettings
 
 # Of the rewards that are shown for methods that have none.
 _BETA = 0.1
+
+# What rounding may move the log p of a token by, in nats, in float32 and below. Both are well above what other batches
+# give, and well below a model that computes something else: logits of 16 to 32 are 0.125 apart in bfloat16.
+_ROUNDING, _ROUNDING_BF16 = 0.01, 0.25
 
 
 class PreferenceTrainer(Trainer):
@@ -42,7 +46,8 @@ class PreferenceTrainer(Trainer):
     batches, epochs, seed, precision. All records are one stage: for stages from easy to hard use `mfpo.train`,
     whose stages pass `Records` and what they already have: `reference`, the log-probabilities of all records of the
     dataset, (records, sequences per record), and `frozen`, the reference model, if the method reads more of it.
-    Without these the model before the first step is the reference. `write` receives the metrics of each logging
+    Without these the model before the first step is the reference; `starts_as_reference` says that it is with them
+    too. `write` receives the metrics of each logging
     window and the step, in the first process only.
 
     Raises MfpoError when model, data and settings do not fit each other, before a step would spoil the weights, and
@@ -59,6 +64,7 @@ class PreferenceTrainer(Trainer):
         train_dataset: datasets.Dataset | Records,
         reference: Tensor | None = None,
         frozen: Any = None,
+        starts_as_reference: bool = False,
         write: Callable[[dict[str, float], int], None] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -89,7 +95,8 @@ class PreferenceTrainer(Trainer):
         self.prepared = self.method.prepare(model, self.pairs) if self.method.prepare else None
         if frozen is None and "reference" in self.method.inputs and not isinstance(model, PeftModel):
             frozen = copy.deepcopy(model).requires_grad_(False).eval()
-        self.frozen = frozen
+        self.frozen, self.starts_as_reference = frozen, starts_as_reference
+        self.unmoved = unmoved(model)
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
@@ -109,7 +116,7 @@ class PreferenceTrainer(Trainer):
                     "a PreferenceTrainer resumes only with the model loaded from the checkpoint and the `reference` of "
                     "the model before; `mfpo.train` resumes a killed run by itself"
                 )
-            self.reference = self._own_reference()
+            self.reference, self.starts_as_reference = self._own_reference(), True
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _own_reference(self) -> Tensor:
@@ -158,8 +165,10 @@ class PreferenceTrainer(Trainer):
         """The part of a batch in the mean loss over the `num_items_in_batch` records of the step.
 
         It is that of all processes together once their gradients are averaged. Raises MfpoError with the records' ids
-        when it is not finite.
+        when it is not finite, or not that of the reference in the first step.
         """
+        for module in self.unmoved:  # The Trainer has put the whole model in training mode.
+            module.training = getattr(module, "gradient_checkpointing", False)  # which works in training mode only
         rows, counts, prepared = inputs.pop("rows"), inputs.pop("counts"), inputs.pop("prepared", None)
         self.rows_of_step += rows.tolist()
         s, method = self.settings, self.method
@@ -177,6 +186,7 @@ class PreferenceTrainer(Trainer):
         arguments = {name: getattr(known, name) for name in method.inputs - brought}
         arguments |= {name: getattr(self.prepared, name)(model, prepared) for name in brought}
         parts = method.losses(**arguments, **options_of(s, method.losses))
+        self._check_first_step(known.ratios, inputs["answer_mask"], rows)
         losses = total(parts, **s.weights())
         if not losses.isfinite().all():
             broken = [row for row, loss in zip(rows.tolist(), losses, strict=True) if not loss.isfinite()]
@@ -187,6 +197,27 @@ class PreferenceTrainer(Trainer):
         for name, amount in (sums | {"records": counts.sum()} | count_tokens(inputs)).items():
             self.window[name] = self.window.get(name, 0.0) + amount
         return losses[counts].sum() * self.accelerator.num_processes / num_items_in_batch
+
+    def _check_first_step(self, ratios: LogRatios, answer_mask: Tensor, rows: Tensor) -> None:
+        """Raises MfpoError when the rewards of the first step, whose model is the reference still, are not 0."""
+        reads_reference = not {"ratios", "reference"}.isdisjoint(self.method.inputs)
+        if self.state.global_step or not self.starts_as_reference or not reads_reference:
+            return
+        is_exact = not (self.args.bf16 or self.args.fp16) and all(
+            weight.dtype == torch.float32 for weight in self.model.parameters()
+        )
+        off = torch.stack([values.detach() for values in vars(ratios).values() if values is not None], dim=1)
+        # Rounding adds up over an answer as a random walk does.
+        allowed = answer_mask.sum(-1).sqrt().view(off.shape) * (_ROUNDING if is_exact else _ROUNDING_BF16)
+        if (off.abs() <= allowed).all():
+            return
+        row, sequence = divmod(int(off.abs().argmax()), off.shape[1])
+        reward = getattr(self.settings, "beta", _BETA) * float(off[row, sequence])
+        raise MfpoError(
+            "policy and reference do not compute the same: before any weight has moved, record "
+            f"{brief(self.pairs.ids[int(rows[row])])} has a reward of {reward:.2g}, which must be 0; a "
+            f"{self.model.config.model_type!r} model that computes otherwise while it is trained cannot be trained here"
+        )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

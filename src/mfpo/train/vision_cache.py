@@ -1,6 +1,7 @@
 """The frozen vision tower's features of images, kept on disk between epochs and runs.
 
-Each image, or tile of one, is a row of the tower's input; its features are a file named by the row's hash.
+Each image, or tile of one, is a row of the tower's input; its features are a file named by the row's hash. None is
+written before the tower has given a row the same features in another batch.
 """
 
 import hashlib
@@ -22,34 +23,65 @@ _FAMILIES = ("idefics3", "llava", "llava_next", "smolvlm")
 def keep_features(model: Any, folder: Path) -> None:
     """Let the model's vision tower read features in `folder`, and keep there those that it has to compute.
 
-    Raises SettingError when the tower is trained or gives more than features of one row each.
+    Raises SettingError when the tower is trained or gives more than features of one row each; the first pass raises it
+    when a row's features depend on the other rows, and nothing is kept.
     """
     tower = model.get_encoder(modality="image")
     if model.config.model_type not in _FAMILIES:
-        raise SettingError(f"vision_cache cannot keep features of a {model.config.model_type!r} model; leave it out")
+        raise _refused(model)
     if any(weight.requires_grad for weight in tower.parameters()):
         raise SettingError("vision_cache keeps what a frozen vision tower computes, but this one is trained")
     forward = tower.forward
     layers = getattr(model.config, "vision_feature_layer", [])
     layers = layers if isinstance(layers, list) else [layers]
 
+    def compute(rows: list[int], by_row: dict[str, Tensor], options: dict[str, Any]) -> list[Tensor]:
+        """The features of some rows, a tensor for each layer that is read."""
+        with torch.no_grad():
+            output = forward(**options | {name: value[rows] for name, value in by_row.items()})
+        return [output.hidden_states[layer] for layer in layers] or [output.last_hidden_state]
+
+    is_compared = False
+
     def encode(pixel_values: Tensor, **options: Any) -> BaseModelOutputWithPooling:
+        nonlocal is_compared
         by_row = {"pixel_values": pixel_values} | {name: v for name, v in options.items() if torch.is_tensor(v)}
+        if any(len(value) != len(pixel_values) for value in by_row.values()):
+            raise _refused(model)
         rows = [{name: value[row] for name, value in by_row.items()} for row in range(len(pixel_values))]
         files = [folder / f"{_hash(row)}.safetensors" for row in rows]
-        missing = [number for number, file in enumerate(files) if not file.exists()]
-        if missing:
-            with torch.no_grad():
-                output = forward(**options | {name: value[missing] for name, value in by_row.items()})
-            states = {str(layer): output.hidden_states[layer] for layer in layers} or {"": output.last_hidden_state}
+        if missing := [number for number, file in enumerate(files) if not file.exists()]:
+            states = compute(missing, by_row, options)
+            if not is_compared and not _agree(states, compute([missing[0]] * 2, by_row, options), rows=len(missing)):
+                raise _refused(model)
+            is_compared = True
             for place, number in enumerate(missing):
-                _write(files[number], {name: state[place] for name, state in states.items()})
+                _write(
+                    files[number],
+                    {str(layer): state[place] for layer, state in zip(layers or [""], states, strict=True)},
+                )
         kept = [load_file(file) for file in files]
         features = {name: torch.stack([own[name] for own in kept]).to(pixel_values.device) for name in kept[0]}
         hidden = {layer: features[str(layer)] for layer in layers}
         return BaseModelOutputWithPooling(last_hidden_state=features.get(""), hidden_states=hidden)
 
     tower.forward = encode
+
+
+def _refused(model: Any) -> SettingError:
+    kind, tower = model.config.model_type, type(model.get_encoder(modality="image")).__name__
+    return SettingError(f"vision_cache cannot keep features of a {kind!r} model with a {tower}; leave it out")
+
+
+def _agree(states: list[Tensor], twice: list[Tensor], *, rows: int) -> bool:
+    """Whether the first of `rows` rows has the same features as when the tower is given it twice, alone."""
+    return all(
+        (len(state), len(pair)) == (rows, 2)
+        and state[0].shape == pair[0].shape
+        # bfloat16 of other batches differs by 1 % or so; what a row has of others is far more.
+        and all((one - state[0]).norm() <= 0.05 * state[0].norm() for one in pair)
+        for state, pair in zip(states, twice, strict=True)
+    )
 
 
 def _hash(row: dict[str, Tensor]) -> str:
