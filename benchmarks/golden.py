@@ -124,7 +124,7 @@ def build(data: Path, out: Path) -> None:
     # The kind of rejected image that makes a method what it is.
     kinds = {"mdpo": "crop", "povid": "global"}
     for kind in ("region", "crop", "global"):
-        mfpo(out, "build", "picturebook:48", "--out", f"built-{kind}", "--corruption", kind, "seed=3")
+        mfpo(out, "build", "picturebook:48", "--out", f"built-{kind}", f"corruption={kind}", "seed=3")
         mfpo(out, "rank", f"built-{kind}", "--model", "picturebook", "--out", f"ranked-{kind}")
     for method in ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"):
         mfpo(out, "train", f"ranked-{kinds.get(method, 'region')}", "--model", "picturebook", "--out", f"run-{method}",
