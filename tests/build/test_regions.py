@@ -258,7 +258,12 @@ def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("{}", "no COCO instances"), ("[]", "no COCO instances"), (None, "cannot be read")],
+    [
+        ("{", "not valid JSON"),
+        ("{}", "is not a COCO instances file"),
+        ("[]", "is not a COCO instances file"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_file_that_is_no_coco_instances(content: str | None, message: str, tmp_path: Path) -> None:
     file = tmp_path / "instances.json"

@@ -60,7 +60,7 @@ def test_settings_are_checked(files, name, settings, fault):
 def test_a_judge_that_is_needed_or_has_no_place_for_its_verdicts(files):
     with pytest.raises(SettingError, match="benchmark mmhal needs a judge"):
         score("mmhal", *files)
-    with pytest.raises(SettingError, match="beside the file"):
+    with pytest.raises(SettingError, match="next to the answer file"):
         score("mmhal", [], files[1], judge=JudgeSettings(model="m"))
 
 
