@@ -276,7 +276,7 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
         check_places(processor, chat)
     prompts = [apply_template(processor, chat, add_generation_prompt=True) for chat in chats]
     bos = processor.tokenizer.bos_token
-    return processor(
+    batch = processor(
         text=prompts,
         images=[[image] for image in images],
         return_tensors="pt",
@@ -284,6 +284,8 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
         padding_side="left",
         add_special_tokens=not (bos and prompts[0].startswith(bos)),  # some templates write it, others leave it to us
     )
+    batch.pop("labels", None)  # PaliGemma's, with which a model would compute a loss
+    return batch
 
 
 def cache_argument(model: Any) -> str:

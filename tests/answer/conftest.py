@@ -64,7 +64,25 @@ def _qwen2_5_vl(like: Any) -> tuple[Any, Any]:
     return transformers.Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {"llava_next": _llava_next, "qwen2_5_vl": _qwen2_5_vl}
+def _qwen3_5(like: Any) -> tuple[Any, Any]:
+    """Of linear attention and full attention in turn."""
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 100.0}
+    linear = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+    linear |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"], "head_dim": 8}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4}
+    config = transformers.Qwen3_5Config(
+        vision_config=vision | {"out_hidden_size": 32, "num_position_embeddings": 64},
+        text_config=_text(like, rope_parameters=rope | {"partial_rotary_factor": 1.0}) | linear,
+        image_token_id=like.image_token_id,
+    )
+    return transformers.Qwen3_5ForConditionalGeneration(config), _qwen2_5_vl(like)[1]
+
+
+MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "llava_next": _llava_next,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_5": _qwen3_5,
+}
 
 
 @pytest.fixture(scope="session")

@@ -156,3 +156,18 @@ def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_pa
     assert len(asked) == 24
     with pytest.raises(MfpoError, match="needs its processor"):
         answer(rows, model, folder)
+
+
+def test_a_processor_of_another_model_is_told_in_one_line_and_a_decoders_own_mistake_is_not(tiny_llava, questions):
+    folder, rows = questions
+    model, processor = load_model(tiny_llava, dtype=torch.float32), load_processor(tiny_llava)
+
+    @decoder("mistaken")
+    def mistaken(model, processor, questions, images, max_new_tokens):
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        answer(rows[:1], model, folder, None, AnswerSettings(decode="mistaken"), processor=processor)
+    processor.num_additional_image_tokens += 5
+    with pytest.raises(MfpoError, match=r"question q0: LlavaForConditionalGeneration cannot read .* \(Image features"):
+        answer(rows[:1], model, folder, None, ONE_TOKEN, processor=processor)

@@ -17,7 +17,7 @@ from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.settings import options_of
 
-KINDS = ["llava", "llava_next", "qwen2_5_vl"]
+KINDS = ["llava", "llava_next", "qwen2_5_vl", "qwen3_5"]
 UNREACHABLE = 10_000
 
 
@@ -251,12 +251,14 @@ def plain_opera(model, prompt, settings, eos, max_new_tokens):
         answers, scores = [[*answers[beam], number] for beam, number in chosen], following
 
 
-@pytest.mark.parametrize(("kind", "number"), [("llava", 1), ("llava", 3), ("qwen2_5_vl", 1)])
+@pytest.mark.parametrize(
+    ("kind", "number", "threshold"), [("llava", 1, 2), ("llava", 3, 2), ("qwen2_5_vl", 1, 2), ("qwen3_5", 4, 1)]
+)
 @torch.no_grad()
-def test_penalty_and_rollback_are_the_authors_loop(make, rows, images, kind, number):
+def test_penalty_and_rollback_are_the_authors_loop(make, rows, images, kind, number, threshold):
     model, processor = make(kind)
     prompt = prompt_of(model, processor, rows[number]["text"], images[number])
-    settings = opera_settings(num_beams=2, num_attn_candidates=2, threshold=2, scale_factor=30.0)
+    settings = opera_settings(num_beams=2, num_attn_candidates=2, threshold=threshold, scale_factor=30.0)
     expected, rollbacks = plain_opera(model, prompt, settings, 2, 22)
     assert rollbacks > 0
     assert search(model, prompt, eos={2}, max_new_tokens=22, **settings) == expected

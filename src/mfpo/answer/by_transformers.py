@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from mfpo.answer.collect import Engine
 from mfpo.answer.decoders import DECODERS
 from mfpo.answer.questions import Question
 from mfpo.answer.settings import AnswerSettings
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import load_model, load_processor, model_files
+from mfpo.models import encode_questions, load_model, load_processor, model_files
 from mfpo.settings import options_of
 
 
@@ -48,12 +49,32 @@ def open_transformers(
                     f"no GPU memory for {len(batch)} questions at a time; give a smaller batch_size "
                     "(the answers so far are kept)"
                 ) from None
+            except _UNREADABLE:
+                _check_fit(model, processor, batch[0], opened[0])
+                raise
             if len(texts) != len(batch):
                 raise MfpoError(f"decoder {settings.decode} gave {len(texts)} answers to {len(batch)} questions")
             yield from ((question, {"text": text.strip()}) for question, text in zip(batch, texts, strict=True))
 
     how = {"strategy": settings.decode, **options, "max_new_tokens": settings.max_new_tokens}
     return Engine({"model": name, "decode": how, "fingerprint": fingerprint}, ask)
+
+
+# What models raise, depending on where they and what the processor makes part.
+_UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, IndexError)
+
+
+def _check_fit(model: Any, processor: Any, question: Question, image: Image) -> None:
+    """Raises MfpoError when the model can generate nothing from what the processor makes of a question."""
+    try:
+        with torch.inference_mode():
+            batch = encode_questions(processor, [question["text"]], [image]).to(model.device, model.dtype)
+            model.generate(**batch, max_new_tokens=1)
+    except _UNREADABLE as error:
+        raise MfpoError(
+            f"question {question['question_id']}: {type(model).__name__} cannot read what its processor makes of it "
+            f"({first_line(error)})"
+        ) from None
 
 
 def _batches(questions: Sequence[Question], tokenizer: Any, size: int) -> Iterator[Sequence[Question]]:

@@ -1,6 +1,7 @@
 """Greedy decoding in batches; finished answers leave their batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mfpo.answer.decoders import decoder
@@ -11,10 +12,33 @@ if TYPE_CHECKING:
 
     from mfpo.answer.questions import Question
 
-# A model's own generation settings may penalise repetitions; greedy means the likeliest token.
-_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
 # Of LLaVA and Qwen-VL, where nothing but tokens and mask is needed once the prompt is in the cache.
 _PROMPT = {"input_ids", "attention_mask", "pixel_values", "image_sizes", "image_grid_thw", "mm_token_type_ids"}
+
+
+@contextmanager
+def plain_generation(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Let `model.generate` choose the likeliest token: of the model's generation settings, only special tokens hold.
+
+    Those settings may sample, penalise repetitions, demand lengths, forbid or force tokens, and `generate` takes from
+    them whatever it is not told: so they go for as long. Where they name no end, it is the tokenizer's.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config  # changed in place, as a model may be wrapped, by PEFT for instance
+    settings = vars(own).copy()
+    plain = GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id,
+    )
+    vars(own).clear()
+    vars(own).update(vars(plain))
+    try:
+        yield
+    finally:
+        vars(own).clear()
+        vars(own).update(settings)
 
 
 @decoder("greedy")
@@ -25,15 +49,17 @@ def greedy(
     images: Sequence["Image.Image"],
     max_new_tokens: int,
 ) -> list[str]:
-    """Generate the likeliest token at each step."""
+    """Generate the likeliest token at each step, whatever the model's generation settings are."""
     from mfpo.models import encode_questions
 
     texts = [question["text"] for question in questions]
     batch = dict(encode_questions(processor, texts, images).to(model.device, model.dtype))
-    if batch.keys() <= _PROMPT and model.generation_config.eos_token_id is not None:
-        return list(processor.batch_decode(_dropping(model, batch, max_new_tokens), skip_special_tokens=True))
-    output = model.generate(**batch, **_GREEDY, max_new_tokens=max_new_tokens)
-    return list(processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+    with plain_generation(model, processor.tokenizer):
+        if batch.keys() <= _PROMPT and model.generation_config.eos_token_id is not None:
+            answers = _dropping(model, batch, max_new_tokens)
+        else:
+            answers = model.generate(**batch, max_new_tokens=max_new_tokens)[:, batch["input_ids"].shape[1] :]
+    return list(processor.batch_decode(answers, skip_special_tokens=True))
 
 
 def _dropping(model: Any, batch: dict[str, "Tensor"], max_new_tokens: int) -> list["Tensor"]:
@@ -60,14 +86,16 @@ def _dropping(model: Any, batch: dict[str, "Tensor"], max_new_tokens: int) -> li
         before = batch["input_ids"].shape[1]
         left_over = start + max_new_tokens - before
         stop = StoppingCriteriaList([many_have_ended])
-        tokens = model.generate(**batch, **{name: cache}, **_GREEDY, max_new_tokens=left_over, stopping_criteria=stop)
+        tokens = model.generate(**batch, **{name: cache}, max_new_tokens=left_over, stopping_criteria=stop)
         goes_on = ~torch.isin(tokens[:, start:], eos).any(dim=1) & (tokens.shape[1] < start + max_new_tokens)
         answers |= dict(zip(rows[~goes_on].tolist(), tokens[~goes_on, start:], strict=True))
         if not goes_on.any():
             return [answers[row] for row in range(len(answers))]
-        rows, tokens = rows[goes_on], tokens[goes_on]
-        mask = pad(batch["attention_mask"][goes_on], (0, tokens.shape[1] - before), value=1)
+        kept = goes_on.nonzero()[:, 0]
+        rows, tokens = rows[kept], tokens[kept]
+        mask = pad(batch["attention_mask"][kept], (0, tokens.shape[1] - before), value=1)
         batch = {"input_ids": tokens, "attention_mask": mask}
-        cache.batch_select_indices(goes_on)
-        if getattr(model.model, "rope_deltas", None) is not None:  # how far Qwen-VL's positions are behind, by row
-            model.model.rope_deltas = model.model.rope_deltas[goes_on]
+        cache.reorder_cache(kept)  # made for beams; unlike batch_select_indices, layers of every kind have it
+        for part in model.modules():
+            if getattr(part, "rope_deltas", None) is not None:  # how far Qwen-VL's positions are behind, by row
+                part.rope_deltas = part.rope_deltas[kept]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mfpo.answer.decoders import decoder
+from mfpo.errors import MfpoError
 from mfpo.settings import about
 
 if TYPE_CHECKING:
@@ -44,18 +45,26 @@ def opera(
 ) -> list[str]:
     """Answer questions one by one. Leaves the model with eager attention.
 
-    The defaults are those of OPERA's README.
+    The defaults are those of OPERA's README. Raises MfpoError for a model that gives the image no attention among its
+    tokens.
     """
     from mfpo.answer.opera_search import search
     from mfpo.models import encode_questions
 
     model.set_attn_implementation("eager")
     ends = model.generation_config.eos_token_id
+    ends = processor.tokenizer.eos_token_id if ends is None else ends
     answers = []
     for question, image in zip(questions, images, strict=True):
+        prompt = encode_questions(processor, [question["text"]], [image]).to(model.device, model.dtype)
+        if "cross_attention_mask" in prompt:
+            raise MfpoError(
+                f"opera: {type(model).__name__} sees the image by cross-attention, which no token's attention shows; "
+                "decode greedily"
+            )
         answer = search(
             model,
-            encode_questions(processor, [question["text"]], [image]).to(model.device, model.dtype),
+            prompt,
             eos={ends} if isinstance(ends, int) else set(ends or ()),
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,

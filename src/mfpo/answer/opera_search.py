@@ -98,6 +98,8 @@ def _fork(cache: DynamicCache, rows: Tensor) -> DynamicCache:
     """A copy with the `rows` of a cache, which may come several times."""
     fork = copy.copy(cache)
     fork.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in fork.layers:  # linear attention keeps its states in dicts
+        vars(layer).update({name: states.copy() for name, states in vars(layer).items() if isinstance(states, dict)})
     fork.reorder_cache(rows)  # makes new tensors
     return fork
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from mfpo.answer.decoders import decoder
+from mfpo.answer.greedy import plain_generation
 from mfpo.build.settings import STEPS
 from mfpo.errors import MfpoError
 from mfpo.settings import about
@@ -35,7 +36,8 @@ def add_noise(
     """The `pixel_values` of `batch` with diffusion noise: sqrt(abar) x + sqrt(1 - abar) eps, not clipped.
 
     Each row's noise comes from its own generator. `frames` is how often the processor repeats an image in its patches
-    (Qwen-VL); the copies share their noise. Raises MfpoError when it is unclear which pixels are whose.
+    (Qwen-VL); the copies share their noise. What fills rows up to the largest image or the most tiles stays 0. Raises
+    MfpoError when it is unclear which pixels are whose.
     """
     import torch
 
@@ -46,14 +48,27 @@ def add_noise(
     sizes = [1] * len(pixels) if grids is None else grids.prod(dim=1).tolist()
     if len(sizes) != len(rngs):
         raise MfpoError(f"vcd: {len(rngs)} questions but {len(sizes)} images in this model's pixels; decode greedily")
-    noise = np.concatenate(
-        [_noise(rng, (size, *pixels.shape[1:]), frames) for rng, size in zip(rngs, sizes, strict=True)]
-    )
+    noise = np.zeros(pixels.shape, dtype=np.float32)
+    ends = np.cumsum(sizes)
+    for rng, size, end, own in zip(rngs, sizes, ends, _own_sizes(batch), strict=True):
+        shape = (size, *pixels.shape[1 : pixels.dim() - len(own)], *own)
+        noise[end - size : end][tuple(map(slice, shape))] = _noise(rng, shape, frames)
     kept = alpha_bar(step)
     noised = kept**0.5 * pixels + (1 - kept) ** 0.5 * torch.from_numpy(noise).to(pixels)
     if pixels.dim() == 5:  # (rows, tiles, ...): rows of fewer tiles are filled up with zeros, by which models know them
         noised[(pixels == 0).flatten(2).all(dim=2)] = 0
     return noised
+
+
+def _own_sizes(batch: dict[str, "Tensor"]) -> list[tuple[int, ...]]:
+    """Height and width of each row's pixels where rows are filled up to the largest image's, else nothing."""
+    pixels = batch["pixel_values"]
+    if pixels.dim() == 4 and "image_sizes" in batch:  # Pixtral
+        return [(int(height), int(width)) for height, width in batch["image_sizes"]]
+    if pixels.dim() == 5 and "pixel_attention_mask" in batch:  # Idefics 2
+        masks = batch["pixel_attention_mask"].bool().any(dim=1)
+        return [(int(mask.any(dim=1).sum()), int(mask.any(dim=0).sum())) for mask in masks]
+    return [()] * len(batch.get("image_grid_thw", pixels))
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], frames: int) -> np.ndarray[Any, Any]:
@@ -73,8 +88,10 @@ class Contrast:
 
     def __init__(self, alpha: float, beta: float, rngs: Sequence[np.random.Generator] | None) -> None:
         self.alpha, self.beta, self.rngs = alpha, beta, rngs
+        self.is_heeded = False
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        self.is_heeded = True
         clean, noised = scores.chunk(2)
         scores = contrast(clean, noised, alpha=self.alpha, beta=self.beta)
         if self.rngs is not None:
@@ -103,7 +120,8 @@ def vcd(
 ) -> list[str]:
     """Answer one batch of questions, independently of the batch. The defaults are from VCD's scripts.
 
-    Image and noised image are two rows of one batch, so each has its cache, and one pass serves both.
+    Image and noised image are two rows of one batch, so each has its cache, and one pass serves both. Raises MfpoError
+    as `add_noise`, and for a model whose `generate` drops the contrast (Janus).
     """
     import torch
 
@@ -119,7 +137,11 @@ def vcd(
     for name, value in doubled.items():
         doubled[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
     scores = Contrast(cd_alpha, cd_beta, [sampling for _, sampling in rngs] if sample else None)
-    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
-    output = model.generate(**doubled, **plain, logits_processor=[scores], max_new_tokens=max_new_tokens)
+    with plain_generation(model, processor.tokenizer):
+        output = model.generate(**doubled, logits_processor=[scores], max_new_tokens=max_new_tokens)
+    if not scores.is_heeded:
+        raise MfpoError(
+            f"vcd: {type(model).__name__} ignores logits processors, so nothing is contrasted; decode greedily"
+        )
     answers = output[: len(questions), doubled["input_ids"].shape[1] :]
     return list(processor.batch_decode(answers, skip_special_tokens=True))
