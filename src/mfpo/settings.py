@@ -4,15 +4,18 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from mfpo.errors import SettingError, brief
+
+if TYPE_CHECKING:
+    from mfpo.registry import Registry
 
 T = TypeVar("T")
 
@@ -82,13 +85,15 @@ class ChosenSettings(Settings):
     """Settings that include those of the chosen method, decoder or corruption, named by the setting `choice`.
 
     `TrainSettings(method="ddpo", gamma=3)` is an instance of the subclass that `chosen("ddpo")` makes. Raises
-    SettingError for a setting that only another choice has. Subclasses define `choice`, `choices` and `brought`.
+    SettingError for a setting that only another choice has. Subclasses define `choice`, `known` (all that may be
+    chosen) and `brought`.
     """
 
     choice = ""
     _is_chosen = False
 
     if TYPE_CHECKING:  # which settings there are depends on the choice
+        known: ClassVar[Registry[Any]]
 
         def __init__(self, **values: Any) -> None: ...
 
@@ -106,11 +111,6 @@ class ChosenSettings(Settings):
     def _root(cls) -> type["ChosenSettings"]:
         """The class with the general settings alone."""
         return next(base for base in cls.__mro__ if not vars(base).get("_is_chosen"))
-
-    @classmethod
-    def choices(cls) -> Iterable[str]:
-        """All that may be chosen."""
-        raise NotImplementedError
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
@@ -141,7 +141,7 @@ class ChosenSettings(Settings):
     def added(cls) -> dict[str, list["dataclasses.Field[Any]"]]:
         """The settings that each choice adds to the general ones, which are `dataclasses.fields` of this class."""
         general = {field.name for field in dataclasses.fields(cls)}
-        fields = {name: dataclasses.fields(cls.chosen(name)) for name in cls.choices()}
+        fields = {name: dataclasses.fields(cls.chosen(name)) for name in cls.known}
         return {name: [field for field in every if field.name not in general] for name, every in fields.items()}
 
     @classmethod

@@ -1,6 +1,5 @@
 """Ask a local model, in batches, with a decoder."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import encode_questions, load_model, load_processor, model_files
+from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash
 from mfpo.settings import options_of
 
 
@@ -33,7 +32,7 @@ def open_transformers(
     elif processor is None:
         raise MfpoError("a model in memory needs its processor; pass processor=load_processor(...)")
     else:
-        name, fingerprint = name or model.name_or_path or "a model in memory", [_hash(model)]
+        name, fingerprint = name or model.name_or_path or "a model in memory", [model_hash(model, processor)]
         model.eval()
     decode = DECODERS[settings.decode]
     options = options_of(settings, decode)
@@ -83,12 +82,3 @@ def _batches(questions: Sequence[Question], tokenizer: Any, size: int) -> Iterat
     lengths = {text: len(tokenizer(text)["input_ids"]) for text in {question["text"] for question in questions}}
     ordered = sorted(questions, key=lambda question: (-lengths[question["text"]], question["text"]))
     yield from (ordered[start : start + size] for start in range(0, len(ordered), size))
-
-
-def _hash(model: Any) -> str:
-    """A hash of the weights, so that a killed run does not resume with others."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

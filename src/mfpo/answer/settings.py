@@ -1,7 +1,7 @@
 """The settings of `mfpo answer`; a decoder adds its own."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class AnswerSettings(ChosenSettings):
     """Settings of `mfpo answer`: the general ones below, and the decoder's."""
 
     choice = "decode"
+    known = DECODERS
 
     decode: str = setting("greedy", "decoder of --engine transformers: greedy, vcd or opera")
     max_new_tokens: int = setting(512, "maximum tokens per answer", least=1)
@@ -30,11 +31,6 @@ class AnswerSettings(ChosenSettings):
     temperature: float | None = setting(0.0, "temperature sent to an endpoint; null sends none", least=0)
     retries: int = setting(5, "retries after a temporary failure of an endpoint", least=0)
     timeout: float = setting(120.0, "seconds without a byte from an endpoint that count as such a failure", above=0)
-
-    @classmethod
-    def choices(cls) -> Iterable[str]:
-        """The decoders."""
-        return DECODERS
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """The settings of `mfpo build`: of keywords, of regions, of the noise."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal
@@ -78,6 +78,7 @@ class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
     """Settings of `build`: the general ones below, and the corruption's own."""
 
     choice = "corruption"
+    known = CORRUPTIONS
 
     differing: bool = setting(False, "use only keywords that the rejected answer does not name, if there are any")
     corruption: str = setting("region", "how the rejected image is made: region (paper), global, random, crop, ...")
@@ -89,11 +90,6 @@ class BuildSettings(KeywordSettings, RegionSettings, ChosenSettings):
     image_format: Literal["webp", "png"] = setting("webp", "lossless format of rejected images")
     seed: int = setting(0, "seed of the noise, combined with each record's id", least=0)
     shard_size: int = setting(256, "source rows per shard; a killed run resumes after its last complete shard", least=1)
-
-    @classmethod
-    def choices(cls) -> Iterable[str]:
-        """The corruptions."""
-        return CORRUPTIONS
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:

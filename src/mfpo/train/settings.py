@@ -1,6 +1,6 @@
 """The settings of training, each with the source of its default; a method adds its own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ class TrainSettings(ChosenSettings):
     """
 
     choice = "method"
+    known = OBJECTIVES
 
     method: str = setting("mfpo", "preference objective: mfpo (section 3.2) or one of docs/methods.md")
     curriculum: bool | None = setting(None, "train on easy, then medium, then hard (section 3.3); null: mfpo only")
@@ -48,11 +49,6 @@ class TrainSettings(ChosenSettings):
     logging_steps: int = setting(10, "steps averaged in each line of metrics.jsonl", least=1)
     save_steps: int = setting(100, "steps between checkpoints; a multiple of logging_steps", least=1)
     report_to: str = setting("none", "additional tracker, such as tensorboard or wandb")
-
-    @classmethod
-    def choices(cls) -> Iterable[str]:
-        """The methods."""
-        return OBJECTIVES
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
