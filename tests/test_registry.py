@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from mfpo.errors import MfpoError, SettingError
@@ -50,6 +52,13 @@ def test_a_plugin_that_fails_is_told_with_its_line(tmp_path, text, fault):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(MfpoError, match=f"mine.py, {fault}"):
         load_plugin(tmp_path / "mine.py")
+
+
+def test_the_line_is_told_of_a_relative_path_too(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("a = 1\n\nb = 1 / 0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MfpoError, match=r"^mine\.py, line 3: ZeroDivisionError"):
+        load_plugin(Path("mine.py"))
 
 
 @pytest.mark.parametrize("name", ["missing.py", "folder.py", "text.txt"])

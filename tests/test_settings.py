@@ -1,12 +1,14 @@
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 
 from mfpo.errors import MfpoError, SettingError
 from mfpo.folders import whole_folder
-from mfpo.settings import Settings, about, options_of, read_settings, setting, with_options
+from mfpo.registry import Registry
+from mfpo.settings import ChosenSettings, Settings, about, options_of, read_settings, setting, with_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,50 @@ def test_settings_of_a_function_are_its_annotated_keyword_arguments():
         read_settings(extended, None, ["weight=-1"])
     with pytest.raises(SettingError, match="no setting is named 'hidden'"):
         read_settings(extended, None, ["hidden=2"])
+
+
+def test_only_keyword_arguments_are_settings_and_two_functions_may_share_one():
+    def first(answers, words: Annotated[int, about("not a setting")] = 3, *, shared: Annotated[int, about("both")] = 1):
+        pass
+
+    def second(*, shared: Annotated[int, about("both")] = 1):
+        pass
+
+    extended = with_options(Example, first, second)
+    made = read_settings(extended, None, ["shared=4"])
+    assert options_of(made, first) == options_of(made, second) == {"shared": 4}
+    with pytest.raises(SettingError, match="no setting is named 'words'"):
+        read_settings(extended, None, ["words=20"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(ChosenSettings):
+    choice = "method"
+    known: ClassVar = Registry("method", "mfpo.train.methods", [])
+    method: str = setting("top", "the method")
+
+    @classmethod
+    def brought(cls, name):
+        return (cls.known[name],), ()
+
+
+@Chosen.known.register("top")
+def top(*, count: Annotated[int | None, about("null is all")] = 5, rate: Annotated[float, about("a number")] = 0.1):
+    pass
+
+
+def test_null_is_a_value_where_a_setting_may_be_null_and_the_default_elsewhere():
+    made = read_settings(Chosen, None, ["count=null", "rate=null"])
+    assert (made.count, made.rate) == (None, 0.1)
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+@pytest.mark.parametrize("text", ["2001-13-45", "0000-00-00"])
+def test_a_date_that_there_is_not_is_a_text(tmp_path, text):
+    assert read_settings(Example, None, [f"pattern={text}"]).pattern == text
+    (tmp_path / "config.yaml").write_text(f"pattern: {text}\n")
+    with pytest.raises(SettingError, match=r"config\.yaml"):
+        read_settings(Example, tmp_path / "config.yaml", [])
 
 
 def test_a_folder_appears_whole_and_goes_on_only_for_the_same_command(tmp_path, capsys):

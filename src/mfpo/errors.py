@@ -1,5 +1,8 @@
 """The mistakes a user can make. The command line prints them on one line, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class MfpoError(Exception):
     """Says what is wrong, where (file, row), and what to do."""
@@ -15,6 +18,17 @@ class SettingError(MfpoError):
 
 # As much of a user's text, or of another library's, as a message repeats.
 _BRIEF, _LINE = 80, 300
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """What to give instead of a name that is none of `names`: the one it is nearest to, or all.
+
+    >>> nearest("dop", ["dpo", "mfpo"]), nearest("x", ["dpo", "mfpo"])
+    ("did you mean 'dpo'?", 'there are dpo, mfpo')
+    """
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
 def first_line(error: Exception) -> str:

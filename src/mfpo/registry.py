@@ -1,6 +1,5 @@
 """Extensions by name: one registry per kind, filled by decorators, in the package and in users' files."""
 
-import difflib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -8,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from mfpo.errors import MfpoError, SettingError, brief, first_line
+from mfpo.errors import MfpoError, SettingError, brief, first_line, nearest
 
 T = TypeVar("T")
 
@@ -51,9 +50,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """Raises SettingError with the nearest name when there is none."""
         if name not in self:
-            near = difflib.get_close_matches(name, list(self), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self)}"
-            raise SettingError(f"no {self.kind} is named {brief(name)}; {hint}")
+            raise SettingError(f"no {self.kind} is named {brief(name)}; {nearest(name, self)}")
         if name not in self._things:
             import_module(f"{self._package}.{name.replace('-', '_')}")
         return self._things[name]
@@ -73,7 +70,7 @@ def load_plugin(file: Path) -> None:
         trace = error.__traceback__
         line = getattr(error, "lineno", None)
         while trace is not None:
-            if trace.tb_frame.f_code.co_filename == str(file):
+            if trace.tb_frame.f_code.co_filename == spec.origin:
                 line = trace.tb_lineno
             trace = trace.tb_next
         raise MfpoError(f"{file}, line {line}: {type(error).__name__}: {first_line(error)}") from error

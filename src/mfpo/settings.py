@@ -154,7 +154,7 @@ class ChosenSettings(Settings):
     @classmethod
     def is_unset(cls, name: str, value: Any) -> bool:
         """Whether it is null, in a file, for a setting that a choice adds: not set, whichever choice has it."""
-        return value is None and cls._is_added(name)
+        return value is None and cls._is_added(name) and type(None) not in get_args(get_type_hints(cls).get(name))
 
     @classmethod
     def _is_added(cls, name: str) -> bool:
@@ -173,16 +173,18 @@ def _chosen(root: Any, name: str, functions: tuple[Callable[..., Any], ...], ter
 
 def with_options(base: type[T], *functions: Callable[..., Any]) -> type[T]:
     """`base` with a setting for each keyword argument of `functions` annotated with `about`."""
-    options: list[tuple[str, Any, Any]] = []
+    options: dict[str, tuple[str, Any, Any]] = {}
     for function in functions:
         for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                continue
             hint = parameter.annotation
-            if isinstance(hint, str) and parameter.kind is parameter.KEYWORD_ONLY:
-                hint = eval(hint, function.__globals__)  # only these: a Tensor may be imported for type checkers alone
+            if isinstance(hint, str):
+                hint = eval(hint, function.__globals__)  # not those of tensors, which only type checkers may know
             if get_origin(hint) is Annotated:
                 kind, metadata = get_args(hint)
-                options.append((name, kind, dataclasses.field(default=parameter.default, metadata=metadata)))
-    return dataclasses.make_dataclass(base.__name__, options, bases=(base,), frozen=True, kw_only=True)
+                options[name] = (name, kind, dataclasses.field(default=parameter.default, metadata=metadata))
+    return dataclasses.make_dataclass(base.__name__, options.values(), bases=(base,), frozen=True, kw_only=True)
 
 
 def options_of(settings: Any, function: Callable[..., Any]) -> dict[str, Any]:
@@ -204,7 +206,7 @@ def read_values(file: Path | None, overrides: list[str], **given: Any) -> tuple[
             loaded = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise SettingError(f"{file}: cannot be read ({error.strerror}); give an existing YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise SettingError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(loaded, Mapping):
             raise SettingError(f"{file}: must hold `key: value` lines")
@@ -232,7 +234,7 @@ def _read_value(text: str) -> Any:
     """A value as YAML reads it; what is no YAML (`*q_proj`), or would be a list, is a text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter for a date that there is not
         return text
     return text if isinstance(value, list | dict) else value
 

@@ -263,3 +263,13 @@ def test_the_official_reading_is_not_touched_by_ours():
         "Yes; not",
     ]
     assert [read_as_pope(text) for text in texts] == ["yes", "no", "yes", "no", "no", "yes", "no"]
+
+
+def test_files_may_be_texts(tmp_path):
+    question = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "yes"}
+    (tmp_path / "asked").mkdir()
+    for split in SPLITS:
+        (tmp_path / "asked" / f"coco_pope_{split}.jsonl").write_text(json.dumps(question))
+        (tmp_path / f"said_{split}.jsonl").write_text(json.dumps({"question_id": 1, "text": "Yes."}))
+    result = pope([str(tmp_path / f"said_{split}.jsonl") for split in SPLITS], tmp_path / "asked")
+    assert result["popular.accuracy"] == 100

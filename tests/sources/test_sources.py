@@ -420,3 +420,9 @@ def test_a_place_in_a_later_turn_is_kept_and_one_in_an_answer_is_not(folder: Pat
     record = source.record(next(iter(source)), 0)
     assert [message["content"] for message in record["prompt"]] == ["Hi.", "Hello.", "<image>\nWhat?"]
     assert record["chosen"][0]["content"] == "A dog."
+
+
+@pytest.mark.parametrize("choice", [{"split": "test"}, {"subset": "en"}])
+def test_a_dataset_in_memory_has_no_files_to_choose(choice: dict[str, str]) -> None:
+    with pytest.raises(MfpoError, match="split and subset choose files"):
+        open_source(datasets.Dataset.from_dict({"prompt": ["?"], "chosen": ["a"], "rejected": ["b"]}), **choice)

@@ -21,6 +21,7 @@ from mfpo.logprobs.sequences import collate, encode, sequence_logps
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
 from mfpo.train import reference as reference_module
+from mfpo.train.objectives import objective
 from mfpo.train.reference import find_reference, read_reference, reference_key, sequence_hashes, write_reference
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
@@ -241,3 +242,20 @@ def test_model_with_broken_weights_is_refused_before_the_first_step(tiny_llava, 
     load_processor(tiny_llava).save_pretrained(tmp_path / "broken")
     with pytest.raises(MfpoError, match="record 'r00' has no finite log p; the model's weights are broken"):
         train(preference_data, tmp_path / "broken", tmp_path / "run", TrainSettings(method="dpo"))
+
+
+def halved(prompt_ids, answers):
+    return tuple(torch.full((len(answer),), 0.5) for answer in answers)
+
+
+@objective("halved", terms=("text",), weigh=halved)
+def of_halves(ratios):
+    return {"text": -(ratios.chosen - ratios.rejected)}
+
+
+def test_a_reference_by_weights_of_ones_own_is_kept_in_the_run_alone(tiny_llava, preference_data, tmp_path):
+    """Their code, which may change from run to run, has no part in the name of what is kept beside the dataset."""
+    data = tmp_path / "data"
+    shutil.copytree(preference_data, data, ignore=shutil.ignore_patterns(".reference"))
+    train(data, tiny_llava, tmp_path / "run", TrainSettings(**BRIEF, method="halved"))
+    assert not (data / ".reference").exists()

@@ -48,6 +48,10 @@ def build(
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos corruption=region
     """
     settings = _read_settings(regions, config, overrides or [], corruption=corruption, seed=seed)
+    if engine not in ("local", "ray"):
+        raise SettingError(f"no engine is named {brief(engine)}; give --engine local or ray")
+    if workers < 1:
+        raise SettingError(f"workers is {workers}, but must be 1 or more")
     _check_arguments(source, format, images, regions, check_regions, out, preview)
     rows = _open_rows(source, format, images, settings, is_shared=engine == "ray")
     if check_regions:
@@ -125,15 +129,13 @@ def _build(rows: Any, out: Path, settings: Any, regions: str, engine: str, worke
 
         run_by: Any = Threads(workers)
         segmenter = open_segmenter(regions, settings) if settings.needs_regions else None
-    elif engine == "ray":
+    else:
         from mfpo.build.ray_engine import OpenedByActor, RayData
 
         run_by = RayData(workers)
         is_file = regions.partition("=")[0] in ("dataset", "coco")
         opener = open_segmenter if is_file else OpenedByActor
         segmenter = opener(regions, settings) if settings.needs_regions else None
-    else:
-        raise SettingError(f"no engine is named {brief(engine)}; give --engine local or ray")
     summary = build_into(rows, out, settings, segmenter, engine=run_by, progress=lambda rows: counted(rows, "building"))
     _report(out, summary)
 

@@ -1,6 +1,5 @@
 """The commands of `mfpo eval`: one per registered benchmark, `compare` and `truth`."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typer.core import TyperGroup
 
 from mfpo.answer.openai_client import OPENAI
 from mfpo.cli.console import Config, Overrides, console
-from mfpo.errors import SettingError, brief
+from mfpo.errors import SettingError, brief, nearest
 from mfpo.evaluate.benchmark import BENCHMARKS, is_needed, score
 from mfpo.evaluate.settings import JudgeSettings
 from mfpo.folders import check_file, check_readable, write_json
@@ -33,9 +32,7 @@ class _Benchmarks(TyperGroup):
     def resolve_command(self, context: Any, words: list[str]) -> Any:
         names = self.list_commands(context)
         if words[0] not in names:
-            near = difflib.get_close_matches(words[0], names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-            raise SettingError(f"no benchmark is named {brief(words[0])}; {hint}")
+            raise SettingError(f"no benchmark is named {brief(words[0])}; {nearest(words[0], names)}")
         return super().resolve_command(context, words)
 
 
@@ -161,6 +158,8 @@ def _settings(
     )
     of_judges = {field.name for field in fields(JudgeSettings)}
     takes_judge = "judge" in inspect.signature(function).parameters
+    if (judge or asked) and not takes_judge:
+        raise SettingError("this benchmark takes no judge; leave out --judge and --endpoint")
     has_judge = takes_judge and (is_needed(function, "judge") or not of_judges.isdisjoint(values))
     settings = from_mapping(with_options(JudgeSettings if has_judge else Settings, function), values, where)
     given = {name: getattr(settings, name) for name in values if name not in of_judges}

@@ -1,6 +1,5 @@
 """The command `mfpo reproduce`: only parsing, calls and tables."""
 
-import difflib
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mfpo.cli.console import console
-from mfpo.errors import SettingError, brief
+from mfpo.errors import SettingError, brief, nearest
 from mfpo.folders import check_readable
 from mfpo.settings import read_settings
 from mfpo.study import NAMES
@@ -63,9 +62,7 @@ def _check_names(names: list[str]) -> None:
     """Raises SettingError for the first unknown name, with the nearest known one."""
     for name in names:
         if name not in ("all", *NAMES):
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are all, {', '.join(NAMES)}"
-            raise SettingError(f"no experiment is named {brief(name)}; {hint}")
+            raise SettingError(f"no experiment is named {brief(name)}; {nearest(name, ['all', *NAMES])}")
 
 
 def _check_options(given: set[str], names: list[str], out: Path, end: int, scale: str, config: Path | None) -> None:

@@ -1,6 +1,5 @@
 """The command `mfpo settings`."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
@@ -11,8 +10,9 @@ import typer
 from rich.table import Table
 
 from mfpo.answer.decoders import DECODERS
+from mfpo.build.regions import SEGMENTERS
 from mfpo.cli.console import console
-from mfpo.errors import SettingError, brief
+from mfpo.errors import SettingError, brief, nearest
 from mfpo.evaluate.benchmark import BENCHMARKS
 from mfpo.registry import Registry
 from mfpo.settings import ChosenSettings, Settings, with_options
@@ -33,6 +33,7 @@ _CLASSES = {
 }
 # The functions that bring settings of their own, by the command that takes them.
 _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
+    "mfpo build --regions {}": SEGMENTERS,
     "mfpo answer --decode {}": DECODERS,
     "mfpo eval {}": BENCHMARKS,
 }
@@ -51,9 +52,7 @@ def show_settings(
         _show(("name", "settings of"), users.items())
         return
     if name not in users:
-        near = difflib.get_close_matches(name, users, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(users)}"
-        raise SettingError(f"nothing with settings is named {brief(name)}; {hint}")
+        raise SettingError(f"nothing with settings is named {brief(name)}; {nearest(name, users)}")
     if name in _CLASSES:
         _, module, class_name = _CLASSES[name]
         cls = getattr(import_module(module), class_name)

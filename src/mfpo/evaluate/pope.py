@@ -145,8 +145,8 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    files = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
+def _files(paths: Sequence[str | Path]) -> list[Path]:
+    files = [file for path in map(Path, paths) for file in (_in_folder(path) if path.is_dir() else [path])]
     if not files:
         raise MfpoError(
             f"no .jsonl file in {', '.join(map(str, paths))}, and no .json file with a split in its name; "

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mfpo.class_names import coco_class
 from mfpo.coco import read_coco
 from mfpo.errors import MfpoError
 from mfpo.files import read_id, read_rows, some
+from mfpo.folders import whole_file
 from mfpo.image_names import ByImage
 from mfpo.objects import mentions
 
@@ -52,10 +52,8 @@ def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path
         names[key] = {"image_id": key} if key != name else {"image_id": image_id, "file_name": name}
     rows = "".join(json.dumps({**names[key], "objects": sorted(truth[key])}) + "\n" for key in sorted(truth))
     data = rows.encode()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
-    os.replace(partial, out)
+    with whole_file(out) as partial:
+        partial.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
     return len(truth)
 
 

@@ -81,6 +81,8 @@ def open_source(
             raise MfpoError(
                 f"the source is a {type(data).__name__}; give a path, or a datasets.Dataset, such as one split"
             )
+        if split or subset:
+            raise MfpoError("split and subset choose files, and a dataset in memory has none; select its rows instead")
         kind = _find_kind("the dataset", set(data.column_names), format)
         return kind("dataset", data, images or Path.cwd(), images or Path("/"))
     # pyarrow and the hub's client take half a second, and the registry should be had without them

@@ -1,7 +1,7 @@
 """The reference model's log-probabilities, computed once before training and kept on disk.
 
-Before training the policy is its own reference, so there is never a second model in memory. A run stores
-the values in its folder. Those of the untrained model are also cached with the dataset, in
+Before training the policy is its own reference, so only methods that read its logits need a second model in memory.
+A run stores the values in its folder. Those of the untrained model are also cached with the dataset, in
 `DATA/.reference/KEY.parquet`, for later runs: KEY identifies model, precision and code, and each row of the file
 is one sequence, so that only changed records are computed again.
 """

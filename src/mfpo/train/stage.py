@@ -154,7 +154,9 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
         weigh = OBJECTIVES[s.method].weigh
         options = options_of(s, weigh) if weigh else {}
         key = run.key(max_length=s.max_length, attention=wanted_attention(s), **options)
-        kept = run.cache / ".reference" / f"{key}.parquet"
+        # The key does not know the code of a user's own weights: what they come to is this run's alone.
+        is_ours = weigh is None or weigh.__module__.startswith("mfpo.")
+        kept = (run.cache if is_ours else run.folder) / ".reference" / f"{key}.parquet"
         hashes = sequence_hashes(run.dataset, pairs.names, paired=weigh is not None)
         found = find_reference(policy, pairs, hashes, kept, batch_size=s.batch_size, autocast=precision(s))
         cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
