@@ -208,8 +208,8 @@ def test_ctrl_c_ends_at_once_and_nothing_is_sent_after_it(folder, fake_server, i
     hangs = threading.Event()
     with fake_server(lambda content: hangs.wait(20) and "Yes") as server:
         with interrupted(lambda: len(server.bodies) == 2):
-            answers(folder, server, timeout=1.0)
-        time.sleep(2.0)  # the timeout, and the pause before the first repetition
+            answers(folder, server, timeout=5.0)
+        time.sleep(6.5)  # the timeout, and the pause before the first repetition
         assert len(server.bodies) == 2
         hangs.set()
         assert answers(folder, server) == (5, 0)
