@@ -111,7 +111,7 @@ def preference_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     from mfpo.images import encode_image
-    from mfpo.records import Record, new_record
+    from mfpo.records import new_record
     from mfpo.shards import write_shard
 
     random = np.random.default_rng(0)
@@ -133,9 +133,7 @@ def preference_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         corruption = {"kind": "region", "schedule": "sigmoid", "step": 500, "seed": 0, "fallback": True}
         rejected_images = [encode_image(picture())]
-        records.append(
-            Record(**source, rejected_images=rejected_images, keywords=[], regions=[], corruption=corruption)
-        )
+        records.append(dict(source, rejected_images=rejected_images, keywords=[], regions=[], corruption=corruption))
     folder = tmp_path_factory.mktemp("preference_data")
     write_shard(records[:8], folder / "data-00000.parquet")
     write_shard(records[8:], folder / "data-00001.parquet")

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "train": {"logprobs", "rank"},
     "evaluate": {"answer"},
     "probe": {"answer", "build", "evaluate", "logprobs", "report", "train"},
-    "picturebook": set(),
+    "picturebook": {"build"},
     "study": {
         "answer", "build", "evaluate", "logprobs", "picturebook", "probe", "rank", "report", "sources", "train"
     },

@@ -66,21 +66,37 @@ class Origin(TypedDict):
 
 
 class SourceRecord(TypedDict):
-    """A record from a source. `objects` are the dataset's own masks: None if it has none for any image."""
+    """A record from a source. `objects` are the dataset's own masks: None if it has none for any image.
+
+    `rejected_images` and `counter`, the right answer to them (y'), are those that the data brings, or None.
+    """
 
     id: str
     images: list[EncodedImage]
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    rejected_images: list[EncodedImage] | None
+    counter: list[Message] | None
     objects: list[NamedMask] | None
     source: Origin
 
 
-class Record(SourceRecord):
-    """A record written by `mfpo build`: with the rejected images m' and how they were made."""
+class Record(TypedDict):
+    """A record written by `mfpo build`: with the rejected images m' and how they were made.
 
+    `counter` is the right answer to m', where it is known.
+    """
+
+    id: str
+    images: list[EncodedImage]
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
     rejected_images: list[EncodedImage]
+    counter: list[Message] | None
+    objects: list[NamedMask] | None
+    source: Origin
     keywords: list[Keyword]
     regions: list[Region]
     corruption: Corruption
@@ -97,6 +113,7 @@ FEATURES = datasets.Features(
         "chosen": _MESSAGES,
         "rejected": _MESSAGES,
         "rejected_images": datasets.List(datasets.Image()),
+        "counter": _MESSAGES,
         "keywords": datasets.List({"text": datasets.Value("string"), "score": datasets.Value("float64")}),
         "regions": datasets.List(
             {
@@ -126,6 +143,9 @@ IMAGE_PLACE = "<image>"
 # How messages and provenance call a dataset that is in no folder.
 IN_MEMORY = "the dataset in memory"
 
+# The corruptions that add noise, as much as their `step` says.
+NOISY = ("region", "global", "random")
+
 # A record needs these to train with any method.
 TEXT_COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
 
@@ -139,6 +159,8 @@ def new_record(
     rejected: object,
     source: Origin,
     objects: Sequence[NamedMask] | None = None,
+    rejected_images: Sequence[EncodedImage] | None = None,
+    counter: str | None = None,
 ) -> SourceRecord:
     """Make a record from one question and two answers.
 
@@ -168,6 +190,8 @@ def new_record(
         prompt=place_images([Message(role="user", content=str(question))], len(images)),
         chosen=[{"role": "assistant", "content": answers[0]}],
         rejected=[{"role": "assistant", "content": answers[1]}],
+        rejected_images=None if rejected_images is None else list(rejected_images),
+        counter=None if counter is None else [{"role": "assistant", "content": counter}],
         objects=None if objects is None else list(objects),
         source=source,
     )

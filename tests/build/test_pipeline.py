@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import mfpo
 from mfpo.build.engine import Threads
 from mfpo.build.noise import add_noise
 from mfpo.build.pipeline import build_into
@@ -467,3 +468,55 @@ def test_a_dataset_with_holes_is_refused(columns: dict[str, list], message: str,
     pq.write_table(pa.table(columns), tmp_path / "train-00000.parquet")
     with pytest.raises(MfpoError, match=message):
         read_dataset(tmp_path, ("id",))
+
+
+def test_inpainting_fills_the_regions_from_around_them():
+    """On a picture of one colour the filled region has that colour again; outside nothing changes."""
+    source = Drawn(1)
+    plain = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    plain[dog_mask()] = 200
+    record = source.record(source.rows[0], 0) | {"images": [encode_image(Image.fromarray(plain))]}
+    built, area = build_record(record, BuildSettings(corruption="inpaint"), DatasetRegions())
+    np.testing.assert_array_equal(pixels(built["rejected_images"][0]), 90)
+    assert area == dog_mask().mean()
+
+
+def given(folder: Path, **columns: Any) -> Path:
+    """A file with a row whose rejected image is black; `columns` go over it."""
+    for name, value in (("m", 90), ("edited", 0)):
+        Image.new("RGB", (WIDTH, HEIGHT), (value,) * 3).save(folder / f"{name}.png")
+    row = {"id": "a", "image": "m.png", "question": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
+    row |= {"rejected_images": ["edited.png"], "counter": "Nothing."} | columns
+    (folder / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    return folder / "pairs.jsonl"
+
+
+def test_given_rejected_images_come_as_they_are_with_their_right_answer(tmp_path):
+    [record] = mfpo.build(given(tmp_path), tmp_path / "out", BuildSettings(corruption="given")).with_format("arrow")
+    record = record.to_pylist()[0]
+    assert record["rejected_images"][0]["bytes"] == (tmp_path / "edited.png").read_bytes()
+    assert record["counter"] == [{"role": "assistant", "content": "Nothing."}]
+    assert (record["corruption"]["kind"], record["regions"]) == ("given", [])
+    assert json.loads((tmp_path / "out/summary.json").read_text())["area_destroyed"] == 1.0
+
+
+def test_another_corruption_makes_its_own_and_knows_no_right_answer(tmp_path):
+    [record] = mfpo.build(given(tmp_path), tmp_path / "out", BuildSettings(corruption="blur"), DatasetRegions())
+    assert record["counter"] is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ({"rejected_images": None}, "column 'rejected_images' is empty, but corruption=given"),
+        ({"rejected_images": ["edited.png"] * 2}, "has 2 images, but 'images' has 1"),
+        ({"rejected_images": ["m.png"]}, "shows the same as 'images'"),
+        ({"rejected_images": ["../m.png"]}, "outside"),
+        ({"counter": [{"role": "user", "content": "Nothing."}]}, "column 'counter' has messages (user)"),
+    ],
+)
+def test_a_given_image_that_is_none_is_told(tmp_path, columns, fault):
+    with pytest.raises(MfpoError, match="none of the 1 rows"):
+        mfpo.build(given(tmp_path, **columns), tmp_path / "out", BuildSettings(corruption="given"))
+    [file] = tmp_path.rglob("rejected_rows.jsonl")
+    assert fault in lines(file)[0]["reason"]

@@ -46,7 +46,7 @@ def make_record(
     ]
     corruption = {"kind": "region", "schedule": "sigmoid", "step": 500, "seed": 0, "fallback": not words}
     keywords = [{"text": word, "score": 1.0} for word in words]
-    return Record(**source, rejected_images=encoded, keywords=keywords, regions=regions, corruption=corruption)
+    return dict(source, rejected_images=encoded, keywords=keywords, regions=regions, corruption=corruption)
 
 
 GOOD = [

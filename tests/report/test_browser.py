@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mfpo.records import Record, new_record
+from mfpo.records import new_record
 from mfpo.report import inspect
 from mfpo.shards import write_shard
 
@@ -144,8 +144,8 @@ def page(tmp_path_factory):
             )
             corruption = {"kind": "region", "schedule": "sigmoid", "step": 500, "seed": 0, "fallback": kind["fallback"]}
             records.append(
-                Record(
-                    **source,
+                dict(
+                    source,
                     rejected_images=kind["rejected_images"],
                     keywords=[{"text": "dog", "score": 1.0}],
                     regions=kind["regions"],

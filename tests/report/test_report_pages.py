@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from mfpo.errors import MfpoError
 from mfpo.images import encode_image
-from mfpo.records import Record, new_record
+from mfpo.records import new_record
 from mfpo.report import inspect, write_report
 from mfpo.shards import write_shard
 
@@ -61,8 +61,8 @@ def make_record(number, *, fallback=False, text="A dog runs.", question="What is
         rejected=text + " A cat sleeps.",
         source={"dataset": "test", "row": number},
     )
-    return Record(
-        **source,
+    return dict(
+        source,
         rejected_images=[encode_image(Image.fromarray(rejected))],
         keywords=[{"text": keyword, "score": 2.0}],
         regions=[] if fallback else [region],

@@ -62,6 +62,8 @@ def record(file: Path, *, id: str = "0", prompt: list[Message] = TURNS[-1:], pat
         prompt=prompt,
         chosen=[{"role": "assistant", "content": CHOSEN}],
         rejected=[{"role": "assistant", "content": REJECTED}],
+        rejected_images=None,
+        counter=None,
         objects=None,
         source={"dataset": file.name, "row": 0},
     )
@@ -258,12 +260,19 @@ MS_SWIFT = {"messages": ANSWERED, "images": ["images/red.png"]}
     [
         {"rejected_response": REJECTED},
         {"rejected_response": None, "rejected_messages": OTHER},
-        {"rejected_messages": OTHER, "rejected_images": ["images/blue.png"], "objects": {"ref": [], "bbox": []}},
+        {"rejected_messages": OTHER, "objects": {"ref": [], "bbox": []}},
     ],
 )
 def test_ms_swift(rejected: dict, folder: Path) -> None:
     file = jsonl(folder, MS_SWIFT | rejected)
     assert only_record(open_source(file)) == record(file, prompt=TURNS)
+
+
+def test_rejected_images_come_with_the_right_answer_to_them(folder: Path) -> None:
+    row = MS_SWIFT | {"rejected_messages": OTHER, "rejected_images": ["images/blue.png"], "counter": "A blue wall."}
+    brought = only_record(open_source(jsonl(folder, row)))
+    assert brought["rejected_images"] == [{"bytes": (folder / "images/blue.png").read_bytes(), "path": "blue.png"}]
+    assert brought["counter"] == [{"role": "assistant", "content": "A blue wall."}]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def test_a_jsonl_row(folder: Path) -> None:
         prompt=[{"role": "user", "content": "What is there?"}],
         chosen=[{"role": "assistant", "content": "A dog."}],
         rejected=[{"role": "assistant", "content": "A cat."}],
+        rejected_images=None,
+        counter=None,
         objects=None,
         source={"dataset": "data.jsonl", "row": 0},
     )

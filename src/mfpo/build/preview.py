@@ -10,7 +10,7 @@ from mfpo.build.settings import STEPS, BuildSettings
 from mfpo.build.steps import Draft, finish_record
 from mfpo.errors import SettingError
 from mfpo.images import decode_image
-from mfpo.records import Region, SourceRecord
+from mfpo.records import NOISY, Region, SourceRecord
 
 LEVELS = (*range(0, STEPS, 100), STEPS - 1)
 COLUMNS = 4
@@ -26,7 +26,7 @@ def preview(record: SourceRecord, regions: list[Region], settings: BuildSettings
     Each is what `mfpo build` writes for this record with that `noise_step`; `regions` are those that were found in it.
     Raises SettingError when the corruption has no noise, RecordError when an image or a mask is broken.
     """
-    if settings.corruption not in ("region", "global", "random"):
+    if settings.corruption not in NOISY:
         raise SettingError(
             f"corruption {settings.corruption} has no noise levels to preview; choose region, global or random"
         )

@@ -1,14 +1,14 @@
 """The steps from a source's record to a record with its rejected images (paper, section 3.1)."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
-from mfpo.build.corruptions import CORRUPTIONS
+from mfpo.build.corruptions import CORRUPTIONS, Edit
 from mfpo.build.keywords import rank_keywords
 from mfpo.build.noise import Pixels, dilate
 from mfpo.build.regions import Search, Segmenter
@@ -16,7 +16,7 @@ from mfpo.build.settings import BuildSettings
 from mfpo.errors import RecordError
 from mfpo.images import decode_image, encode_image
 from mfpo.masks import Mask, decode_mask
-from mfpo.records import Corruption, Keyword, Record, Region, SourceRecord, answer_text
+from mfpo.records import Corruption, Keyword, Message, Record, Region, SourceRecord, answer_text
 
 
 class Draft:
@@ -70,12 +70,14 @@ def finish_record(draft: Draft, regions: list[Region], settings: BuildSettings) 
     # The paper's own fallback: where no keyword finds a region, the whole image.
     corrupt = CORRUPTIONS["global" if fallback else settings.corruption]
     rng = generator(settings.seed, draft.record["id"])
-    rejected_images, areas = [], []
-    for number, pixels in enumerate(draft.pixels):
-        mask = dilate(union(regions, number, pixels.shape), settings.mask_dilate)
-        rejected, area = corrupt(pixels, mask, rng, settings)
-        rejected_images.append(encode_image(Image.fromarray(rejected), settings.image_format))
-        areas.append(area)
+    if corrupt.edits_records:
+        edit = corrupt.edit(draft.record, regions, rng, settings)
+    else:
+        edit = _corrupted(draft, regions, corrupt, rng, settings)
+    rejected_images = [
+        encode_image(Image.fromarray(image), settings.image_format) if isinstance(image, np.ndarray) else image
+        for image in edit.rejected_images
+    ]
     corruption = Corruption(
         kind=settings.corruption,
         schedule=settings.schedule,
@@ -83,14 +85,31 @@ def finish_record(draft: Draft, regions: list[Region], settings: BuildSettings) 
         seed=settings.seed,
         fallback=fallback,
     )
-    record = Record(
-        **draft.record,
-        rejected_images=rejected_images,
-        keywords=draft.keywords,
-        regions=regions,
-        corruption=corruption,
-    )
-    return record, float(np.mean(areas))
+    made = {
+        "rejected_images": rejected_images,
+        "counter": edit.counter and [Message(role="assistant", content=edit.counter)],
+        "keywords": draft.keywords,
+        "regions": edit.regions,
+        "corruption": corruption,
+    }
+    return cast(Record, draft.record | made), edit.area
+
+
+def _corrupted(
+    draft: Draft,
+    regions: list[Region],
+    corrupt: Callable[..., tuple[Pixels, float]],
+    rng: np.random.Generator,
+    settings: BuildSettings,
+) -> Edit:
+    """The rejected image of each image; no answer to it is known."""
+    rejected_images, areas = [], []
+    for number, pixels in enumerate(draft.pixels):
+        mask = dilate(union(regions, number, pixels.shape), settings.mask_dilate)
+        rejected, area = corrupt(pixels, mask, rng, settings)
+        rejected_images.append(rejected)
+        areas.append(area)
+    return Edit(rejected_images, None, regions, float(np.mean(areas)))
 
 
 def build_record(record: SourceRecord, settings: BuildSettings, segmenter: Segmenter | None) -> tuple[Record, float]:

@@ -47,6 +47,8 @@ def build(
 
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos corruption=region
     """
+    if source.startswith("picturebook:"):
+        import mfpo.picturebook.edits  # noqa: F401 - registers the corruptions that only drawings can have
     settings = _read_settings(regions, config, overrides or [], corruption=corruption, seed=seed)
     if engine not in ("local", "ray"):
         raise SettingError(f"no engine is named {brief(engine)}; give --engine local or ray")

@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 from mfpo.images import encode_image
 from mfpo.masks import encode_mask
 from mfpo.models import encode_questions, load_model, load_processor
-from mfpo.picturebook import WEIGHTS
+from mfpo.picturebook import WEIGHTS, edits  # noqa: F401 - registers the corruptions that only drawings can have
 from mfpo.picturebook.corrections import absent_kinds, correct
 from mfpo.picturebook.scenes import Scene, draw_scene, make_scene
 from mfpo.picturebook.splits import scene_seeds

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from mfpo.images import decode_image
 from mfpo.masks import decode_mask
-from mfpo.records import TEXT_COLUMNS, Record, Region, answer_text, read_dataset
+from mfpo.records import NOISY, TEXT_COLUMNS, Record, Region, answer_text, read_dataset
 from mfpo.report.palette import PALETTE
 from mfpo.report.texts import Piece, cut, difference_spans, keyword_spans
 
@@ -61,7 +61,10 @@ class ScoredKeyword:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the page shows of a record; `destroyed` is the share of pixels in which m' differs from m."""
+    """What the page shows of a record; `destroyed` is the share of pixels in which m' differs from m.
+
+    `counter` is the right answer to m', if it is known, and `step` that of the noise, if there is any.
+    """
 
     id: str
     views: list[Views]
@@ -70,8 +73,9 @@ class Sample:
     rejected: list[Piece]
     keywords: list[ScoredKeyword]
     has_region: bool
+    counter: list[Piece]
     kind: str
-    step: int
+    step: int | None
     fallback: bool
     destroyed: float
     entropy: float | None
@@ -108,6 +112,7 @@ def sample(record: RankedRecord) -> Sample:
     rejected_images = [decode_image(image) for image in record["rejected_images"]]
     marks = {keyword: f"k{number % len(PALETTE)}" for keyword, number in _numbers(record["regions"]).items()}
     chosen, rejected = answer_text(record["chosen"]), answer_text(record["rejected"])
+    counter = answer_text(record.get("counter") or [])
     scores = {keyword["text"]: keyword["score"] for keyword in record["keywords"]}
     best = max(scores.values(), default=0.0) or 1.0
     shown = {keyword: marks.get(keyword, "no-region") for keyword in scores}
@@ -124,8 +129,9 @@ def sample(record: RankedRecord) -> Sample:
             ScoredKeyword(text, score, max(score, 0.0) / best, marks.get(text, "")) for text, score in scores.items()
         ],
         has_region=bool(record["regions"]),
+        counter=cut(counter, difference_spans(counter, chosen)),
         kind=record["corruption"]["kind"],
-        step=record["corruption"]["step"],
+        step=record["corruption"]["step"] if record["corruption"]["kind"] in NOISY else None,
         fallback=record["corruption"]["fallback"],
         destroyed=float(np.mean([*map(changed_share, originals, rejected_images)])),
         entropy=record.get("entropy"),

@@ -111,6 +111,16 @@ def read_images(row: dict[str, Any], column: str, folder: Path, root: Path) -> l
     return [read_image(image, folder, f"{column}[{number}]", root) for number, image in enumerate(value)]
 
 
+def read_rejected_images(row: dict[str, Any], folder: Path, root: Path) -> list[EncodedImage] | None:
+    """The rejected images that a row brings, in `rejected_images`, or None. Raises as `read_image`."""
+    return read_images(row, "rejected_images", folder, root) if row.get("rejected_images") else None
+
+
+def read_counter(row: dict[str, Any]) -> str | None:
+    """The right answer to a row's rejected images, in `counter`, or None; a foreign column of numbers is none."""
+    return read_answer(row, "counter") if isinstance(row.get("counter"), str | list | dict) else None
+
+
 def read_image(image: Any, folder: Path, name: str, root: Path | None = None) -> EncodedImage:
     """An image of a row: embedded as {"bytes", "path"} or as base64, by `name` if it has no path; or a path."""
     image = bare_image(image)

@@ -12,7 +12,7 @@ from mfpo.errors import RecordError
 from mfpo.folders import file_states
 from mfpo.records import Message, Origin, SourceRecord, answer_text, dataset_hash, new_record, place_images
 from mfpo.sources.files import check_row, dataset_rows, read_rows
-from mfpo.sources.rows import either, read_images, read_objects
+from mfpo.sources.rows import either, read_counter, read_images, read_objects, read_rejected_images
 
 
 class Pair(NamedTuple):
@@ -24,7 +24,8 @@ class Pair(NamedTuple):
 class TableSource(ABC):
     """The rows of files or of a dataset in memory, their images embedded or below `folder`; links may lead to `root`.
 
-    In every format a row may have its own masks in `objects`.
+    In every format a row may have its own masks in `objects`, rejected images in `rejected_images` and the right answer
+    to them in `counter`.
     """
 
     format: ClassVar[str]
@@ -50,7 +51,7 @@ class TableSource(ABC):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         needed = [name for column in (*self.columns, self.images) for name in either(column)]
-        names = ("id", "objects", "image_path", "system", *needed)
+        names = ("id", "objects", "rejected_images", "counter", "image_path", "system", *needed)
         if isinstance(self._rows, datasets.Dataset):
             return dataset_rows(self._rows, names)
         return read_rows(self._rows, names)
@@ -83,6 +84,8 @@ class TableSource(ABC):
             chosen=pair.chosen,
             rejected=pair.rejected,
             objects=read_objects(row.get("objects")),
+            rejected_images=read_rejected_images(row, self._folder, self._root),
+            counter=read_counter(row),
             source=Origin(dataset=self.name, row=number),
         )
         record["prompt"] = place_images(pair.prompt, len(record["images"]))

@@ -1,0 +1,29 @@
+"""The rejected images that the data brings, such as edited photos, with the right answer to them."""
+
+import numpy as np
+
+from mfpo.build.corruptions import Edit, corruption
+from mfpo.build.settings import BuildSettings
+from mfpo.errors import RecordError
+from mfpo.images import decode_image
+from mfpo.records import EncodedImage, Region, SourceRecord, answer_text
+
+
+@corruption("given", edits_records=True)
+def given(record: SourceRecord, regions: list[Region], rng: np.random.Generator, settings: BuildSettings) -> Edit:
+    images, rejected_images = record["images"], record["rejected_images"]
+    if rejected_images is None:
+        raise RecordError("column 'rejected_images' is empty, but corruption=given takes the rejected images from it")
+    if len(rejected_images) != len(images):
+        raise RecordError(f"column 'rejected_images' has {len(rejected_images)} images, but 'images' has {len(images)}")
+    counter = answer_text(record["counter"]) if record["counter"] else None
+    area = float(np.mean([_changed(*both) for both in zip(images, rejected_images, strict=True)]))
+    if not area:
+        raise RecordError("column 'rejected_images' shows the same as 'images'")
+    return Edit(rejected_images, counter, [], area)
+
+
+def _changed(image: EncodedImage, rejected_image: EncodedImage) -> float:
+    """The share of the pixels that differ; 1 for images of two sizes."""
+    before, after = (np.asarray(decode_image(encoded)) for encoded in (image, rejected_image))
+    return float((before != after).any(axis=-1).mean()) if before.shape == after.shape else 1.0
