@@ -5,11 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from mfpo.errors import MfpoError, SettingError, brief, first_line, nearest
 
 T = TypeVar("T")
+
+# The users' files that have been run, as modules, which no other process can import.
+PLUGINS: list[ModuleType] = []
 
 
 class Registry(Generic[T]):
@@ -40,6 +44,10 @@ class Registry(Generic[T]):
             return thing
 
         return decorate
+
+    def own(self) -> dict[str, T]:
+        """What is not of the package."""
+        return {name: thing for name, thing in self._things.items() if name not in self._names}
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self._names, *(name for name in self._things if name not in self._names)])
@@ -74,3 +82,4 @@ def load_plugin(file: Path) -> None:
                 line = trace.tb_lineno
             trace = trace.tb_next
         raise MfpoError(f"{file}, line {line}: {type(error).__name__}: {first_line(error)}") from error
+    PLUGINS.append(module)

@@ -2,18 +2,20 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mfpo.build.corruptions import CORRUPTIONS, Corruption
 from mfpo.build.engine import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
 from mfpo.build.notes import Note
-from mfpo.build.regions import Search, Segmenter, open_segmenter
+from mfpo.build.regions import SEGMENTERS, Search, Segmenter, open_segmenter
 from mfpo.build.settings import BuildSettings, RegionSettings
 from mfpo.errors import MfpoError, RecordError, SettingError, first_line
 from mfpo.folders import provenance_of
 from mfpo.records import Region
+from mfpo.registry import PLUGINS
 from mfpo.sources import Source
 
 # Shards in flight: enough to keep a cluster busy, few enough for its object store.
@@ -52,14 +54,17 @@ class RayData:
     ) -> Iterator[tuple[Path, Note]]:
         import ray
 
+        for plugin in PLUGINS:
+            ray.cloudpickle.register_pickle_by_value(plugin)
+        job = Job(Own(), source, settings, segmenter)
         has_model = isinstance(segmenter, OpenedByActor)
         gpus = 1 if has_model and ray.cluster_resources().get("GPU", 0) else 0
         for window in chunks(shards, _WINDOW):
             data = ray.data.from_items([{"shard": shard} for shard in window], override_num_blocks=len(window))
-            data = data.map(_draft, fn_args=(source, settings))
+            data = data.map(_draft, fn_args=(job,))
             actors = ray.data.ActorPoolStrategy(size=self.workers)
-            data = data.map(_Search, fn_constructor_args=(segmenter,), compute=actors, num_gpus=gpus)
-            data = data.map(_write, fn_args=(settings,))
+            data = data.map(_Search, fn_constructor_args=(job,), compute=actors, num_gpus=gpus)
+            data = data.map(_write, fn_args=(job,))
             for row in data.iter_rows():
                 if row["error"]:
                     raise MfpoError(row["error"])
@@ -80,14 +85,39 @@ class OpenedByActor:
         return self._segmenter(searches)
 
 
-def _draft(row: dict[str, Any], source: Source, settings: BuildSettings) -> dict[str, Any]:
-    works = [draft(work, source, settings) for work in row["shard"].rows]
+class Own:
+    """The user's own corruptions and segmenters: unpickling it registers them in the process of a worker."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return register, (CORRUPTIONS.own(), SEGMENTERS.own())
+
+
+def register(corruptions: dict[str, Corruption], segmenters: dict[str, Callable[..., Segmenter]]) -> Own:
+    """Make what `Own` brought known to this process."""
+    for name, corruption in corruptions.items():
+        CORRUPTIONS.add(name, corruption)
+    for name, opener in segmenters.items():
+        SEGMENTERS.add(name, opener)
+    return Own()
+
+
+class Job(NamedTuple):
+    """What all workers are given. `own` comes first, as the settings cannot be unpickled before it."""
+
+    own: Own
+    source: Source
+    settings: BuildSettings
+    segmenter: Segmenter | None
+
+
+def _draft(row: dict[str, Any], job: Job) -> dict[str, Any]:
+    works = [draft(work, job.source, job.settings) for work in row["shard"].rows]
     return {"path": row["shard"].path, "works": works}
 
 
 class _Search:
-    def __init__(self, segmenter: Segmenter | None) -> None:
-        self._segmenter = segmenter
+    def __init__(self, job: Job) -> None:
+        self._segmenter = job.segmenter
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         works: list[Work] = []
@@ -99,8 +129,8 @@ class _Search:
         return row | {"works": works, "error": None}
 
 
-def _write(row: dict[str, Any], settings: BuildSettings) -> dict[str, Any]:
+def _write(row: dict[str, Any], job: Job) -> dict[str, Any]:
     if row["error"]:
         return row
-    note = write(row["path"], (finish(work, settings) for work in row["works"]))
+    note = write(row["path"], (finish(work, job.settings) for work in row["works"]))
     return {"path": row["path"], "note": note, "error": None}

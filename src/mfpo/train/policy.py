@@ -51,7 +51,7 @@ def weights_dtype(settings: TrainSettings) -> torch.dtype:
 def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> Any:
     """The policy as `model`, or as the stage before or a checkpoint has saved it in `last`."""
     if settings.quantize_4bit:
-        base = _load_4bit(model)
+        base = _load_4bit(model, weights_dtype(settings))
     else:
         base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
     if shares_prefix(base):
@@ -59,20 +59,25 @@ def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> A
     return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
 
 
-def _load_4bit(model: Path) -> Any:
-    """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in bfloat16."""
-    return load_weights(
+def _load_4bit(model: Path, dtype: torch.dtype) -> Any:
+    """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in `dtype`."""
+    base = load_weights(
         AutoModelForImageTextToText,
         model.resolve(),
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=dtype,
         ),
-        dtype=torch.bfloat16,
-        device_map={"": torch.cuda.current_device()},
+        dtype=dtype,
+        device_map={"": torch.cuda.current_device() if device().type == "cuda" else "cpu"},
     )
+    for module in base.modules():
+        # Else a pass without gradients, on a CPU that can, leaves the weights in a form that has no backward pass.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return base
 
 
 def wanted_attention(settings: TrainSettings) -> str:

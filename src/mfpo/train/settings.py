@@ -35,7 +35,7 @@ class TrainSettings(ChosenSettings):
     lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; peers use 128", least=0)
     lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
-    quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs a GPU and bitsandbytes")
+    quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
     vision_cache: bool = setting(False, "cache the frozen vision tower's features in DATA/.vision")
     max_length: int = setting(2048, "maximum tokens of prompt, images and answer; truncates longer answers", least=1)
