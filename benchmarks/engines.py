@@ -3,7 +3,7 @@
 python benchmarks/engines.py --json engines.json
 python benchmarks/engines.py zero2 zero3
 
-fsdp2, zero2, zero3: the picture book trained by two processes that are killed after three steps and started again,
+fsdp2, zero2, zero3: the picture book trained by two processes that are killed after five steps and started again,
 against one process that is left alone. flex_attention: log p by the kernel that torch compiles, against sdpa.
 tensorboard, trackio, wandb: what each has of a run's curves, read from its own files. A part whose package is missing
 is left out with a note. DeepSpeed compiles for a minute, and needs a C++ compiler and ninja.
@@ -37,8 +37,8 @@ from mfpo.records import read_dataset
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 MFPO = ["-m", "mfpo.cli"]
-# Nine steps of one stage.
-SETTINGS = ["curriculum=false", "learning_rate=3e-5", "epochs=3", "logging_steps=1", "save_steps=1"]
+# Nine steps, in three stages.
+SETTINGS = ["learning_rate=3e-5", "epochs=3", "logging_steps=1", "save_steps=1"]
 COMPARED = ("loss", "rewards/chosen", "rewards/image_margins", "logps/rejected", "grad_norm")
 # Ninja lies beside Python where pip has installed it.
 ENVIRONMENT = os.environ | {
@@ -60,7 +60,8 @@ def main() -> None:
     print("| engine | version | seen | seconds |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run([*MFPO, "build", "picturebook:12", "--out", "data"], folder)
+        run([*MFPO, "build", "picturebook:12", "--out", "pairs"], folder)
+        run([*MFPO, "rank", "pairs", "--model", "picturebook", "--out", "data"], folder)
         for part in arguments.parts or PARTS:
             package, check = PARTS[part]
             if find_spec(package) is None:
@@ -94,12 +95,12 @@ def lines_of(run: Path) -> list[dict]:
 
 
 def two_processes(folder: Path, part: str) -> str:
-    """Train under the part's config, killed after three steps; how far the curve is from that of one process."""
+    """Train under the part's config, killed after five steps, in the second of three stages; how far the curve is from that of one process."""
     if not (folder / "one").exists():
         run(train_command("one", "batch_size=4"), folder)
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(config_of(folder, part)), "--num_processes", "2"]
     command = [*launch, *train_command(part, "batch_size=2")]
-    kill_after(3, command, folder / f"{part}.partial")
+    kill_after(5, command, folder / f"{part}.partial")
     run(command, folder)
     curves = [lines_of(folder / name) for name in ("one", part)]
     assert [line["step"] for line in curves[0]] == [line["step"] for line in curves[1]]
@@ -108,7 +109,7 @@ def two_processes(folder: Path, part: str) -> str:
     models = [load_model(folder / name / "model").state_dict() for name in ("one", part)]
     weights = max(float((one - models[1][name]).abs().max()) for name, one in models[0].items())
     return (
-        f"{len(curves[0])} steps by two processes, killed after 3 and resumed: metrics within {off:.0e} of one "
+        f"{len(curves[0])} steps by two processes, killed after 5 and resumed: metrics within {off:.0e} of one "
         f"process's, weights of the model within {weights:.0e}"
     )
 
@@ -168,7 +169,7 @@ def tracked(folder: Path, part: str) -> str:
     """Train one run with the tracker; how many of its figures the tracker has."""
     out = f"with-{part}"
     os.environ["TRACKIO_DIR"] = ENVIRONMENT["TRACKIO_DIR"] = str(folder / "trackio")
-    run(train_command(out, "batch_size=4", f"report_to={part}"), folder)
+    run(train_command(out, "batch_size=4", "curriculum=false", f"report_to={part}"), folder)
     shown = READERS[part](folder)
     figures = 0
     for line in lines_of(folder / out):
