@@ -95,7 +95,7 @@ def lines_of(run: Path) -> list[dict]:
 
 
 def two_processes(folder: Path, part: str) -> str:
-    """Train under the part's config, killed after five steps, in the second of three stages; how far the curve is from that of one process."""
+    """Train under the part's config, killed in the second of three stages; how far that is from one process."""
     if not (folder / "one").exists():
         run(train_command("one", "batch_size=4"), folder)
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(config_of(folder, part)), "--num_processes", "2"]

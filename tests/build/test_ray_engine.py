@@ -1,9 +1,9 @@
-"""The cluster's engine on a local Ray with two workers, and on two nodes: the same bytes as on one machine."""
+"""The cluster's engine on a cluster of two nodes, both on this machine: the same bytes as by the local engine."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -37,7 +37,7 @@ def slow(where, settings):
     def find(searches):
         if ray.is_initialized():
             Path(where, ray.get_runtime_context().get_node_id()).touch()
-            time.sleep(0.1)
+            time.sleep(0.05)
         return [[] for search in searches]
 
     return find
@@ -45,10 +45,17 @@ def slow(where, settings):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    RayData(2)  # starts Ray on this machine
-    yield
+def cluster() -> Iterator[Any]:
+    """The first node has a core for each of two actors and one for the rest, without the second too."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    cluster.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
     ray.shutdown()
+    cluster.shutdown()
 
 
 def test_the_bytes_are_those_of_one_machine(
@@ -121,21 +128,15 @@ def test_no_workers_are_refused() -> None:
 
 
 def test_a_node_that_is_killed_changes_nothing(
-    write_pairs: Callable, content: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_pairs: Callable, content: Callable, tmp_path: Path, cluster: Any
 ) -> None:
-    """The last test here, as it ends the Ray of the others."""
-    from ray.cluster_utils import Cluster
-
-    ray.shutdown()
     write_pairs(tmp_path / "pairs.parquet", 40)
     (tmp_path / "plugin.py").write_text(ON_WHICH_NODE)
     (tmp_path / "nodes").mkdir()
     load_plugin(tmp_path / "plugin.py")
     source, segmenter = open_source(tmp_path / "pairs.parquet"), open_segmenter(f"slow={tmp_path / 'nodes'}")
     settings = BuildSettings(shard_size=2)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
-    killed = cluster.add_node(num_cpus=2)
-    monkeypatch.setitem(os.environ, "RAY_ADDRESS", cluster.address)
+    (killed,) = cluster.worker_nodes
 
     class Interrupted(RayData):
         def __call__(self, *arguments):
@@ -145,11 +146,14 @@ def test_a_node_that_is_killed_changes_nothing(
                     cluster.remove_node(killed, allow_graceful=False)
                 yield written
 
-    try:
-        assert build_into(source, tmp_path / "ray", settings, segmenter, engine=Interrupted(2))["written"] == 37
-        assert len([node for node in ray.nodes() if node["Alive"]]) == 1
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    assert build_into(source, tmp_path / "ray", settings, segmenter, engine=Interrupted(2))["written"] == 37
+    assert len([node for node in ray.nodes() if node["Alive"]]) == 1
     build_into(source, tmp_path / "local", settings, segmenter)
     assert content(tmp_path / "ray") == content(tmp_path / "local")
+
+
+def test_without_an_address_ray_starts_on_this_machine(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.shutdown()
+    monkeypatch.delenv("RAY_ADDRESS")
+    RayData(1)
+    assert ray.get_runtime_context().gcs_address != cluster.address

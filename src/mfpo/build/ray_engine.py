@@ -2,20 +2,19 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mfpo.build.corruptions import CORRUPTIONS, Corruption
 from mfpo.build.engine import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
 from mfpo.build.notes import Note
-from mfpo.build.regions import SEGMENTERS, Search, Segmenter, open_segmenter
+from mfpo.build.regions import Search, Segmenter, open_segmenter
 from mfpo.build.settings import BuildSettings, RegionSettings
 from mfpo.errors import MfpoError, RecordError, SettingError, first_line
 from mfpo.folders import provenance_of
 from mfpo.records import Region
-from mfpo.registry import PLUGINS
+from mfpo.registry import PLUGINS, run_plugin
 from mfpo.sources import Source
 
 # Shards in flight: enough to keep a cluster busy, few enough for its object store.
@@ -54,9 +53,7 @@ class RayData:
     ) -> Iterator[tuple[Path, Note]]:
         import ray
 
-        for plugin in PLUGINS:
-            ray.cloudpickle.register_pickle_by_value(plugin)
-        job = Job(Own(), source, settings, segmenter)
+        job = Job(Plugins(), source, settings, segmenter)
         has_model = isinstance(segmenter, OpenedByActor)
         gpus = 1 if has_model and ray.cluster_resources().get("GPU", 0) else 0
         for window in chunks(shards, _WINDOW):
@@ -85,26 +82,25 @@ class OpenedByActor:
         return self._segmenter(searches)
 
 
-class Own:
-    """The user's own corruptions and segmenters: unpickling it registers them in the process of a worker."""
+class Plugins:
+    """The user's files: a process that unpickles this has run them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return register, (CORRUPTIONS.own(), SEGMENTERS.own())
+        return run_plugins, (dict(PLUGINS),)
 
 
-def register(corruptions: dict[str, Corruption], segmenters: dict[str, Callable[..., Segmenter]]) -> Own:
-    """Make what `Own` brought known to this process."""
-    for name, corruption in corruptions.items():
-        CORRUPTIONS.add(name, corruption)
-    for name, opener in segmenters.items():
-        SEGMENTERS.add(name, opener)
-    return Own()
+def run_plugins(texts: dict[Path, bytes]) -> Plugins:
+    """Run the files that this process does not know yet, or not as they are now."""
+    for file, text in texts.items():
+        if PLUGINS.get(file) != text:
+            run_plugin(file, text)
+    return Plugins()
 
 
 class Job(NamedTuple):
-    """What all workers are given. `own` comes first, as the settings cannot be unpickled before it."""
+    """What all workers are given. The plugins come first, as the others cannot be unpickled without them."""
 
-    own: Own
+    plugins: Plugins
     source: Source
     settings: BuildSettings
     segmenter: Segmenter | None

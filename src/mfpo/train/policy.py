@@ -94,6 +94,8 @@ def attention_of(base: Any, settings: TrainSettings) -> str:
     fault = None
     if not decoder._supports_flex_attn:
         fault = f"transformers has none for a {text.model_type!r} language model"
+    elif device().type == "cpu":
+        fault = "torch's has no backward pass on a CPU"
     elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:
         fault = f"the one in torch {torch.__version__} has no mixed precision"
     elif (width := getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) < 16:

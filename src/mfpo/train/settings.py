@@ -43,7 +43,7 @@ class TrainSettings(ChosenSettings):
     bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
     attention: Literal["sdpa", "flex_attention"] | None = setting(
         None,
-        "for the language model if prompts are shared; null: flex_attention on a GPU (untested), else sdpa",
+        "for the language model if prompts are shared; null: flex_attention on a GPU, else sdpa",
     )
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     logging_steps: int = setting(10, "steps averaged in each line of metrics.jsonl", least=1)
