@@ -3,7 +3,7 @@
 python benchmarks/engines.py --json engines.json
 python benchmarks/engines.py zero2 zero3
 
-fsdp2, zero2, zero3: the picture book trained by two processes that are killed after five steps and started again,
+zero2, zero3: the picture book trained by two processes that are killed after five steps and started again,
 against one process that is left alone. flex_attention: log p by the kernel that torch compiles, against sdpa.
 tensorboard, trackio, wandb: what each has of a run's curves, read from its own files. A part whose package is missing
 is left out with a note. DeepSpeed compiles for a minute, and needs a C++ compiler and ninja.
@@ -115,9 +115,7 @@ def two_processes(folder: Path, part: str) -> str:
 
 
 def config_of(folder: Path, part: str) -> Path:
-    """The shipped config of the part; that of DeepSpeed is ZeRO-2's."""
-    if part == "fsdp2":
-        return CONFIGS / "fsdp2.yaml"
+    """The shipped config, which is ZeRO-2's, with the part's stage."""
     config = yaml.safe_load((CONFIGS / "deepspeed.yaml").read_text(encoding="utf-8"))
     config["deepspeed_config"]["zero_stage"] = int(part.removeprefix("zero"))
     path = folder / f"{part}.yaml"
@@ -240,7 +238,6 @@ READERS = {"tensorboard": read_tensorboard, "trackio": read_trackio, "wandb": re
 
 # The package of each part, and its check, which says what it saw.
 PARTS: dict[str, tuple[str, Callable[[Path, str], str]]] = {
-    "fsdp2": ("torch", two_processes),
     "zero2": ("deepspeed", two_processes),
     "zero3": ("deepspeed", two_processes),
     "flex_attention": ("torch", compiled_attention),

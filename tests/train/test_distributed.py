@@ -81,7 +81,10 @@ def kill_and_resume(start: list[str], out: Path) -> None:
 @pytest.mark.parametrize("kind", ["full"], indirect=True)
 def test_sharded_run_that_is_killed_goes_on_as_one_process(kind, one, tiny_llava, ranked, tmp_path):
     out = tmp_path / "run"
-    kill_and_resume(launch("fsdp2.yaml", command(ranked, tiny_llava, out, kind)), out)
+    start = launch("fsdp2.yaml", command(ranked, tiny_llava, out, kind))
+    module = start.index("mfpo.cli")
+    start[module - 1 : module + 1] = [str(Path(__file__).with_name("sharded_run.py"))]
+    kill_and_resume(start, out)
     assert_same_curve(out, one)
     weights, others = (load_model(run / "model").state_dict() for run in (out, one))
     # Adam divides by the gradients' size, so that rounding moves a weight with next to no gradient as far as others.
