@@ -5,7 +5,7 @@ python benchmarks/engines.py zero2 zero3
 
 zero2, zero3: the picture book trained by two processes that are killed after five steps and started again,
 against one process that is left alone. flex_attention: log p by the kernel that torch compiles, against sdpa.
-tensorboard, trackio, wandb: what each has of a run's curves, read from its own files. A part whose package is missing
+trackio, wandb: what each has of a run's curves, read from its own files. A part whose package is missing
 is left out with a note. DeepSpeed compiles for a minute, and needs a C++ compiler and ninja.
 """
 
@@ -179,19 +179,6 @@ def tracked(folder: Path, part: str) -> str:
     return f"all {figures} figures of metrics.jsonl are in the files of the tracker"
 
 
-def read_tensorboard(folder: Path) -> dict[int, dict[str, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (file,) = (folder / "with-tensorboard").rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(file))
-    events.Reload()
-    shown: dict[int, dict[str, float]] = {}
-    for name in events.Tags()["scalars"]:
-        for event in events.Scalars(name):
-            shown.setdefault(event.step, {})[name] = event.value
-    return shown
-
-
 def read_trackio(folder: Path) -> dict[int, dict[str, float]]:
     import trackio
     from trackio.sqlite_storage import SQLiteStorage
@@ -234,14 +221,13 @@ def records_of(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
-READERS = {"tensorboard": read_tensorboard, "trackio": read_trackio, "wandb": read_wandb}
+READERS = {"trackio": read_trackio, "wandb": read_wandb}
 
 # The package of each part, and its check, which says what it saw.
 PARTS: dict[str, tuple[str, Callable[[Path, str], str]]] = {
     "zero2": ("deepspeed", two_processes),
     "zero3": ("deepspeed", two_processes),
     "flex_attention": ("torch", compiled_attention),
-    "tensorboard": ("tensorboard", tracked),
     "trackio": ("trackio", tracked),
     "wandb": ("wandb", tracked),
 }

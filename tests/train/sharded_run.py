@@ -1,7 +1,7 @@
 """`mfpo` as accelerate starts it, with a model that is sharded though it is on a CPU.
 
-`accelerate launch --config_file fsdp2.yaml sharded_run.py train ...`. On CPUs accelerate passes over FSDP and trains with
-DDP; told that its processes have GPUs, it shards on what they have.
+`accelerate launch --config_file fsdp2.yaml sharded_run.py train ...`. On CPUs accelerate passes over FSDP and trains
+with DDP; told that its processes have GPUs, it shards on what they have.
 """
 
 from typing import Any
