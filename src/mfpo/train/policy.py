@@ -52,6 +52,7 @@ def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> A
     """The policy as `model`, or as the stage before or a checkpoint has saved it in `last`."""
     if settings.quantize_4bit:
         base = _load_4bit(model, weights_dtype(settings))
+        keep_backward_pass(base)
     else:
         base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
     if shares_prefix(base):
@@ -61,7 +62,7 @@ def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> A
 
 def _load_4bit(model: Path, dtype: torch.dtype) -> Any:
     """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in `dtype`."""
-    base = load_weights(
+    return load_weights(
         AutoModelForImageTextToText,
         model.resolve(),
         quantization_config=BitsAndBytesConfig(
@@ -73,11 +74,13 @@ def _load_4bit(model: Path, dtype: torch.dtype) -> Any:
         dtype=dtype,
         device_map={"": torch.cuda.current_device() if device().type == "cuda" else "cpu"},
     )
-    for module in base.modules():
-        # Else a pass without gradients, on a CPU that can, leaves the weights in a form that has no backward pass.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+
+
+def keep_backward_pass(model: Any) -> None:
+    """Keep weights in 4 bits as they are: on some CPUs a pass without gradients packs them, for inference alone."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes'
             module.support_avx512bf16_for_cpu = False
-    return base
 
 
 def wanted_attention(settings: TrainSettings) -> str:

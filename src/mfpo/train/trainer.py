@@ -26,7 +26,7 @@ from mfpo.train.data import open_data, open_pairs
 from mfpo.train.inputs import Inputs
 from mfpo.train.metrics import count_tokens, metrics, window_means
 from mfpo.train.objectives import OBJECTIVES, LogRatios, total
-from mfpo.train.policy import SHARDED_PRECISION, lora_targets, make_trainable, unmoved
+from mfpo.train.policy import SHARDED_PRECISION, keep_backward_pass, lora_targets, make_trainable, unmoved
 from mfpo.train.processes import gathered, share
 from mfpo.train.reference import reference_logps
 from mfpo.train.settings import TrainSettings
@@ -97,6 +97,7 @@ class PreferenceTrainer(Trainer):
             frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.frozen, self.starts_as_reference = frozen, starts_as_reference
         self.unmoved = unmoved(model)
+        keep_backward_pass(model)
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
