@@ -86,8 +86,8 @@ class PreferenceTrainer(Trainer):
         # The Trainer notes in it that the model keeps no cache, which would be saved; our passes ask for none anyway.
         vars(model.config).clear()
         vars(model.config).update(config)
-        if self.is_fsdp_enabled and self.args.bf16:
-            self.accelerator.state.fsdp_plugin.mixed_precision_policy = SHARDED_PRECISION
+        if self.is_fsdp_enabled:
+            self._shard_as_fits()
         # Says that the loss is divided by the records of the whole step, not of the batch, by ourselves.
         self.model_accepts_loss_kwargs = True
         self.shares_prefix = shares_prefix(model)
@@ -105,6 +105,15 @@ class PreferenceTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(QuietBar)
+
+    def _shard_as_fits(self) -> None:
+        """Set what accelerate would get wrong: layers that models name but only other forms of them have, rounding."""
+        plugin = self.accelerator.state.fsdp_plugin
+        if plugin.transformer_cls_names_to_wrap is None:
+            there = {type(module).__name__ for module in self.model.modules()}
+            plugin.transformer_cls_names_to_wrap = sorted(there.intersection(self.model._no_split_modules or ()))
+        if self.args.bf16:
+            plugin.mixed_precision_policy = SHARDED_PRECISION
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, from a checkpoint if the model has been loaded from it.
