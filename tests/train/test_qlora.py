@@ -29,10 +29,9 @@ def test_curve_is_that_of_a_base_with_the_rounded_weights(in_4_bits, tiny_llava,
     weights = dict(base.named_parameters())
     rounded = 0
     for name, module in quantized.get_base_model().named_modules():
-        layer = getattr(module, "base_layer", module)
-        if isinstance(layer, bnb.nn.Linear4bit):
-            value = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-            weights[f"{name}.weight"].data = value.float()
+        if isinstance(module, bnb.nn.Linear4bit):
+            value = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            weights[name.removesuffix(".base_layer") + ".weight"].data = value.float()
             rounded += 1
     assert rounded > 20
     base.save_pretrained(tmp_path / "rounded")
