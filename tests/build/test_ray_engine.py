@@ -147,7 +147,6 @@ def test_a_node_that_is_killed_changes_nothing(
                 yield written
 
     assert build_into(source, tmp_path / "ray", settings, segmenter, engine=Interrupted(2))["written"] == 37
-    assert len([node for node in ray.nodes() if node["Alive"]]) == 1
     build_into(source, tmp_path / "local", settings, segmenter)
     assert content(tmp_path / "ray") == content(tmp_path / "local")
 
