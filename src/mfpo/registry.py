@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from mfpo.errors import MfpoError, SettingError, brief, first_line, nearest
 
 T = TypeVar("T")
+
+# The users' files that have been run, with their text, as no other process can import them.
+PLUGINS: dict[Path, bytes] = {}
 
 
 class Registry(Generic[T]):
@@ -58,19 +61,26 @@ class Registry(Generic[T]):
 
 def load_plugin(file: Path) -> None:
     """Run a user's file, whose decorators register its contents. Raises MfpoError with the line when it fails."""
-    spec = spec_from_file_location(f"mfpo_plugin_{file.stem}", file)
-    if spec is None or spec.loader is None or not file.is_file():
+    if file.suffix != ".py" or not file.is_file():
         raise MfpoError(f"{file}: no such Python file; give --plugin FILE.py")
-    sys.modules[spec.name] = module = module_from_spec(spec)  # where dataclasses look for it
+    run_plugin(file, file.read_bytes())
+
+
+def run_plugin(file: Path, text: bytes) -> None:
+    """Like `load_plugin`, with the text of a file that need not be on this machine."""
+    module = ModuleType(f"mfpo_plugin_{file.stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # where dataclasses look for it
     try:
-        spec.loader.exec_module(module)
+        exec(compile(text, str(file), "exec"), vars(module))
     except MfpoError:
         raise
     except Exception as error:
         trace = error.__traceback__
         line = getattr(error, "lineno", None)
         while trace is not None:
-            if trace.tb_frame.f_code.co_filename == spec.origin:
+            if trace.tb_frame.f_code.co_filename == str(file):
                 line = trace.tb_lineno
             trace = trace.tb_next
         raise MfpoError(f"{file}, line {line}: {type(error).__name__}: {first_line(error)}") from error
+    PLUGINS[file] = text

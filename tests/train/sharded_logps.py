@@ -1,8 +1,8 @@
 """Run by torchrun in two processes: log-probabilities and gradients of a model sharded by FSDP2 are those of the whole.
 
-`torchrun --nproc_per_node 2 sharded_logps.py DATA MODEL`; exits with 1 where they are not. On a CPU accelerate does not
-shard, so that the sharding is done here as accelerate does it: the layers, the embeddings, the head with the last norm,
-the rest; in float32, and in the precision of `mfpo train`.
+`torchrun --nproc_per_node 2 sharded_logps.py DATA MODEL`; exits with 1 where they are not. The sharding is done
+here as accelerate does it: the layers, the embeddings, the head with the last norm, the rest; in float32, and in the
+precision of `mfpo train`.
 """
 
 import sys

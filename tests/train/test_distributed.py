@@ -10,14 +10,20 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from fixtures.runs import STAGED, metrics_of
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.sequences import sequence_logps
+from mfpo.models import load_model, load_processor
+from mfpo.records import read_dataset
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+NO_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 KINDS = {"full": {}, "lora": {"lora_rank": 4, "rerank": True, "reset_reference": True, "gradient_accumulation": 2}}
 
 
@@ -55,19 +61,48 @@ def assert_same_curve(run: Path, other: Path) -> None:
 @pytest.mark.parametrize("kind", ["lora"], indirect=True)
 def test_two_processes_that_are_killed_go_on_as_one_with_batches_of_four(kind, one, tiny_llava, ranked, tmp_path):
     """Levels of 5, 5 and 4 records: the last batches are filled up, which must not count."""
-    start = command(ranked, tiny_llava, tmp_path / "run", kind)
-    first = subprocess.Popen(start, stderr=subprocess.DEVNULL)
-    log = tmp_path / "run.partial" / "metrics.jsonl"
+    kill_and_resume(command(ranked, tiny_llava, tmp_path / "run", kind), tmp_path / "run")
+    assert_same_curve(tmp_path / "run", one)
+
+
+def kill_and_resume(start: list[str], out: Path) -> None:
+    """Start the run `out`, kill all its processes in the first stage, and start it again."""
+    first = subprocess.Popen(start, stderr=subprocess.DEVNULL, env=NO_GPU)
+    log = out.with_name("run.partial") / "metrics.jsonl"
     deadline = time.monotonic() + 100
     while (not log.exists() or log.read_text().count("\n") < 3) and time.monotonic() < deadline:
         time.sleep(0.02)
     for process in [*psutil.Process(first.pid).children(recursive=True), first]:  # each worker has its own session
         process.kill()
     first.wait()
-    assert not (tmp_path / "run").exists(), "it was killed too late"
-    done = subprocess.run(start, capture_output=True, timeout=200)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-    assert_same_curve(tmp_path / "run", one)
+    assert not out.exists(), "it was killed too late"
+    done = subprocess.run(start, capture_output=True, text=True, timeout=300, env=NO_GPU)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "going on from step" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["full"], indirect=True)
+def test_sharded_run_that_is_killed_goes_on_as_one_process(kind, one, tiny_llava, ranked, tmp_path):
+    out = tmp_path / "run"
+    start = launch("fsdp2.yaml", command(ranked, tiny_llava, out, kind))
+    module = start.index("mfpo.cli")
+    start[module - 1 : module + 1] = [str(Path(__file__).with_name("sharded_run.py"))]
+    kill_and_resume(start, out)
+    assert_same_curve(out, one)
+    pairs = Pairs(read_dataset(ranked), load_processor(out / "model"), rejected_images=True, max_length=999)
+    batch = pairs.collate([pairs[0], pairs[1]])
+    batch.pop("rows")
+    with torch.no_grad():
+        models = map(load_model, (out / "model", one / "model", tiny_llava))
+        sharded, whole, untrained = (sequence_logps(model, batch) for model in models)
+    torch.testing.assert_close(sharded, whole, rtol=1e-3, atol=1e-2)
+    assert (sharded - untrained).abs().max() > 1
+
+
+def launch(config: str, start: list[str]) -> list[str]:
+    """The command of `command`, started by accelerate with a shipped config."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+    return [*launcher, "--num_processes", "2", *start[len(TORCHRUN) :]]
 
 
 def test_sharded_model_has_the_log_probabilities_and_gradients_of_the_whole(tiny_llava, preference_data):
@@ -81,10 +116,8 @@ def test_accelerate_launches_what_the_shipped_config_says(kind, one, tiny_llava,
     """Not its `use_cpu`, with which accelerate starts one process."""
     data = tmp_path / "data"  # without the kept reference, so that the processes share the work
     shutil.copytree(ranked, data, ignore=shutil.ignore_patterns(".reference"))
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
-    start += ["--num_processes", "2", *command(data, tiny_llava, tmp_path / "run", kind)[len(TORCHRUN) :]]
-    no_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(start, capture_output=True, text=True, timeout=300, env=no_gpu)
+    start = launch("ddp.yaml", command(data, tiny_llava, tmp_path / "run", kind))
+    done = subprocess.run(start, capture_output=True, text=True, timeout=300, env=NO_GPU)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes train together" in done.stderr
     assert_same_curve(tmp_path / "run", one)

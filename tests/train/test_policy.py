@@ -33,12 +33,17 @@ def test_language_model_attends_by_flex_attention_on_a_gpu_where_it_can(family, 
     assert attention_of(family.model, TrainSettings(attention="sdpa")) == "sdpa"
 
 
-def test_flex_attention_that_a_model_has_not_is_refused_when_asked_for(family):
+def test_flex_attention_that_a_model_has_not_is_refused_when_asked_for(family, on_a_gpu):
     if family.name not in WITHOUT_FLEX:
         assert attention_of(family.model, FLEX) == "flex_attention"
         return
     with pytest.raises(SettingError, match=r"transformers has none for a '.*_text' language model; set attention=sdpa"):
         attention_of(family.model, FLEX)
+
+
+def test_flex_attention_on_a_cpu_is_refused(make_llava):
+    with pytest.raises(SettingError, match="torch's has no backward pass on a CPU; set attention=sdpa"):
+        attention_of(make_llava().model, FLEX)
 
 
 def test_narrow_heads_and_an_old_torch_have_no_flex_attention(make_llava, on_a_gpu, monkeypatch):

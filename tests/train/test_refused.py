@@ -121,12 +121,9 @@ def test_equal_entropies_are_refused_for_a_curriculum_only(tiny_llava, ranked, t
     assert plan_stages(open_data(data, settings), settings, "data") == [("all", list(range(14)))]
 
 
-def test_4_bit_weights_need_a_gpu(tiny_llava, ranked, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "device", lambda: torch.device("cpu"))
-    assert "quantize_4bit needs a GPU" in refused(ranked, tiny_llava, tmp_path, lora_rank=2, quantize_4bit=True)
-    monkeypatch.setattr(run_module, "device", lambda: torch.device("cuda"))
+def test_4_bit_weights_need_bitsandbytes(tiny_llava, ranked, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "find_spec", lambda name: None)
-    assert "run `pip install bitsandbytes`" in refused(ranked, tiny_llava, tmp_path, lora_rank=2, quantize_4bit=True)
+    assert "run `pip install 'mfpo[qlora]'`" in refused(ranked, tiny_llava, tmp_path, lora_rank=2, quantize_4bit=True)
 
 
 def test_tracker_that_is_not_installed_is_refused(tiny_llava, ranked, tmp_path):

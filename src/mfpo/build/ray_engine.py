@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mfpo.build.engine import SEARCHED_TOGETHER, Shard, Work, chunks, draft, finish, search, write
 from mfpo.build.notes import Note
@@ -14,6 +14,7 @@ from mfpo.build.settings import BuildSettings, RegionSettings
 from mfpo.errors import MfpoError, RecordError, SettingError, first_line
 from mfpo.folders import provenance_of
 from mfpo.records import Region
+from mfpo.registry import PLUGINS, run_plugin
 from mfpo.sources import Source
 
 # Shards in flight: enough to keep a cluster busy, few enough for its object store.
@@ -52,14 +53,15 @@ class RayData:
     ) -> Iterator[tuple[Path, Note]]:
         import ray
 
+        job = Job(Plugins(), source, settings, segmenter)
         has_model = isinstance(segmenter, OpenedByActor)
         gpus = 1 if has_model and ray.cluster_resources().get("GPU", 0) else 0
         for window in chunks(shards, _WINDOW):
             data = ray.data.from_items([{"shard": shard} for shard in window], override_num_blocks=len(window))
-            data = data.map(_draft, fn_args=(source, settings))
+            data = data.map(_draft, fn_args=(job,))
             actors = ray.data.ActorPoolStrategy(size=self.workers)
-            data = data.map(_Search, fn_constructor_args=(segmenter,), compute=actors, num_gpus=gpus)
-            data = data.map(_write, fn_args=(settings,))
+            data = data.map(_Search, fn_constructor_args=(job,), compute=actors, num_gpus=gpus)
+            data = data.map(_write, fn_args=(job,))
             for row in data.iter_rows():
                 if row["error"]:
                     raise MfpoError(row["error"])
@@ -80,14 +82,38 @@ class OpenedByActor:
         return self._segmenter(searches)
 
 
-def _draft(row: dict[str, Any], source: Source, settings: BuildSettings) -> dict[str, Any]:
-    works = [draft(work, source, settings) for work in row["shard"].rows]
+class Plugins:
+    """The user's files: a process that unpickles this has run them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return run_plugins, (dict(PLUGINS),)
+
+
+def run_plugins(texts: dict[Path, bytes]) -> Plugins:
+    """Run the files that this process does not know yet, or not as they are now."""
+    for file, text in texts.items():
+        if PLUGINS.get(file) != text:
+            run_plugin(file, text)
+    return Plugins()
+
+
+class Job(NamedTuple):
+    """What all workers are given. The plugins come first, as the others cannot be unpickled without them."""
+
+    plugins: Plugins
+    source: Source
+    settings: BuildSettings
+    segmenter: Segmenter | None
+
+
+def _draft(row: dict[str, Any], job: Job) -> dict[str, Any]:
+    works = [draft(work, job.source, job.settings) for work in row["shard"].rows]
     return {"path": row["shard"].path, "works": works}
 
 
 class _Search:
-    def __init__(self, segmenter: Segmenter | None) -> None:
-        self._segmenter = segmenter
+    def __init__(self, job: Job) -> None:
+        self._segmenter = job.segmenter
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         works: list[Work] = []
@@ -99,8 +125,8 @@ class _Search:
         return row | {"works": works, "error": None}
 
 
-def _write(row: dict[str, Any], settings: BuildSettings) -> dict[str, Any]:
+def _write(row: dict[str, Any], job: Job) -> dict[str, Any]:
     if row["error"]:
         return row
-    note = write(row["path"], (finish(work, settings) for work in row["works"]))
+    note = write(row["path"], (finish(work, job.settings) for work in row["works"]))
     return {"path": row["path"], "note": note, "error": None}

@@ -57,6 +57,8 @@ def _root(
     ] = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    # As soon as transformers imports it, it warns that a faster kernel for CPUs is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for file in plugin or []:
         load_plugin(file)
     if context.invoked_subcommand is None:

@@ -51,7 +51,8 @@ def weights_dtype(settings: TrainSettings) -> torch.dtype:
 def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> Any:
     """The policy as `model`, or as the stage before or a checkpoint has saved it in `last`."""
     if settings.quantize_4bit:
-        base = _load_4bit(model)
+        base = _load_4bit(model, weights_dtype(settings))
+        keep_backward_pass(base)
     else:
         base = load_model(last if last and not settings.lora_rank else model, dtype=weights_dtype(settings))
     if shares_prefix(base):
@@ -59,8 +60,8 @@ def open_policy(model: Path, settings: TrainSettings, *, last: Path | None) -> A
     return make_trainable(base, settings, targets=lora_targets(base, settings), adapter=last)
 
 
-def _load_4bit(model: Path) -> Any:
-    """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in bfloat16."""
+def _load_4bit(model: Path, dtype: torch.dtype) -> Any:
+    """The frozen base of QLoRA (Dettmers et al. 2023): weights in doubly quantized NF4, computed with in `dtype`."""
     return load_weights(
         AutoModelForImageTextToText,
         model.resolve(),
@@ -68,11 +69,18 @@ def _load_4bit(model: Path) -> Any:
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=dtype,
         ),
-        dtype=torch.bfloat16,
-        device_map={"": torch.cuda.current_device()},
+        dtype=dtype,
+        device_map={"": torch.cuda.current_device() if device().type == "cuda" else "cpu"},
     )
+
+
+def keep_backward_pass(model: Any) -> None:
+    """Keep weights in 4 bits as they are: on some CPUs a pass without gradients packs them, for inference alone."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes'
+            module.support_avx512bf16_for_cpu = False
 
 
 def wanted_attention(settings: TrainSettings) -> str:
@@ -89,6 +97,8 @@ def attention_of(base: Any, settings: TrainSettings) -> str:
     fault = None
     if not decoder._supports_flex_attn:
         fault = f"transformers has none for a {text.model_type!r} language model"
+    elif device().type == "cpu":
+        fault = "torch's has no backward pass on a CPU"
     elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:
         fault = f"the one in torch {torch.__version__} has no mixed precision"
     elif (width := getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) < 16:

@@ -20,7 +20,7 @@ from transformers.integrations import get_available_reporting_integrations
 from mfpo.errors import MfpoError
 from mfpo.folders import fingerprint, writing
 from mfpo.hub import find_model
-from mfpo.models import device, load_model, load_processor, load_weights, model_files, model_hash, quiet, stored_dtype
+from mfpo.models import load_model, load_processor, load_weights, model_files, model_hash, quiet, stored_dtype
 from mfpo.records import dataset_hash
 from mfpo.train.base import IN_MEMORY, check_model, save_model, title
 from mfpo.train.data import data_name, open_data, open_pairs
@@ -119,10 +119,8 @@ def check_settings(model: Any, settings: TrainSettings) -> None:
         raise MfpoError(
             f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge {model} --out DIR`"
         )
-    if settings.quantize_4bit and device().type != "cuda":
-        raise MfpoError("quantize_4bit needs a GPU, and there is none; set quantize_4bit=false")
     if settings.quantize_4bit and find_spec("bitsandbytes") is None:
-        raise MfpoError("quantize_4bit needs bitsandbytes; run `pip install bitsandbytes`")
+        raise MfpoError("quantize_4bit needs bitsandbytes; run `pip install 'mfpo[qlora]'`")
     if settings.lora_rank and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise MfpoError(
             "FSDP needs all weights to be trainable and in one precision; train adapters with ddp.yaml instead"

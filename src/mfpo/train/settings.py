@@ -35,7 +35,7 @@ class TrainSettings(ChosenSettings):
     lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; peers use 128", least=0)
     lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
-    quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs a GPU and bitsandbytes")
+    quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
     vision_cache: bool = setting(False, "cache the frozen vision tower's features in DATA/.vision")
     max_length: int = setting(2048, "maximum tokens of prompt, images and answer; truncates longer answers", least=1)
@@ -43,7 +43,7 @@ class TrainSettings(ChosenSettings):
     bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
     attention: Literal["sdpa", "flex_attention"] | None = setting(
         None,
-        "for the language model if prompts are shared; null: flex_attention on a GPU (untested), else sdpa",
+        "for the language model if prompts are shared; null: flex_attention on a GPU, else sdpa",
     )
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     logging_steps: int = setting(10, "steps averaged in each line of metrics.jsonl", least=1)

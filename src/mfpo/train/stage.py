@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 from peft import PeftConfig
 from torch import Tensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from mfpo.folders import write_json, writing
 from mfpo.logprobs.pairs import Pairs, check_fit
@@ -101,6 +102,7 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
     if processes().is_main_process:
         log.forget_after(step)
     reads_reference = "reference" in OBJECTIVES[run.settings.method].inputs
+    frozen = _open(run, last=None).requires_grad_(False) if reads_reference and not run.settings.lora_rank else None
     trainer = PreferenceTrainer(
         policy,
         run.settings,
@@ -108,13 +110,14 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
         processing_class=run.processor,
         train_dataset=Records(run.pairs, rows),
         reference=reference,
-        frozen=_open(run, last=None).requires_grad_(False) if reads_reference and not run.settings.lora_rank else None,
+        frozen=frozen,
         starts_as_reference=not number or run.settings.reset_reference,
         write=log.write,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with writing(f"the end of stage {name}", run.folder):
         _save(trainer, run, end)
+    unset_hf_deepspeed_config()  # else ZeRO-3 would split what is loaded from here on, in this process alone too
     return plan
 
 

@@ -26,7 +26,7 @@ from mfpo.train.data import open_data, open_pairs
 from mfpo.train.inputs import Inputs
 from mfpo.train.metrics import count_tokens, metrics, window_means
 from mfpo.train.objectives import OBJECTIVES, LogRatios, total
-from mfpo.train.policy import SHARDED_PRECISION, lora_targets, make_trainable, unmoved
+from mfpo.train.policy import SHARDED_PRECISION, keep_backward_pass, lora_targets, make_trainable, unmoved
 from mfpo.train.processes import gathered, share
 from mfpo.train.reference import reference_logps
 from mfpo.train.settings import TrainSettings
@@ -86,8 +86,8 @@ class PreferenceTrainer(Trainer):
         # The Trainer notes in it that the model keeps no cache, which would be saved; our passes ask for none anyway.
         vars(model.config).clear()
         vars(model.config).update(config)
-        if self.is_fsdp_enabled and self.args.bf16:
-            self.accelerator.state.fsdp_plugin.mixed_precision_policy = SHARDED_PRECISION
+        if self.is_fsdp_enabled:
+            self._shard_as_fits()
         # Says that the loss is divided by the records of the whole step, not of the batch, by ourselves.
         self.model_accepts_loss_kwargs = True
         self.shares_prefix = shares_prefix(model)
@@ -97,6 +97,7 @@ class PreferenceTrainer(Trainer):
             frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.frozen, self.starts_as_reference = frozen, starts_as_reference
         self.unmoved = unmoved(model)
+        keep_backward_pass(model)
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
@@ -104,6 +105,15 @@ class PreferenceTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(QuietBar)
+
+    def _shard_as_fits(self) -> None:
+        """Set what accelerate would get wrong: layers that models name but only other forms of them have, rounding."""
+        plugin = self.accelerator.state.fsdp_plugin
+        if plugin.transformer_cls_names_to_wrap is None:
+            there = {type(module).__name__ for module in self.model.modules()}
+            plugin.transformer_cls_names_to_wrap = sorted(there.intersection(self.model._no_split_modules or ()))
+        if self.args.bf16:
+            plugin.mixed_precision_policy = SHARDED_PRECISION
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, from a checkpoint if the model has been loaded from it.
