@@ -22,6 +22,10 @@ def test_it_is_a_plain_llava_of_a_few_megabytes():
     assert type(model) is LlavaForConditionalGeneration
     assert 2e6 <= sum(parameter.numel() for parameter in model.parameters()) <= 4e6
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*")) <= 8e6
+    towers = [name for name in load_file(WEIGHTS / "model.safetensors") if name.startswith("vision_tower.")]
+    # As in every LLaVA on the Hub; vLLM loads no others.
+    assert towers
+    assert all(name.startswith("vision_tower.vision_model.") for name in towers)
     assert not [path for path in WEIGHTS.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".py")]
 
 
