@@ -89,7 +89,8 @@ def tensors(path) -> dict[str, list[int]]:
 
 def test_whole_policy_is_saved_with_the_tensors_and_the_config_of_its_source(family, tmp_path):
     """So that whatever reads the source, vLLM too, reads what was trained from it."""
-    save_as_on_hub(family.model, tmp_path / "source")
+    save_as_on_hub(family.model, tmp_path / "made")
+    load_model(tmp_path / "made").save_pretrained(tmp_path / "source")
     policy = open_policy(tmp_path / "source", TrainSettings(attention="sdpa"), last=None)
     policy.save_pretrained(tmp_path / "saved")
     one, other = (tensors(tmp_path / name / "model.safetensors") for name in ("source", "saved"))
