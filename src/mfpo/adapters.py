@@ -104,7 +104,7 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
     Tensors with the names of transformers before 4.52 or of the original LLaVA code get today's names, where all of
     them and the targets in the configuration do. Raises MfpoError when the adapter does not fit the model.
     """
-    config, tensors = read_config(path), _read_tensors(path)
+    config, tensors = read_config(path), read_tensors(path)
     config.inference_mode = not is_trainable
     try:
         config, tensors = _in_todays_names(base, config, tensors)
@@ -144,8 +144,11 @@ def merged(base: Any, path: Path) -> Any:
     return model.requires_grad_(True)  # peft has frozen it
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The adapter's tensors, and those that the original LLaVA code trains beside it."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of the adapter in the folder `path`, and those that the original LLaVA code trains beside it.
+
+    Raises MfpoError when they cannot be read, or are not finite.
+    """
     beside = path / "non_lora_trainables.safetensors"
     if beside.with_suffix(".bin").is_file() and not beside.is_file():
         raise MfpoError(

@@ -20,6 +20,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -123,6 +124,17 @@ def load_weights(auto_class: Any, path: Path, **options: Any) -> Any:
     if missing:
         raise MfpoError(f"{path}: {len(missing)} weights are missing or of another shape, such as {missing[0]}")
     return model.eval()
+
+
+def save_as_on_hub(model: Any, folder: Path) -> None:
+    """Save the model with its tensors named as in the Hub's checkpoints: vLLM knows no other names.
+
+    For a model that was not loaded from files transformers leaves `vision_model` out of those of CLIP and SigLIP.
+    """
+    loaded = getattr(model, "_weight_conversions", None)
+    model._weight_conversions = loaded or get_model_conversion_mapping(model, add_legacy=False)
+    model.save_pretrained(folder)
+    model._weight_conversions = loaded
 
 
 def in_precision(model: Any, dtype: torch.dtype) -> Any:

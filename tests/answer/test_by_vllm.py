@@ -4,10 +4,14 @@ import json
 from importlib.util import find_spec
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from mfpo.answer.by_vllm import adapter_rank, engine_options
 from mfpo.answer.run import answer
 from mfpo.errors import MfpoError
+from mfpo.models import default_dtype, load_model
 
 
 @pytest.fixture
@@ -24,12 +28,47 @@ def test_its_absence_is_said(questions, tiny_llava, tmp_path):
     assert not list(tmp_path.glob("a.jsonl*"))
 
 
-def test_an_adapter_is_refused(questions, tiny_llava, tmp_path):
-    from peft import LoraConfig, get_peft_model
+def adapter(base, folder, **config):
+    get_peft_model(load_model(base), LoraConfig(lora_alpha=8, **config)).save_pretrained(folder)
+    return folder
 
-    from mfpo.models import load_model
 
-    model = load_model(tiny_llava)
-    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(MfpoError, match="mfpo merge"):
-        answer(questions, tmp_path / "adapter", tmp_path, tmp_path / "a.jsonl", engine="vllm")
+def test_a_model_is_loaded_greedily_from_safetensors_in_our_precision(tiny_llava):
+    assert engine_options(tiny_llava) == {
+        "model": str(tiny_llava),
+        "load_format": "safetensors",
+        "dtype": str(default_dtype()).split(".")[1],
+        "generation_config": "vllm",
+        "limit_mm_per_prompt": {"image": 1},
+    }
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (129, 256), (512, 512)])
+def test_an_adapter_of_the_language_model_is_put_on_its_base(rank, room, tiny_llava, tmp_path):
+    folder = adapter(tiny_llava, tmp_path / "adapter", r=rank, target_modules=r".*language_model.*q_proj")
+    lora = {"model": str(tiny_llava), "enable_lora": True, "max_lora_rank": room}
+    assert engine_options(folder) == engine_options(tiny_llava) | lora
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ({"target_modules": ["linear_1"]}, "multi_modal_projector.linear_1.lora_A"),
+        ({"target_modules": ["q_proj"]}, "vision_tower.*q_proj.lora_A"),  # vLLM would pass over it
+        ({"target_modules": ["o_proj"], "use_dora": True}, "lora_magnitude_vector"),
+        ({"target_modules": ["o_proj"], "r": 513}, "its rank is 513, but vLLM's limit is 512"),
+    ],
+)
+def test_an_adapter_that_vllm_would_not_apply_in_full_is_refused(config, fault, questions, tiny_llava, tmp_path):
+    folder = adapter(tiny_llava, tmp_path / "adapter", **config)
+    with pytest.raises(MfpoError, match=f"{fault}.*mfpo merge"):
+        answer(questions, folder, tmp_path, tmp_path / "a.jsonl", engine="vllm")
+
+
+def test_adapters_of_experts_are_refused(tiny_llava, tmp_path):
+    folder = adapter(tiny_llava, tmp_path / "adapter", target_modules=["o_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    moved = {name.replace("self_attn.o_proj", "mlp.experts"): tensor for name, tensor in tensors.items()}
+    save_file(moved, folder / "adapter_model.safetensors")
+    with pytest.raises(MfpoError, match=r"mlp\.experts\.lora_A"):
+        adapter_rank(folder)

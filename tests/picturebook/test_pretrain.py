@@ -1,7 +1,9 @@
 import json
 
 import numpy as np
+from safetensors import safe_open
 
+from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH
 from mfpo.picturebook.pretrain import PretrainSettings, patch_labels, pretrain
@@ -31,6 +33,7 @@ def test_pretraining_learns(tmp_path):
     log = json.loads((tmp_path / "run" / "pretraining.json").read_text())
     assert log["tower"][-1]["loss"] < 0.8 * (np.log(1 + len(KINDS)) + np.log(17))
     assert log["language"][-1]["caption_loss"] < 0.8 * np.log(len(tokens(tmp_path / "run")))
+    assert names(tmp_path / "run") == names(WEIGHTS)
 
 
 def test_a_seed_gives_the_same_weights(tmp_path):
@@ -44,3 +47,8 @@ def test_a_seed_gives_the_same_weights(tmp_path):
 
 def tokens(folder):
     return json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+
+
+def names(folder):
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        return set(weights.keys())

@@ -1,16 +1,20 @@
 """The shipped model: what it is, that it sees, and that it hallucinates for the reason it was made to."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from mfpo.demo import build_pairs, score
 from mfpo.evaluate.chair import chair
+from mfpo.models import model_files
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
 from mfpo.picturebook.scenes import PARTNERS, draw_scene, make_scene
+from mfpo.study.picturebook import BASE_FILES
 
 
 def test_it_is_a_plain_llava_of_a_few_megabytes():
@@ -18,7 +22,20 @@ def test_it_is_a_plain_llava_of_a_few_megabytes():
     assert type(model) is LlavaForConditionalGeneration
     assert 2e6 <= sum(parameter.numel() for parameter in model.parameters()) <= 4e6
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*")) <= 8e6
+    towers = [name for name in load_file(WEIGHTS / "model.safetensors") if name.startswith("vision_tower.")]
+    # As in every LLaVA on the Hub; vLLM loads no others.
+    assert towers
+    assert all(name.startswith("vision_tower.vision_model.") for name in towers)
     assert not [path for path in WEIGHTS.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".py")]
+
+
+def test_kept_scores_are_of_these_weights(tmp_path):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "weights")
+    tensors = load_file(folder / "model.safetensors")
+    before = {name.replace("vision_tower.vision_model.", "vision_tower."): value for name, value in tensors.items()}
+    assert before.keys() != tensors.keys()
+    save_file(before, folder / "model.safetensors", metadata={"format": "pt"})
+    assert model_files(folder) == BASE_FILES, "the base model is another; set BASE_FILES to model_files(WEIGHTS)"
 
 
 def test_plain_transformers_describes_a_scene():

@@ -11,7 +11,7 @@ from transformers import Llama4Config, Llama4ForConditionalGeneration
 
 from fixtures.families import qwen3_vl_moe
 from mfpo.errors import SettingError
-from mfpo.models import load_model
+from mfpo.models import load_model, save_as_on_hub
 from mfpo.train import policy as policy_module
 from mfpo.train.policy import attention_of, lora_targets, make_trainable, open_policy
 from mfpo.train.settings import TrainSettings
@@ -94,7 +94,7 @@ def tensors(path) -> dict[str, list[int]]:
 
 def test_whole_policy_is_saved_with_the_tensors_and_the_config_of_its_source(family, tmp_path):
     """So that whatever reads the source, vLLM too, reads what was trained from it."""
-    family.model.save_pretrained(tmp_path / "made")
+    save_as_on_hub(family.model, tmp_path / "made")
     load_model(tmp_path / "made").save_pretrained(tmp_path / "source")
     policy = open_policy(tmp_path / "source", TrainSettings(attention="sdpa"), last=None)
     policy.save_pretrained(tmp_path / "saved")

@@ -227,6 +227,7 @@ def test_merged_model_is_stored_as_its_base(tiny_llava, preference_data, tmp_pat
     assert all(
         torch.equal(value, merged[name]) for name, value in load_file(tmp_path / "plain/model.safetensors").items()
     )
+    assert base.keys() == merged.keys()
     assert any(not torch.equal(value, merged[name]) for name, value in base.items())
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("base", "merged")]
     assert configs[0] == configs[1]

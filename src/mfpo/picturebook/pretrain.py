@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_cosine_schedule_with_warmup
 
 from mfpo.folders import whole_folder, write_json
+from mfpo.models import save_as_on_hub
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH, make_model, make_processor
 from mfpo.picturebook.pen import RGB
@@ -60,7 +61,7 @@ def pretrain(out: Path, settings: PretrainSettings) -> None:
         log = {"tower": _train_tower(model, processor, pixels, labels, settings)}
         model.model.vision_tower.requires_grad_(False)
         log["language"] = _train_language(model, processor, pixels, scenes, settings)
-        model.half().save_pretrained(folder)
+        save_as_on_hub(model.half(), folder)
         processor.save_pretrained(folder)
         write_json(folder / "pretraining.json", log)
 

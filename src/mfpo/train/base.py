@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from mfpo.errors import MfpoError
 from mfpo.folders import writing
+from mfpo.models import save_as_on_hub
 
 IN_MEMORY = "the model in memory"
 
@@ -26,7 +27,7 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
         return
     partial = folder.with_suffix(".partial")
     with writing("the model in memory", folder.parent):
-        model.save_pretrained(partial)
+        save_as_on_hub(model, partial)
         processor.save_pretrained(partial)
         partial.rename(folder)
 
