@@ -70,7 +70,7 @@ def test_the_first_batch_is_shown_as_the_model_reads_it(preference_data, tiny_ll
     for row in found.batch:
         record = texts[row.record]
         if row.sequence == "prompt":
-            assert row.text == "<s>USER: [16 x <image>]\nWhat is there? ASSISTANT:"
+            assert row.text == "USER: [16 x <image>]\nWhat is there? ASSISTANT:"
         else:
             name = "rejected" if row.sequence == "rejected" else "chosen"
             assert row.text == record[name][0]["content"] + "</s>"
@@ -108,10 +108,12 @@ def test_any_method_and_a_model_in_memory(preference_data, tiny_llava, tmp_path)
     dataset = read_dataset(preference_data)
     model, processor = load_model(tiny_llava), load_processor(tiny_llava)
     second = set()
-    for name, method in OBJECTIVES.items():
-        kind = {"corruption": [record["corruption"] | {"kind": method.corruption} for record in dataset]}
-        data = dataset.remove_columns("corruption").add_column("corruption", kind["corruption"])
-        data = data if method.corruption else dataset
+    for name in OBJECTIVES:
+        method = OBJECTIVES[name]
+        data = dataset
+        if method.corruption:
+            kinds = [record["corruption"] | {"kind": method.corruption} for record in dataset]
+            data = dataset.remove_columns("corruption").add_column("corruption", kinds)
         settings = TrainSettings(method=name, batch_size=2, curriculum=False)
         found = dry_run(data, model, tmp_path / "out", settings, processor=processor)
         assert found.sequences == 2 * (3 if method.needs_rejected_images else 2)
@@ -138,7 +140,7 @@ def test_4_bits(preference_data, tiny_llava, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"lora_rank": 4}], ids=str)
 def test_memory_is_what_torch_allocates(options, bf16):
     """The peak of a step to 12 %, by the events of torch's allocator; weights and AdamW's state exactly."""
-    settings = TrainSettings(**options)
+    settings = TrainSettings(**options).resolved()
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8}
     model, processor = llava(**shape)
@@ -179,7 +181,7 @@ def test_the_command(ranked, tiny_llava, tmp_path, monkeypatch, capsys):
         main()
     shown = capsys.readouterr().out
     assert not stopped.value.code
-    for text in ("language model", "easy", "tokens saved by shared prefixes", "peak", "[16 x <image>]", "«I see"):
+    for text in ("language model", "easy", "tokens saved by shared prefixes", "peak", "[16 x <image>]", "«I"):
         assert text in shown
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""What a training would do, without its weights: what is trained, steps, tokens, memory, and the first batch decoded."""
+"""What a training would do, without loading weights: what is trained, steps, tokens, memory, and the first batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
