@@ -73,7 +73,7 @@ def test_the_first_batch_is_shown_as_the_model_reads_it(preference_data, tiny_ll
             assert row.text == "USER: [16 x <image>]\nWhat is there? ASSISTANT:"
         else:
             name = "rejected" if row.sequence == "rejected" else "chosen"
-            assert row.text == record[name][0]["content"] + "</s>"
+            assert row.text == " " + record[name][0]["content"] + "</s>"
     short = dry_run(
         preference_data, tiny_llava, tmp_path / "out", TrainSettings(**PLAIN, max_length=found.batch[0].tokens + 5)
     )
@@ -181,7 +181,7 @@ def test_the_command(ranked, tiny_llava, tmp_path, monkeypatch, capsys):
         main()
     shown = capsys.readouterr().out
     assert not stopped.value.code
-    for text in ("language model", "easy", "tokens saved by shared prefixes", "peak", "[16 x <image>]", "«I"):
+    for text in ("language model", "easy", "tokens saved by shared prefixes", "peak", "[16 x <image>]", "« I"):
         assert text in shown
     assert not (tmp_path / "out").exists()
 
