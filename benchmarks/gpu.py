@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py --out OUT
 
-Written for one H200 with torch 2.11, transformers 5.17, accelerate and peft, and no network. If they are not there,
-bring the wheels of datasets, dill, multiprocess, pycocotools, textblob, nltk and trl (without which TRL's rows are left
-out), and run it with PYTHONPATH=src. No weights are needed: all are random.
+Written for one H200 with torch 2.11, transformers 5.17, accelerate and peft, and no network: there, bring the wheels of
+datasets, dill, multiprocess, pycocotools, textblob, nltk and defusedxml, and that of trl, without which TRL's rows are
+left out. Run it with PYTHONPATH=src. No weights are needed: all are random.
 
 Each part runs in a process of its own. OUT/gpu.jsonl gets its rows as they come, OUT/gpu.md the tables for RESULTS.md
 after each part. A part that does not fit into --minutes, or fails, is named there with the reason. Exits with 1 where
@@ -77,29 +77,35 @@ class Part:
 
 def log_p(attention: str, *, tiny: bool) -> Iterator[Row]:
     """Of tiny models of each shared family: shared prefixes against one answer a row, in nats a token."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in sorted(SHARED)[: 4 if tiny else None]:
-        torch.manual_seed(0)
-        made, processor = SHARED[name]()
-        rows = ragged_rows(through(processor))
-        exact = None
-        for dtype in (torch.float32, torch.bfloat16):
-            model = made.eval().to(device, dtype)
-            plain = plain_logps(model, [part for row in rows for part in row.split()])
-            exact = plain if exact is None else exact
-            row = {"family": name, "dtype": str(dtype).removeprefix("torch."), "attention": attention}
-            try:
-                attention_of(model, TrainSettings(attention=attention))
-            except SettingError as error:
-                yield row | {"skipped": str(error)}
-                continue
-            model.set_attn_implementation({"text_config": attention})
-            with torch.no_grad():
-                shared = token_logps(model, collate(rows, 0))
-            model.set_attn_implementation({"text_config": "sdpa"})
-            off, rounding = float((shared - plain).abs().max()), float((plain - exact).abs().max())
-            allowed = 1e-3 if dtype == torch.float32 else max(3 * rounding, 0.1)
-            yield row | {"off": off, "rounding": rounding, "right": off <= allowed}
+        try:
+            yield from log_p_of(name, attention)
+        except Exception as error:  # such as a family that another transformers does not have
+            yield {"family": name, "attention": attention} | failure(error)
+
+
+def log_p_of(name: str, attention: str) -> Iterator[Row]:
+    torch.manual_seed(0)
+    made, processor = SHARED[name]()
+    rows = ragged_rows(through(processor))
+    exact = None
+    for dtype in (torch.float32, torch.bfloat16):
+        model = made.eval().to("cuda" if torch.cuda.is_available() else "cpu", dtype)
+        plain = plain_logps(model, [part for row in rows for part in row.split()])
+        exact = plain if exact is None else exact
+        row = {"family": name, "attention": attention, "dtype": str(dtype).removeprefix("torch.")}
+        try:
+            attention_of(model, TrainSettings(attention=attention))
+        except SettingError as error:
+            yield row | {"skipped": str(error)}
+            continue
+        model.set_attn_implementation({"text_config": attention})
+        with torch.no_grad():
+            shared = token_logps(model, collate(rows, 0))
+        model.set_attn_implementation({"text_config": "sdpa"})
+        off, rounding = float((shared - plain).abs().max()), float((plain - exact).abs().max())
+        allowed = 1e-3 if dtype == torch.float32 else max(3 * rounding, 0.1)
+        yield row | {"off": off, "rounding": rounding, "right": off <= allowed}
 
 
 def plain_logps(model: Any, rows: list[Any]) -> torch.Tensor:
@@ -332,8 +338,12 @@ def send_rows(part: Part, to: Connection) -> None:
         for row in part.run():
             to.send(row)
     except Exception as error:  # whatever it is, the other parts are run
-        to.send({"failed": f"{type(error).__name__}: {first_line(error)}"})
+        to.send(failure(error))
     to.send(None)
+
+
+def failure(error: Exception) -> Row:
+    return {"failed": f"{type(error).__name__}: {first_line(error)}"}
 
 
 # ---- tables

@@ -75,14 +75,15 @@ class Shape:
 
 
 # The tower has about the share of the work that it has in LLaVA-1.5-7B. In 7b-full all sides hold bfloat16 weights, as
-# TRL's two models fit no GPU of 80 GB else; `mfpo train` holds float32 ones and computes under autocast.
+# TRL's two models fit no GPU of 80 GB else; `mfpo train` holds float32 ones and computes under autocast. In 7b-lora
+# three rows for each of 8 records, without checkpointing, would fit no GPU of 141 GB.
 SHAPES = {
     "small": Shape(768, 2048, 12, 8, tower_width=256, tower_layers=4, batch=4, answers=(40, 160)),
     "tiny": Shape(256, 640, 4, 4, tower_width=128, tower_layers=2, batch=4, answers=(40, 160)),
     "7b-full": Shape(
         4096, 11008, 32, 32, 1024, 24, batch=4, answers=(40, 160), dtype=torch.bfloat16, checkpointing=True
     ),
-    "7b-lora": Shape(4096, 11008, 32, 32, 1024, 24, batch=8, answers=(40, 160), lora_rank=128, dtype=torch.bfloat16),
+    "7b-lora": Shape(4096, 11008, 32, 32, 1024, 24, batch=4, answers=(40, 160), lora_rank=128, dtype=torch.bfloat16),
 }
 SIDES = ("mfpo", "dpo", "trl_dpo", "plain_live", "plain_precomputed")
 
