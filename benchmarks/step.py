@@ -71,15 +71,19 @@ class Shape:
     answers: tuple[int, int]
     lora_rank: int = 0
     dtype: torch.dtype = torch.float32
+    checkpointing: bool = False
 
 
 # The tower has about the share of the work that it has in LLaVA-1.5-7B. In 7b-full all sides hold bfloat16 weights, as
-# TRL's two models fit no GPU of 80 GB else; `mfpo train` holds float32 ones and computes under autocast.
+# TRL's two models fit no GPU of 80 GB else; `mfpo train` holds float32 ones and computes under autocast. In 7b-lora
+# three rows for each of 8 records, without checkpointing, would fit no GPU of 141 GB.
 SHAPES = {
     "small": Shape(768, 2048, 12, 8, tower_width=256, tower_layers=4, batch=4, answers=(40, 160)),
     "tiny": Shape(256, 640, 4, 4, tower_width=128, tower_layers=2, batch=4, answers=(40, 160)),
-    "7b-full": Shape(4096, 11008, 32, 32, 1024, 24, batch=4, answers=(40, 160), dtype=torch.bfloat16),
-    "7b-lora": Shape(4096, 11008, 32, 32, 1024, 24, batch=8, answers=(40, 160), lora_rank=128, dtype=torch.bfloat16),
+    "7b-full": Shape(
+        4096, 11008, 32, 32, 1024, 24, batch=4, answers=(40, 160), dtype=torch.bfloat16, checkpointing=True
+    ),
+    "7b-lora": Shape(4096, 11008, 32, 32, 1024, 24, batch=4, answers=(40, 160), lora_rank=128, dtype=torch.bfloat16),
 }
 SIDES = ("mfpo", "dpo", "trl_dpo", "plain_live", "plain_precomputed")
 
@@ -109,6 +113,8 @@ def make_model(shape: Shape, *, attention: str = "sdpa") -> Any:
         targets = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
         pattern = rf".*language_model.*({'|'.join(targets)})"
         model = get_peft_model(model, LoraConfig(r=shape.lora_rank, lora_alpha=256, target_modules=pattern))
+    if shape.checkpointing:
+        model.gradient_checkpointing_enable()
     return model
 
 
@@ -268,7 +274,7 @@ def trl_dpo(shape: Shape, records: datasets.Dataset) -> Iterator[Callable[[], fl
                 beta=BETA,
                 use_cpu=not torch.cuda.is_available(),
                 bf16=shape.dtype == torch.bfloat16,
-                gradient_checkpointing=False,
+                gradient_checkpointing=shape.checkpointing,
                 report_to="none",
                 disable_tqdm=True,
             ),
@@ -302,10 +308,13 @@ def steps_of(side: str, shape: Shape, records: datasets.Dataset) -> Iterator[Cal
 def run_side(side: str, shape: Shape, steps: int) -> dict[str, float]:
     """Median seconds of a step, by the clock and of the processor, the peak memory and the first loss."""
     wall, cpu, losses = [], [], []
+    # As trainers compute with adapters in float32 on a base in bfloat16.
+    mixed = torch.autocast("cuda", torch.bfloat16, enabled=shape.dtype == torch.bfloat16 and torch.cuda.is_available())
     for number, step in enumerate(steps_of(side, shape, make_records(shape, steps + 1))):
         SHARED.clear()
         started = clocks()
-        losses.append(step())
+        with mixed:
+            losses.append(step())
         spent = clocks() - started
         once = SHARED[0] if SHARED else (0.0, 0.0)
         if number:  # the first warms up
@@ -327,13 +336,14 @@ def peak_memory() -> float:
     return float(line.split()[1]) * 1024
 
 
-def matmul_share(shape: Shape, seconds: float) -> float:
-    """Useful FLOPs of mfpo's step per second, as a share of those of a large matmul in the same precision.
+def step_flops(shape: Shape) -> float:
+    """Useful FLOPs of mfpo's step.
 
-    Forward and backward, 3 times the forward pass: 2 FLOPs a weight and token of the language model, 2 a weight of the
-    head and answer token, 4 a layer, dimension and pair of tokens that see each other. Forward alone: the vision tower,
-    once an image, and the reference pass, of which an epoch bears its part. Norms, softmax and what a mask hides do not
-    count.
+    2 FLOPs a weight and token of the language model, 2 a weight of the head and answer token, 4 a layer, dimension and
+    pair of tokens that see each other; that once for the forward pass, once for the gradients of what goes through, and
+    once for those of the weights, which adapters spare. Forward alone: the vision tower, once an image, and the
+    reference pass, of which an epoch bears its part. Norms, softmax, adapters, what a mask hides and what checkpointing
+    computes again do not count.
     """
     pairs = Pairs(make_records(shape, 1), make_processor(), rejected_images=True, max_length=2048)
     batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
@@ -344,15 +354,20 @@ def matmul_share(shape: Shape, seconds: float) -> float:
     head = 2 * 32_000 * shape.width * int(batch["answer_mask"].sum())
     attention = 4 * shape.layers * shape.width * seen
     tower = 2 * shape.tower_layers * 12 * shape.tower_width**2 * 577 * len(batch["pixel_values"])
-    flops = (3 + 1 / EPOCHS) * (body + head + attention) + (1 + 1 / EPOCHS) * tower
+    passes = 2 if shape.lora_rank else 3
+    return (passes + 1 / EPOCHS) * (body + head + attention) + (1 + 1 / EPOCHS) * tower
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 4096) -> float:
+    """FLOPs a second of the best of four products of large matrices."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = (torch.randn(4096, 4096, dtype=shape.dtype, device=device) for _ in range(2))
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     rates = []
     for _ in range(4):
         started = time.perf_counter()
         (a @ b).sum().item()
-        rates.append(2 * 4096**3 / (time.perf_counter() - started))
-    return flops / seconds / max(rates)
+        rates.append(2 * size**3 / (time.perf_counter() - started))
+    return max(rates)
 
 
 def main() -> None:
@@ -394,7 +409,7 @@ def compare(sides: dict[str, dict[str, float]], shape: Shape) -> dict[str, Any]:
         "speedup_of_processor_time": {name: speedup(*both, "cpu") for name, both in ratios.items()},
         "memory_vs_trl": sides["mfpo"]["memory"] / sides["trl_dpo"]["memory"],
         "dpo_memory_vs_trl": sides["dpo"]["memory"] / sides["trl_dpo"]["memory"],
-        "matmul_share": matmul_share(shape, sides["mfpo"]["wall"]),
+        "matmul_share": step_flops(shape) / sides["mfpo"]["wall"] / matmul_rate(shape.dtype),
     }
 
 

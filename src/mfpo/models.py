@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from logging import getLogger
 from pathlib import Path
@@ -101,6 +102,20 @@ def load_model(path: str | Path, *, dtype: torch.dtype | None = None) -> Any:
         return merged(load_model(base_of(path), dtype=dtype), path).eval()
     # Absolute, as an adapter trained on it will name its base by this path.
     return load_weights(AutoModelForImageTextToText, path.resolve(), dtype=dtype or default_dtype()).to(device())
+
+
+def shape_of(model: Any) -> Any:
+    """The model in a folder, of an adapter there its base, or a model in memory, without weights: on the meta device.
+
+    Raises as `check_model`.
+    """
+    if isinstance(model, Path):
+        check_model(model)
+        config = AutoConfig.from_pretrained(_with_weights(model), trust_remote_code=False)
+    else:
+        config = deepcopy(model.config)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config).eval()
 
 
 def load_weights(auto_class: Any, path: Path, **options: Any) -> Any:

@@ -19,6 +19,9 @@ def train(
     model: Model,
     out: Out,
     method: Annotated[str | None, typer.Option(help=f"{', '.join(OBJECTIVES)}, or your own")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained, its memory and the first batch; then stop.")
+    ] = False,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -32,6 +35,14 @@ def train(
     from mfpo.train.processes import processes  # seconds of imports: a mistake is told before them
     from mfpo.train.run import run
 
+    if dry_run:
+        from mfpo.cli.dry_run import show
+        from mfpo.train.dry_run import dry_run as look_ahead
+
+        found = look_ahead(data, folder, out, settings)
+        if processes().is_main_process:
+            show(found)
+        return
     run(data, folder, out, settings)
     if processes().is_main_process:
         console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")

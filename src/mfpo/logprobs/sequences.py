@@ -186,9 +186,14 @@ def plain_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     return score(nn.Identity(), logits[rows, columns - length], batch["answer_ids"][answer_mask])
 
 
+def logits_at_once(model: Any) -> int:
+    """For how many tokens logits over the vocabulary exist at once."""
+    return max(1, _LOGITS // extract_model_from_parallel(model).config.get_text_config().vocab_size)
+
+
 def in_chunks(model: Any, function: Callable[[Tensor, Tensor], Tensor]) -> Score:
     """The score `function(logits, ids)`, whose logits in float32, (tokens, vocabulary), exist for a chunk at a time."""
-    chunk = max(1, _LOGITS // extract_model_from_parallel(model).config.get_text_config().vocab_size)
+    chunk = logits_at_once(model)
 
     def of_chunk(project: Callable[[Tensor], Tensor], states: Tensor, ids: Tensor) -> Tensor:
         return function(project(states).float(), ids)

@@ -25,7 +25,7 @@ from mfpo.train.processes import say
 from mfpo.train.settings import TrainSettings
 
 # What projects the images' features into the language model, where it is a part of the vision tower (Qwen-VL).
-_PROJECTORS = ("merger", "deepstack_merger_list")
+PROJECTORS = ("merger", "deepstack_merger_list")
 
 # What chooses among experts: `mlp.gate`, `feed_forward.router`, `router.proj`, `mlp.shared_expert_gate`.
 _ROUTER = re.compile(r"(^|[._])(gate|router)(\.|$)")
@@ -124,7 +124,7 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
         if not settings.train_vision_tower:
             tower = _vision_tower(base)
             tower.requires_grad_(False)
-            for name in _PROJECTORS:
+            for name in PROJECTORS:
                 getattr(tower, name, nn.Identity()).requires_grad_(True)
         return base
     if adapter is not None:

@@ -139,6 +139,17 @@ def _write_json(path: Path, value: Any) -> None:
     processes().wait_for_everyone()
 
 
+def kept_reference(run: Run) -> tuple[Path, list[list[str]]]:
+    """The file that keeps the untrained model's log-probabilities for other runs too, and their hashes in it."""
+    s, weigh = run.settings, OBJECTIVES[run.settings.method].weigh
+    options = options_of(s, weigh) if weigh else {}
+    key = run.key(max_length=s.max_length, attention=wanted_attention(s), **options)
+    # The key does not know the code of a user's own weights: what they come to is this run's alone.
+    is_ours = weigh is None or weigh.__module__.startswith("mfpo.")
+    kept = (run.cache if is_ours else run.folder) / ".reference" / f"{key}.parquet"
+    return kept, sequence_hashes(run.dataset, run.pairs.names, paired=weigh is not None)
+
+
 def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tensor:
     """The reference of a stage: the policy before its first step, in all stages or, with `reset_reference`, in this.
 
@@ -154,13 +165,7 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
     path = run.folder / "reference.parquet"
     if not path.exists():
         check_fit(policy, pairs, str(run.model), precision(s))
-        weigh = OBJECTIVES[s.method].weigh
-        options = options_of(s, weigh) if weigh else {}
-        key = run.key(max_length=s.max_length, attention=wanted_attention(s), **options)
-        # The key does not know the code of a user's own weights: what they come to is this run's alone.
-        is_ours = weigh is None or weigh.__module__.startswith("mfpo.")
-        kept = (run.cache if is_ours else run.folder) / ".reference" / f"{key}.parquet"
-        hashes = sequence_hashes(run.dataset, pairs.names, paired=weigh is not None)
+        kept, hashes = kept_reference(run)
         found = find_reference(policy, pairs, hashes, kept, batch_size=s.batch_size, autocast=precision(s))
         cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
         if cut:

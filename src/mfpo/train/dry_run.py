@@ -1,0 +1,227 @@
+"""What a training would do, without loading weights: what is trained, steps, tokens, memory, and the first batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from mfpo.folders import check_new
+from mfpo.hub import find_model
+from mfpo.logprobs.pairs import Pairs
+from mfpo.logprobs.prefix import shares_prefix
+from mfpo.models import device, load_processor, quiet, shape_of
+from mfpo.train.arguments import steps_of
+from mfpo.train.base import check_model, title
+from mfpo.train.batches import Order
+from mfpo.train.data import data_name, open_data, open_pairs
+from mfpo.train.memory import Memory, estimate
+from mfpo.train.metrics import count_tokens
+from mfpo.train.plan import Plan, plan_stages
+from mfpo.train.policy import PROJECTORS, attention_of, lora_targets, make_trainable
+from mfpo.train.processes import processes
+from mfpo.train.reference import read_known
+from mfpo.train.run import check_settings, files_of
+from mfpo.train.settings import TrainSettings
+from mfpo.train.stage import Run, kept_reference
+from mfpo.train.vision_cache import keep_features
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many parameters of a part of the model are trained, and how many are not."""
+
+    trained: int = 0
+    frozen: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    records: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt or an answer of the first batch, decoded from its tokens: `sequence` says which."""
+
+    record: str
+    sequence: str
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a training would do.
+
+    `sequences`, `tokens` and `tokens_saved`, the share of tokens saved by shared prefixes, are those of the first step
+    of each stage, on average; `memory` is that of its largest batch, in one process, by device. `answers` are those
+    whose log p the reference pass computes, `answers_kept` those that are kept in `reference_file`.
+    """
+
+    parameters: dict[str, Part]
+    stages: list[Stage]
+    sequences: float
+    tokens: float
+    tokens_saved: float
+    answers: int
+    answers_kept: int
+    reference_file: Path
+    memory: dict[str, Memory]
+    batch: list[Shown]
+
+
+@quiet()
+def dry_run(
+    data: Path | str | datasets.Dataset,
+    model: Any,
+    out: Path | str,
+    settings: TrainSettings | None = None,
+    *,
+    processor: Any = None,
+) -> DryRun:
+    """What `train` would do with the same arguments. Loads no weights, and writes and trains nothing.
+
+    Raises MfpoError as `train` does before it loads the weights, and when `out` exists.
+    """
+    check_new(Path(out))
+    run, plan = _opened(
+        Path(data) if isinstance(data, str) else data,
+        find_model(str(model)) if isinstance(model, str | Path) else model,
+        Path(out),
+        (settings or TrainSettings()).resolved(),
+        processor,
+    )
+    policy = _policy(run, model if not isinstance(model, str | Path) else run.model)
+    shared = shares_prefix(policy)
+    steps = [_first_step(run, rows) for _, rows in plan]
+    batches = [run.pairs.collate([run.pairs[row] for row in rows], shared=shared) for step in steps for rows in step]
+    largest = max(batches, key=lambda batch: batch["input_ids"].numel())
+    counts = [count_tokens(batch) for batch in batches]
+    tokens, unshared = (float(sum(count[name] for count in counts)) for name in ("tokens", "tokens_unshared"))
+    file, hashes = kept_reference(run)
+    known = read_known(file)
+    missing = sum(not all(sequence in known for sequence in record) for record in hashes)
+    return DryRun(
+        parameters=parameters_by_part(policy),
+        stages=[Stage(name, len(rows), steps_of(len(rows), run.settings, _count())) for name, rows in plan],
+        sequences=sum(len(batch["answer_ids"]) for batch in batches) / len(plan),
+        tokens=tokens / len(plan),
+        tokens_saved=1 - tokens / unshared,
+        answers=missing * len(run.pairs.names),
+        answers_kept=(len(run.pairs) - missing) * len(run.pairs.names),
+        reference_file=file,
+        memory={name: estimate(policy, largest, run.settings, bf16=bf16) for name, bf16 in _devices(run.settings)},
+        batch=list(decoded(run.pairs, steps[0][0], run.processor.tokenizer)),
+    )
+
+
+def _count() -> int:
+    return processes().num_processes
+
+
+def _devices(settings: TrainSettings) -> Iterator[tuple[str, bool]]:
+    """Where it may be trained, and whether in bfloat16."""
+    if device().type == "cpu" and not settings.quantize_4bit:
+        yield "on this CPU", False
+    yield "on a GPU", settings.bf16 or settings.quantize_4bit
+
+
+def _opened(
+    data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, processor: Any
+) -> tuple[Run, Plan]:
+    """The run that `train` would start, checked as there."""
+    # What a base in 4 bits needs, this machine may not have.
+    check_settings(model, replace(settings, quantize_4bit=False))
+    if not isinstance(model, Path):
+        check_model(model, processor)
+    dataset = open_data(data, settings)
+    plan = plan_stages(dataset, settings, data_name(data))
+    processor = processor or load_processor(model)
+    folder = out.with_name(out.name + ".partial")
+    run = Run(
+        model=model if isinstance(model, Path) else folder / "base",
+        model_files=files_of(data, model, processor)["model_files"],
+        titles=(title(model), data_name(data)),
+        dataset=dataset,
+        pairs=open_pairs(dataset, processor, settings),
+        cache=data if isinstance(data, Path) else folder,
+        out=out,
+        folder=folder,
+        settings=settings,
+        processor=processor,
+    )
+    return run, plan
+
+
+def _policy(run: Run, model: Any) -> Any:
+    """The policy on the meta device, checked as the run's own."""
+    base = shape_of(model)
+    if shares_prefix(base):
+        attention_of(base, run.settings)
+    with torch.device("meta"):
+        policy = make_trainable(base, run.settings, targets=lora_targets(base, run.settings), adapter=None)
+    if run.settings.vision_cache:
+        keep_features(policy, run.cache / ".vision")
+    return policy
+
+
+def parameters_by_part(policy: Any) -> dict[str, Part]:
+    """The parameters of the policy, counted by part."""
+    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    tower = base.get_encoder(modality="image")
+    projectors = [getattr(tower, name) for name in PROJECTORS if hasattr(tower, name)]
+    language = [base.get_decoder(), base.get_input_embeddings(), base.get_output_embeddings()]
+    # Of what is in two of them, the last one counts.
+    places = {"vision tower": [tower] if tower is not base else [], "projector": projectors, "language model": language}
+    names = {id(weight): part for part, modules in places.items() for m in modules for weight in m.parameters()}
+    counts: dict[str, Part] = {part: Part() for part in places}
+    for name, weight in policy.named_parameters():
+        part = "adapters" if "lora_" in name else names.get(id(weight), "projector")
+        before = counts.get(part, Part())
+        if weight.requires_grad:
+            counts[part] = replace(before, trained=before.trained + weight.numel())
+        else:
+            counts[part] = replace(before, frozen=before.frozen + weight.numel())
+    return counts
+
+
+def _first_step(run: Run, rows: Sequence[int]) -> list[list[int]]:
+    """The records of the first step of a stage on `rows`: those of each batch, of all processes."""
+    size, count = run.settings.batch_size, _count()
+    order = Order(len(rows), multiple=size * count if count > 1 else 1, seed=run.settings.seed, epoch=lambda: 0)
+    places = islice(order, size * count * run.settings.gradient_accumulation)
+    picked = [rows[place % len(rows)] for place in places]
+    return [picked[start : start + size] for start in range(0, len(picked), size)]
+
+
+def decoded(pairs: Pairs, rows: Sequence[int], tokenizer: Any) -> Iterator[Shown]:
+    """The records `rows` as the model gets them: each prompt that differs from the one before, and its answers."""
+    for row in rows:
+        before: Tensor | None = None
+        names = iter(pairs.names)
+        for prompt in pairs[row].prompts:
+            if before is None or not torch.equal(before, prompt.prompt_ids):
+                yield Shown(pairs.ids[row], "prompt", len(prompt.prompt_ids), spelled(tokenizer, prompt.prompt_ids))
+            before = prompt.prompt_ids
+            for answer, cut in zip(prompt.answers, prompt.cut, strict=True):
+                text = spelled(tokenizer, answer) + (f" ({cut} tokens more are cut)" if cut else "")
+                yield Shown(pairs.ids[row], next(names), len(answer), text)
+
+
+def spelled(tokenizer: Any, ids: Tensor) -> str:
+    """The text of `ids`, (tokens,), special tokens too; of one that repeats, as those of an image do, the number."""
+    added = tokenizer.added_tokens_decoder
+    parts: list[str] = []
+    for is_added, run in groupby(ids.tolist(), key=lambda token: token if token in added else None):
+        tokens = list(run)
+        text = tokenizer.decode(tokens if is_added is None else tokens[:1], skip_special_tokens=False)
+        parts.append(f"[{len(tokens)} x {text}]" if is_added is not None and len(tokens) > 1 else text)
+    return "".join(parts)
