@@ -150,7 +150,7 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
         return read_reference(path, pairs, rows)
     path = run.folder / "reference.parquet"
     if not path.exists():
-        check_fit(policy, pairs, str(run.model), precision(s))
+        check_fit(policy, pairs, str(run.model), precision(s), batch_size=s.batch_size)
         weigh = OBJECTIVES[s.method].weigh
         options = options_of(s, weigh) if weigh else {}
         key = run.key(max_length=s.max_length, attention=wanted_attention(s), **options)
