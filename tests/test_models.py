@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -173,3 +174,15 @@ def test_a_processor_that_needs_torchvision_says_so_in_one_line(model):
     edit(model / "processor_config.json", processor_class="PixtralProcessor")
     with pytest.raises(MfpoError, match=r"its processor needs torchvision; pip install 'mfpo\[vlms\]'$"):
         load_processor(model)
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_a_model_whose_tower_is_of_timm_says_so_in_one_line(model):
+    config = json.loads((model / "config.json").read_text())
+    tower = {"model_type": "timm_wrapper", "architecture": "fastvit_mci3"}
+    edit(model / "config.json", model_type="fast_vlm", vision_config=tower, text_config=config["text_config"])
+    with pytest.raises(MfpoError, match=r"config\.json is not a valid .*Only 'full' is supported in FastVLM"):
+        load_model(model)
+    edit(model / "config.json", vision_feature_select_strategy="full")
+    with pytest.raises(MfpoError, match=r"its vision tower needs timm; pip install 'mfpo\[vlms\]'$"):
+        load_model(model)

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
@@ -75,8 +75,8 @@ def check_model(path: Path) -> None:
         return check_model(base_of(path))
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise MfpoError(f"{path}: its config.json is not a valid transformers config ({first_line(error)})") from None
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise MfpoError(f"{path}: its config.json is not a valid transformers config ({_cause(error)})") from None
     kind = config.model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
@@ -85,6 +85,11 @@ def check_model(path: Path) -> None:
             f"{path}: a {kind!r} model is an encoder-decoder, which answers in another sequence than the prompt's; "
             "give a decoder-only one such as LLaVA"
         )
+
+
+def _cause(error: Exception) -> str:
+    """Its first line, or that of what a configuration's own check has found."""
+    return first_line(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
 
 
 @quiet()
@@ -111,7 +116,7 @@ def shape_of(model: Any) -> Any:
     """
     if isinstance(model, Path):
         check_model(model)
-        config = AutoConfig.from_pretrained(_with_weights(model), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(with_weights(model), trust_remote_code=False)
     else:
         config = deepcopy(model.config)
     with torch.device("meta"):
@@ -132,6 +137,8 @@ def load_weights(auto_class: Any, path: Path, **options: Any) -> Any:
             output_loading_info=True,
             **options,
         )
+    except ImportError as error:
+        raise _not_installed(path, "vision tower", error) from None
     except BROKEN as error:
         raise MfpoError(f"{path}: its weights cannot be loaded ({first_line(error)})") from None
     # transformers fills such weights with random numbers.
@@ -184,7 +191,7 @@ def stored_dtype(path: Path) -> torch.dtype:
 
     As its configuration says or, where it says nothing, as most of its weights are.
     """
-    base = _with_weights(path)
+    base = with_weights(path)
     if dtype := AutoConfig.from_pretrained(base, trust_remote_code=False).dtype:
         return dtype
     sizes: Counter[torch.dtype] = Counter()
@@ -210,17 +217,21 @@ def load_processor(path: str | Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except ImportError as error:
-        wanted = [name for name in _PROCESSORS_NEED if name in str(error).lower()]
-        if not wanted:
-            raise
-        raise MfpoError(f"{path}: its processor needs {' and '.join(wanted)}; pip install 'mfpo[vlms]'") from None
+        raise _not_installed(path, "processor", error) from None
     except (OSError, ValueError) as error:
         raise MfpoError(f"{path}: its processor cannot be loaded ({first_line(error)})") from None
     return _completed(processor, path)
 
 
-# What transformers' processors of images or videos import, and it does not depend on.
-_PROCESSORS_NEED = ("torchvision", "num2words")
+# What transformers' vision towers, and processors of images or videos, import, and it does not depend on.
+_NOT_TRANSFORMERS = ("timm", "torchvision", "num2words")
+
+
+def _not_installed(path: Path, part: str, error: ImportError) -> Exception:
+    wanted = [name for name in _NOT_TRANSFORMERS if name in str(error).lower()]
+    if not wanted:
+        return error
+    return MfpoError(f"{path}: its {part} needs {' and '.join(wanted)}; pip install 'mfpo[vlms]'")
 
 
 def _completed(processor: Any, path: Path) -> Any:
@@ -234,7 +245,7 @@ def _completed(processor: Any, path: Path) -> Any:
         saved = path / "processor_config.json"
         known = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
         if not {"patch_size", "num_additional_image_tokens"} <= known.keys():
-            _complete_llava(processor, AutoConfig.from_pretrained(_with_weights(path), trust_remote_code=False))
+            _complete_llava(processor, AutoConfig.from_pretrained(with_weights(path), trust_remote_code=False))
     return processor
 
 
@@ -255,7 +266,7 @@ def check_texts(processor: Any, texts: Sequence[str]) -> None:
     if (placeholder := getattr(processor, "image_token_id", None)) is not None:
         tokens.add(processor.tokenizer.convert_ids_to_tokens(placeholder))
     for text in texts:
-        for token in filter(None, tokens):
+        for token in map(str, filter(None, tokens)):
             if token in text:
                 raise RecordError(f"{brief(text)} holds {token!r}, which the model takes for an image; reword it")
 
@@ -289,6 +300,27 @@ def _warn(message: str) -> None:
     getLogger(__name__).warning(message)
 
 
+def call_processor(
+    processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], **options: Any
+) -> Any:
+    """What the processor makes of several texts, each with its own images; none of them may have any.
+
+    Where the template does not write the beginning of a text, the tokenizer does.
+    """
+    bos = processor.tokenizer.bos_token
+    options |= {"return_tensors": "pt", "add_special_tokens": not (bos and texts[0].startswith(bos))}
+    if not any(images):
+        return processor(text=list(texts), images=None, **options)
+    try:
+        # A list of images for each text, or processors take them for images of several texts.
+        return processor(text=list(texts), images=[list(own) for own in images], **options)
+    except (ValueError, TypeError, AttributeError):
+        if any(len(own) != 1 for own in images):
+            raise
+        # GOT-OCR takes such lists for the pages of a document.
+        return processor(text=list(texts), images=[own[0] for own in images], **options)
+
+
 def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:
     """A batch to generate from: one question and one image a row, in the model's template, padded on the left.
 
@@ -302,17 +334,32 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
     for chat in chats:
         check_places(processor, chat)
     prompts = [apply_template(processor, chat, add_generation_prompt=True) for chat in chats]
-    bos = processor.tokenizer.bos_token
-    batch = processor(
-        text=prompts,
-        images=[[image] for image in images],
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-        add_special_tokens=not (bos and prompts[0].startswith(bos)),  # some templates write it, others leave it to us
-    )
+    batch = call_processor(processor, prompts, [[image] for image in images], padding=True, padding_side="left")
     batch.pop("labels", None)  # PaliGemma's, with which a model would compute a loss
     return batch
+
+
+@contextmanager
+def plain_generation(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Let `model.generate` choose the likeliest token: of the model's generation settings, only special tokens hold.
+
+    Those settings may sample, penalise repetitions, demand lengths, forbid or force tokens, and `generate` takes from
+    them whatever it is not told: so they go for as long. Where they name no end, it is the tokenizer's.
+    """
+    own = model.generation_config  # changed in place, as a model may be wrapped, by PEFT for instance
+    settings = vars(own).copy()
+    plain = GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id,
+    )
+    vars(own).clear()
+    vars(own).update(vars(plain))
+    try:
+        yield
+    finally:
+        vars(own).clear()
+        vars(own).update(settings)
 
 
 def cache_argument(model: Any) -> str:
@@ -320,7 +367,7 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def _with_weights(path: Path) -> Path:
+def with_weights(path: Path) -> Path:
     """The folder that has the weights: that of an adapter's base, or `path` itself."""
     return base_of(path) if (path / "adapter_config.json").is_file() else path
 

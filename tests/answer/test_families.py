@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper
 
-from fixtures.families import picture
+from fixtures.families import LIMITS, picture
 from mfpo.answer.greedy import greedy
 from mfpo.answer.opera import opera
 from mfpo.answer.vcd import vcd
@@ -17,12 +17,6 @@ QUESTIONS = [
 ]
 # Every eighth token ends an answer, so that rows end one after the other.
 ENDS = [2, *range(60, 310, 8)]
-# Families that cannot be contrasted, by the reason that is given.
-REFUSED_BY_VCD = {
-    "internvl": "3 images in this model's pixels",
-    "ovis2": "5 images in this model's pixels",
-    "janus": "nothing is contrasted",
-}
 
 
 @pytest.fixture
@@ -62,8 +56,8 @@ def test_contrasted_answers_do_not_depend_on_the_batch(asked):
     def answers(start, end):
         return vcd(*model, QUESTIONS[start:end], IMAGES[start:end], 5, cd_alpha=2, sample=False)
 
-    if name in REFUSED_BY_VCD:
-        with pytest.raises(MfpoError, match=REFUSED_BY_VCD[name]):
+    if reason := LIMITS.get(name, {}).get("`decode=vcd`"):
+        with pytest.raises(MfpoError, match=reason):
             answers(1, 2)
     else:
         alone = [answers(number, number + 1)[0] for number in range(3)]
@@ -78,8 +72,8 @@ def test_opera_without_its_penalty_is_beam_search(asked):
     name, model, processor = asked
     attention = model.config._attn_implementation
     try:
-        if name == "mllama":
-            with pytest.raises(MfpoError, match="sees the image by cross-attention"):
+        if reason := LIMITS.get(name, {}).get("`decode=opera`"):
+            with pytest.raises(MfpoError, match=reason):
                 opera(model, processor, QUESTIONS[1:2], IMAGES[1:2], 5, **settings)
         else:
             found = opera(model, processor, QUESTIONS[1:2], IMAGES[1:2], 5, **settings)

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from mfpo.answer.greedy import greedy
 from mfpo.answer.settings import AnswerSettings
-from mfpo.answer.vcd import Contrast, add_noise, contrast, vcd
+from mfpo.answer.vcd import Contrast, add_noise, contrast, rows_of_pixels, vcd
 from mfpo.build.noise import alpha_bar
 from mfpo.build.steps import generator
 from mfpo.errors import MfpoError, SettingError
@@ -40,7 +40,7 @@ def test_noise_has_the_schedules_mean_and_variance(make, images, rows):
     batch = dict(encode_questions(processor, ["What?"], images[:1]))
     rngs = [np.random.default_rng(number) for number in range(400)]
     many = {"pixel_values": batch["pixel_values"].repeat(400, 1, 1, 1)}
-    noised = add_noise(many, rngs, step=500)
+    noised = add_noise(many, rngs, [1] * 400, step=500)
     kept = alpha_bar(500)
     noise = (noised - math.sqrt(kept) * many["pixel_values"]) / math.sqrt(1 - kept)
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)
@@ -53,13 +53,16 @@ def test_noise_does_not_depend_on_the_batch(make, images, rows, kind):
     """Each row of a batch, whose images have different numbers of tiles or patches, against the row alone."""
     _, processor = make(kind)
     frames = getattr(processor.image_processor, "temporal_patch_size", 1)
+    asked = [{"text": "What?"}] * 5
     together = dict(encode_questions(processor, ["What?"] * 5, images))
-    noised = add_noise(together, [generator(0, str(number)) for number in range(5)], step=500, frames=frames)
+    sizes = rows_of_pixels(processor, together, asked, images)
+    noised = add_noise(together, [generator(0, str(number)) for number in range(5)], sizes, step=500, frames=frames)
     assert (noised != together["pixel_values"]).float().mean() > 0.6
     start = 0
     for number, image in enumerate(images):
         alone = dict(encode_questions(processor, ["What?"], [image]))
-        expected = add_noise(alone, [generator(0, str(number))], step=500, frames=frames)
+        own = [len(alone["pixel_values"])]
+        expected = add_noise(alone, [generator(0, str(number))], own, step=500, frames=frames)
         if kind == "llava_next":
             torch.testing.assert_close(noised[number, : expected.shape[1]], expected[0])
             assert not noised[number, expected.shape[1] :].any(), "padded tiles should stay 0"
@@ -72,7 +75,7 @@ def test_copies_of_a_frame_have_the_same_noise(make, images):
     """Qwen lays an image twice, as a film of two frames: (channel, frame, height, width) in each patch."""
     _, processor = make("qwen2_5_vl")
     batch = dict(encode_questions(processor, ["What?"], images[:1]))
-    noised = add_noise(batch, [generator(0, "a")], step=500, frames=2)
+    noised = add_noise(batch, [generator(0, "a")], [len(batch["pixel_values"])], step=500, frames=2)
     for pixels in (batch["pixel_values"], noised):
         first, second = pixels.unflatten(1, (3, 2, -1)).unbind(dim=2)
         torch.testing.assert_close(first, second, rtol=0, atol=0)
@@ -81,8 +84,17 @@ def test_copies_of_a_frame_have_the_same_noise(make, images):
 def test_pixels_of_unclear_owner_are_refused(make, images):
     _, processor = make("llava")
     batch = dict(encode_questions(processor, ["What?"] * 2, images[:2]))
-    with pytest.raises(MfpoError, match="1 questions but 2 images"):
-        add_noise(batch, [generator(0, "a")], step=500)
+    with pytest.raises(MfpoError, match="which of 2 rows of pixels belong to which of 1 questions"):
+        rows_of_pixels(processor, batch, [{"text": "What?"}], images[:1])
+
+
+def test_a_second_kind_of_pixels_is_refused(make, images):
+    """DeepSeek-VL's hybrid sees an image in two resolutions."""
+    _, processor = make("llava")
+    batch = dict(encode_questions(processor, ["What?"], images[:1]))
+    batch["high_res_pixel_values"] = batch["pixel_values"]
+    with pytest.raises(MfpoError, match="no noise is known for pixel_values, high_res_pixel_values"):
+        rows_of_pixels(processor, batch, [{"text": "What?"}], images[:1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +109,9 @@ def test_a_batch_gives_the_answers_of_two_plain_streams(make, images, rows, kind
         noise, draws = generator(4, row["question_id"]).spawn(2)
         clean = dict(encode_questions(processor, [row["text"]], [image]))
         start = clean["input_ids"].shape[1]
-        noised = clean | {"pixel_values": add_noise(clean, [noise], step=500, frames=frames)}
+        noised = clean | {
+            "pixel_values": add_noise(clean, [noise], [len(clean["pixel_values"])], step=500, frames=frames)
+        }
         for _ in range(10):
             scores = 1.6 * next_logits(clean) - 0.6 * next_logits(noised)
             p = next_logits(clean).softmax(dim=-1)

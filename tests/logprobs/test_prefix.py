@@ -146,6 +146,8 @@ def test_every_image_is_encoded_once(family):
     shared_logps(family.model, collate(family.rows, 0))
     plain_logps(family.model, collate(split(family.rows), 0))
     (once, rows_of_one) = (next(v for v in [*args, *kwargs.values()] if torch.is_tensor(v)) for args, kwargs in seen)
+    if family.name == "paddleocr_vl":  # all patches in a batch of one
+        once, rows_of_one = once[0], rows_of_one[0]
     images = sum(tiles(family.name, row) for row in family.rows)
     assert len(once) == images
     assert len(rows_of_one) == sum(tiles(family.name, row) for row in split(family.rows)) > images

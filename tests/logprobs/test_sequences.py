@@ -1,16 +1,22 @@
 """Sequence log-probabilities against the model's own logits, one row at a time and without padding."""
 
 import json
+import shutil
 
+import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
+from peft import LoraConfig
 from PIL import Image
 
+from fixtures.families import blip2, emu3
 from mfpo import models
 from mfpo.errors import MfpoError, RecordError
-from mfpo.logprobs.conversation import render
+from mfpo.logprobs.conversation import end_tokens, render
 from mfpo.logprobs.features import Layout
+from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps, token_logps
 from mfpo.models import load_model, load_processor
 
@@ -326,3 +332,63 @@ def test_masks_of_images_go_on_over_the_answers(processor):
 def test_features_that_fit_no_batch_are_refused(processor, feature, words):
     with pytest.raises(MfpoError, match=f"makes 'feature' of a prompt, which .*{words}"):
         encode(with_feature(processor, feature), [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+
+
+def test_a_processor_that_shows_one_image_whatever_the_template_writes():
+    processor = blip2()
+    processor.chat_template = (
+        "{% for m in messages %}{% for p in m.content if p.text %}{{ p.text }} {% endfor %}{% endfor %}"
+    )
+    row = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    shown = processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert (row.prompt_ids == shown).tolist() == [True] * 4 + [False] * (len(row.prompt_ids) - 4)
+    with pytest.raises(RecordError, match="the model's processor shows one image of a prompt, and this one has 2"):
+        encode(processor, [picture(0), picture(1)], PROMPT, [say("A dog.")], max_length=500)
+
+
+def test_a_processor_that_takes_no_list_of_images_for_each_text(processor):
+    """As GOT-OCR's, for which such a list is the pages of a document."""
+    expected = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    call = processor.__class__.__call__
+
+    class Flat(processor.__class__):
+        def __call__(self, images=None, **options):
+            if any(isinstance(image, list) for image in images):
+                raise ValueError("Nested images are only supported with `multi_page`")
+            return call(self, images=images, **options)
+
+    processor.__class__ = Flat
+    found = encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    torch.testing.assert_close(found.features, expected.features, rtol=0, atol=0)
+    with pytest.raises(RecordError, match="cannot take the prompt"):
+        encode(processor, [picture(0), picture(1)], PROMPT, [say("A dog.")], max_length=500)
+
+
+def test_an_adapters_answers_end_as_those_of_its_base(tiny_llava, tmp_path):
+    base = shutil.copytree(tiny_llava, tmp_path / "base")
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 1]}')
+    LoraConfig(base_model_name_or_path=str(base)).save_pretrained(tmp_path / "adapter")
+    load_processor(base).save_pretrained(tmp_path / "adapter")
+    expected = end_tokens(load_processor(base))
+    assert expected == ["</s>", "</s>", "<s>"]
+    assert end_tokens(transformers.AutoProcessor.from_pretrained(tmp_path / "adapter")) == expected
+
+
+def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
+    torch.manual_seed(0)
+    model, processor = emu3()
+    processor.chat_template = "<image>{% for m in messages %}{{ m.content[-1].text }} {% endfor %}"
+    records = [
+        {
+            "id": str(number),
+            "images": [Image.fromarray(np.asarray(picture(number)).repeat(width, axis=1))],
+            "prompt": PROMPT,
+            "chosen": say("A dog."),
+            "rejected": say("A cat."),
+        }
+        for number, width in enumerate((1, 1, 2))
+    ]
+    pairs = Pairs(datasets.Dataset.from_list(records), processor, rejected_images=False, max_length=500)
+    check_fit(model, pairs, "m")
+    with pytest.raises(MfpoError, match="Emu3ForConditionalGeneration mixes them; set batch_size=1"):
+        check_fit(model, pairs, "m", batch_size=2)

@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSeque
 from mfpo.errors import MfpoError
 from mfpo.logprobs import sequences as logprobs
 from mfpo.logprobs.sequences import Encoded, collate, token_logps
+from mfpo.models import load_model, load_processor
 from mfpo.rank import entropy as entropy_module
 from mfpo.rank import semantic_entropy as semantic_module
 from mfpo.rank.entropy import predictive_entropy, token_entropy
+from mfpo.rank.measure import open_measure
 from mfpo.rank.semantic_entropy import (
     cluster_by_entailment,
     cluster_by_objects,
@@ -21,6 +23,8 @@ from mfpo.rank.semantic_entropy import (
     sample_answers,
     semantic_entropy,
 )
+from mfpo.rank.settings import RankSettings
+from mfpo.records import read_dataset
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz?"
 
@@ -262,6 +266,16 @@ def test_samples_come_from_the_nucleus_of_the_50_likeliest_tokens(make_llava):
     # Pearson's chi-square, whose mean is its degrees of freedom, k, and whose deviation is the root of 2k.
     chi_square = float(((counts[:size] - expected) ** 2 / expected).sum())
     assert abs(chi_square - (size - 1)) < 4 * math.sqrt(2 * (size - 1))
+
+
+def test_semantic_entropy_is_the_same_whatever_a_model_generates_by_default(tiny_llava, preference_data):
+    records = read_dataset(preference_data).select(range(3))
+    model, processor = load_model(tiny_llava), load_processor(tiny_llava)
+    settings = RankSettings(entropy="semantic", samples=3, max_new_tokens=6)
+    expected = list(open_measure(model, processor, settings, None)(records))
+    model.generation_config.update(no_repeat_ngram_size=1, min_new_tokens=6, num_beams=3, typical_p=0.2)
+    model.generation_config.update(suppress_tokens=list(range(40, 150)), repetition_penalty=9.0)
+    assert list(open_measure(model, processor, settings, None)(records)) == expected
 
 
 def test_samples_end_at_their_first_end_token_or_count_as_cut(make_llava):

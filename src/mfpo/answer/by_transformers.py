@@ -1,5 +1,6 @@
 """Ask a local model, in batches, with a decoder."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash
+from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash, plain_generation
 from mfpo.settings import options_of
 
 
@@ -36,13 +37,20 @@ def open_transformers(
         model.eval()
     decode = DECODERS[settings.decode]
     options = options_of(settings, decode)
+    is_mixing: bool | None = None
 
     def ask(questions: Sequence[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
+        nonlocal is_mixing
         for batch in _batches(questions, processor.tokenizer, settings.batch_size):
             opened = [decode_image(load_image(images, question["image"])) for question in batch]
             try:
-                with torch.inference_mode():
-                    texts = decode(model, processor, batch, opened, settings.max_new_tokens, **options)
+                if is_mixing is None and len({image.size for image in opened}) > 1:
+                    is_mixing = _mixes_images(model, processor, batch, opened)
+                size = 1 if is_mixing else len(batch)
+                texts: list[str] = []
+                for part in (slice(start, start + size) for start in range(0, len(batch), size)):
+                    with torch.inference_mode():
+                        texts += decode(model, processor, batch[part], opened[part], settings.max_new_tokens, **options)
             except torch.OutOfMemoryError:
                 raise MfpoError(
                     f"no GPU memory for {len(batch)} questions at a time; give a smaller batch_size "
@@ -61,6 +69,23 @@ def open_transformers(
 
 # What models raise, depending on where they and what the processor makes part.
 _UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, IndexError)
+
+
+def _mixes_images(model: Any, processor: Any, batch: Sequence[Question], opened: Sequence[Image]) -> bool:
+    """Whether the first question is read otherwise beside images of other sizes, as by Emu3, which pads its images."""
+
+    def first_token(count: int) -> torch.Tensor:
+        texts = [question["text"] for question in batch[:count]]
+        inputs = encode_questions(processor, texts, opened[:count]).to(model.device, model.dtype)
+        generated = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        return generated.logits[0][0].float().softmax(dim=-1)
+
+    with torch.inference_mode(), plain_generation(model, processor.tokenizer):
+        alone, beside = first_token(1), first_token(len(batch))
+    if float((alone - beside).abs().max()) > (0.001 if model.dtype == torch.float32 else 0.1):  # beyond rounding
+        print(f"a {type(model).__name__} mixes images of one batch: questions are asked one by one", file=sys.stderr)
+        return True
+    return False
 
 
 def _check_fit(model: Any, processor: Any, question: Question, image: Image) -> None:

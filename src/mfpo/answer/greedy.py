@@ -1,7 +1,6 @@
 """Greedy decoding in batches; finished answers leave their batch."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mfpo.answer.decoders import decoder
@@ -16,31 +15,6 @@ if TYPE_CHECKING:
 _PROMPT = {"input_ids", "attention_mask", "pixel_values", "image_sizes", "image_grid_thw", "mm_token_type_ids"}
 
 
-@contextmanager
-def plain_generation(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Let `model.generate` choose the likeliest token: of the model's generation settings, only special tokens hold.
-
-    Those settings may sample, penalise repetitions, demand lengths, forbid or force tokens, and `generate` takes from
-    them whatever it is not told: so they go for as long. Where they name no end, it is the tokenizer's.
-    """
-    from transformers import GenerationConfig
-
-    own = model.generation_config  # changed in place, as a model may be wrapped, by PEFT for instance
-    settings = vars(own).copy()
-    plain = GenerationConfig(
-        bos_token_id=own.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id,
-    )
-    vars(own).clear()
-    vars(own).update(vars(plain))
-    try:
-        yield
-    finally:
-        vars(own).clear()
-        vars(own).update(settings)
-
-
 @decoder("greedy")
 def greedy(
     model: Any,
@@ -50,7 +24,7 @@ def greedy(
     max_new_tokens: int,
 ) -> list[str]:
     """Generate the likeliest token at each step, whatever the model's generation settings are."""
-    from mfpo.models import encode_questions
+    from mfpo.models import encode_questions, plain_generation
 
     texts = [question["text"] for question in questions]
     batch = dict(encode_questions(processor, texts, images).to(model.device, model.dtype))

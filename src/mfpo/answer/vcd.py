@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from mfpo.answer.decoders import decoder
-from mfpo.answer.greedy import plain_generation
 from mfpo.build.settings import STEPS
 from mfpo.errors import MfpoError
 from mfpo.settings import about
@@ -31,26 +30,22 @@ def contrast(logits: "Tensor", noised: "Tensor", *, alpha: float, beta: float) -
 
 
 def add_noise(
-    batch: dict[str, "Tensor"], rngs: Sequence[np.random.Generator], *, step: int, frames: int = 1
+    batch: dict[str, "Tensor"], rngs: Sequence[np.random.Generator], sizes: Sequence[int], *, step: int, frames: int = 1
 ) -> "Tensor":
     """The `pixel_values` of `batch` with diffusion noise: sqrt(abar) x + sqrt(1 - abar) eps, not clipped.
 
-    Each row's noise comes from its own generator. `frames` is how often the processor repeats an image in its patches
-    (Qwen-VL); the copies share their noise. What fills rows up to the largest image or the most tiles stays 0. Raises
-    MfpoError when it is unclear which pixels are whose.
+    Each question's noise comes from its own generator, for as many rows of pixels as `sizes` says. `frames` is how
+    often the processor repeats an image in its patches (Qwen-VL); the copies share their noise. What fills rows up to
+    the largest image or the most tiles stays 0.
     """
     import torch
 
     from mfpo.build.noise import alpha_bar
 
     pixels = batch["pixel_values"]
-    grids = batch.get("image_grid_thw")  # where there are some, pixels are (patches of all images, values)
-    sizes = [1] * len(pixels) if grids is None else grids.prod(dim=1).tolist()
-    if len(sizes) != len(rngs):
-        raise MfpoError(f"vcd: {len(rngs)} questions but {len(sizes)} images in this model's pixels; decode greedily")
     noise = np.zeros(pixels.shape, dtype=np.float32)
     ends = np.cumsum(sizes)
-    for rng, size, end, own in zip(rngs, sizes, ends, _own_sizes(batch), strict=True):
+    for rng, size, end, own in zip(rngs, sizes, ends, _own_sizes(batch, len(sizes)), strict=True):
         shape = (size, *pixels.shape[1 : pixels.dim() - len(own)], *own)
         noise[end - size : end][tuple(map(slice, shape))] = _noise(rng, shape, frames)
     kept = alpha_bar(step)
@@ -60,15 +55,43 @@ def add_noise(
     return noised
 
 
-def _own_sizes(batch: dict[str, "Tensor"]) -> list[tuple[int, ...]]:
-    """Height and width of each row's pixels where rows are filled up to the largest image's, else nothing."""
+def rows_of_pixels(
+    processor: Any, batch: dict[str, "Tensor"], questions: Sequence["Question"], images: Sequence["Image.Image"]
+) -> list[int]:
+    """How many rows of `pixel_values` each question of the batch has: one, one a tile, or one a patch (Qwen-VL).
+
+    Raises MfpoError where the model sees images by anything else, or it is unclear which rows are whose.
+    """
+    from mfpo.models import encode_questions
+
+    seen = [name for name, value in batch.items() if value.is_floating_point()]
+    if seen != ["pixel_values"]:
+        raise MfpoError(f"vcd: no noise is known for {', '.join(seen)} of this model; decode greedily")
+    pixels, grids = batch["pixel_values"], batch.get("image_grid_thw")
+    if grids is not None:
+        sizes = grids.prod(dim=1).tolist()
+    elif len(pixels) == len(questions):
+        sizes = [1] * len(questions)
+    else:  # the tiles of all images, one after the other
+        alone = [encode_questions(processor, [q["text"]], [image]) for q, image in zip(questions, images, strict=True)]
+        sizes = [len(each["pixel_values"]) for each in alone]
+    if (len(sizes), sum(sizes)) != (len(questions), len(pixels)):
+        raise MfpoError(
+            f"vcd: unclear which of {len(pixels)} rows of pixels belong to which of {len(questions)} questions; "
+            "decode greedily"
+        )
+    return sizes
+
+
+def _own_sizes(batch: dict[str, "Tensor"], questions: int) -> list[tuple[int, ...]]:
+    """Height and width of each question's pixels where rows are filled up to the largest image's, else nothing."""
     pixels = batch["pixel_values"]
     if pixels.dim() == 4 and "image_sizes" in batch:  # Pixtral
         return [(int(height), int(width)) for height, width in batch["image_sizes"]]
     if pixels.dim() == 5 and "pixel_attention_mask" in batch:  # Idefics 2
         masks = batch["pixel_attention_mask"].bool().any(dim=1)
         return [(int(mask.any(dim=1).sum()), int(mask.any(dim=0).sum())) for mask in masks]
-    return [()] * len(batch.get("image_grid_thw", pixels))
+    return [()] * questions
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], frames: int) -> np.ndarray[Any, Any]:
@@ -121,17 +144,18 @@ def vcd(
     """Answer one batch of questions, independently of the batch. The defaults are from VCD's scripts.
 
     Image and noised image are two rows of one batch, so each has its cache, and one pass serves both. Raises MfpoError
-    as `add_noise`, and for a model whose `generate` drops the contrast (Janus).
+    as `rows_of_pixels`, and for a model whose `generate` drops the contrast (Janus).
     """
     import torch
 
     from mfpo.build.steps import generator
-    from mfpo.models import encode_questions
+    from mfpo.models import encode_questions, plain_generation
 
     rngs = [generator(seed, question["question_id"]).spawn(2) for question in questions]
     batch = dict(encode_questions(processor, [question["text"] for question in questions], images))
     frames = getattr(processor.image_processor, "temporal_patch_size", 1)
-    noised = add_noise(batch, [noise for noise, _ in rngs], step=noise_step, frames=frames)
+    sizes = rows_of_pixels(processor, batch, questions, images)
+    noised = add_noise(batch, [noise for noise, _ in rngs], sizes, step=noise_step, frames=frames)
     doubled = {name: torch.cat([value, value]) for name, value in batch.items()}
     doubled["pixel_values"] = torch.cat([batch["pixel_values"], noised])
     for name, value in doubled.items():

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+
 from mfpo.errors import MfpoError, RecordError, brief
-from mfpo.models import apply_template, check_places, check_texts
+from mfpo.models import apply_template, call_processor, check_places, check_texts, with_weights
 from mfpo.records import IMAGE_PLACE, Message, content_parts, place_images
 
 Turn = dict[str, Any]
+
+_BLANK = Image.new("RGB", (64, 64))
 
 # What a template leaves of a content part that it prints as it is.
 _PRINTED_PART = re.compile(r"""['"]type['"]\\?:""")
@@ -48,7 +53,7 @@ def end_tokens(processor: Any) -> list[str]:
     Raises MfpoError when there is none.
     """
     tokenizer = processor.tokenizer
-    path = Path(tokenizer.name_or_path) / "generation_config.json"
+    path = with_weights(Path(tokenizer.name_or_path)) / "generation_config.json"
     ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
     ids = ids if isinstance(ids, list) else [ids] * (ids is not None)
     tokens = [tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(ids)]
@@ -112,11 +117,30 @@ def _end_of(turn: Turn, rendered: str, start: int = 0) -> int:
 
 def _check_images(processor: Any, turns: list[Turn], prompt: str) -> None:
     token = getattr(processor, "image_token", None)
-    if (token and token in prompt) or all(isinstance(turn["content"], str) for turn in turns):
+    shown = [turn for turn in turns if not isinstance(turn["content"], str)]
+    images = sum(part["type"] == "image" for turn in shown for part in turn["content"])
+    if not images or (token and str(token) in prompt):
         return
-    without = [turn | {"content": [part for part in turn["content"] if part["type"] == "text"]} for turn in turns]
-    if without != turns and apply_template(processor, without, add_generation_prompt=True) == prompt:
+    without = [
+        turn | {"content": [part for part in turn["content"] if part["type"] != "image"]} if turn in shown else turn
+        for turn in turns
+    ]
+    if apply_template(processor, without, add_generation_prompt=True) != prompt:
+        return
+    if not _adds_image(processor, prompt, 1):
         raise MfpoError("the model's chat template leaves out the image; give the model one that shows it")
+    if images > 1 and not _adds_image(processor, prompt, images):
+        raise RecordError(f"the model's processor shows one image of a prompt, and this one has {images}")
+
+
+def _adds_image(processor: Any, prompt: str, number: int) -> bool:
+    """Whether the processor puts the image of that number before the text by itself, as BLIP-2's does the first."""
+    images = [[_BLANK] * count for count in (number - 1, number)]
+    try:
+        without, shown = (call_processor(processor, [prompt], [own])["input_ids"] for own in images)
+        return not torch.equal(without, shown)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError):  # as to the processor
+        return False
 
 
 def _with_images(messages: Sequence[Message], images: int) -> list[Turn]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mfpo.errors import MfpoError, RecordError, first_line
 from mfpo.logprobs.prefix import LAYOUT, TOKEN_TYPES
+from mfpo.models import call_processor
 
 # Made anew for every batch, or the targets of another loss.
 _NO_FEATURES = ("input_ids", "attention_mask", "labels")
@@ -56,14 +57,8 @@ def process(
 
 
 def _call(processor: Any, prompt: str, images: Sequence[Image.Image], *, times: int = 1, **options: Any) -> Any:
-    bos = processor.tokenizer.bos_token
-    is_marked = bos is not None and prompt.startswith(bos)
-    # A list of images for each prompt, or processors take them for images of several prompts.
-    shown = [list(images)] * times if images else None
     try:
-        return processor(
-            text=[prompt] * times, images=shown, return_tensors="pt", add_special_tokens=not is_marked, **options
-        )
+        return call_processor(processor, [prompt] * times, [images] * times, **options)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:  # as to the processor
         raise RecordError(f"the model's processor cannot take the prompt ({first_line(error)})") from None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import torch
+import transformers
 from accelerate.utils import extract_model_from_parallel
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,9 @@ from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_l
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
 _CACHE_BYTES = 4 << 30
+
+# Records among which `check_fit` looks for images of another size than the first one's.
+_TRIED = 8
 
 # A prompt's tokens and those of its answers -> a weight for each token of each answer.
 Weigh = Callable[..., tuple[Tensor, ...]]
@@ -105,20 +109,31 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(rows, self.pad_id)}
 
 
-def check_fit(model: Any, pairs: Pairs, name: str, autocast: AbstractContextManager[Any] | None = None) -> None:
+def check_fit(
+    model: Any,
+    pairs: Pairs,
+    name: str,
+    autocast: AbstractContextManager[Any] | None = None,
+    *,
+    batch_size: int = 1,
+) -> None:
     """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record.
 
-    `autocast` is the precision context to compute in.
+    Also when the record's log p depends on one beside it in a batch, where there are batches. `autocast` is the
+    precision context to compute in.
     """
-    batch = pairs.collate([pairs[0]])
-    batch.pop("rows")
+    batch = _collated(pairs, [0])
+    beside = _row_of_another_size(pairs) if batch_size > 1 else None
     known = model.get_input_embeddings().num_embeddings
     if int(batch["input_ids"].max()) >= known:
         fault = f"it knows {known} tokens"
     else:
         try:
             with torch.inference_mode(), autocast or nullcontext():
-                sequence_logps(model, batch)
+                alone = sequence_logps(model, batch)
+                if beside is not None:
+                    together = sequence_logps(model, _collated(pairs, [0, beside]))
+                    _check_alike(alone, together[: len(alone)], batch, model, f"{name}: log p of the first record")
             return
         except torch.OutOfMemoryError:
             raise
@@ -129,4 +144,31 @@ def check_fit(model: Any, pairs: Pairs, name: str, autocast: AbstractContextMana
     )
     if any(words in fault for words in ("tokens", "shape", "size")):
         raise MfpoError(f"{where}; put the model's own processor there")
-    raise MfpoError(f"{where}; {type(extract_model_from_parallel(model)).__name__} is not known to run")
+    kind = type(extract_model_from_parallel(model)).__name__
+    raise MfpoError(f"{where}; {kind} is not known to run with transformers {transformers.__version__}")
+
+
+def _collated(pairs: Pairs, rows: Sequence[int]) -> dict[str, Tensor]:
+    batch = pairs.collate([pairs[row] for row in rows])
+    batch.pop("rows")
+    return batch
+
+
+def _row_of_another_size(pairs: Pairs) -> int | None:
+    """The first record, among a few, whose images are not of the first record's sizes, so that a batch is padded."""
+    sizes = [
+        {name: value.shape for name, value in pairs[row].prompts[0].features.items()}
+        for row in range(min(len(pairs), _TRIED))
+    ]
+    return next((row for row, own in enumerate(sizes) if own != sizes[0]), None)
+
+
+def _check_alike(alone: Tensor, together: Tensor, batch: dict[str, Tensor], model: Any, what: str) -> None:
+    is_exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(alone.device.type)
+    off = (alone - together).abs() / batch["answer_mask"].to(alone.device).sum(dim=-1).sqrt()
+    # Rounding, which adds up over an answer as a random walk does.
+    if float(off.max()) > (0.01 if is_exact else 0.25):
+        raise MfpoError(
+            f"{what} is another beside a record with images of another size: "
+            f"{type(extract_model_from_parallel(model)).__name__} mixes them; set batch_size=1"
+        )

@@ -28,7 +28,10 @@ LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "answer_weights", "predictors
 # Model families whose attention is causal in every layer, over images too, and whose forward pass hands a mask and
 # positions made by us down to the language model. Gemma 3 does not share: its image tokens see each other both ways.
 _FAMILIES = (
+    "aria",
+    "deepseek_vl",
     "glm4v",
+    "glm4v_moe",
     "idefics3",
     "internvl",
     "janus",
@@ -37,6 +40,7 @@ _FAMILIES = (
     "llava_onevision",
     "mistral3",
     "ovis2",
+    "paddleocr_vl",
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_vl",
@@ -47,9 +51,12 @@ _FAMILIES = (
 
 # The language models in them; others may mix tokens by more than attention (as recurrent layers do) or scale logits.
 _DECODERS = (
+    "aria_text",
+    "glm4v_moe_text",
     "glm4v_text",
     "llama",
     "mistral",
+    "paddleocr_vl_text",
     "qwen2",
     "qwen2_5_vl_text",
     "qwen2_vl_text",

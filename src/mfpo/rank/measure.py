@@ -11,6 +11,7 @@ import torch
 
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, token_logps
+from mfpo.models import plain_generation
 from mfpo.rank.entropy import predictive_entropy, token_entropy
 from mfpo.rank.semantic_entropy import (
     Entails,
@@ -62,7 +63,7 @@ def _of_samples(
     ends = end_ids(model, processor.tokenizer)
     for row, question in enumerate(column(records, "prompt")):
         prompt = pairs[row].prompts[0]
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_generation(model, processor.tokenizer):
             if mean_logps(model, prompt, pairs.pad_id).isnan().any():  # nothing can be drawn from that
                 yield [math.nan], 0
                 continue

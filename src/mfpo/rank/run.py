@@ -77,7 +77,8 @@ def rank_into(
     with whole_folder(out, _provenance(data, model, processor, settings, nli_model)) as folder:
         opened = load_model(model) if isinstance(model, Path) else model.eval()
         pairs = Pairs(dataset, processor, rejected_images=False, max_length=settings.max_length)
-        check_fit(opened, pairs, str(model) if isinstance(model, Path) else "the model given")
+        name = str(model) if isinstance(model, Path) else "the model given"
+        check_fit(opened, pairs, name, batch_size=settings.batch_size)
         shards = list(_shards(data))
         entropies, cut = _entropies(dataset, shards, folder, open_measure(opened, processor, settings, nli_model))
         if len(set(entropies)) == 1 < len(entropies):

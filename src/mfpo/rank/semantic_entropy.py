@@ -54,16 +54,20 @@ def sample_answers(
 ) -> Encoded:
     """The prompt with answers drawn from the model, each up to one of `end_ids`; an answer without one counts as cut.
 
-    The random numbers start from the record's `id`, so that other records have no part in them.
+    Call it under `plain_generation`, or the model's own generation settings hold too. The random numbers start from
+    the record's `id`, so that other records have no part in them.
     """
     features = {
         name: torch.cat([value.to(model.device, model.dtype if value.is_floating_point() else None)] * samples)
         for name, value in prompt.features.items()
     }
     ids = prompt.prompt_ids.to(model.device).repeat(samples, 1)
+    # A text has none of these, and the model could not read an answer that has.
+    kinds = (getattr(model.config, f"{kind}_token_id", None) for kind in ("image", "video", "audio"))
+    shown = [placeholder for placeholder in kinds if placeholder is not None]
     with torch.random.fork_rng():
         torch.manual_seed(int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big"))
-        # Top-k and nucleus as in the paper; a model's own generation settings may be narrower or penalise repetitions.
+        # Top-k and nucleus as in the paper.
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -72,9 +76,8 @@ def sample_answers(
             temperature=temperature,
             top_k=50,
             top_p=0.9,
-            num_beams=1,
-            repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
+            suppress_tokens=shown or None,
             pad_token_id=pad_id,
             eos_token_id=end_ids,
         )

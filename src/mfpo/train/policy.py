@@ -122,10 +122,10 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
                 setattr(module, name, 0.0)
     if not settings.lora_rank:
         if not settings.train_vision_tower:
-            tower = _vision_tower(base)
-            tower.requires_grad_(False)
-            for name in PROJECTORS:
-                getattr(tower, name, nn.Identity()).requires_grad_(True)
+            for tower in _vision_towers(base):
+                tower.requires_grad_(False)
+                for name in PROJECTORS:
+                    getattr(tower, name, nn.Identity()).requires_grad_(True)
         return base
     if adapter is not None:
         return with_adapter(base, adapter, is_trainable=True)
@@ -164,11 +164,13 @@ def unmoved(model: Any) -> list[nn.Module]:
     ]
 
 
-def _vision_tower(model: Any) -> Any:
-    tower = model.get_encoder(modality="image")
+def _vision_towers(model: Any) -> list[nn.Module]:
+    """What encodes images: a tower, and a second one of another resolution in DeepSeek-VL's hybrid."""
+    tower, decoder = model.get_encoder(modality="image"), model.get_decoder()
     if tower is model:
         raise MfpoError(f"cannot tell the vision tower of a {type(model).__name__}; set train_vision_tower=true")
-    return tower
+    models = [part for part in model.modules() if isinstance(part, PreTrainedModel) and decoder not in part.modules()]
+    return [tower, *(part for part in models if part is not tower and part.main_input_name == "pixel_values")]
 
 
 def lora_targets(model: Any, settings: TrainSettings) -> list[str]:

@@ -164,7 +164,7 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
         return read_reference(path, pairs, rows)
     path = run.folder / "reference.parquet"
     if not path.exists():
-        check_fit(policy, pairs, str(run.model), precision(s))
+        check_fit(policy, pairs, str(run.model), precision(s), batch_size=s.batch_size)
         kept, hashes = kept_reference(run)
         found = find_reference(policy, pairs, hashes, kept, batch_size=s.batch_size, autocast=precision(s))
         cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])

@@ -132,9 +132,9 @@ class PreferenceTrainer(Trainer):
     def _own_reference(self) -> Tensor:
         """The log-probabilities under the model as it is, (records, sequences per record)."""
         self.model.eval()
-        check_fit(self.model, self.pairs, "the model given", self._autocast())
-        rows = share(list(range(len(self.pairs))))
         batch_size = self.args.per_device_train_batch_size
+        check_fit(self.model, self.pairs, "the model given", self._autocast(), batch_size=batch_size)
+        rows = share(list(range(len(self.pairs))))
         logps = gathered(
             reference_logps(self.model, self.pairs, rows, batch_size=batch_size, autocast=self._autocast())
         )
