@@ -202,5 +202,8 @@ def _stem(image: str) -> str:
 
 
 def plain(prompt: str) -> str:
-    """The words of a prompt; LLaVA's files write the image's place, which ours leave to the chat template."""
-    return " ".join(prompt.replace("<image>", " ").split())
+    """The words of a prompt; LLaVA's files write the image's place, which ours leave to the chat template.
+
+    POPE's first files have "imange" in some questions.
+    """
+    return " ".join(prompt.replace("<image>", " ").replace("imange", "image").split())
