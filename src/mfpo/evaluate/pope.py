@@ -138,7 +138,7 @@ def read_pope(
     """
     questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
     files = _files(answers)
-    if len(files) == 1 and not any(split in files[0].name for split in SPLITS):
+    if len(files) == 1 and not any(split in files[0].name or f"pope_{split[:3]}." in files[0].name for split in SPLITS):
         answers_to_all = read_answers(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
         return by_split(answers_to_all, questions, files[0]), questions
     named = split_files(files)
@@ -177,7 +177,8 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for file in _files(paths):
-        named = [split for split in SPLITS if split in file.name]
+        # lmms-eval's tasks are pope_adv, pope_pop and pope_random.
+        named = [split for split in SPLITS if split in file.name or f"pope_{split[:3]}." in file.name]
         if len(named) != 1:
             raise MfpoError(f"{file}: its name must tell the split, which is one of {', '.join(SPLITS)}; rename it")
         if named[0] in found:
