@@ -120,7 +120,7 @@ def test_all_figures_are_those_of_the_script(rows, tmp_path):
 
 
 def test_files_of_lmms_eval_and_vlmevalkit(rows, tmp_path):
-    said, given = filled(rows, tmp_path)
+    _, given = filled(rows, tmp_path)
     samples = [
         {"doc_id": n, "target": row["gt_answer_details"], "filtered_resps": [row["model_prediction"]]}
         | {"token_counts": [None], "doc_hash": "0", "aAcc": row, "fAcc": row, "qAcc": row, "input": row["question"]}

@@ -60,8 +60,8 @@ def read_official_table(path: Path) -> OfficialTable:
     strange = sorted(set(classes.values()).symmetric_difference(CATEGORIES))
     if strange:
         raise MfpoError(
-            f"{path}: {len(strange)} classes are not COCO's or are absent ({some(strange)}); give CHAIR's synonyms.txt, "
-            "a line a class with its words between commas, or the same as JSON"
+            f"{path}: {len(strange)} classes are not COCO's or are absent ({some(strange)}); give CHAIR's "
+            "synonyms.txt, a line a class with its words between commas, or the same as JSON"
         )
     return OfficialTable(classes, double_words)
 

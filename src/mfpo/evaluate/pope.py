@@ -69,8 +69,8 @@ def pope(
 
     Example: mfpo eval pope answers/ --annotations pope --json pope.json
 
-    In memory, answers and questions are by split, and the script is POPE's. Raises MfpoError as `read_pope` and `existence` do, and when a split
-    has answers but no questions, or no answers; `allow_missing` lets the latter pass.
+    In memory, answers and questions are by split, and the script is POPE's. Raises MfpoError as `read_pope` and
+    `existence` do, and when a split has answers but no questions, or no answers; `allow_missing` lets the latter pass.
     """
     score = _score
     if isinstance(annotations, Path):
