@@ -67,8 +67,8 @@ def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TE
     The text stands under the first of `keys` that a row has: `text` (ours, LLaVA), `response` (AMBER), `caption`
     (CHAIR) or `model_answer` (MMHal-Bench); thoughts are left out of it (`without_thoughts`). The ids stand under
     `question_id` or `id`, and `image_id` or `image`; `by_place` takes rows without any, too. A row with an `error` has
-    failed. Results of lmms-eval and VLMEvalKit are read as `read_result_rows` says. Raises MfpoError that names the file
-    and the line.
+    failed. `read_result_rows` says how results of lmms-eval and VLMEvalKit are read. Raises MfpoError that names the
+    file and the line.
     """
     return [_answer(row, where, by_place, keys) for where, row in read_result_rows(path)]
 

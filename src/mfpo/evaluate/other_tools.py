@@ -21,8 +21,9 @@ def read_result_rows(path: Path) -> Rows:
     """
     rows = _read_table(path) if path.suffix in (".tsv", ".xlsx") else list(read_rows(path))
     rows = [(where, _translated(row)) for where, row in rows]
-    ids = Counter(row.get("question_id") for _, row in rows if "doc_id" in row)
-    # MME has two questions of one id, all of POPE three; lmms-eval numbers its rows besides.
+    # MME has two questions of one id, all of POPE three, and lmms-eval numbers its rows besides. HallusionBench's ids
+    # count within a set.
+    ids = Counter(row.get("question_id") for _, row in rows if "doc_id" in row and "set_id" not in row)
     return [
         (where, row | {"question_id": row["doc_id"]} if ids[row.get("question_id")] > 1 else row) for where, row in rows
     ]
@@ -55,7 +56,7 @@ def _asked(prompt: Any, label: Any) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> Rows:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
 
     try:
         options: Any = {"dtype": str, "keep_default_na": False}
