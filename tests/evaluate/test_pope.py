@@ -246,6 +246,59 @@ def test_popes_own_answers_under_another_splits_name(published, tmp_path):
         read_pope([tmp_path / "own"], published)
 
 
+def repope(texts, labels):
+    """RePOPE's eval_utils.py, step by step, in percent."""
+    said = ["yes" if "yes" in text.lower() else "no" if "no" in text.lower() else None for text in texts]
+    pairs = list(zip(said, labels, strict=True))
+    tp, fp, tn, fn = (pairs.count(pair) for pair in (("yes", "yes"), ("yes", "no"), ("no", "no"), ("no", "yes")))
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    return {
+        "accuracy": 100 * (tp + tn) / (tp + tn + fp + fn),
+        "precision": 100 * precision,
+        "recall": 100 * recall,
+        "f1": 100 * 2 * precision * recall / (precision + recall),
+        "yes_ratio": 100 * (tp + fp) / (tp + tn + fp + fn),
+    }
+
+
+@pytest.mark.parametrize("folder", ["annotations", "RePOPE"])
+def test_repope_takes_the_answers_to_pope(tmp_path, folder):
+    # As many as it keeps of each split's 3,000, with POPE's numbers, in files named .json.
+    draw = random.Random(0)
+    expected = {}
+    for split, count in zip(SPLITS, (2774, 2727, 2684), strict=True):
+        rows = [
+            {"question_id": n, "image": f"{n % 500}.jpg", "text": f"Is there an umbrella {n} in the image?"}
+            | {"label": draw.choice(["yes", "no"])}
+            for n in range(1, 3001)
+        ]
+        said = {row["question_id"]: draw.choice([*SAID, "A snowboard", "I see none; yes"]) for row in rows}
+        kept = sorted(draw.sample(rows, count), key=lambda row: row["question_id"])
+        name = f"coco_{'re' if folder == 'annotations' else ''}pope_{split}.json"
+        write(tmp_path / folder / name, kept)
+        prompts = {row["question_id"]: row["text"].replace("image", "imange") for row in rows}
+        write(
+            tmp_path / f"answers_{split}.jsonl",
+            [{"question_id": n, "prompt": prompts[n], "text": said[n]} for n in said],
+        )
+        expected[split] = repope([said[row["question_id"]] for row in kept], [row["label"] for row in kept])
+    answers = [tmp_path / f"answers_{split}.jsonl" for split in SPLITS]
+    written = pope(answers, tmp_path / folder).json()
+    for split, count in zip(SPLITS, (2774, 2727, 2684), strict=True):
+        figures = {name: written[split][name]["value"] for name in expected[split]}
+        assert figures == pytest.approx(expected[split])
+        assert (written[split]["left_out"], written[split]["missing"]) == (3000 - count, 0)
+        assert written[split]["tolerant"]["accuracy"]["n"] == count
+
+
+def test_repope_takes_no_other_answers(published, tmp_path):
+    folder = published.rename(tmp_path / "repope")
+    for split in SPLITS:
+        write(tmp_path / f"{split}.jsonl", [{"question_id": n, "text": "Yes"} for n in (1, 2, 3, 4, 3001)])
+    with pytest.raises(MfpoError, match=r"1 not in the questions \(3001\)"):
+        pope([tmp_path / f"{split}.jsonl" for split in SPLITS], folder)
+
+
 def test_a_split_that_is_there_twice(published, tmp_path):
     write(published / "aokvqa_pope_random.json", own_answers(published, "random"))
     with pytest.raises(MfpoError, match="are both the split random"):

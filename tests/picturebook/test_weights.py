@@ -71,7 +71,7 @@ def test_it_hallucinates_as_much_as_real_models_and_sees(scored):
 def test_its_mistakes_are_absent_partners(scored):
     folder, _ = scored
     result = chair(folder / "base_captions.jsonl", folder / "scenes/annotations.jsonl")
-    mistakes = [(mention.category, detail) for detail in result.captions for mention in detail.hallucinated]
+    mistakes = [(name, detail) for detail in result.captions for name in detail.hallucinated]
     partners = [name for name, detail in mistakes if name in {PARTNERS.get(kind) for kind in detail.truth}]
     assert len(partners) / len(mistakes) > 0.75
 

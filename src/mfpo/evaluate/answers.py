@@ -1,4 +1,4 @@
-"""A model's answers: JSONL or JSON files as written by this package, LLaVA, AMBER and CHAIR."""
+"""A model's answers: files as written by this package, LLaVA, AMBER, CHAIR, lmms-eval and VLMEvalKit."""
 
 import re
 from collections import Counter
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mfpo.errors import MfpoError, brief
-from mfpo.files import read_id, read_label, read_rows, some
+from mfpo.evaluate.other_tools import read_result_rows
+from mfpo.files import read_id, read_label, some
 from mfpo.image_names import image_key
 
 # The first key that a row has counts: ours and LLaVA's, then AMBER's and CHAIR's; MMHal-Bench's file has a place of
@@ -66,9 +67,10 @@ def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TE
     The text stands under the first of `keys` that a row has: `text` (ours, LLaVA), `response` (AMBER), `caption`
     (CHAIR) or `model_answer` (MMHal-Bench); thoughts are left out of it (`without_thoughts`). The ids stand under
     `question_id` or `id`, and `image_id` or `image`; `by_place` takes rows without any, too. A row with an `error` has
-    failed. Raises MfpoError that names the file and the line.
+    failed. `read_result_rows` says how results of lmms-eval and VLMEvalKit are read. Raises MfpoError that names the
+    file and the line.
     """
-    return [_answer(row, where, by_place, keys) for where, row in read_rows(path)]
+    return [_answer(row, where, by_place, keys) for where, row in read_result_rows(path)]
 
 
 def without_thoughts(text: str) -> str:
@@ -202,5 +204,8 @@ def _stem(image: str) -> str:
 
 
 def plain(prompt: str) -> str:
-    """The words of a prompt; LLaVA's files write the image's place, which ours leave to the chat template."""
-    return " ".join(prompt.replace("<image>", " ").split())
+    """The words of a prompt; LLaVA's files write the image's place, which ours leave to the chat template.
+
+    POPE's first files have "imange" in some questions.
+    """
+    return " ".join(prompt.replace("<image>", " ").replace("imange", "image").split())

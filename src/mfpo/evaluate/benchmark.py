@@ -71,7 +71,7 @@ F = TypeVar("F", bound=Callable[..., Result])
 BENCHMARKS: Registry[Callable[..., Result]] = Registry(
     "benchmark",
     "mfpo.evaluate",
-    ["chair", "existence", "pope", "amber", "mmhal", "llava-bench", "object-halbench"],
+    ["chair", "existence", "pope", "amber", "hallusionbench", "mmhal", "llava-bench", "object-halbench"],
 )
 # Those whose annotations hold no questions, so that only the answers tell what was asked.
 ASKED_FREELY: set[str] = set()

@@ -1,10 +1,11 @@
 """CHAIR: which share of the objects that captions name is not in the image (Rohrbach et al. 2018, section 2.1)."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, answered, check_captions, read_answers, thinking
@@ -12,28 +13,26 @@ from mfpo.evaluate.benchmark import AllowMissing, PlainResult, benchmark
 from mfpo.evaluate.figures import Tally, mean
 from mfpo.files import some
 from mfpo.image_names import find_all, image_key
-
-if TYPE_CHECKING:
-    from mfpo.objects import Mention
+from mfpo.settings import about
 
 
 @dataclass(frozen=True)
 class CaptionScore:
-    """What one caption names, in order and with repetitions, and the classes that are in its image."""
+    """The classes that one caption names, in order and with repetitions, and those that are in its image."""
 
     answer: Answer
-    mentions: "tuple[Mention, ...]"
+    mentioned: tuple[str, ...]
     truth: frozenset[str]
 
     @property
-    def hallucinated(self) -> "tuple[Mention, ...]":
-        """The mentions of classes that are not in the image."""
-        return tuple(mention for mention in self.mentions if mention.category not in self.truth)
+    def hallucinated(self) -> tuple[str, ...]:
+        """The mentioned classes that are not in the image."""
+        return tuple(name for name in self.mentioned if name not in self.truth)
 
     @property
     def found(self) -> frozenset[str]:
         """The classes in the image that the caption names."""
-        return self.truth.intersection(mention.category for mention in self.mentions)
+        return self.truth.intersection(self.mentioned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,7 @@ def chair(
     answers: Path | Sequence[Answer],
     annotations: Path | Mapping[str, frozenset[str]],
     *,
+    synonyms: Annotated[Path | None, about("CHAIR's table of words, which is then read as by its script")] = None,
     allow_missing: AllowMissing = False,
 ) -> Chair:
     """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
@@ -66,6 +66,9 @@ def chair(
     - `recall` (AMBER's Cover): classes in the image that its caption names / classes in the image, both summed over the
       captions.
 
+    `synonyms` takes CHAIR's own table, and with it all that the script does to words: then the figures are the
+    script's, and `official` says whether the table is the published one.
+
     In memory, the annotations are the COCO classes in each image, as `load_annotations` gives them, or by `image_key`.
     Raises MfpoError when there is no caption, when one comes twice, when all are a yes or no, or when captions failed,
     have no image or one without annotations; `allow_missing` counts these.
@@ -76,12 +79,14 @@ def chair(
         annotations = load_annotations(annotations)
     if isinstance(answers, Path):
         answers = read_answers(answers)
-    scores = _scores(answers, annotations, allow_missing)
+    classes_in, official = _reading(synonyms)
+    scores = _scores(answers, annotations, classes_in, allow_missing)
     return Chair(
         _tallies(scores),
         facts={
+            "official": official,
             "captions": len(scores),
-            "mentions": sum(len(score.mentions) for score in scores),
+            "mentions": sum(len(score.mentioned) for score in scores),
             "empty": sum(not score.answer.text.strip() for score in scores),
             "missing": len(answers) - len(scores),
             **thinking(score.answer for score in scores),
@@ -89,8 +94,8 @@ def chair(
         details=[
             {
                 "image_id": score.answer.image_id,
-                "objects": [mention.category for mention in score.mentions],
-                "hallucinated": [mention.category for mention in score.hallucinated],
+                "objects": list(score.mentioned),
+                "hallucinated": list(score.hallucinated),
             }
             for score in scores
         ],
@@ -98,11 +103,24 @@ def chair(
     )
 
 
-def _scores(
-    answers: Sequence[Answer], truth: Mapping[str, frozenset[str]], allow_missing: bool
-) -> tuple[CaptionScore, ...]:
-    from mfpo.objects import mentions
+def _reading(synonyms: Path | None) -> tuple[Callable[[str], list[str]], bool]:
+    """What gives the classes that a caption names, and whether it is the official script with its own table."""
+    if synonyms is None:
+        from mfpo.objects import mentions  # and with it textblob, which takes seconds
 
+        return lambda caption: [mention.category for mention in mentions(caption)], False
+    from mfpo.evaluate.chair_official import official_classes, read_official_table
+
+    table = read_official_table(synonyms)
+    return partial(official_classes, table=table), table.published
+
+
+def _scores(
+    answers: Sequence[Answer],
+    truth: Mapping[str, frozenset[str]],
+    classes_in: Callable[[str], list[str]],
+    allow_missing: bool,
+) -> tuple[CaptionScore, ...]:
     if not answers:
         raise MfpoError("there is no caption to score")
     counts = Counter(_name(answer) for answer in answers)
@@ -119,7 +137,7 @@ def _scores(
             "give the annotations of these images, or score the others with allow_missing=true"
         )
     return tuple(
-        CaptionScore(answer, tuple(mentions(answer.text)), found[answer.image_id])
+        CaptionScore(answer, tuple(classes_in(answer.text)), found[answer.image_id])
         for answer in answers
         if answer.image_id in found
     )
@@ -140,7 +158,7 @@ def _tallies(scores: Iterable[CaptionScore]) -> dict[str, Tally]:
         image = image_key(str(score.answer.image_id))
         for name, part, whole in (
             ("chair_s", bool(score.hallucinated), 1),
-            ("chair_i", len(score.hallucinated), len(score.mentions)),
+            ("chair_i", len(score.hallucinated), len(score.mentioned)),
             ("recall", len(score.found), len(score.truth)),
             ("length", len(score.answer.text.split()), 1),
         ):

@@ -19,7 +19,7 @@ OFFICIAL_TAGGER = "en_core_web_trf"
 # Of the table in RLHF-V's script, without its outer blanks.
 _OFFICIAL_TABLE = "2d737a47045e2b0be2a47a2ce843a28afab97cb92218d83b6b3c633cfb86f398"
 # The official double words besides the table's own, and the word that each stands for.
-_PAIRS = (
+PAIRS = (
     {"home plate": "home plate", "train track": "train track", "bow tie": "tie", "toilet seat": "toilet"}
     | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in (*ANIMALS, "animal", "cub")}
     | {"passenger jet": "jet", "passenger train": "train"}
@@ -61,7 +61,7 @@ def load_table(path: Path | None = None) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         raise MfpoError(f"{path}: cannot be read ({error}); give RLHF-V's synonyms_refine.txt") from None
     lines = [re.split(r"\s*[:,]\s*", line.strip()) for line in text.splitlines() if not line.startswith("#")]
-    # In our own table "none" holds words of two, of which no single one counts; _PAIRS has them.
+    # In our own table "none" holds words of two, of which no single one counts; PAIRS has them.
     classes = {term: line[0] for line in lines if line[0] != "none" for term in line if term}
     strange = sorted(set(classes.values()).symmetric_difference(CATEGORIES))
     if strange:
@@ -71,7 +71,7 @@ def load_table(path: Path | None = None) -> Table:
         )
     return Table(
         classes,
-        {term: term for term in classes if " " in term} | _PAIRS,
+        {term: term for term in classes if " " in term} | PAIRS,
         hashlib.sha256(text.strip().encode()).hexdigest() == _OFFICIAL_TABLE,
     )
 

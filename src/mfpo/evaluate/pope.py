@@ -1,4 +1,7 @@
-"""POPE: existence questions on COCO in three splits, by how the absent objects were chosen (Li et al. 2023)."""
+"""POPE: existence questions on COCO in three splits, by how the absent objects were chosen (Li et al. 2023).
+
+RePOPE (Neuhaus and Hein 2025) labels them anew and leaves out those that are unclear.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,14 +24,20 @@ from mfpo.evaluate.existence import (
 from mfpo.files import some
 
 SPLITS = ("random", "popular", "adversarial")
+# In each split, numbered from 1.
+_QUESTIONS = 3000
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split's figures as POPE's script reads the answers, and as `read_yes_no` does."""
+    """One split's figures as the official script reads the answers, and as `read_yes_no` does.
+
+    `left_out` counts the answers to POPE's questions that RePOPE has not.
+    """
 
     official: PlainResult
     tolerant: PlainResult
+    left_out: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +65,17 @@ def pope(
     """POPE in its three splits (Li et al. 2023).
 
     The answers are one file per split, with the split in its name, their folder, or a single file. The annotations are
-    the folder of POPE's question files.
+    the folder of POPE's question files, or of RePOPE's, with "repope" in their names, for the answers to POPE.
 
     Example: mfpo eval pope answers/ --annotations pope --json pope.json
 
-    In memory, answers and questions are by split. Raises MfpoError as `read_pope` and `existence` do, and when a split
-    has answers but no questions, or no answers; `allow_missing` lets the latter pass.
+    In memory, answers and questions are by split, and the script is POPE's. Raises MfpoError as `read_pope` and
+    `existence` do, and when a split has answers but no questions, or no answers; `allow_missing` lets the latter pass.
     """
+    score = _score
     if isinstance(annotations, Path):
         assert not isinstance(answers, Mapping)
+        score = _score_relabelled if _is_repope(annotations) else _score
         answers, annotations = read_pope([answers] if isinstance(answers, Path) else answers, annotations)
     assert isinstance(answers, Mapping)
     strange = [split for split in answers if split not in annotations]
@@ -77,15 +88,45 @@ def pope(
         )
     splits = {}
     for split, given in answers.items():
-        name = f"POPE's split {split}"
-        score = partial(existence, given, annotations[split], allow_missing=allow_missing, name=name)
-        splits[split] = Split(score(read=read_as_pope), score())
+        splits[split] = score(given, annotations[split], f"POPE's split {split}", allow_missing)
     tallies = {
         f"{split}.{figure}": tally
         for split, scored in splits.items()
         for figure, tally in scored.official.tallies.items()
     }
     return Pope(tallies, splits=splits, asked={split: len(questions) for split, questions in annotations.items()})
+
+
+def _score(answers: Sequence[Answer], questions: Sequence[YesNoQuestion], name: str, allow_missing: bool) -> Split:
+    score = partial(existence, answers, questions, allow_missing=allow_missing, name=name)
+    return Split(score(read=read_as_pope), score())
+
+
+def _score_relabelled(
+    answers: Sequence[Answer], questions: Sequence[YesNoQuestion], name: str, allow_missing: bool
+) -> Split:
+    """The figures of RePOPE's script, which leaves out the answers that it cannot read."""
+    left_out = {str(number) for number in range(1, _QUESTIONS + 1)}.difference(one.question_id for one in questions)
+    kept = [answer for answer in answers if answer.question_id not in left_out]
+    tolerant = existence(kept, questions, allow_missing=allow_missing, name=name)
+    readable = [answer for answer in kept if not answer.failed and read_as_repope(answer.text)]
+    official = existence(readable, questions, read=read_as_repope, allow_missing=True, name=name)
+    facts = {**official.facts, "missing": tolerant.facts["missing"]}
+    return Split(replace(official, facts=facts), tolerant, len(answers) - len(kept))
+
+
+def _is_repope(annotations: Path) -> bool:
+    """Whether the questions are RePOPE's: its files, or their folder, are called so."""
+    return any("repope" in f"{file.parent.name} {file.name}".lower() for file in _files([annotations]))
+
+
+def read_as_repope(text: str) -> str | None:
+    """What an answer says for RePOPE's script: letters that it holds, "yes" before "no"; None where it has neither.
+
+    >>> [read_as_repope(text) for text in ("No, as I said yesterday.", "A snowboard.", "NO", "There isn't")]
+    ['yes', 'no', 'no', None]
+    """
+    return next((said for said in ("yes", "no") if said in text.lower()), None)
 
 
 def read_pope(
@@ -97,7 +138,7 @@ def read_pope(
     """
     questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
     files = _files(answers)
-    if len(files) == 1 and not any(split in files[0].name for split in SPLITS):
+    if len(files) == 1 and not any(split in files[0].name or f"pope_{split[:3]}." in files[0].name for split in SPLITS):
         answers_to_all = read_answers(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
         return by_split(answers_to_all, questions, files[0]), questions
     named = split_files(files)
@@ -136,7 +177,8 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for file in _files(paths):
-        named = [split for split in SPLITS if split in file.name]
+        # lmms-eval's tasks are pope_adv, pope_pop and pope_random.
+        named = [split for split in SPLITS if split in file.name or f"pope_{split[:3]}." in file.name]
         if len(named) != 1:
             raise MfpoError(f"{file}: its name must tell the split, which is one of {', '.join(SPLITS)}; rename it")
         if named[0] in found:
@@ -182,4 +224,5 @@ def _split_json(split: Split) -> dict[str, Any]:
         {name: asdict(figure) for name, figure in result.figures.items()} for result in (split.official, split.tolerant)
     )
     facts = {name: fact for name, fact in split.official.facts.items() if name != "unreadable"}
+    facts |= {"left_out": split.left_out} if split.left_out else {}
     return figures | facts | {"unreadable": split.tolerant.facts["unreadable"], "tolerant": tolerant}

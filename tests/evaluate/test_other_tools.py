@@ -1,0 +1,87 @@
+"""Result files of lmms-eval and VLMEvalKit, in their schema."""
+
+import csv
+import json
+
+import pytest
+
+from mfpo.errors import MfpoError
+from mfpo.evaluate.benchmark import score
+from mfpo.evaluate.other_tools import read_result_rows
+from mfpo.evaluate.pope import SPLITS
+
+
+def sample(number, question_id, metric, text, label, prompt):
+    """A row as lmms-eval's tracker writes it."""
+    figure = {"question_id": question_id, "score": 1.0, "prediction": text.lower(), "ground_truth": label}
+    row = {"doc_id": number, "target": label, "filtered_resps": [text], "token_counts": [None], "doc_hash": "a1"}
+    return row | {metric: figure, "input": f"{prompt}\nAnswer the question using a single word or phrase."}
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_pope_by_lmms_eval(tmp_path):
+    every = []
+    for split, task in zip(SPLITS, ("random", "pop", "adv"), strict=True):
+        texts = {number: f"Is there a {split} cat {number} in the image?" for number in (1, 2, 3)}
+        questions = [{"question_id": n, "image": "a.jpg", "text": text, "label": "yes"} for n, text in texts.items()]
+        write(tmp_path / "pope" / f"coco_pope_{split}.json", questions)
+        said = {1: "Yes", 2: "No", 3: "Yes"}
+        rows = [sample(n - 1, str(n), "pope_accuracy", said[n], "yes", text) for n, text in texts.items()]
+        write(tmp_path / "tasks" / f"20260801_120000_samples_pope_{task}.jsonl", rows)
+        every += [row | {"doc_id": len(every) + place} for place, row in enumerate(rows)]
+    write(tmp_path / "20260801_120000_samples_pope.jsonl", every)
+    for answers in (tmp_path / "tasks", tmp_path / "20260801_120000_samples_pope.jsonl"):
+        result = score("pope", answers, tmp_path / "pope")
+        assert [result[f"{split}.accuracy"] for split in SPLITS] == pytest.approx([200 / 3] * 3)
+
+
+def test_mme_by_lmms_eval(tmp_path):
+    # Both questions on an image have one id.
+    rows = [
+        sample(number, "code_reasoning/0020.png", "mme_cognition_score", said, label, "Is it Python?")
+        for number, (said, label) in enumerate([("Yes", "Yes"), ("Yes", "No")])
+    ]
+    write(tmp_path / "samples_mme.jsonl", rows)
+    assert score("existence", tmp_path / "samples_mme.jsonl")["accuracy"] == 50
+
+
+PREDICTIONS = [
+    {"index": "0", "question": "Is there a dog?", "answer": "Yes", "category": "existence", "image_path": "a.jpg"}
+    | {"prediction": "Yes, there is."},
+    {"index": "1", "question": "Is there a cat?", "answer": "No", "category": "existence", "image_path": "a.jpg"}
+    | {"prediction": "Yes"},
+]
+
+
+@pytest.mark.parametrize("ending", ["json", "tsv", "xlsx"])
+def test_predictions_of_vlmevalkit(tmp_path, ending):
+    path = tmp_path / f"model_MME.{ending}"
+    if ending == "json":
+        path.write_text(json.dumps([row | {"index": int(row["index"])} for row in PREDICTIONS], indent=4))
+    elif ending == "tsv":
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, PREDICTIONS[0], delimiter="\t", quoting=csv.QUOTE_ALL)
+            table.writeheader()
+            table.writerows(PREDICTIONS)
+    else:
+        pytest.importorskip("openpyxl")
+        import pandas
+
+        pandas.DataFrame(PREDICTIONS).to_excel(path, index=False)
+    assert score("existence", path)["accuracy"] == 50
+
+
+def test_a_question_that_failed_in_vlmevalkit(tmp_path):
+    failed = PREDICTIONS[1] | {"prediction": "Failed to obtain answer via API."}
+    (tmp_path / "a.json").write_text(json.dumps([PREDICTIONS[0], failed]))
+    with pytest.raises(MfpoError, match="1 of 2 questions have an error"):
+        score("existence", tmp_path / "a.json")
+
+
+def test_a_table_that_is_none(tmp_path):
+    with pytest.raises(MfpoError, match=r"none\.tsv: cannot be read"):
+        read_result_rows(tmp_path / "none.tsv")
