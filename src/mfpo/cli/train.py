@@ -27,7 +27,7 @@ def train(
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
     settings = read_settings(TrainSettings, config, overrides or [], method=method)
-    for folder in filter(None, (data, settings.eval and Path(settings.eval))):
+    for folder in (data, *([Path(settings.eval)] if settings.eval else [])):
         check_shards(folder)
     base = model_folder(model)
     from mfpo.train.processes import processes  # seconds of imports: a mistake is told before them

@@ -25,23 +25,26 @@ _IS_MORE_BETTER = {
     "logps/image_rejected": False,
 }
 
+# What was called otherwise before, in scripts and in config.yaml of earlier versions.
+_FORMER = {
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "gradient_accumulation": "gradient_accumulation_steps",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(TransformersSettings):
-    """Settings of `mfpo train`: the general ones below, the method's, and those that transformers has beside.
+    """Settings of `mfpo train`: the general ones below, the method's, and those that are passed on to transformers.
 
-    The method's are the keyword arguments of its functions, and for each of its terms a `TERM_weight`. What transformers
-    has too is called as there.
+    The method's are the keyword arguments of its functions, and for each of its terms a `TERM_weight`. What
+    transformers has too has the name that it has there.
     """
 
     choice = "method"
     known = OBJECTIVES
     refused = REFUSED
-    former = {
-        "epochs": "num_train_epochs",
-        "batch_size": "per_device_train_batch_size",
-        "gradient_accumulation": "gradient_accumulation_steps",
-    }
+    former = _FORMER
 
     method: str = setting("mfpo", "preference objective: mfpo (section 3.2) or one of docs/methods.md")
     curriculum: bool | None = setting(None, "train on easy, then medium, then hard (section 3.3); null: mfpo only")

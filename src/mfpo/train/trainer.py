@@ -89,7 +89,8 @@ class PreferenceTrainer(Trainer):
                 model = make_trainable(model, settings, targets=lora_targets(model, settings), adapter=None)
         self.settings, self.method = settings.resolved(), OBJECTIVES[settings.method]
         self.pairs, self.processor, self.reference, self.write = train_dataset.pairs, processing_class, reference, write
-        self.eval_pairs, self.eval_reference = eval_dataset and eval_dataset.pairs, eval_reference
+        self.eval_pairs: Pairs | None = eval_dataset.pairs if isinstance(eval_dataset, Records) else None
+        self.eval_reference = eval_reference
         args = args or training_arguments(self.settings, Path("trainer_output"), records=len(train_dataset))
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would take batches for all GPUs that it sees
         config = dict(vars(model.config))
@@ -261,15 +262,15 @@ class PreferenceTrainer(Trainer):
             self.write({f"eval/{name}": value for name, value in means.items()}, self.state.global_step)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         super().log(logs)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         self.window_start += time.monotonic() - start
         return logs
 
     @torch.no_grad()
     def _eval_means(self) -> dict[str, float]:
         assert self.eval_reference is not None, "train() computes it"
-        model, sums = self.model_wrapped.eval(), {}
-        device = self.args.device
+        model, device = self.model_wrapped.eval(), self.args.device
+        sums: dict[str, Tensor] = {}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), self.compute_loss_context_manager():
             for batch in self._eval_batches():
                 inputs = self._prepare_inputs(batch)

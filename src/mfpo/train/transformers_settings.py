@@ -35,7 +35,7 @@ class TransformersSettings(ChosenSettings):
     eval_delay: float | None = setting(None, "", least=0)
     eval_on_start: bool | None = setting(None, "")
     full_determinism: bool | None = setting(None, "")
-    gradient_checkpointing_kwargs: dict | None = setting(None, "")  # type: ignore[type-arg]
+    gradient_checkpointing_kwargs: dict | None = setting(None, "")
     hub_model_id: str | None = setting(None, "")
     hub_private_repo: bool | None = setting(None, "")
     hub_revision: str | None = setting(None, "")
@@ -43,7 +43,7 @@ class TransformersSettings(ChosenSettings):
     log_level_replica: str | None = setting(None, "")
     log_on_each_node: bool | None = setting(None, "")
     logging_first_step: bool | None = setting(None, "")
-    lr_scheduler_kwargs: dict | None = setting(None, "")  # type: ignore[type-arg]
+    lr_scheduler_kwargs: dict | None = setting(None, "")
     max_grad_norm: float | None = setting(None, "", least=0)
     optim: str | None = setting(None, "")
     optim_args: str | None = setting(None, "")
