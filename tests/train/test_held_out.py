@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fixtures.runs import PLAIN, assert_same_run, lasting, metrics_of
+from fixtures.runs import PLAIN, assert_same_run, lasting
 from mfpo.errors import MfpoError
 from mfpo.files import read_json
 from mfpo.models import load_model, load_processor

@@ -27,7 +27,7 @@ class StageLog:
         write_text(self.path, "".join(line for line in whole if self._is_before(json.loads(line), step)))
 
     def _is_before(self, line: dict[str, Any], step: int) -> bool:
-        """Whether it is of the checkpoint at `step`, or earlier; with `eval_on_start` a stage has a line of its step 0."""
+        """Whether it is of the checkpoint at `step`, or earlier; `eval_on_start` writes a line of its step 0."""
         return line["step"] <= self.first_step + step and (step > 0 or line["stage"] != self.stage)
 
 
