@@ -9,7 +9,8 @@ from mfpo.errors import MfpoError, first_line
 from mfpo.train.processes import say
 from mfpo.train.settings import TrainSettings
 
-_FAULTS = (HfHubHTTPError, HFValidationError, OSError)  # the last: offline, or no token
+# Its bases are what its HTTP library raises, as where nothing answers, and OSError, as offline or without a token.
+_FAULTS = (*HfHubHTTPError.__bases__, HFValidationError)
 
 
 def open_repository(settings: TrainSettings, out: Path) -> str:
