@@ -26,7 +26,7 @@ from mfpo.records import dataset_hash
 from mfpo.train.arguments import check_arguments, steps_of_stages
 from mfpo.train.base import IN_MEMORY, check_model, save_model, title
 from mfpo.train.data import data_name, open_data, open_pairs
-from mfpo.train.plan import plan_stages
+from mfpo.train.plan import Plan, plan_stages
 from mfpo.train.processes import as_first_says, common_folder, processes, say
 from mfpo.train.push import open_repository, push
 from mfpo.train.settings import TrainSettings
@@ -78,15 +78,13 @@ def run(
     names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
     made_by: dict[str, Any] = {"command": "train", **names, "settings": settings.shown()}
     made_by |= as_first_says(files_of(data, model, processor) if processes().is_main_process else None)
-    if settings.eval:
-        made_by["eval_files"] = as_first_says(fingerprint(Path(settings.eval), "*.parquet"))
+    made_by |= {"eval_files": as_first_says(fingerprint(Path(settings.eval), "*.parquet"))} if settings.eval else {}
     repository = _repository(settings, out)
     if processes().num_processes > 1:
         say(f"{processes().num_processes} processes train together")
     with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
         if processes().is_main_process:
-            config = yaml.safe_dump(settings.shown(), sort_keys=False)
-            (folder / "config.yaml").write_text(config, encoding="utf-8")
+            (folder / "config.yaml").write_text(yaml.safe_dump(settings.shown(), sort_keys=False), encoding="utf-8")
             if in_memory:
                 save_model(model, processor, folder / "base")
         processes().wait_for_everyone()
@@ -103,21 +101,30 @@ def run(
             processor=processor,
             steps=steps,
         )
-        if settings.eval:
-            pairs = open_pairs(held_out, processor, settings, is_eval=True)
-            held_out_run = replace(this, dataset=held_out, pairs=pairs, cache=Path(settings.eval))
-            this = replace(this, held_out=held_out_run)
+        if settings.eval and held_out:
+            this = replace(this, held_out=_of_held_out(this, held_out, Path(settings.eval)))
         if not (folder / "model").exists():
-            for number in range(len(plan)):
-                plan = train_stage(this, plan, number)
-                # A reference cycle: free the weights before the next stage loads its own.
-                clear_device_cache(garbage_collection=True)
+            plan = _train_stages(this, plan)
         processes().wait_for_everyone()
         if processes().is_main_process:
             finish(this, this.end(len(plan) - 1, plan[-1][0]))
     if repository:
         push(out / "model", repository, settings)
     return out
+
+
+def _of_held_out(run: Run, dataset: datasets.Dataset, data: Path) -> Run:
+    """The run with the held-out pairs, of the folder `data`, for its records."""
+    pairs = open_pairs(dataset, run.processor, run.settings, is_eval=True)
+    return replace(run, dataset=dataset, pairs=pairs, cache=data)
+
+
+def _train_stages(run: Run, plan: Plan) -> Plan:
+    for number in range(len(plan)):
+        plan = train_stage(run, plan, number)
+        # A reference cycle: free the weights before the next stage loads its own.
+        clear_device_cache(garbage_collection=True)
+    return plan
 
 
 def _repository(settings: TrainSettings, out: Path) -> str | None:

@@ -52,8 +52,9 @@ class PreferenceTrainer(Trainer):
     whose stages pass `Records` and what they already have: `reference`, the log-probabilities of all records of the
     dataset, (records, sequences per record), and `frozen`, the reference model, if the method reads more of it.
     Without these the model before the first step is the reference; `starts_as_reference` says that it is with them
-    too. `write` receives the metrics of each logging
-    window and the step, in the first process only.
+    too. `eval_dataset` are held-out pairs, with rejected images for any method, and `eval_reference` is their
+    reference. `write` receives the metrics of each logging window, and of each evaluation under `eval/...`, and the
+    step, in the first process only.
 
     Raises MfpoError when model, data and settings do not fit each other, before a step would spoil the weights, and
     when a checkpoint cannot be written.
@@ -77,25 +78,18 @@ class PreferenceTrainer(Trainer):
     ) -> None:
         settings = settings or TrainSettings()
         if not isinstance(train_dataset, Records):
-            if settings.curriculum:
-                raise SettingError("a PreferenceTrainer has one stage; use mfpo.train for curriculum=true")
-            settings = replace(settings, curriculum=False).resolved()
-            train_dataset = all_of(open_pairs(open_data(train_dataset, settings), processing_class, settings))
-            held_out = Path(settings.eval) if eval_dataset is None and settings.eval else eval_dataset
-            if held_out is not None:
-                held_out = open_data(held_out, settings, is_eval=True)
-                eval_dataset = all_of(open_pairs(held_out, processing_class, settings, is_eval=True))
+            settings = _one_stage(settings)
+            train_dataset, eval_dataset = _open(train_dataset, eval_dataset, processing_class, settings)
             if not isinstance(model, PeftModel):
                 model = make_trainable(model, settings, targets=lora_targets(model, settings), adapter=None)
         self.settings, self.method = settings.resolved(), OBJECTIVES[settings.method]
         self.pairs, self.processor, self.reference, self.write = train_dataset.pairs, processing_class, reference, write
-        self.eval_pairs: Pairs | None = eval_dataset.pairs if isinstance(eval_dataset, Records) else None
-        self.eval_reference = eval_reference
+        self.eval_pairs, self.eval_reference = getattr(eval_dataset, "pairs", None), eval_reference
         args = args or training_arguments(self.settings, Path("trainer_output"), records=len(train_dataset))
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would take batches for all GPUs that it sees
         config = dict(vars(model.config))
-        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "data_collator": self.collate}
-        super().__init__(model, args, **given, **kwargs)
+        kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "data_collator": self.collate}
+        super().__init__(model, args, **kwargs)
         # The Trainer notes in it that the model keeps no cache, which would be saved; our passes ask for none anyway.
         vars(model.config).clear()
         vars(model.config).update(config)
@@ -105,22 +99,23 @@ class PreferenceTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.shares_prefix = shares_prefix(model)
         self.end_ids = torch.tensor(end_ids(model, processing_class.tokenizer))
-        prepare = self.method.prepare
-        self.prepared = prepare(model, self.pairs) if prepare else None
-        self.eval_prepared = prepare(model, self.eval_pairs) if prepare and self.eval_pairs else None
+        prepare = self.method.prepare or (lambda model, pairs: None)
+        self.prepared, self.eval_prepared = (pairs and prepare(model, pairs) for pairs in (self.pairs, self.eval_pairs))
         if frozen is None and "reference" in self.method.inputs and not isinstance(model, PeftModel):
             frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.frozen, self.starts_as_reference = frozen, starts_as_reference
-        self.unmoved = unmoved(model)
+        self.unmoved, self.interruption = unmoved(model), Interruption()
         self.window: dict[str, Tensor] = {}
         self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
         self.rates: dict[str, float] = {}
+        self._change_callbacks()
+
+    def _change_callbacks(self) -> None:
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if not self.args.disable_tqdm:
             self.add_callback(QuietBar)
-        self.interruption = Interruption()
         self.add_callback(self.interruption)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -375,6 +370,24 @@ class PreferenceTrainer(Trainer):
 
     def _window_file(self, checkpoint: Path | str) -> Path:
         return Path(checkpoint) / f"window_{self.accelerator.process_index}.safetensors"
+
+
+def _one_stage(settings: TrainSettings) -> TrainSettings:
+    """The settings without stages. Raises SettingError when they ask for them."""
+    if settings.curriculum:
+        raise SettingError("a PreferenceTrainer has one stage; use mfpo.train for curriculum=true")
+    return replace(settings, curriculum=False).resolved()
+
+
+def _open(data: Any, eval_data: Any, processor: Any, settings: TrainSettings) -> tuple[Records, Records | None]:
+    """All records to train on, and the held-out ones, of the setting `eval` where none are given."""
+    records = all_of(open_pairs(open_data(data, settings), processor, settings))
+    if eval_data is None and settings.eval:
+        eval_data = Path(settings.eval)
+    if eval_data is None:
+        return records, None
+    held_out = open_data(eval_data, settings, is_eval=True)
+    return records, all_of(open_pairs(held_out, processor, settings, is_eval=True))
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], counts: Tensor) -> None:
