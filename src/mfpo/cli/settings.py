@@ -74,8 +74,11 @@ def _show_passed_on(cls: type[Any]) -> None:
     names = sorted(field.name for field in fields(cls) if not field.metadata["help"])
     if names:
         console.print(f"and these fields of transformers' TrainingArguments, passed on: {', '.join(names)}")
+        reasons: dict[str, list[str]] = {}
+        for name, reason in cls.refused.items():
+            reasons.setdefault(reason, []).append(name)
         console.print("and not these:")
-        _show(("field", "why not"), sorted(cls.refused.items()))
+        _show(("fields", "why not"), ((", ".join(names), reason) for reason, names in reasons.items()))
 
 
 def _show_fields(shown: Iterable["Field[Any]"]) -> None:
