@@ -360,13 +360,15 @@ class PreferenceTrainer(Trainer):
         """With it, this process's part of the window of metrics that the checkpoint falls into."""
         super()._save_rng_state(output_dir)
         rates = {f"{_RATES}{name}": torch.tensor(value, dtype=torch.float64) for name, value in self.rates.items()}
-        save_file({name: value.cpu() for name, value in self.window.items()} | rates, self._window_file(output_dir))
+        # Numbered, as safetensors has an order of its own, and the line of metrics is to have theirs.
+        sums = {f"{number:04}{name}": value.cpu() for number, (name, value) in enumerate(self.window.items())}
+        save_file(sums | rates, self._window_file(output_dir))
 
     def _load_window(self, checkpoint: Path) -> None:
         """Go on with the window of metrics that the checkpoint fell into."""
         saved = load_file(self._window_file(checkpoint), device=str(self.args.device))
         self.rates = {name.removeprefix(_RATES): saved.pop(name).item() for name in [*saved] if name.startswith(_RATES)}
-        self.window = saved
+        self.window = {name[4:]: saved[name] for name in sorted(saved)}
 
     def _window_file(self, checkpoint: Path | str) -> Path:
         return Path(checkpoint) / f"window_{self.accelerator.process_index}.safetensors"
