@@ -146,6 +146,13 @@ def test_what_was_given_of_transformers_is_shown_with_ours_and_passed_on():
     assert (arguments.lr_scheduler_type, arguments.save_total_limit, arguments.push_to_hub) == ("constant", 3, False)
     with pytest.raises(SettingError, match="transformers refuses one of optim=adamw_9bit: adamw_9bit is not a"):
         check_arguments(TrainSettings(optim="adamw_9bit").resolved())
+    with pytest.raises(
+        SettingError, match="lr_scheduler_type=cosine_with_min_lr: One of min_lr or min_lr_rate should be"
+    ):
+        check_arguments(TrainSettings(lr_scheduler_type="cosine_with_min_lr").resolved())
+    with pytest.raises(SettingError, match=r"lr_scheduler_type=polynomial: .* unexpected keyword argument 'powr'"):
+        check_arguments(TrainSettings(lr_scheduler_type="polynomial", lr_scheduler_kwargs={"powr": 2}).resolved())
+    check_arguments(TrainSettings(lr_scheduler_type="polynomial", lr_scheduler_kwargs={"power": 2}).resolved())
     check_arguments(settings.resolved())
 
 

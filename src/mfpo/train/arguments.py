@@ -4,8 +4,9 @@ import dataclasses
 import math
 from pathlib import Path
 
+import torch
 import transformers
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from mfpo.errors import MfpoError, SettingError, first_line
 from mfpo.models import device
@@ -69,9 +70,19 @@ def check_arguments(settings: TrainSettings) -> None:
         arguments = training_arguments(settings, Path("unused"), records=1)
         if settings.optim:
             Trainer.get_optimizer_cls_and_kwargs(arguments)
+        _check_schedule(arguments)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        given |= {"lr_scheduler_type": settings.lr_scheduler_type}
         values = " ".join(f"{name}={value}" for name, value in given.items())
         raise SettingError(f"transformers refuses one of {values}: {first_line(error)}") from error
+
+
+def _check_schedule(arguments: TrainingArguments) -> None:
+    """Raises ValueError or TypeError when the schedule of the rate lacks an argument, or does not know one."""
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    options = arguments.lr_scheduler_kwargs or {}
+    steps = {"num_warmup_steps": 0, "num_training_steps": 1}
+    get_scheduler(arguments.lr_scheduler_type, optimizer, **steps, scheduler_specific_kwargs=options)
 
 
 def steps_of(records: int, settings: TrainSettings, processes: int) -> int:
