@@ -366,6 +366,8 @@ class PreferenceTrainer(Trainer):
 
     def _load_window(self, checkpoint: Path) -> None:
         """Go on with the window of metrics that the checkpoint fell into."""
+        if not self._window_file(checkpoint).exists():  # as with `save_only_model` in arguments of one's own
+            return
         saved = load_file(self._window_file(checkpoint), device=str(self.args.device))
         self.rates = {name.removeprefix(_RATES): saved.pop(name).item() for name in [*saved] if name.startswith(_RATES)}
         self.window = {name[4:]: saved[name] for name in sorted(saved)}
