@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
@@ -106,6 +106,8 @@ class ChosenSettings(Settings):
         values = cls.renamed(values)
         chosen = cls.of(values)
         faults = [fault for name, value in values.items() if (fault := chosen.misplaced(name, value))]
+        types = get_type_hints(chosen)
+        faults += [_unknown(name, types) for name in values if name not in types and not chosen.misplaced(name, None)]
         if faults:
             raise SettingError("; ".join(faults))
         return super().__new__(chosen)
@@ -286,9 +288,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
             faults.append(fault)
             continue
         if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else "; `mfpo settings` lists them"
-            faults.append(f"no setting is named {brief(key)}{where.get(key, '')}{hint}")
+            faults.append(_unknown(key, types, where.get(key, "")))
             continue
         try:
             accepted[key] = _coerce(value, types[key])
@@ -297,6 +297,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
     if faults:
         raise SettingError("; ".join(faults))
     return cls(**accepted)
+
+
+def _unknown(key: Any, known: Iterable[str], where: str = "") -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1)
+    hint = f", did you mean {near[0]!r}?" if near else "; `mfpo settings` lists them"
+    return f"no setting is named {brief(key)}{where}{hint}"
 
 
 def _coerce(value: Any, wanted: Any) -> Any:

@@ -39,6 +39,7 @@ from mfpo.train.transformers_settings import REFUSED, TransformersSettings
             "remove_unused_columns is no setting: .*; fp16 is no setting: ",
         ),
         ({"epochs": 1, "num_train_epochs": 2}, "epochs is called num_train_epochs; give one of them"),
+        ({"weight_deca": 0.1}, "no setting is named 'weight_deca', did you mean 'weight_decay'"),
         ({"max_steps": 0}, "max_steps is 0, but must be 1 or more"),
         ({"eval_steps": 5}, "eval_steps is for held-out pairs; set eval=DATA too"),
         ({"keep_best": "eval/loss"}, "keep_best is for held-out pairs"),
