@@ -165,15 +165,17 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
     if run.settings.reset_reference and number:
         path = run.folder / "stages" / f"{number}.reference.parquet"
         if not path.exists():
-            _compute_reference(policy, run, rows, path)
+            _write_reference(path, run.pairs, _compute_reference(policy, run, rows))
         return read_reference(path, run.pairs, rows)
     path = run.folder / "reference.parquet"
     if not path.exists():
         check_fit(policy, run.pairs, str(run.model), precision(run.settings))
-        cut = _find_reference(policy, run, path)
+        found = _find_reference(policy, run)
+        cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
         if cut:
             say(f"{cut} answers were cut at max_length={run.settings.max_length}")
         _write_json(run.folder / "summary.json", {"records": len(run.pairs), "cut_answers": cut})
+        _write_reference(path, run.pairs, found)
     return read_reference(path, run.pairs, range(len(run.pairs)))
 
 
@@ -183,22 +185,20 @@ def _eval_reference(policy: Any, held_out: Run, number: int) -> Tensor:
     is_reset = held_out.settings.reset_reference and number
     path = held_out.folder / (f"stages/{number}.eval_reference.parquet" if is_reset else "eval_reference.parquet")
     if not path.exists():
-        _compute_reference(policy, held_out, rows, path) if is_reset else _find_reference(policy, held_out, path)
+        found = _compute_reference(policy, held_out, rows) if is_reset else _find_reference(policy, held_out)
+        _write_reference(path, held_out.pairs, found)
     return read_reference(path, held_out.pairs, rows)
 
 
-def _compute_reference(policy: Any, run: Run, rows: list[int], path: Path) -> None:
-    """Write what the policy computes for `rows` to `path`."""
+def _compute_reference(policy: Any, run: Run, rows: list[int]) -> dict[int, list[tuple[float, int]]]:
+    """What the policy computes for `rows`."""
     size = run.settings.per_device_train_batch_size
     logps = reference_logps(policy, run.pairs, share(rows), batch_size=size, autocast=precision(run.settings))
-    _write_reference(path, run.pairs, gathered(logps))
+    return gathered(logps)
 
 
-def _find_reference(policy: Any, run: Run, path: Path) -> int:
-    """Write the untrained model's log-probabilities to `path`, computed where earlier runs have not kept them.
-
-    Returns how many answers were cut.
-    """
+def _find_reference(policy: Any, run: Run) -> dict[int, list[tuple[float, int]]]:
+    """The untrained model's log-probabilities, computed where earlier runs have not kept them."""
     s, pairs = run.settings, run.pairs
     weigh = OBJECTIVES[s.method].weigh
     options = options_of(s, weigh) if weigh else {}
@@ -208,9 +208,7 @@ def _find_reference(policy: Any, run: Run, path: Path) -> int:
     kept = (run.cache if is_ours else run.folder) / ".reference" / f"{key}.parquet"
     hashes = sequence_hashes(run.dataset, pairs.names, paired=weigh is not None)
     size = s.per_device_train_batch_size
-    found = find_reference(policy, pairs, hashes, kept, batch_size=size, autocast=precision(s))
-    _write_reference(path, pairs, found)
-    return sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
+    return find_reference(policy, pairs, hashes, kept, batch_size=size, autocast=precision(s))
 
 
 def _write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float, int]]]) -> None:
