@@ -24,13 +24,14 @@ class Hub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         lines = [json.loads(line) for line in body.splitlines()]
         self.asked.append((self.path, lines[0]))
-        answer: dict = {"url": "http://localhost/me/tiny"}
+        url = f"http://{self.headers['Host']}/me/tiny"
+        answer: dict = {"url": url}
         if "preupload" in self.path:
             answer = {"files": [{"path": file["path"], "uploadMode": "regular"} for file in lines[0]["files"]]}
         if "commit" in self.path:
             files = [line["value"] for line in lines if line["key"] == "file"]
             self.files.update({file["path"]: base64.b64decode(file["content"]) for file in files})
-            answer = {"commitUrl": "http://localhost/me/tiny/commit/1", "commitOid": "1"}
+            answer = {"commitUrl": f"{url}/commit/1", "commitOid": "1"}
         text = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
