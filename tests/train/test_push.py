@@ -27,7 +27,8 @@ class Hub(BaseHTTPRequestHandler):
         url = f"http://{self.headers['Host']}/me/tiny"
         answer: dict = {"url": url}
         if "preupload" in self.path:
-            answer = {"files": [{"path": file["path"], "uploadMode": "regular"} for file in lines[0]["files"]]}
+            small = {"uploadMode": "regular", "shouldIgnore": False}
+            answer = {"files": [{"path": file["path"], **small} for file in lines[0]["files"]]}
         if "commit" in self.path:
             files = [line["value"] for line in lines if line["key"] == "file"]
             self.files.update({file["path"]: base64.b64decode(file["content"]) for file in files})
@@ -66,7 +67,7 @@ def test_model_is_pushed_as_it_is(hub, tmp_path):
     push(tmp_path, repository, settings)
     path, created = hub.asked[0]
     assert path == "/api/repos/create"
-    assert created.items() >= {"name": "tiny", "organization": "me", "private": True}.items()
+    assert created.items() >= {"name": "tiny", "organization": "me", "visibility": "private"}.items()
     assert hub.files == {"model.safetensors": b"weights", "config.json": b"{}"}
 
 
