@@ -194,7 +194,7 @@ def test_held_out_pairs_are_drawn_beside_the_training(tmp_path):
         }
         for step in (0, 20)
     ]
-    write_lines(tmp_path / "run" / "metrics.jsonl", [*metrics(), *measured])
+    write_lines(tmp_path / "run" / "metrics.jsonl", [*measured, *metrics()])
     reader = Reader(write_report(tmp_path / "run"))
     assert {"Rewards of held-out pairs", "Loss of held-out pairs", "Image dependence", "1.23", "0.700"} <= {
         *reader.texts
