@@ -38,7 +38,7 @@ from mfpo.records import read_dataset
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 MFPO = ["-m", "mfpo.cli"]
 # Nine steps, in three stages.
-SETTINGS = ["learning_rate=3e-5", "epochs=3", "logging_steps=1", "save_steps=1"]
+SETTINGS = ["learning_rate=3e-5", "num_train_epochs=3", "logging_steps=1", "save_steps=1"]
 COMPARED = ("loss", "rewards/chosen", "rewards/image_margins", "logps/rejected", "grad_norm")
 # Ninja lies beside Python where pip has installed it.
 ENVIRONMENT = os.environ | {

@@ -128,8 +128,8 @@ def build(data: Path, out: Path) -> None:
         mfpo(out, "rank", f"built-{kind}", "--model", "picturebook", "--out", f"ranked-{kind}")
     for method in ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"):
         mfpo(out, "train", f"ranked-{kinds.get(method, 'region')}", "--model", "picturebook", "--out", f"run-{method}",
-             f"method={method}", "epochs=1")  # fmt: skip
-    mfpo(out, "train", "ranked-region", "--model", "picturebook", "--out", "run-lora", "epochs=1", "lora_rank=8")
+             f"method={method}", "num_train_epochs=1")  # fmt: skip
+    mfpo(out, "train", "ranked-region", "--model", "picturebook", "--out", "run-lora", "num_train_epochs=1", "lora_rank=8")
     mfpo(out, "picturebook", "draw", "--out", "scenes", "--count", "6")
     mfpo(out, "answer", "scenes/captions.jsonl", "--model", "run-mfpo/model", "--images", "scenes", "--out", "a.jsonl")
     mfpo(out, "answer", "scenes/captions.jsonl", "--model", "run-lora/model", "--images", "scenes", "--out", "b.jsonl")

@@ -4,9 +4,9 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
@@ -94,12 +94,20 @@ class ChosenSettings(Settings):
 
     if TYPE_CHECKING:  # which settings there are depends on the choice
         known: ClassVar[Registry[Any]]
+        former: ClassVar[Mapping[str, str]]
+        refused: ClassVar[Mapping[str, str]]
 
         def __init__(self, **values: Any) -> None: ...
+    else:
+        former = {}  # names that settings had before -> their names
+        refused = {}  # names that others know and that are no settings -> why
 
     def __new__(cls, **values: Any) -> Any:
+        values = cls.renamed(values)
         chosen = cls.of(values)
         faults = [fault for name, value in values.items() if (fault := chosen.misplaced(name, value))]
+        types = get_type_hints(chosen)
+        faults += [_unknown(name, types) for name in values if name not in types and not chosen.misplaced(name, None)]
         if faults:
             raise SettingError("; ".join(faults))
         return super().__new__(chosen)
@@ -145,9 +153,23 @@ class ChosenSettings(Settings):
         return {name: [field for field in every if field.name not in general] for name, every in fields.items()}
 
     @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` by the names of today. Raises SettingError for a setting that has both its names."""
+        twice = [
+            f"{old} is called {new}; give one of them" for old, new in cls.former.items() if {old, new} <= {*values}
+        ]
+        if twice:
+            raise SettingError("; ".join(twice))
+        return {cls.former.get(name, name): value for name, value in values.items()}
+
+    @classmethod
     def misplaced(cls, name: str, value: Any) -> str | None:
-        """The fault if only another choice has the setting `name`."""
-        if name in get_type_hints(cls) or not cls._is_added(name):
+        """The fault if `name` is refused, or if only another choice has this setting."""
+        if name in get_type_hints(cls):
+            return None
+        if name in cls.refused:
+            return f"{name} is no setting: {cls.refused[name]}"
+        if not cls._is_added(name):
             return None
         return f"{name} is {value}, but {cls.choice} {getattr(cls, cls.choice)} has no {name}"
 
@@ -168,6 +190,13 @@ def _chosen(root: Any, name: str, functions: tuple[Callable[..., Any], ...], ter
     named: Any = dataclasses.make_dataclass(root.__name__, fields, bases=(root,), frozen=True, kw_only=True)
     chosen: Any = with_options(named, *functions)
     named._is_chosen = chosen._is_chosen = True
+    make = chosen.__init__
+
+    @wraps(make)
+    def make_of_any_name(self: Any, **values: Any) -> None:
+        make(self, **root.renamed(values))
+
+    chosen.__init__ = make_of_any_name
     return chosen
 
 
@@ -244,8 +273,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
 
     `where` says of some keys where they stand, in words that go behind the key.
     """
-    chosen = cls.of(values) if issubclass(cls, ChosenSettings) else None
-    if chosen:
+    chosen = None
+    if issubclass(cls, ChosenSettings):
+        where = {cls.former.get(key, key): place for key, place in where.items()}
+        values = cls.renamed(values)
+        chosen = cls.of(values)
         cls = chosen  # type: ignore[assignment]
         values = {key: value for key, value in values.items() if not chosen.is_unset(key, value)}
     types = get_type_hints(cls)
@@ -256,9 +288,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
             faults.append(fault)
             continue
         if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else "; `mfpo settings` lists them"
-            faults.append(f"no setting is named {brief(key)}{where.get(key, '')}{hint}")
+            faults.append(_unknown(key, types, where.get(key, "")))
             continue
         try:
             accepted[key] = _coerce(value, types[key])
@@ -267,6 +297,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
     if faults:
         raise SettingError("; ".join(faults))
     return cls(**accepted)
+
+
+def _unknown(key: Any, known: Iterable[str], where: str = "") -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1)
+    hint = f", did you mean {near[0]!r}?" if near else "; `mfpo settings` lists them"
+    return f"no setting is named {brief(key)}{where}{hint}"
 
 
 def _coerce(value: Any, wanted: Any) -> Any:
@@ -285,6 +321,8 @@ def _coerce(value: Any, wanted: Any) -> Any:
         return float(value)
     if wanted is Path and isinstance(value, str):
         return Path(value)
+    if wanted is dict and isinstance(value, str):  # {name: value}, which an override has as a text
+        value = yaml.safe_load(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise TypeError
     return value
@@ -294,6 +332,7 @@ def _spell(wanted: Any) -> str:
     choices = get_args(wanted)
     if not choices:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+        names[dict] = "a mapping such as {name: value}"
         return names[wanted]
     if get_origin(wanted) is tuple:
         return "numbers with commas between them"

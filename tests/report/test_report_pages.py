@@ -183,6 +183,24 @@ def test_training_report_leaves_out_what_is_not_there(tmp_path):
     assert "table" not in reader.tags
 
 
+def test_held_out_pairs_are_drawn_beside_the_training(tmp_path):
+    measured = [
+        {
+            "stage": "easy",
+            "step": step,
+            "eval/rewards/chosen": 0.1,
+            "eval/loss/text": 0.6,
+            "eval/image_dependence": 1.234,
+        }
+        for step in (0, 20)
+    ]
+    write_lines(tmp_path / "run" / "metrics.jsonl", [*measured, *metrics()])
+    reader = Reader(write_report(tmp_path / "run"))
+    assert {"Rewards of held-out pairs", "Loss of held-out pairs", "Image dependence", "1.23", "0.700"} <= {
+        *reader.texts
+    }
+
+
 def test_a_run_folder_that_is_still_being_written_has_its_final_name(tmp_path):
     write_lines(tmp_path / "run.partial" / "metrics.jsonl", metrics())
     reader = Reader(write_report(tmp_path / "run.partial"))

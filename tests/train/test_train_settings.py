@@ -4,15 +4,20 @@ import copy
 import math
 import pickle
 from dataclasses import asdict, fields, replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
+import yaml
+from transformers import SchedulerType, TrainingArguments
 
-from mfpo.errors import SettingError
+from mfpo.errors import MfpoError, SettingError
 from mfpo.settings import about, options_of, read_settings
+from mfpo.train.arguments import check_arguments, steps_of_stages, training_arguments
 from mfpo.train.methods.ddpo import ddpo, weigh_changed
 from mfpo.train.objectives import OBJECTIVES, LogRatios, objective
 from mfpo.train.settings import TrainSettings
+from mfpo.train.transformers_settings import REFUSED, TransformersSettings
 
 
 @pytest.mark.parametrize(
@@ -25,9 +30,22 @@ from mfpo.train.settings import TrainSettings
         ({"text_weight": 0.0, "image_weight": 0.0, "margin_weight": 0.0}, "are all 0"),
         ({"method": "dpo", "rerank": True}, "rerank is for stages from easy to hard; set curriculum=true"),
         ({"curriculum": False, "reset_reference": True}, "reset_reference is for stages"),
-        ({"epochs": 0}, "epochs is 0, but must be 1 or more"),
+        ({"num_train_epochs": 0}, "num_train_epochs is 0, but must be above 0"),
         ({"beta": 0.0}, "beta is 0.0"),
-        ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0"),
+        ({"warmup_steps": -1.0}, "warmup_steps is -1.0, but must be 0 or more"),
+        ({"warmup_ratio": 0.1}, "warmup_ratio is no setting: it is called warmup_steps"),
+        (
+            {"remove_unused_columns": True, "fp16": True},
+            "remove_unused_columns is no setting: .*; fp16 is no setting: ",
+        ),
+        ({"epochs": 1, "num_train_epochs": 2}, "epochs is called num_train_epochs; give one of them"),
+        ({"weight_deca": 0.1}, "no setting is named 'weight_deca', did you mean 'weight_decay'"),
+        ({"max_steps": 0}, "max_steps is 0, but must be 1 or more"),
+        ({"eval_steps": 5}, "eval_steps is for held-out pairs; set eval=DATA too"),
+        ({"keep_best": "eval/loss"}, "keep_best is for held-out pairs"),
+        ({"eval": "x", "keep_best": "eval/accuracies"}, "is named 'eval/accuracies'; did you mean 'eval/rewards/acc"),
+        ({"eval": "x", "keep_best": "eval/rewards/balance"}, "no figure to keep the best by is named"),
+        ({"eval": "x", "keep_best": "eval/loss", "reset_reference": True}, "would compare rewards to other references"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"beta": math.nan}, "beta is nan"),
         ({"eta": math.nan}, "eta is nan"),
@@ -37,7 +55,7 @@ from mfpo.train.settings import TrainSettings
         ({"lora_targets": ".*"}, "lora_rank is 0"),
         ({"logging_steps": 10, "save_steps": 25}, "save_steps is 25, but must be a multiple of logging_steps"),
         ({"lora_rank": 8, "train_vision_tower": True}, "name them in lora_targets"),
-        ({"batch_size": 0, "beta": -1.0}, "batch_size is 0, but must be 1 or more; beta is -1.0"),
+        ({"per_device_train_batch_size": 0, "beta": -1.0}, "batch_size is 0, but must be 1 or more; beta is -1.0"),
     ],
 )
 def test_settings_are_checked(settings, message):
@@ -80,6 +98,72 @@ def test_settings_of_a_method_are_flat():
     assert pickle.loads(pickle.dumps(settings)) == copy.copy(settings) == settings
     with pytest.raises(SettingError, match="method is dpo, but these are settings of ddpo"):
         replace(settings, method="dpo")
+
+
+def test_every_field_of_training_arguments_is_a_setting_of_its_type_or_refused_with_a_reason():
+    fields_of_theirs = {field.name: field for field in fields(TrainingArguments)}
+    ours, theirs = get_type_hints(TrainSettings), get_type_hints(TrainingArguments)
+    assert len(fields_of_theirs) > 100
+    assert not ours.keys() & REFUSED.keys()
+    assert fields_of_theirs.keys() <= ours.keys() | REFUSED.keys()
+    assert REFUSED.keys() - fields_of_theirs.keys() == {"warmup_ratio"}  # of earlier versions
+    passed_on = {field.name for field in fields(TransformersSettings)}
+    assert passed_on <= fields_of_theirs.keys()
+    for name in passed_on:
+        wanted = next(kind for kind in get_args(ours[name]) if kind is not type(None))
+        kinds = {get_origin(kind) or kind for kind in (get_args(theirs[name]) or (theirs[name],))}
+        assert wanted in kinds, name
+    schedules = get_args(get_type_hints(TrainSettings)["lr_scheduler_type"])
+    without = {"reduce_lr_on_plateau", "greedy"}  # they read a figure of the training
+    assert {kind.value for kind in SchedulerType} - without == {*schedules}
+
+
+def test_former_names_say_the_same_and_reasons_reach_the_command_line(tmp_path):
+    former = {"epochs": 2, "batch_size": 4, "gradient_accumulation": 3}
+    now = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+    assert TrainSettings(**former) == TrainSettings(**now)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(former | {"lr_scheduler_kwargs": {"num_cycles": 2}}))
+    read = read_settings(TrainSettings, tmp_path / "config.yaml", [])
+    assert read == TrainSettings(**now, lr_scheduler_kwargs={"num_cycles": 2})
+    assert read == read_settings(TrainSettings, None, ["lr_scheduler_kwargs={num_cycles: 2}"], **former)
+    for override, message in {
+        "weight_deca=0.1": "no setting is named 'weight_deca', did you mean 'weight_decay'",
+        "weight_decay=much": "weight_decay is 'much', but must be a number",
+        "lr_scheduler_kwargs=[2]": "lr_scheduler_kwargs is '.2.', but must be a mapping",
+        "load_best_model_at_end=true": "load_best_model_at_end is no setting: keep_best=eval/NAME keeps",
+        "batch_size=few": "per_device_train_batch_size is 'few', but must be a whole number",
+    }.items():
+        with pytest.raises(SettingError, match=message):
+            read_settings(TrainSettings, None, [override])
+
+
+def test_what_was_given_of_transformers_is_shown_with_ours_and_passed_on():
+    given = {"weight_decay": 0.1, "optim": "adafactor", "dataloader_num_workers": 2, "max_grad_norm": 0.5}
+    settings = TrainSettings(**given, lr_scheduler_type="constant", save_total_limit=3, push_to_hub=True)
+    assert settings.shown().items() >= given.items()
+    assert "adam_beta1" not in settings.shown()
+    arguments = training_arguments(settings.resolved(), Path("out"), records=8)
+    assert {name: getattr(arguments, name) for name in given} == given
+    assert (arguments.lr_scheduler_type, arguments.save_total_limit, arguments.push_to_hub) == ("constant", 3, False)
+    with pytest.raises(SettingError, match=r"transformers refuses one of optim=adamw_9bit .*: adamw_9bit is not a"):
+        check_arguments(TrainSettings(optim="adamw_9bit").resolved())
+    with pytest.raises(
+        SettingError, match="lr_scheduler_type=cosine_with_min_lr: One of min_lr or min_lr_rate should be"
+    ):
+        check_arguments(TrainSettings(lr_scheduler_type="cosine_with_min_lr").resolved())
+    with pytest.raises(SettingError, match=r"lr_scheduler_type=polynomial: .* unexpected keyword argument 'powr'"):
+        check_arguments(TrainSettings(lr_scheduler_type="polynomial", lr_scheduler_kwargs={"powr": 2}).resolved())
+    check_arguments(TrainSettings(lr_scheduler_type="polynomial", lr_scheduler_kwargs={"power": 2}).resolved())
+    check_arguments(settings.resolved())
+
+
+def test_max_steps_is_a_total_over_stages_shared_out_by_their_records():
+    plan = [("easy", [0] * 5), ("medium", [0] * 5), ("hard", [0] * 4)]
+    assert steps_of_stages(plan, TrainSettings(max_steps=500)) == [179, 178, 143]
+    assert sum(steps_of_stages(plan, TrainSettings(max_steps=7))) == 7
+    assert steps_of_stages(plan, TrainSettings(num_train_epochs=1.5, per_device_train_batch_size=2)) == [5, 5, 3]
+    with pytest.raises(MfpoError, match="max_steps is 2, but each of the 3 stages needs one"):
+        steps_of_stages(plan, TrainSettings(max_steps=2))
 
 
 def test_settings_of_another_method_are_refused_by_name():

@@ -56,7 +56,8 @@ def show_settings(
     if name in _CLASSES:
         _, module, class_name = _CLASSES[name]
         cls = getattr(import_module(module), class_name)
-        _show_fields(fields(cls))
+        _show_fields(field for field in fields(cls) if field.metadata["help"])
+        _show_passed_on(cls)
         for choice, added in cls.added().items() if issubclass(cls, ChosenSettings) else ():
             if added:
                 console.print(f"with {cls.choice}={choice} also")
@@ -66,6 +67,18 @@ def show_settings(
     _show_fields(fields(with_options(Settings, function)))
     if "judge" in inspect.signature(function).parameters:
         console.print("and its judge's: `mfpo settings judge`")
+
+
+def _show_passed_on(cls: type[Any]) -> None:
+    """The settings that are another library's, which explains them, and those of its that are refused."""
+    names = sorted(field.name for field in fields(cls) if not field.metadata["help"])
+    if names:
+        console.print(f"and these fields of transformers' TrainingArguments, passed on: {', '.join(names)}")
+        reasons: dict[str, list[str]] = {}
+        for name, reason in cls.refused.items():
+            reasons.setdefault(reason, []).append(name)
+        console.print("and not these:")
+        _show(("fields", "why not"), ((", ".join(names), reason) for reason, names in reasons.items()))
 
 
 def _show_fields(shown: Iterable["Field[Any]"]) -> None:

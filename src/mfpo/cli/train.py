@@ -30,8 +30,9 @@ def train(
     Example: mfpo train data/ranked --model llava-hf/llava-1.5-7b-hf --out runs/mfpo lora_rank=128
     """
     settings = read_settings(TrainSettings, config, overrides or [], method=method)
-    check_shards(data)
-    folder = model_folder(model)
+    for folder in (data, *([Path(settings.eval)] if settings.eval else [])):
+        check_shards(folder)
+    base = model_folder(model)
     from mfpo.train.processes import processes  # seconds of imports: a mistake is told before them
     from mfpo.train.run import run
 
@@ -39,11 +40,11 @@ def train(
         from mfpo.cli.dry_run import show
         from mfpo.train.dry_run import dry_run as look_ahead
 
-        found = look_ahead(data, folder, out, settings)
+        found = look_ahead(data, base, out, settings)
         if processes().is_main_process:
             show(found)
         return
-    run(data, folder, out, settings)
+    run(data, base, out, settings)
     if processes().is_main_process:
         console.print(f"{out / 'model'} is trained; see it with `mfpo report {out}`")
 

@@ -78,6 +78,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         raise MfpoError(f"{file} is not there; give the folder of a run of `mfpo train`")
     rows = []
     for where, row in read_rows(file):
+        if any(name.startswith("eval/") for name in row):  # of held-out pairs
+            continue
         rows.append(row)
         for key in ("step", *MARGINS.values()):
             is_wanted = key != MARGINS["image"] or key in rows[0]

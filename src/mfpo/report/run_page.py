@@ -37,6 +37,8 @@ _LOSSES: dict[str, tuple[str, Look]] = {
     "loss/contrast": ("contrast", (SKY, "-.")),
 }
 
+_DEPENDENCE: dict[str, tuple[str, Look]] = {"eval/image_dependence": ("image dependence", (BLUE, "-"))}
+
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -77,13 +79,18 @@ def write_report(run: Path) -> Path:
 
 def _training_tiles(logs: Logs) -> list[Tile]:
     """Where a training run ended: the last line of its metrics."""
-    last = next((rows[-1] for rows in logs.values() if rows), {})
+    rows = next(iter(logs.values()), [])
+    last: dict[str, Any] = {}
+    for row in rows:  # those of held-out pairs have lines of their own
+        last |= row
     shown = {
         "step": ("steps", "", "{:,}"),
         "loss": ("loss", "last logged", "{:.3f}"),
         "rewards/accuracies": ("accuracy", "chosen above rejected", "{:.1%}"),
         "rewards/margins": ("margin", "chosen minus rejected", "{:.2f}"),
         "rewards/image_margins": ("image margin", "original minus rejected image", "{:.2f}"),
+        "eval/rewards/accuracies": ("held-out accuracy", "chosen above rejected", "{:.1%}"),
+        "eval/image_dependence": ("image dependence", "held-out pairs, nats", "{:.2f}"),
     }
     return tiles_of(shown, last)
 
@@ -105,6 +112,9 @@ def _panels(logs: Logs) -> list[Panels]:
     kinds = (
         ("Rewards", _REWARDS, "β times the log-ratio to the reference. The chosen answer should stay above 0."),
         ("Loss by term", _LOSSES, "Text and image start at log 2 ≈ 0.693, where the policy is the reference."),
+        ("Rewards of held-out pairs", _held_out(_REWARDS), "As above, of pairs that it is not trained on."),
+        ("Loss of held-out pairs", _held_out(_LOSSES), "Where it rises while that of the training falls, it overfits."),
+        ("Image dependence", _DEPENDENCE, "log p(y_w | m) - log p(y_w | m') of held-out pairs, in nats."),
     )
     panels = []
     for title, shown, note in kinds:
@@ -124,6 +134,11 @@ def _panels(logs: Logs) -> list[Panels]:
         }
         panels += [Panels(title, note, drawn)] if drawn else []
     return panels
+
+
+def _held_out(shown: Mapping[str, tuple[str, Look]]) -> dict[str, tuple[str, Look]]:
+    """The same figures of held-out pairs."""
+    return {f"eval/{key}": drawn for key, drawn in shown.items()}
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, tuple[str, Look]]) -> dict[str, Line]:

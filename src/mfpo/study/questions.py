@@ -122,7 +122,7 @@ def _image_kinds(study: Study, data: Data) -> dict[str, Trial]:
         "DDPM's schedule": mfpo(replace(data, schedule="linear")),
         "what only y_w names": mfpo(replace(data, differing=True)),
     }
-    epochs, rest = divmod(study.settings(mfpo(), study.seeds[0]).epochs, 3)
+    epochs, rest = divmod(int(study.settings(mfpo(), study.seeds[0]).num_train_epochs), 3)
     return kinds if rest else kinds | {"three noises": mfpo(replace(data, noises=3), epochs=epochs)}
 
 

@@ -92,7 +92,7 @@ class Study:
             raise SettingError(f"there are {self.scale.pairs} pairs, fewer than {trial.data.pairs}; raise --pairs")
         settings = self.settings(trial, seed)
         if run.exists():
-            _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), asdict(settings))
+            _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), settings.shown())
         else:
             train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
         return run
@@ -140,7 +140,7 @@ class Study:
         decoder = options_of(AnswerSettings(decode=trial.decode), DECODERS[trial.decode])
         stages = {"build": asdict(BuildSettings()), "rank": asdict(RankSettings()), "answer": decoder}
         if trial.method:
-            stages["train"] = asdict(self.settings(trial, seed))
+            stages["train"] = self.settings(trial, seed).shown()
         return {f"{stage}.{name}": value for stage, settings in stages.items() for name, value in settings.items()}
 
 

@@ -23,6 +23,11 @@ class Records(Dataset[tuple[Pair, bool]]):
         return self.pairs[self.rows[place % len(self)]], place < len(self)
 
 
+def all_of(pairs: Pairs) -> Records:
+    """All records of `pairs`."""
+    return Records(pairs, range(len(pairs)))
+
+
 class Order(Sampler[int]):
     """The places 0, 1, ... of `records` in another order each epoch, then further ones up to a multiple of `multiple`.
 

@@ -14,11 +14,16 @@ from mfpo.train.objectives import OBJECTIVES
 from mfpo.train.settings import TrainSettings
 
 
-def open_data(data: Path | datasets.Dataset, settings: TrainSettings) -> datasets.Dataset:
-    """The dataset, with the columns that the method needs. Raises MfpoError when it is not made for the method."""
+def open_data(data: Path | datasets.Dataset, settings: TrainSettings, *, is_eval: bool = False) -> datasets.Dataset:
+    """The dataset, with the columns that the method needs. Raises MfpoError when it is not made for the method.
+
+    Held-out pairs, `is_eval`, need no levels, but rejected images for any method: how much the answers depend on the
+    image is measured with them.
+    """
     method = OBJECTIVES[settings.method]
-    needs = [*TEXT_COLUMNS, *["rejected_images"] * method.needs_rejected_images]
-    needs += ["corruption"] * (method.corruption is not None) + ["level"] * bool(settings.curriculum)
+    needs = [*TEXT_COLUMNS, *["rejected_images"] * (method.needs_rejected_images or is_eval)]
+    needs += ["corruption"] * (method.corruption is not None)
+    needs += ["level"] * (bool(settings.curriculum) and not is_eval)
     dataset = read_dataset(data, needs=needs)
     if method.corruption:
         kinds = {corruption["kind"] for corruption in column(dataset, "corruption")}
@@ -35,9 +40,9 @@ def data_name(data: Path | datasets.Dataset) -> str:
     return str(data) if isinstance(data, Path) else IN_MEMORY
 
 
-def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings) -> Pairs:
-    """The records as the method reads them."""
+def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings, *, is_eval: bool = False) -> Pairs:
+    """The records as the method reads them; held-out ones with rejected images."""
     method = OBJECTIVES[settings.method]
     weigh = partial(method.weigh, **options_of(settings, method.weigh)) if method.weigh else None
-    needs_images = method.needs_rejected_images
+    needs_images = method.needs_rejected_images or is_eval
     return Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length, weigh=weigh)

@@ -16,7 +16,7 @@ from mfpo.hub import find_model
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.models import device, load_processor, quiet, shape_of
-from mfpo.train.arguments import steps_of
+from mfpo.train.arguments import steps_of_stages
 from mfpo.train.base import check_model, title
 from mfpo.train.batches import Order
 from mfpo.train.data import data_name, open_data, open_pairs
@@ -111,7 +111,7 @@ def dry_run(
     missing = sum(not all(sequence in known for sequence in record) for record in hashes)
     return DryRun(
         parameters=parameters_by_part(policy),
-        stages=[Stage(name, len(rows), steps_of(len(rows), run.settings, _count())) for name, rows in plan],
+        stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, run.steps, strict=True)],
         sequences=sum(len(batch["answer_ids"]) for batch in batches) / len(plan),
         tokens=tokens / len(plan),
         tokens_saved=1 - tokens / unshared,
@@ -157,6 +157,7 @@ def _opened(
         folder=folder,
         settings=settings,
         processor=processor,
+        steps=steps_of_stages(plan, settings),
     )
     return run, plan
 
@@ -195,9 +196,9 @@ def parameters_by_part(policy: Any) -> dict[str, Part]:
 
 def _first_step(run: Run, rows: Sequence[int]) -> list[list[int]]:
     """The records of the first step of a stage on `rows`: those of each batch, of all processes."""
-    size, count = run.settings.batch_size, _count()
+    size, count = run.settings.per_device_train_batch_size, _count()
     order = Order(len(rows), multiple=size * count if count > 1 else 1, seed=run.settings.seed, epoch=lambda: 0)
-    places = islice(order, size * count * run.settings.gradient_accumulation)
+    places = islice(order, size * count * run.settings.gradient_accumulation_steps)
     picked = [rows[place % len(rows)] for place in places]
     return [picked[start : start + size] for start in range(0, len(picked), size)]
 

@@ -57,6 +57,12 @@ class Inputs:
         return LogRatios(*(self.logps - self._reference.T))
 
     @property
+    def image_dependence(self) -> Tensor:
+        """log p(y_w | m, t) - log p(y_w | m', t), without weights, (batch,)."""
+        logps = self._token_logps.sum(-1).view(self._reference.shape)
+        return logps[:, 0] - logps[:, 2]
+
+    @property
     def chosen_nll(self) -> Tensor:
         """-log p of y_w, (batch,), scaled so that its mean over the batch is the mean over the batch's tokens."""
         sequences = self._reference.shape[1]

@@ -61,7 +61,7 @@ def estimate(policy: Any, batch: dict[str, Tensor], settings: TrainSettings, *, 
         gradients=4 * trained,
         activations=kept + _logits(base, batch, settings, bf16=bf16) + (2 * trained if bf16 else 0),
         working=working,
-        accumulates=settings.gradient_accumulation > 1,
+        accumulates=settings.gradient_accumulation_steps > 1,
     )
 
 

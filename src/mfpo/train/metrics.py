@@ -43,14 +43,19 @@ def count_tokens(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def window_means(sums: dict[str, float], *, seconds: float) -> dict[str, float]:
-    """The metrics of a logging window from their sums over its records.
+    """The metrics of a logging window from their sums over its records."""
+    sums = dict(sums)
+    tokens, unshared = (sums.pop(name) for name in ("tokens", "tokens_unshared"))
+    return record_means(sums) | {"tokens/per_second": tokens / seconds, "tokens/saved": 1 - tokens / unshared}
+
+
+def record_means(sums: dict[str, float]) -> dict[str, float]:
+    """The means over the records, whose number is `records`.
 
     `rewards/balance` is the image margin over the text margin, 1 where both modalities pull alike; there is none while
     the text margin is rounding.
     """
-    sums = dict(sums)
-    records, tokens, unshared = (sums.pop(name) for name in ("records", "tokens", "tokens_unshared"))
-    means = {name: value / records for name, value in sums.items()}
+    means = {name: value / sums["records"] for name, value in sums.items() if name != "records"}
     if "rewards/image_margins" in means and abs(means["rewards/margins"]) > _ROUNDING:
         means["rewards/balance"] = means["rewards/image_margins"] / means["rewards/margins"]
-    return means | {"tokens/per_second": tokens / seconds, "tokens/saved": 1 - tokens / unshared}
+    return means

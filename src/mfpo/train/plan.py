@@ -47,8 +47,8 @@ def rerank(policy: Any, pairs: Pairs, left: Sequence[tuple[str, list[int]]], set
     rows = sorted(row for _, rows in left for row in rows)
     measured: dict[int, float] = {}
     mine = share(rows)
-    for start in range(0, len(mine), settings.batch_size):
-        batch = mine[start : start + settings.batch_size]
+    for start in range(0, len(mine), settings.per_device_train_batch_size):
+        batch = mine[start : start + settings.per_device_train_batch_size]
         encoded = [pairs[row].prompts[0].split()[0] for row in batch]
         with torch.inference_mode(), precision(settings):
             values = token_entropy(token_logps(policy, collate(encoded, pairs.pad_id)))

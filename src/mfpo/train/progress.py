@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mfpo.folders import write_text
 
@@ -20,11 +21,14 @@ class StageLog:
             file.write(json.dumps({"stage": self.stage, "step": self.first_step + step, **metrics}) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Remove what a killed run wrote after its checkpoint at `step` of this stage."""
+        """Remove what a killed run wrote after its checkpoint at `step` of this stage, 0 if there is none."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        before = [line for line in whole if json.loads(line)["step"] <= self.first_step + step]
-        write_text(self.path, "".join(before))
+        write_text(self.path, "".join(line for line in whole if self._is_before(json.loads(line), step)))
+
+    def _is_before(self, line: dict[str, Any], step: int) -> bool:
+        """Whether it is of the checkpoint at `step`, or earlier; `eval_on_start` writes a line of its step 0."""
+        return line["step"] <= self.first_step + step and (step > 0 or line["stage"] != self.stage)
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, int]:

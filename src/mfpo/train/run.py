@@ -5,7 +5,7 @@ A run folder holds `config.yaml`, `made_by.json`, `metrics.jsonl`, `reference.pa
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ from transformers import AutoModelForImageTextToText
 from transformers.integrations import get_available_reporting_integrations
 
 from mfpo.errors import MfpoError
-from mfpo.folders import fingerprint, writing
+from mfpo.files import read_json
+from mfpo.folders import fingerprint, write_json, writing
 from mfpo.hub import find_model
 from mfpo.models import load_model, load_processor, load_weights, model_files, model_hash, quiet, stored_dtype
 from mfpo.records import dataset_hash
+from mfpo.train.arguments import check_arguments, steps_of_stages
 from mfpo.train.base import IN_MEMORY, check_model, save_model, title
 from mfpo.train.data import data_name, open_data, open_pairs
-from mfpo.train.plan import plan_stages
+from mfpo.train.plan import Plan, plan_stages
 from mfpo.train.processes import as_first_says, common_folder, processes, say
+from mfpo.train.push import open_repository, push
 from mfpo.train.settings import TrainSettings
 from mfpo.train.stage import Run, train_stage
 
@@ -68,17 +71,20 @@ def run(
     if in_memory:
         check_model(model, processor)
     dataset = open_data(data, settings)
+    held_out = open_data(Path(settings.eval), settings, is_eval=True) if settings.eval else None
     plan = plan_stages(dataset, settings, data_name(data))
+    steps = steps_of_stages(plan, settings)
     processor = processor or load_processor(model)
     names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
-    made_by: dict[str, Any] = {"command": "train", **names, "settings": asdict(settings)}
+    made_by: dict[str, Any] = {"command": "train", **names, "settings": settings.shown()}
     made_by |= as_first_says(files_of(data, model, processor) if processes().is_main_process else None)
+    made_by |= {"eval_files": as_first_says(fingerprint(Path(settings.eval), "*.parquet"))} if settings.eval else {}
+    repository = _repository(settings, out)
     if processes().num_processes > 1:
         say(f"{processes().num_processes} processes train together")
     with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
         if processes().is_main_process:
-            config = yaml.safe_dump(asdict(settings), sort_keys=False)
-            (folder / "config.yaml").write_text(config, encoding="utf-8")
+            (folder / "config.yaml").write_text(yaml.safe_dump(settings.shown(), sort_keys=False), encoding="utf-8")
             if in_memory:
                 save_model(model, processor, folder / "base")
         processes().wait_for_everyone()
@@ -93,16 +99,37 @@ def run(
             folder=folder,
             settings=settings,
             processor=processor,
+            steps=steps,
         )
+        if settings.eval and held_out:
+            this = replace(this, held_out=_of_held_out(this, held_out, Path(settings.eval)))
         if not (folder / "model").exists():
-            for number in range(len(plan)):
-                plan = train_stage(this, plan, number)
-                # A reference cycle: free the weights before the next stage loads its own.
-                clear_device_cache(garbage_collection=True)
+            plan = _train_stages(this, plan)
         processes().wait_for_everyone()
         if processes().is_main_process:
             finish(this, this.end(len(plan) - 1, plan[-1][0]))
+    if repository:
+        push(out / "model", repository, settings)
     return out
+
+
+def _of_held_out(run: Run, dataset: datasets.Dataset, data: Path) -> Run:
+    """The run with the held-out pairs, of the folder `data`, for its records."""
+    pairs = open_pairs(dataset, run.processor, run.settings, is_eval=True)
+    return replace(run, dataset=dataset, pairs=pairs, cache=data)
+
+
+def _train_stages(run: Run, plan: Plan) -> Plan:
+    for number in range(len(plan)):
+        plan = train_stage(run, plan, number)
+        # A reference cycle: free the weights before the next stage loads its own.
+        clear_device_cache(garbage_collection=True)
+    return plan
+
+
+def _repository(settings: TrainSettings, out: Path) -> str | None:
+    """The repository of the Hub that the first process will push to."""
+    return open_repository(settings, out) if settings.push_to_hub and processes().is_main_process else None
 
 
 def files_of(data: Path | datasets.Dataset, model: Any, processor: Any = None) -> dict[str, Any]:
@@ -115,6 +142,7 @@ def files_of(data: Path | datasets.Dataset, model: Any, processor: Any = None) -
 
 def check_settings(model: Any, settings: TrainSettings) -> None:
     """Raises MfpoError when the settings do not fit the model or what is installed."""
+    check_arguments(settings)
     if settings.lora_rank and isinstance(model, Path) and (model / "adapter_config.json").exists():
         raise MfpoError(
             f"{model}: an adapter cannot be the base of another one; merge it first with `mfpo merge {model} --out DIR`"
@@ -137,9 +165,15 @@ def finish(run: Run, end: Path) -> None:
     """Make what the last stage has left, `end`, the run's model, and remove what no one needs any more.
 
     A whole model gets the precision that its source is stored in; the stages before have float32, as small steps would
-    be lost from one to the next.
+    be lost from one to the next. With `keep_best` the best model takes the place of the last.
     """
     model = run.folder / "model"
+    if run.best and (line := run.best.line()):
+        kept = {name: value for name, value in line.items() if name in ("stage", "step", run.best.name)}
+        say(f"the best {run.best.name}, {kept[run.best.name]:.4g}, was at step {kept['step']}: its model is kept")
+        summary = read_json(run.folder / "summary.json") | {"kept": kept}
+        write_json(run.folder / "summary.json", summary)
+        end = run.best.model(kept["step"])
     dtype = stored_dtype(run.model)
     if not model.exists():
         with writing("the trained model", run.folder):

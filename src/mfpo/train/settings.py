@@ -4,19 +4,47 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mfpo.settings import ChosenSettings, setting
+from mfpo.errors import brief, nearest
+from mfpo.settings import setting
 from mfpo.train.objectives import OBJECTIVES
+from mfpo.train.transformers_settings import REFUSED, TransformersSettings
+
+# Figures of held-out pairs, and whether more of it is better; terms of a loss are found out by the method.
+_IS_MORE_BETTER = {
+    "loss": False,
+    "image_dependence": True,
+    "rewards/chosen": True,
+    "rewards/rejected": False,
+    "rewards/margins": True,
+    "rewards/accuracies": True,
+    "rewards/image_rejected": False,
+    "rewards/image_margins": True,
+    "rewards/image_accuracies": True,
+    "logps/chosen": True,
+    "logps/rejected": False,
+    "logps/image_rejected": False,
+}
+
+# What was called otherwise before, in scripts and in config.yaml of earlier versions.
+_FORMER = {
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "gradient_accumulation": "gradient_accumulation_steps",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(ChosenSettings):
-    """Settings of `mfpo train`: the general ones below, and the method's.
+class TrainSettings(TransformersSettings):
+    """Settings of `mfpo train`: the general ones below, the method's, and those that are passed on to transformers.
 
-    The method's are the keyword arguments of its functions, and for each of its terms a `TERM_weight`.
+    The method's are the keyword arguments of its functions, and for each of its terms a `TERM_weight`. What
+    transformers has too has the name that it has there.
     """
 
     choice = "method"
     known = OBJECTIVES
+    refused = REFUSED
+    former = _FORMER
 
     method: str = setting("mfpo", "preference objective: mfpo (section 3.2) or one of docs/methods.md")
     curriculum: bool | None = setting(None, "train on easy, then medium, then hard (section 3.3); null: mfpo only")
@@ -26,12 +54,27 @@ class TrainSettings(ChosenSettings):
     learning_rate: float | None = setting(
         None, "peak rate; null: 5e-7 for full training, 5e-6 for LoRA, as peers", above=0
     )
-    warmup_ratio: float = setting(
-        0.03, "share of a stage's steps for warm-up, as in RLHF-V; then a cosine", least=0, below=1
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "cosine_with_min_lr",
+        "cosine_warmup_with_min_lr",
+        "warmup_stable_decay",
+    ] = setting("cosine", "what the rate does after the warm-up of a stage, as in RLHF-V")
+    warmup_steps: float = setting(
+        0.03, "steps of warm-up of a stage; below 1: a share of its steps, as in RLHF-V", least=0
     )
-    epochs: int = setting(3, "passes over the records of each stage; not in the paper, usual for RLHF-V data", least=1)
-    batch_size: int = setting(8, "records in one forward pass", least=1)
-    gradient_accumulation: int = setting(1, "forward passes per optimizer step", least=1)
+    num_train_epochs: float = setting(
+        3, "passes over the records of each stage; not in the paper, usual for RLHF-V data", above=0
+    )
+    max_steps: int | None = setting(None, "steps of all stages together, in place of num_train_epochs", least=1)
+    per_device_train_batch_size: int = setting(8, "records in one forward pass", least=1)
+    gradient_accumulation_steps: int = setting(1, "forward passes per optimizer step", least=1)
     lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; peers use 128", least=0)
     lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
@@ -48,7 +91,15 @@ class TrainSettings(ChosenSettings):
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     logging_steps: int = setting(10, "steps averaged in each line of metrics.jsonl", least=1)
     save_steps: int = setting(100, "steps between checkpoints; a multiple of logging_steps", least=1)
+    save_total_limit: int | None = setting(
+        1, "checkpoints of a stage that are kept while it goes on; null: all", least=1
+    )
     report_to: str = setting("none", "additional tracker, such as tensorboard or wandb")
+    eval: str | None = setting(None, "folder of held-out pairs, measured every eval_steps and at the end of each stage")
+    eval_steps: int | None = setting(None, "steps between evaluations; null: save_steps", least=1)
+    keep_best: str | None = setting(
+        None, "figure of held-out pairs, such as eval/rewards/accuracies, whose best model is the run's; null: the last"
+    )
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
@@ -84,17 +135,45 @@ class TrainSettings(ChosenSettings):
             faults.append("vision_cache keeps what a frozen vision tower computes, but train_vision_tower is true")
         if self.lora_rank and self.train_vision_tower:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
+        return faults + self._faults_of_eval()
+
+    def _faults_of_eval(self) -> list[str]:
+        faults = [
+            f"{name} is for held-out pairs; set eval=DATA too"
+            for name in ("eval_steps", "keep_best")
+            if getattr(self, name) is not None and self.eval is None
+        ]
+        figures = [f"eval/{name}" for name in self.is_more_better()]
+        if self.keep_best is not None and self.keep_best not in figures:
+            faults.append(
+                f"no figure to keep the best by is named {brief(self.keep_best)}; {nearest(self.keep_best, figures)}"
+            )
+        elif (
+            self.keep_best and self.reset_reference and not self.keep_best.startswith(("eval/logps", "eval/image_dep"))
+        ):
+            faults.append(
+                f"keep_best={self.keep_best} would compare rewards to other references, as reset_reference gives each "
+                "stage its own; keep the best by eval/image_dependence or eval/logps/..."
+            )
         return faults
+
+    def is_more_better(self) -> dict[str, bool]:
+        """The figures of held-out pairs that have a better direction, and whether it is upwards.
+
+        `rewards/balance` has none.
+        """
+        return _IS_MORE_BETTER | {f"loss/{term}": False for term in OBJECTIVES[self.method].terms}
 
     def weights(self) -> dict[str, float]:
         """The weights of the terms that the method does not weigh itself, for `total`."""
         return {term: getattr(self, f"{term}_weight") for term in OBJECTIVES[self.method].weighted_terms}
 
     def resolved(self) -> "TrainSettings":
-        """The settings with each null replaced by its meaning, except `lora_targets` and `attention`."""
+        """The settings with each null replaced by its meaning, where one can be told without the model."""
         return replace(
             self,
             curriculum=OBJECTIVES[self.method].is_staged if self.curriculum is None else self.curriculum,
             learning_rate=(5e-6 if self.lora_rank else 5e-7) if self.learning_rate is None else self.learning_rate,
             lora_alpha=2 * self.lora_rank or None if self.lora_alpha is None else self.lora_alpha,
+            eval_steps=self.save_steps if self.eval and self.eval_steps is None else self.eval_steps,
         )

@@ -6,6 +6,7 @@ A stage starts by loading the previous stage's output, so that a killed run resu
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mfpo.folders import write_json, writing
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import device
 from mfpo.settings import options_of
-from mfpo.train.arguments import steps_of, training_arguments
-from mfpo.train.batches import Records
+from mfpo.train.arguments import training_arguments
+from mfpo.train.batches import Records, all_of
+from mfpo.train.best import Best, KeepBest
 from mfpo.train.card import hub_name, model_card
 from mfpo.train.objectives import OBJECTIVES
 from mfpo.train.plan import Plan, rerank
@@ -46,6 +48,7 @@ class Run:
     `model` is the folder of the model that is trained, `model_files` are its hashes; `pairs` are the records of
     `dataset` as the method reads them. `titles` are what the card calls model and data. `cache` is where `.reference`
     and `.vision` lie: the dataset's folder, or the run's for one in memory. `folder` will be renamed to `out`.
+    `held_out` is the same run with the held-out pairs for its records; `steps` are those of each stage.
     """
 
     model: Path
@@ -58,6 +61,17 @@ class Run:
     folder: Path
     settings: TrainSettings
     processor: Any
+    steps: list[int]
+    held_out: "Run | None" = None
+
+    @property
+    def best(self) -> Best | None:
+        """Where the best model is kept, if it is."""
+        name = self.settings.keep_best
+        if name is None:
+            return None
+        is_more_better = self.settings.is_more_better()[name.removeprefix("eval/")]
+        return Best(self.folder / "metrics.jsonl", name, is_more_better, self.folder / "stages")
 
     def end(self, number: int, name: str) -> Path:
         """Where the stage leaves the policy, as a whole model or adapter."""
@@ -95,7 +109,8 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
     name, rows = plan[number]
     say(f"stage {number + 1} of {len(plan)}, {name}: {len(rows)} records")
     reference = make_reference(policy, run, rows, number)
-    first_step = sum(steps_of(len(rows), run.settings, processes().num_processes) for _, rows in plan[:number])
+    held_out = run.held_out
+    first_step = sum(run.steps[:number])
     log = StageLog(run.folder / "metrics.jsonl", name, first_step)
     if checkpoint:
         say(f"going on from step {step} of the stage")
@@ -106,17 +121,23 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
     trainer = PreferenceTrainer(
         policy,
         run.settings,
-        training_arguments(run.settings, _checkpoints(end), records=len(rows)),
+        training_arguments(run.settings, _checkpoints(end), records=len(rows), steps=run.steps[number]),
         processing_class=run.processor,
         train_dataset=Records(run.pairs, rows),
+        eval_dataset=all_of(held_out.pairs) if held_out else None,
         reference=reference,
+        eval_reference=_eval_reference(policy, held_out, number) if held_out else None,
         frozen=frozen,
         starts_as_reference=not number or run.settings.reset_reference,
         write=log.write,
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if run.best:
+        trainer.add_callback(KeepBest(run.best, first_step, partial(_save, trainer, run)))
+    with trainer.interruption.by_signals():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with writing(f"the end of stage {name}", run.folder):
         _save(trainer, run, end)
+        _remove_checkpoints(run, end)
     unset_hf_deepspeed_config()  # else ZeRO-3 would split what is loaded from here on, in this process alone too
     return plan
 
@@ -155,24 +176,48 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
 
     Read where a killed run has left it, else computed and kept. NaN in rows that are not of the stage's reference.
     """
-    s, pairs = run.settings, run.pairs
-    if s.reset_reference and number:
+    if run.settings.reset_reference and number:
         path = run.folder / "stages" / f"{number}.reference.parquet"
         if not path.exists():
-            logps = reference_logps(policy, pairs, share(rows), batch_size=s.batch_size, autocast=precision(s))
-            _write_reference(path, pairs, gathered(logps))
-        return read_reference(path, pairs, rows)
+            _write_reference(path, run.pairs, _compute_reference(policy, run, rows))
+        return read_reference(path, run.pairs, rows)
     path = run.folder / "reference.parquet"
     if not path.exists():
-        check_fit(policy, pairs, str(run.model), precision(s), batch_size=s.batch_size)
-        kept, hashes = kept_reference(run)
-        found = find_reference(policy, pairs, hashes, kept, batch_size=s.batch_size, autocast=precision(s))
+        size = run.settings.per_device_train_batch_size
+        check_fit(policy, run.pairs, str(run.model), precision(run.settings), batch_size=size)
+        found = _find_reference(policy, run)
         cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
         if cut:
-            say(f"{cut} answers were cut at max_length={s.max_length}")
-        _write_json(run.folder / "summary.json", {"records": len(pairs), "cut_answers": cut})
-        _write_reference(path, pairs, found)
-    return read_reference(path, pairs, range(len(pairs)))
+            say(f"{cut} answers were cut at max_length={run.settings.max_length}")
+        _write_json(run.folder / "summary.json", {"records": len(run.pairs), "cut_answers": cut})
+        _write_reference(path, run.pairs, found)
+    return read_reference(path, run.pairs, range(len(run.pairs)))
+
+
+def _eval_reference(policy: Any, held_out: Run, number: int) -> Tensor:
+    """The reference of the held-out pairs, as `make_reference` of a stage's records."""
+    rows = list(range(len(held_out.pairs)))
+    is_reset = held_out.settings.reset_reference and number
+    path = held_out.folder / (f"stages/{number}.eval_reference.parquet" if is_reset else "eval_reference.parquet")
+    if not path.exists():
+        found = _compute_reference(policy, held_out, rows) if is_reset else _find_reference(policy, held_out)
+        _write_reference(path, held_out.pairs, found)
+    return read_reference(path, held_out.pairs, rows)
+
+
+def _compute_reference(policy: Any, run: Run, rows: list[int]) -> dict[int, list[tuple[float, int]]]:
+    """What the policy computes for `rows`."""
+    size = run.settings.per_device_train_batch_size
+    logps = reference_logps(policy, run.pairs, share(rows), batch_size=size, autocast=precision(run.settings))
+    return gathered(logps)
+
+
+def _find_reference(policy: Any, run: Run) -> dict[int, list[tuple[float, int]]]:
+    """The untrained model's log-probabilities, computed where earlier runs have not kept them."""
+    s, pairs = run.settings, run.pairs
+    kept, hashes = kept_reference(run)
+    size = s.per_device_train_batch_size
+    return find_reference(policy, pairs, hashes, kept, batch_size=size, autocast=precision(s))
 
 
 def _write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float, int]]]) -> None:
@@ -184,17 +229,23 @@ def _write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float
 
 def _save(trainer: PreferenceTrainer, run: Run, end: Path) -> None:
     """Save the policy with its processor and card as the folder `end`, whole or not at all."""
-    partial = end.with_name(end.name + ".partial")
-    trainer.save_model(str(partial))
+    folder = end.with_name(end.name + ".partial")
+    trainer.save_model(str(folder))
     if processes().is_main_process:
         if run.settings.lora_rank:
-            _name_base(run, partial)
+            _name_base(run, folder)
         base, data = run.titles
         metrics = run.folder / "metrics.jsonl"
         card = model_card(hub=hub_name(run.model), base=base, data=data, settings=run.settings, metrics=metrics)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.rename(end)
-        if (_checkpoints(end) / "runs").exists():  # TensorBoard's
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        folder.rename(end)
+    processes().wait_for_everyone()
+
+
+def _remove_checkpoints(run: Run, end: Path) -> None:
+    """Remove a stage's checkpoints, but not TensorBoard's curves beside them."""
+    if processes().is_main_process:
+        if (_checkpoints(end) / "runs").exists():
             (_checkpoints(end) / "runs").rename(run.folder / f"runs-{end.name}")
         shutil.rmtree(_checkpoints(end), ignore_errors=True)
     processes().wait_for_everyone()
