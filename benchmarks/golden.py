@@ -129,7 +129,17 @@ def build(data: Path, out: Path) -> None:
     for method in ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"):
         mfpo(out, "train", f"ranked-{kinds.get(method, 'region')}", "--model", "picturebook", "--out", f"run-{method}",
              f"method={method}", "num_train_epochs=1")  # fmt: skip
-    mfpo(out, "train", "ranked-region", "--model", "picturebook", "--out", "run-lora", "num_train_epochs=1", "lora_rank=8")
+    mfpo(
+        out,
+        "train",
+        "ranked-region",
+        "--model",
+        "picturebook",
+        "--out",
+        "run-lora",
+        "num_train_epochs=1",
+        "lora_rank=8",
+    )
     mfpo(out, "picturebook", "draw", "--out", "scenes", "--count", "6")
     mfpo(out, "answer", "scenes/captions.jsonl", "--model", "run-mfpo/model", "--images", "scenes", "--out", "a.jsonl")
     mfpo(out, "answer", "scenes/captions.jsonl", "--model", "run-lora/model", "--images", "scenes", "--out", "b.jsonl")

@@ -105,9 +105,12 @@ def test_a_photo_cannot_be_drawn_again():
 def test_erased_regions_show_the_backdrop():
     for seed in range(20):
         built, _ = build_record(record(seed), BuildSettings(corruption="erase"), DatasetRegions())
-        named = {region["keyword"] for region in built["regions"]}
-        left = tuple(thing for thing in make_scene(seed).things if thing.kind not in named)
-        image, _ = draw_scene(replace(make_scene(seed), things=left))
+        assert built["regions"]
+        scene, masks = make_scene(seed), draw_scene(make_scene(seed))[1]
+        found = np.any([decode_mask(region["mask"]) for region in built["regions"]], axis=0)
+        left = tuple(thing for thing in scene.things if not (masks[thing.kind] & found).any())
+        assert len(left) < len(scene.things)
+        image, _ = draw_scene(replace(scene, things=left))
         np.testing.assert_array_equal(np.asarray(image), pixels(built, "rejected_images"))
 
 

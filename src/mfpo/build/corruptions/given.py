@@ -1,12 +1,18 @@
 """The rejected images that the data brings, such as edited photos, with the right answer to them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mfpo.build.corruptions import Edit, corruption
 from mfpo.build.settings import BuildSettings
 from mfpo.errors import RecordError
-from mfpo.images import decode_image
-from mfpo.records import EncodedImage, Region, SourceRecord, answer_text
+
+# Settings are checked with the corruptions imported: what takes seconds only where one works.
+if TYPE_CHECKING:
+    from mfpo.records import EncodedImage, Region, SourceRecord
 
 
 @corruption("given", edits_records=True)
@@ -16,6 +22,8 @@ def given(record: SourceRecord, regions: list[Region], rng: np.random.Generator,
         raise RecordError("column 'rejected_images' is empty, but corruption=given takes the rejected images from it")
     if len(rejected_images) != len(images):
         raise RecordError(f"column 'rejected_images' has {len(rejected_images)} images, but 'images' has {len(images)}")
+    from mfpo.records import answer_text
+
     counter = answer_text(record["counter"]) if record["counter"] else None
     area = float(np.mean([_changed(*both) for both in zip(images, rejected_images, strict=True)]))
     if not area:
@@ -25,5 +33,7 @@ def given(record: SourceRecord, regions: list[Region], rng: np.random.Generator,
 
 def _changed(image: EncodedImage, rejected_image: EncodedImage) -> float:
     """The share of the pixels that differ; 1 for images of two sizes."""
+    from mfpo.images import decode_image
+
     before, after = (np.asarray(decode_image(encoded)) for encoded in (image, rejected_image))
     return float((before != after).any(axis=-1).mean()) if before.shape == after.shape else 1.0
