@@ -210,6 +210,7 @@ def figure8(study: Study) -> Result:
     """How much noise destroys a region, in the schedule that the paper's numbers fit; DDPM's at one step beside it."""
     points: dict[float, str] = {step: f"step {step}" for step in NOISE_STEPS}
     trials = {"base": BASE, **{points[step]: mfpo(Data(noise_step=step)) for step in NOISE_STEPS}}
+    trials |= {f"whole image, step {step}": mfpo(Data(noise_step=step, corruption="global")) for step in NOISE_STEPS}
     trials["DDPM's schedule, step 500"] = mfpo(Data(schedule="linear"))
     claims = [Claim("step 500", row) for step, row in points.items() if step != 500]
     table = fill(study, trials, claims=claims)

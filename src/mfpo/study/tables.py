@@ -69,13 +69,15 @@ def table2(study: Study) -> Result:
 def table3(study: Study) -> Result:
     """General questions, after training on either source of preferences: nothing should be lost."""
     study.check_ranked()
-    ranked = Data(source="ranked")
+    ranked, human = Data(source="ranked"), Data(source="human")
     trials = {
         "base": BASE,
         "DPO, corrected": trained("dpo"),
         "DPO, ranked": trained("dpo", ranked),
+        "DPO, human": trained("dpo", human),
         "MFPO, corrected": mfpo(),
         "MFPO, ranked": mfpo(ranked),
+        "MFPO, human": mfpo(human),
     }
     names = ("llava_bench_conversation", "llava_bench_captioning", "existence_accuracy", "cover", "length")
     columns = {name: title for name, title in study.scale.figures.items() if name in names}
@@ -109,7 +111,8 @@ def table5(study: Study) -> Result:
 @experiment("table6")
 def table6(study: Study) -> Result:
     """The weights of text, image and margin term."""
-    ratios = ((1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 1.0, 2.0), (1.0, 0.2, 1.0))
+    papers = ((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (5.0, 1.0, 1.0), (1.0, 1.0, 5.0))
+    ratios = (*papers, (2.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 1.0, 2.0), (1.0, 0.2, 1.0))
     trials = {"base": BASE}
     for ratio in ratios:
         names = ("text_weight", "image_weight", "margin_weight")
@@ -151,6 +154,8 @@ def table9(study: Study) -> Result:
         "DPO": trained("dpo", ranked),
         "mDPO": trained("mdpo", replace(ranked, corruption="crop")),
         "MFPO": mfpo(ranked),
+        "mDPO, corrected": trained("mdpo"),
+        "MFPO, corrected": mfpo(),
     }
     claims = [claim("table9", "MFPO", "mDPO", figure) for figure in ("chair_s", "chair_i", "mmhal_score", "cover")]
     return Result("Table 9: another preference source", fill(study, trials, paper=PAPER["table9"], claims=claims))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mfpo.train.objectives import OBJECTIVES
 
-PairSource = Literal["corrected", "ranked"]
+PairSource = Literal["corrected", "ranked", "human"]
 Themes = Literal["all", "some"]
 
 
@@ -16,8 +16,8 @@ class Data:
     """Preference pairs and the rejected images that are made for them.
 
     `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
-    RLHF-V's, or two answers `ranked`, as Silkie's. `themes` are those of the scenes: all, or only some, so that the
-    others are unseen. Each pair comes `noises` times, with its image noised anew; `differing` is that of the build.
+    RLHF-V's, two answers `ranked`, as Silkie's, or two compared by people (`human`), as LLaVA-RLHF's. `themes` are
+    those of the scenes: all, or only some, so that the others are unseen. Each pair comes `noises` times, with its image noised anew; `differing` is that of the build.
     A default must never change: what is kept is known by what differs from the defaults.
     """
 
