@@ -20,6 +20,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python docs/plots.py
 	$(BIN)/mkdocs build --strict
 
 .venv/installed: pyproject.toml constraints.txt

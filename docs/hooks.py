@@ -2,7 +2,7 @@
 
 A page is written once and read in the repository and on the site. The README is the site's first page; a link that
 leads out of docs/ in the repository leads to that file's page on the site. `*` in the navigation stands for all pages
-that match, in the order of their names.
+that match, in the order of their names. A page of the study leads to its plots where docs/plots.py has made them.
 """
 
 import os
@@ -50,7 +50,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         target = OUTSIDE.get(path, os.path.relpath(path, "docs"))
         return "](" + os.path.relpath(target, os.path.dirname(page.file.src_uri))
 
-    return _LINK.sub(link, markdown)
+    name = Path(page.file.src_uri).stem
+    has_plots = here.startswith("docs/reproduce/") and (ROOT / "docs" / "reproduce" / "html" / f"{name}.html").exists()
+    plots = f"\n[The same with plots](html/{name}.html)\n" if has_plots else ""
+    return _LINK.sub(link, markdown) + plots
 
 
 def _expand(nav: Any, pages: list[str]) -> Any:

@@ -11,10 +11,10 @@ import pytest
 from typer.main import get_command
 
 from mfpo.cli import app, main
-from mfpo.masks import encode_mask
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import draw_book
-from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
+from mfpo.picturebook.instances import coco_instances
+from mfpo.picturebook.scenes import make_scene
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.records import answer_text
 
@@ -55,21 +55,6 @@ def run(line, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main()
     assert not stopped.value.code, f"`{line}` failed"
-
-
-def coco_instances(scenes):
-    """COCO's instances JSON for scenes by file name."""
-    names = sorted({kind for scene in scenes.values() for kind in scene.kinds})
-    images = [
-        {"id": number, "file_name": name, "height": SIDE, "width": SIDE} for number, name in enumerate(scenes, start=1)
-    ]
-    annotations = [
-        {"image_id": image["id"], "category_id": names.index(kind), "segmentation": encode_mask(mask)}
-        for image in images
-        for kind, mask in draw_scene(scenes[image["file_name"]])[1].items()
-    ]
-    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 @pytest.fixture(scope="session")

@@ -311,6 +311,8 @@ def _coerce(value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is tuple:  # 0,500,999, or a list in YAML; a single number is one of them
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         return tuple(choices[0](str(part)) for part in parts)
+    if get_origin(wanted) is dict:
+        return _coerce(value, dict)
     if choices and type(None) in choices:
         return None if value is None else _coerce(value, next(c for c in choices if c is not type(None)))
     if choices:
@@ -336,6 +338,8 @@ def _spell(wanted: Any) -> str:
         return names[wanted]
     if get_origin(wanted) is tuple:
         return "numbers with commas between them"
+    if get_origin(wanted) is dict:
+        return "a mapping"
     if type(None) in choices:
         return _spell(next(c for c in choices if c is not type(None))) + " or null"
     return "one of " + ", ".join(map(str, choices))

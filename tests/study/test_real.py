@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from mfpo.cli import main
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
@@ -23,11 +26,14 @@ from mfpo.records import read_dataset
 from mfpo.settings import read_settings
 from mfpo.sources import open_source
 from mfpo.study import figures
-from mfpo.study.experiments import BASE, load_experiments
+from mfpo.study.cost import cost
+from mfpo.study.experiments import BASE, load_experiments, mfpo
+from mfpo.study.paper import PAPER
 from mfpo.study.real import RealScale, content
 from mfpo.study.real_settings import RealSettings, check_paths
 from mfpo.study.statistics import LOGPS, estimate
 from mfpo.study.study import NotOnScale, Study
+from mfpo.study.tables import table1_trials
 from mfpo.study.training_data import Rows
 from mfpo.study.trials import Data, trained
 
@@ -168,14 +174,15 @@ def test_tables_have_the_columns_that_the_scale_has(study, name, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: [counts])
     result = EXPERIMENTS[name](study)
     assert result.table.columns == {**study.scale.figures, **(figures.MARGINS if name == "image-loss" else {})}
-    of_base, *others = (row.keys() for row in result.table.rows.values())
-    assert all(row == result.table.columns.keys() for row in others)
-    assert of_base == study.scale.figures.keys()
+    of_base = {"LLaVA-v1.5-7B", "base"} & result.table.rows.keys()
+    assert {row for row, shown in result.table.rows.items() if shown.keys() == study.scale.figures.keys()} >= of_base
+    assert all(
+        shown.keys() == result.table.columns.keys() for row, shown in result.table.rows.items() if row not in of_base
+    )
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("table2", "types of questions"), ("table3", "general questions")])
-def test_a_table_of_what_the_scale_has_not_is_an_error(study, name, lacks, monkeypatch):
-    monkeypatch.setattr(study.scale, "has_ranked", True)
+def test_a_table_of_what_the_scale_has_not_is_an_error(study, name, lacks):
     with pytest.raises(NotOnScale, match=lacks):
         EXPERIMENTS[name](study)
 
@@ -240,19 +247,20 @@ def test_scores_of_the_judged_benchmarks_and_of_amber(judged):
 def test_tables_2_and_3_of_the_judged_benchmarks(judged):
     scores = judged.scores(BASE)
     judged.scores = lambda trial: scores
-    for name in ("table3", "table9"):
-        with pytest.raises(NotOnScale, match="ranked_source is not given"):
-            EXPERIMENTS[name](judged)
-    judged.scale.has_ranked = True
     types = EXPERIMENTS["table2"](judged).table
-    assert list(types.columns.values()) == list(TYPES)
+    assert list(types.columns.values()) == ["overall", *TYPES]
     assert {one.mean for row in types.rows.values() for one in row.values()} == {4}
     for name in ("image-loss", "targets"):
         with pytest.raises(NotOnScale, match="name Object HalBench"):
             EXPERIMENTS[name](judged)
     general = EXPERIMENTS["table3"](judged).table
-    assert general.rows["base"]["llava_bench_conversation"].mean == 80
-    assert general.paper["base"]["llava_bench_conversation"] == 53.3
+    assert general.rows.keys() == {"LLaVA-1.5", "+ RLHF-V", "Ours (MFPO)"}  # of the data that is named
+    assert general.rows["LLaVA-1.5"]["llava_bench_conversation"].mean == 80
+    assert general.paper.rows["LLaVA-1.5"]["llava_bench_conversation"] == 53.3
+    assert EXPERIMENTS["table9"](judged).table.rows.keys() == {
+        "base",
+        *(f"{one} (RLHF-V)" for one in ("DPO", "mDPO", "MFPO")),
+    }
 
 
 def test_other_data_or_training_settings_are_another_run(study):
@@ -276,6 +284,112 @@ def test_what_is_kept_stands_for_the_contents_of_files(study, tmp_path):
         before = after
 
 
-def test_the_shipped_file_is_read():
-    path = Path(__file__).parents[2] / "configs" / "study" / "llava-1.5-7b.yaml"
-    assert read_settings(RealSettings, path, []).train.startswith("lora_rank=128")
+def test_the_shipped_files_are_read_and_fill_rows_of_table_1():
+    files = sorted((Path(__file__).parents[2] / "configs" / "study").rglob("*.yaml"))
+    read = {path.stem: read_settings(RealSettings, path, []) for path in files}
+    assert {name: one.stands_for for name, one in read.items()} == {
+        "llava-1.5-13b": "LLaVA-v1.5-13B",
+        "llava-1.5-7b": "LLaVA-v1.5-7B",
+        "llava-1.6-7b": "LLaVA-v1.6-7B",
+    }
+    for one in read.values():
+        assert one.train.startswith("lora_rank=128")
+        rows = table1_trials(one.stands_for)
+        assert rows[one.stands_for] == BASE
+        assert rows[f"{one.stands_for} + MFPO"] == mfpo()
+        assert rows.keys() - {"RLHF-V's dense DPO"} <= PAPER["table1"].rows.keys()
+    every = {row for one in read.values() for row in table1_trials(one.stands_for)}
+    assert PAPER["table1"].rows.keys() - every == {"GPT-4V", "MiniGemini-34B", "Qwen-VL-Chat"}
+
+
+@pytest.fixture
+def asked(study, tmp_path, fake_server, monkeypatch) -> Iterator[Study]:
+    """The study with three models that are only asked: at an endpoint, by a file of its answers, and from a folder."""
+    pytest.importorskip("openai", reason="endpoints need the openai package: pip install 'mfpo[judge]'")
+    monkeypatch.setattr(RealScale, "scored_pairs", lambda self, seed: None)
+    with fake_server(lambda prompt: "There is a giraffe.", faults=["bad_request"]) as server:
+        others = {
+            "GPT-4V": {"endpoint": server.url, "model": "judge-1"},
+            "Qwen-VL-Chat": {"answers": str(tmp_path / "given")},
+            "mine": {"model": str(study.scale.base)},
+        }
+        (tmp_path / "given").mkdir()
+        settings = replace(study.scale.settings, others=others)
+        yield Study(tmp_path, RealScale(tmp_path / "paper", settings), [0], study.console)
+
+
+def test_models_that_are_only_asked_stand_in_table_1(asked, monkeypatch):
+    others = asked.scale.others
+    with pytest.raises(MfpoError, match="GPT-4V: 1 questions failed at the endpoint; run again to ask them again"):
+        asked.scores(others["GPT-4V"])
+    (at_endpoint,) = asked.scores(others["GPT-4V"])
+    (answers,) = (asked.scale.folder / "answers").glob("objhal-base-*.jsonl")
+    official = object_halbench(answers, Path(asked.scale.settings.objhal_truth))
+    assert estimate([at_endpoint], "chair_s").mean == pytest.approx(official["chair_s_refined"])
+    shutil.copy(answers, asked.out / "given" / "objhal.jsonl")
+    (from_file,) = asked.scores(others["Qwen-VL-Chat"])
+    assert from_file.keys() == {"chair_s", "chair_i"}
+    assert all(np.array_equal(from_file[name], at_endpoint[name]) for name in from_file)
+    (of_base,), (mine,) = asked.scores(BASE), asked.scores(others["mine"])
+    assert all(np.array_equal(of_base[name], mine[name]) for name in mine)
+    monkeypatch.setattr(Study, "_scores", lambda self, trial, seed: at_endpoint if trial.other else of_base)
+    rows = EXPERIMENTS["table1"](asked).table.rows
+    assert rows["GPT-4V"] == rows["Qwen-VL-Chat"]
+    assert rows["GPT-4V"]["chair_s"].mean == estimate([at_endpoint], "chair_s").mean
+
+
+def test_answers_that_change_are_scored_anew_and_alone(asked):
+    before = asked.scale
+    (asked.out / "given" / "objhal.jsonl").touch()
+    content.cache_clear()
+    after = RealScale(before.folder, before.settings)
+    changed = [name for name in before.others if before.others[name] != after.others[name]]
+    assert changed == ["Qwen-VL-Chat"]
+    assert after.context == before.context
+
+
+def test_faults_of_models_that_are_only_asked_are_told_first(study, tmp_path):
+    for other in ({"endpoint": "http://127.0.0.1/v1"}, {"model": 1}, "gpt", {"answers": "a", "model": "b"}):
+        with pytest.raises(SettingError, match=r"others has X: .*must say answers, or model, or endpoint and model"):
+            replace(study.scale.settings, others={"X": other})
+    given = replace(study.scale.settings, others={"X": {"answers": str(tmp_path)}})
+    with pytest.raises(SettingError, match=r"others has X: .* has none of objhal.jsonl, amber.jsonl"):
+        check_paths(given)
+
+
+def test_costs_are_those_of_what_is_not_kept(study, tmp_path):
+    fresh = Study(tmp_path, RealScale(tmp_path / "paper", study.scale.settings), [0, 1], study.console)
+    todo = cost(fresh, fresh.scale, [EXPERIMENTS[name] for name in ("table4", "table7", "figure7")])
+    # Six combinations of terms and one training without levels, on two seeds; the base answers once for both.
+    pairs = fresh.scale.pairs
+    assert (todo.trainings, todo.pairs, todo.judge_calls) == (14, 14 * pairs, 0)
+    assert todo.answers == {"objhal": 6 * 15}
+    assert str(todo).startswith(f"to do: 90 answers (objhal 90), 14 trainings ({14 * pairs} pairs")
+    end_to_end = replace(fresh.with_rate(mfpo(curriculum=False)), stage=None)
+    (tmp_path / "runs" / f"{end_to_end.key(fresh.scale.trained_on)}-1").mkdir(parents=True)
+    assert cost(fresh, fresh.scale, [EXPERIMENTS["table7"]]).trainings == 3
+    assert cost(fresh, fresh.scale, [EXPERIMENTS["figure1"]]).trainings == 2  # it looks into those of the first seed
+    assert not (tmp_path / "paper").exists()
+
+
+def test_a_dry_run_prints_the_costs_and_stops(study, tmp_path, capsys, monkeypatch):
+    command = ["mfpo", "reproduce", "table1", "--scale", "paper", "--config", str(study.out / "config.yaml")]
+    monkeypatch.setattr(sys, "argv", [*command, "--seeds", "1", "--out", str(tmp_path / "out"), "--dry-run"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert "9 trainings" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_keywords_and_regions_are_checked_on_photos(study, reference_data, tmp_path):
+    instances = reference_data / "photos" / "instances.json"
+    scale = RealScale(tmp_path / "paper", replace(study.scale.settings, instances=str(instances)))
+    photos = Study(tmp_path, scale, [0], study.console)
+    right = EXPERIMENTS["keywords"](photos).table.rows
+    assert right["best keyword"]["right"].mean == pytest.approx(81.25)  # 13 of 16, as benchmarks/keywords.py counts
+    (mapped,) = EXPERIMENTS["regions"](photos).table.rows.values()
+    assert mapped["mapped"].mean == 100  # COCO's masks against themselves
+    without = Study(tmp_path / "without", RealScale(tmp_path / "paper", study.scale.settings), [0], study.console)
+    with pytest.raises(NotOnScale, match="instances is not given"):
+        EXPERIMENTS["regions"](without)

@@ -26,6 +26,7 @@ def reproduce(
     pairs: Annotated[int, typer.Option(help="Picture-book pairs to train on.", min=6)] = 600,
     scale: Annotated[str, typer.Option(help="picturebook, or paper with --config.")] = "picturebook",
     config: Annotated[Path | None, typer.Option(help="YAML file with a real model, its data and benchmarks.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --config: print the costs, and stop.")] = False,
 ) -> None:
     """Reproduce tables and figures of the paper, its numbers next to ours, as pages in OUT/pages/html.
 
@@ -33,6 +34,8 @@ def reproduce(
     """
     _check_names(names)
     _check_options({*_options(context)}, names, out, first_seed + seeds, scale, config)
+    if dry_run and not config:
+        raise SettingError("--dry-run is for the paper's scale; on the picture book a trial takes about five minutes")
     settings = _real_settings(config) if config else None
     from mfpo.study.experiments import load_experiments  # seconds of imports: a mistake is told before them
     from mfpo.study.study import NotOnScale, Study
@@ -43,10 +46,14 @@ def reproduce(
         chosen.pop("rates", None)  # `all` is what is reported
     # Before the first of them, so that a mistake is told before hours of work.
     scales = {kind: _scale(settings, out, scenes, pairs, kind) for kind in dict.fromkeys(map(_kind, chosen))}
+    run_seeds = {"rates": [_VALIDATION_SEED], "tables": range(first_seed, first_seed + seeds)}
+    if config:
+        _tell_cost(Study(out, scales["tables"], run_seeds["tables"], console), [experiments[name] for name in chosen])
+    if dry_run:
+        return
     is_incomplete = False
     for name in chosen:
-        run_seeds = [_VALIDATION_SEED] if name == "rates" else range(first_seed, first_seed + seeds)
-        study = Study(out, scales[_kind(name)], run_seeds, console)
+        study = Study(out, scales[_kind(name)], run_seeds[_kind(name)], console)
         try:
             result = experiments[name](study)
         except NotOnScale as error:
@@ -121,18 +128,21 @@ def _scale(settings: Any, out: Path, scenes: int, pairs: int, kind: str) -> Any:
     return PictureBookScale(out / "picturebook", scenes=scenes, pairs=pairs)
 
 
-def _write(study: Any, name: str, result: Any, command: str) -> None:
-    from mfpo.folders import versions, write_text
-    from mfpo.study.render import markdown, sentences, terminal, write_html
+def _tell_cost(study: Any, experiments: list[Any]) -> None:
+    from mfpo.study.cost import cost
 
-    pages = study.out / "pages"
+    console.print(str(cost(study, study.scale, experiments)))
+
+
+def _write(study: Any, name: str, result: Any, command: str) -> None:
+    from mfpo.folders import write_text
+    from mfpo.study.render import facts_of, markdown, notes_of, sentences, terminal, write_html
+
+    pages, facts = study.out / "pages", facts_of(study)
     html = pages / "html" / f"{name}.html"  # not beside the Markdown, of which a site makes NAME.html
-    seeds = ", ".join(map(str, study.seeds))
-    made_with = {package: " and ".join(sorted(of)) for package, of in study.versions.items()} or versions()
-    facts = {"pairs": str(study.scale.pairs), "seeds": seeds, "scored on": study.scale.scored_on, **made_with}
-    write_text(pages / f"{name}.md", markdown(result, name, command, facts))
+    write_text(pages / f"{name}.md", markdown(result, command, facts))
     write_html(result, html, command, facts)
     console.print(terminal(result))
-    for sentence in [*sentences(result.table), *result.notes]:
+    for sentence in [*sentences(result.table), *notes_of(result)]:
         console.print(sentence)
     console.print(f"open {html}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 
@@ -17,7 +18,11 @@ from mfpo.picturebook.texts import CAPTION_PROMPTS
 from mfpo.records import NamedMask, Origin, SourceRecord, new_record
 
 # How the chosen answer comes about.
-Chosen = Literal["corrected", "ranked"]
+Chosen = Literal["corrected", "ranked", "human"]
+
+# The share of `human` preferences that are the wrong way round. Two people who are each wrong so often agree on 72 % of
+# the pairs, as labelers do (72.6 %: Ouyang et al., "Training language models to follow instructions", section 3.4).
+FLIPPED = 1 / 6
 
 _BATCH = 64
 
@@ -26,7 +31,8 @@ class PictureBookSource:
     """`count` pairs on new scenes, only where the base model's sampled caption names what is not there.
 
     A `corrected` pair prefers the same caption with its faults put right, as RLHF-V's; a `ranked` one prefers another
-    sampled caption that names nothing absent, as those of which a judge finds one better do (VLFeedback's).
+    sampled caption that names nothing absent, as those of which a judge finds one better do (VLFeedback's). `human`
+    ones are the ranked ones with a share `FLIPPED` of them turned round, as people who compare answers err.
     A source for `mfpo build`; each record brings the masks of all objects of its scene.
     """
 
@@ -58,7 +64,8 @@ class PictureBookSource:
                 pair = _pair(scene, answers)
                 if found < self.count and pair:
                     found += 1
-                    yield {"scene": scene.seed, "question": question, "chosen": pair[0], "rejected": pair[1]}
+                    chosen, rejected = pair[::-1] if self.kind == "human" and _errs(scene) else pair
+                    yield {"scene": scene.seed, "question": question, "chosen": chosen, "rejected": rejected}
 
     def id(self, row: dict[str, Any], number: int) -> str:
         return f"scene-{row['scene']}"
@@ -84,6 +91,11 @@ def _pair(scene: Scene, answers: Sequence[str]) -> tuple[str, str] | None:
     if len(answers) == 1:
         return (correct(wrong[0], scene), wrong[0]) if wrong else None
     return (right[0], wrong[0]) if right and wrong else None
+
+
+def _errs(scene: Scene) -> bool:
+    """Whether the one who compares the answers about a scene takes the worse for the better."""
+    return bool(np.random.default_rng(scene.seed).random() < FLIPPED)
 
 
 @torch.inference_mode()

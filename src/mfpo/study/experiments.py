@@ -5,8 +5,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from mfpo.study.paper import PAPER
-from mfpo.study.results import Claim, Result
+from mfpo.study.results import Result
 from mfpo.study.study import Study
 from mfpo.study.trials import Data, Trial, trained
 
@@ -29,18 +28,12 @@ def experiment(name: str) -> Callable[[Experiment], Experiment]:
 
 def load_experiments() -> Mapping[str, Experiment]:
     """All experiments by name: the modules that hold them register them when they are imported."""
-    for module in ("tables", "figures", "questions", "gradients"):
+    for module in ("tables", "figures", "checks", "questions", "gradients"):
         import_module(f"mfpo.study.{module}")
     return EXPERIMENTS
 
 
 BASE = Trial()
-
-
-def claim(name: str, better: str, worse: str, figure: str = "chair_s") -> Claim:
-    """A claim of the table `name`, which is the paper's where both numbers are known; Cover is AMBER's there."""
-    rows, quoted = PAPER[name], "amber_cover" if figure == "cover" else figure
-    return Claim(better, worse, figure, is_papers=all(quoted in rows.get(row, {}) for row in (better, worse)))
 
 
 def mfpo(data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:

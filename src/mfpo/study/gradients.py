@@ -1,10 +1,9 @@
 """The image loss's gradient compared with those of the two other losses: the experiment `image-gradients`."""
 
-import json
+from typing import Any
 
 import numpy as np
 
-from mfpo.folders import write_json
 from mfpo.models import base_of, load_model, load_processor
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
@@ -47,14 +46,14 @@ def image_gradients(study: Study) -> Result:
 def _pull(study: Study, data: Data, trial: Trial, seed: int) -> Scores:
     """The columns, batch by batch, (batches, 2), computed unless they have been."""
     key = trial.key(study.with_rate(trial).settings, Trial(data=data).key(), study.scale.trained_on)
-    path = study.out / "probes" / f"gradients-{key}-{seed}.json"
-    if not path.exists():
+
+    def pull() -> Any:
+        model = load_model(study.model(trial, seed))
         dataset = read_dataset(study.scale.data(data, seed))
         dataset = dataset.select(range(min(_PULLED, len(dataset))))
-        base, model = load_model(study.scale.base), load_model(study.model(trial, seed))
+        base, processor = load_model(study.scale.base), load_processor(study.scale.base)
         model.get_encoder(modality="image").requires_grad_(False)
-        processor = load_processor(study.scale.base)
-        pulls = image_pull(model, processor, dataset, pair_logps(base, processor, dataset)).tolist()
-        write_json(path, pulls)
-    columns = np.array(json.loads(path.read_text(encoding="utf-8"))).T
+        return image_pull(model, processor, dataset, pair_logps(base, processor, dataset)).tolist()
+
+    columns = np.array(study.kept(f"gradients-{key}-{seed}", pull)).T
     return {name: np.stack([values, np.ones_like(values)], axis=1) for name, values in zip(_PULL, columns, strict=True)}

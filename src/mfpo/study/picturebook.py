@@ -1,9 +1,9 @@
 """The study's small scale: pairs, scenes and truth of the picture book, minutes a trial on a CPU."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.progress import track
 
@@ -17,17 +17,19 @@ from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.truth import load_annotations
-from mfpo.folders import write_text
+from mfpo.folders import write_json, write_text
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import FIGURES, draw_book
+from mfpo.picturebook.instances import coco_instances
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene
 from mfpo.picturebook.source import Chosen, PictureBookSource
+from mfpo.records import SourceRecord
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.statistics import Array
-from mfpo.study.study import NotOnScale
+from mfpo.study.study import CHECKED_PAIRS, Checked, NotOnScale
 from mfpo.study.training_data import ranked_pairs
-from mfpo.study.trials import Data, Trial
+from mfpo.study.trials import Data, PairSource, Trial
 
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
 SEEN_THEMES = tuple(THEMES)[:4]
@@ -51,7 +53,10 @@ class PictureBookScale:
     """
 
     base = WEIGHTS
-    has_ranked = True
+    stands_for = "LLaVA-v1.5-7B"
+    sources: Collection[PairSource] = get_args(PairSource)
+    others: Mapping[str, Trial] = {}
+    checked_on: Mapping[str, Any] = {"pairs": CHECKED_PAIRS}
     figures: Mapping[str, str] = FIGURES
     question_types: Mapping[str, str] = {
         "existence_present": "present",
@@ -67,7 +72,8 @@ class PictureBookScale:
         self.trained_on: Mapping[str, Any] = {"base": BASE_FILES, "pairs": pairs}
         asked, opera = min(_ASKED_SCENES, scenes), min(_OPERA_SCENES, scenes)
         self.scored_on = (
-            f"{scenes} scenes (existence on {asked}, OPERA on {opera}), image dependence on {_SCORED_PAIRS} pairs"
+            f"{scenes} scenes (existence on {asked}, OPERA on {opera}), image dependence on {_SCORED_PAIRS} pairs; "
+            "MMHal-Bench, AMBER and LLaVA-Bench need a real model, Cover is that of the scenes"
         )
         self.context: Mapping[str, Any] = {"split": split, "scenes": scenes, **self.trained_on}
 
@@ -149,6 +155,14 @@ class PictureBookScale:
             )
         return out
 
+    def checked(self, seed: int) -> Checked:
+        """The first pairs that are trained on, and the instances of their scenes."""
+        rows = list(PictureBookSource(min(CHECKED_PAIRS, self.pairs), seed=seed))
+        pairs = NamedPairs(rows, seed=seed, kind="corrected")
+        path = self.folder / "scenes" / f"instances-{seed}-{len(rows)}.json"
+        write_json(path, coco_instances({f"{pairs.id(row, 0)}.png": make_scene(row["scene"]) for row in rows}))
+        return Checked(pairs, path, {"the scene's own masks": "dataset"})
+
     def is_seen(self, seed: int) -> list[bool]:
         """Whether each scored scene has one of the themes that `Data.themes` keeps."""
         truth = (self._book(seed) / "annotations.jsonl").read_text(encoding="utf-8").splitlines()
@@ -177,3 +191,12 @@ class KeptPairs(PictureBookSource):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.rows)
+
+
+class NamedPairs(KeptPairs):
+    """The same with a file name for each image, by which COCO's instances know it."""
+
+    def record(self, row: dict[str, Any], number: int) -> SourceRecord:
+        record = super().record(row, number)
+        record["images"][0]["path"] = f"{record['id']}.png"
+        return record

@@ -1,12 +1,20 @@
 """The settings of the study's large scale: a model, data and benchmarks, from a YAML file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mfpo.errors import SettingError
+from mfpo.errors import SettingError, brief
 from mfpo.picturebook import model_folder
 from mfpo.settings import Settings, read_settings, setting
 from mfpo.train.settings import TrainSettings
+
+# What the study's files of answers are called.
+BENCHMARKS = ("objhal", "amber", "mmhal", "llava_bench")
+
+# How `others` says where the answers of a model come from.
+_WAYS = ({"answers"}, {"model"}, {"endpoint", "model"})
 
 # Settings of trainings that rows of the tables differ in, or that have a line of their own.
 _DECIDED = frozenset(
@@ -20,10 +28,17 @@ class RealSettings(Settings):
     """Settings read by `mfpo reproduce --scale paper --config FILE`."""
 
     model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or Hub name of the base model")
+    stands_for: str = setting("LLaVA-v1.5-7B", "row of Table 1 that the base model has; its + MFPO has the one of MFPO")
+    others: dict[str, Any] | None = setting(None, "models of Tables 1 and 2 that are only asked, by row")
     source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
-    ranked_source: str | None = setting(None, "preference data of ranked answers, such as VLFeedback, for Table 9")
+    ranked_source: str | None = setting(
+        None, "preference data of ranked answers, such as VLFeedback, for Tables 3 and 9"
+    )
+    human_source: str | None = setting(None, "preference data of answers that people compared, such as LLaVA-RLHF's")
     images: str | None = setting(None, "folder that the sources' image paths are relative to")
     regions: str = setting("grounded-sam", "segmenter, as for `mfpo build --regions`")
+    instances: str | None = setting(None, "COCO instances JSON of the source's images, for `keywords` and `regions`")
+    checked_regions: str | None = setting(None, "segmenters to check, separated by spaces; null: the one of regions")
     held_out: int = setting(100, "number of last rows of the source held out for measuring", least=1)
     learning_rate: float = setting(5e-6, "learning rate of every method, as peers train LoRA on RLHF-V's data", above=0)
     train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, separated by spaces")
@@ -55,6 +70,7 @@ class RealSettings(Settings):
             for name in ("mmhal", "llava_bench")
             if getattr(self, name) and not self.judge
         ]
+        faults += [fault for name, other in (self.others or {}).items() if (fault := _fault_of_other(name, other))]
         decided = _DECIDED & {word.partition("=")[0] for word in self.train.split()}
         if decided:
             faults.append(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
@@ -66,14 +82,30 @@ class RealSettings(Settings):
         return faults
 
 
+def _fault_of_other(name: str, other: Any) -> str | None:
+    """What is wrong with an entry of `others`."""
+    if isinstance(other, Mapping) and set(other) in _WAYS and all(isinstance(one, str) for one in other.values()):
+        return None
+    return f"others has {name}: {brief(other)}, but must say answers, or model, or endpoint and model"
+
+
 def check_paths(settings: RealSettings) -> None:
     """Raises MfpoError for a model, file or folder that is not there, or no truth, before hours are spent on others."""
     model_folder(settings.model)
+    for name, other in (settings.others or {}).items():
+        if set(other) == {"model"}:
+            model_folder(other["model"])
+        if "answers" in other and not any((Path(other["answers"]) / f"{one}.jsonl").exists() for one in BENCHMARKS):
+            files = ", ".join(f"{one}.jsonl" for one in BENCHMARKS)
+            raise SettingError(
+                f"others has {name}: {other['answers']} has none of {files}, as `mfpo answer` writes them"
+            )
     benchmarks = ("objhal_questions", "objhal_truth", "amber", "mmhal", "llava_bench")
     for name in (
         "images",
+        "instances",
         *benchmarks,
-        *(f"{benchmark}_images" for benchmark in ("objhal", "amber", "mmhal", "llava_bench")),
+        *(f"{benchmark}_images" for benchmark in BENCHMARKS),
     ):
         path = getattr(settings, name)
         if path and not Path(path).exists():

@@ -8,46 +8,50 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column
 from rich.table import Table as Shown
 
+from mfpo.folders import versions
 from mfpo.report.page import Page, Panels, write
 from mfpo.report.plots import limits_of, plot
 from mfpo.report.tables import table as html_table
-from mfpo.study.paper import TABLE1_COLUMNS
+from mfpo.study.paper import BETWEEN_PAPERS, TITLES
 from mfpo.study.results import Plot, Result, Table
 from mfpo.study.statistics import PERCENT, Estimate
+from mfpo.study.study import Study
 
-# The paper's name of a figure, where it is not ours.
-_IN_PAPER = {"cover": "amber_cover"}
+# Behind a printed number that is in doubt; the notes say why.
+_DOUBTED = "†"
 
 
 def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows: each figure with the paper's beside it, then what only the paper has.
+    """The header and the rows: the paper's, in its order, each number with ours behind it, then what is only ours.
 
-    Without `intervals` the latter is left out, too.
+    Without `intervals`, columns and rows without a number of ours are left out.
     """
-    table = result.table
-    quoted = list(dict.fromkeys(name for row in table.paper.values() for name in row))
-    columns: list[tuple[str, str]] = []
-    for figure in table.columns:
-        in_paper = _IN_PAPER.get(figure, figure)
-        columns += [("ours", figure), *([("paper", in_paper)] if in_paper in quoted else [])]
-    if intervals:
-        columns += [("paper", name) for name in quoted if ("paper", name) not in columns]
-    titles = TABLE1_COLUMNS | dict(table.columns)
-    names = {("ours", figure): title for figure, title in table.columns.items()}
-    names |= {("paper", name): f"paper: {titles.get(name, name.replace('_', ' '))}" for name in quoted}
-    rows = [
-        [
-            row,
-            *(
-                _print(figures.get(figure), _digits(figure), intervals)
-                if whose == "ours"
-                else f"{table.paper.get(row, {}).get(figure, '')}"
-                for whose, figure in columns
-            ),
-        ]
-        for row, figures in table.rows.items()
+    table, paper = result.table, result.table.paper
+    columns = [(whose, figure) for figure in paper.columns for whose in ("paper", "ours")]
+    columns += [("ours", figure) for figure in table.columns if figure not in paper.columns]
+    columns = [(whose, figure) for whose, figure in columns if whose == "paper" or figure in table.columns]
+    rows = list(dict.fromkeys([*paper.rows, *table.rows]))
+    if not intervals:
+        columns = [column for column in columns if column[1] in table.columns]
+        rows = [row for row in rows if row in table.rows]
+    header = [
+        f"{whose}: {_title(table, figure)}" if paper.columns else _title(table, figure) for whose, figure in columns
     ]
-    return ["row", *(names[column] for column in columns)], rows
+    names = [row if row in paper.rows or not paper.rows else f"ours: {row}" for row in rows]
+    texts = [[_cell(table, row, whose, figure, intervals) for whose, figure in columns] for row in rows]
+    return ["row", *header], [[name, *of_row] for name, of_row in zip(names, texts, strict=True)]
+
+
+def _title(table: Table, figure: str) -> str:
+    return table.columns.get(figure) or TITLES[figure]
+
+
+def _cell(table: Table, row: str, whose: str, figure: str, intervals: bool) -> str:
+    if whose == "ours":
+        return _print(table.rows.get(row, {}).get(figure), _digits(figure), intervals)
+    number = table.paper.rows.get(row, {}).get(figure)
+    mark = _DOUBTED if table.paper.is_doubted(row, figure) else ""
+    return "" if number is None else f"{number:.{_digits(figure)}f}{mark}"
 
 
 def _digits(figure: str) -> int:
@@ -76,15 +80,35 @@ def sentences(table: Table) -> list[str]:
         claim, gain = verdict.claim, verdict.gain
         figure, digits = table.columns.get(claim.figure, claim.figure), _digits(claim.figure)
         than = f"{abs(gain.mean):.{digits}f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"
-        told.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, digits)})")
+        there = "" if claim.gain is None else f"; in the paper {claim.gain:.{digits}f} better"
+        told.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, digits)}){there}")
     return told
+
+
+def notes_of(result: Result) -> list[str]:
+    """The notes of a page: the experiment's, and what is to be known about the paper's numbers on it."""
+    table = result.table
+    doubts = [f"{_DOUBTED} Printed so; no verdict rests on it: {words}" for words in table.paper.doubts]
+    small = [
+        verdict.claim.gain
+        for verdict in table.verdicts
+        if verdict.claim.figure == "chair_s" and verdict.claim.gain is not None and verdict.claim.gain < BETWEEN_PAPERS
+    ]
+    if small:
+        doubts.append(
+            "The paper has one number a row, without a spread. Elsewhere CHAIR_s of one method differs by about "
+            f"{BETWEEN_PAPERS} from paper to paper, so the paper's own differences below that say little."
+        )
+    empty = [row for row in table.paper.rows if row not in table.rows]
+    lacking = [f"Without a number of ours: {', '.join(empty)}."] if empty else []
+    return [*doubts, *lacking, *result.notes]
 
 
 def terminal(result: Result) -> Shown:
     """A table for the terminal, which is too narrow for intervals and has 80 columns at times."""
     header, rows = cells(result, intervals=False)
-    # "paper: CHAIR_s" stands beside CHAIR_s, so that "paper" is enough.
-    names = (name.partition(":")[0] for name in header)
+    # "paper: CHAIR_s" stands beside ours, so that "paper" is enough.
+    names = ("paper" if name.startswith("paper: ") else name.removeprefix("ours: ") for name in header)
     columns = (Column(name, overflow="fold") for name in names)
     shown = Shown(*columns, title=result.title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in rows:
@@ -92,14 +116,13 @@ def terminal(result: Result) -> Shown:
     return shown
 
 
-def markdown(result: Result, name: str, command: str, facts: dict[str, str]) -> str:
-    """A page for the docs; the plots are in the page of `write_html`, html/NAME.html."""
+def markdown(result: Result, command: str, facts: dict[str, str]) -> str:
+    """A page for the docs; the plots are in the page of `write_html`."""
     header, rows = cells(result)
     lines = [f"# {result.title}", ""]
     lines += [f"- {sentence}" for sentence in sentences(result.table)] + [""] * bool(result.table.verdicts)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
-    notes = [*result.notes, *([f"[The plots](html/{name}.html)."] if result.plots else [])]
-    lines += [line for note in notes for line in (note, "")]
+    lines += [line for note in notes_of(result) for line in (note, "")]
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     return "\n".join(lines) + "\n"
 
@@ -108,11 +131,18 @@ def _row(texts: Iterable[str]) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
+def facts_of(study: Study) -> dict[str, str]:
+    """What the pages of a study that has run say of it."""
+    made_with = {package: " and ".join(sorted(of)) for package, of in study.versions.items()} or versions()
+    seeds = ", ".join(map(str, study.seeds))
+    return {"pairs": str(study.scale.pairs), "seeds": seeds, "scored on": study.scale.scored_on, **made_with}
+
+
 def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) -> None:
     """A self-contained page: the verdicts, the plots, the table."""
     header, rows = cells(result)
     lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
-    notes = [note.removesuffix(".") for note in result.notes]  # the page adds a full stop
+    notes = [note.removesuffix(".") for note in notes_of(result)]  # the page adds a full stop
     lead |= {f"Note {number}:" if notes[1:] else "Note:": note for number, note in enumerate(notes, start=1)}
     has_bands = any(line.low is not None for drawn in result.plots for line in drawn.lines.values())
     bands = "Bands are 95 % intervals." if has_bands else "Faint lines are the values before smoothing."

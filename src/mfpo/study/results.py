@@ -1,9 +1,10 @@
 """An experiment's result: a table, the paper's numbers next to ours, and whether ours agree with the paper."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from mfpo.report.plots import Line
+from mfpo.study.paper import NOT_IN_PAPER, PAPER, PaperTable
 from mfpo.study.statistics import Estimate, Scores, difference, estimate
 from mfpo.study.study import Study
 from mfpo.study.trials import Trial
@@ -14,12 +15,27 @@ LOWER_IS_BETTER = frozenset({"chair_s", "chair_i", "amber_chair", "amber_hal", "
 
 @dataclass(frozen=True)
 class Claim:
-    """Row `better` is better than row `worse` in `figure`; `is_papers` says whether the paper says so, or we ask it."""
+    """Row `better` is better than row `worse` in `figure`; `is_papers` says whether the paper says so, or we ask it.
+
+    `gain` is how much better it is in the paper, where both numbers are printed.
+    """
 
     better: str
     worse: str
     figure: str = "chair_s"
     is_papers: bool = True
+    gain: float | None = None
+
+
+def claim(name: str, one: str, other: str, figure: str = "chair_s") -> Claim:
+    """What the paper's table `name` says of two of its rows; where a number lacks or is in doubt, we ask whether `one`
+    is better."""
+    first, second = (PAPER[name].number(row, figure) for row in (one, other))
+    if first is None or second is None or first == second:
+        return Claim(one, other, figure, is_papers=False)
+    is_better = (first < second) == (figure in LOWER_IS_BETTER)
+    better, worse = (one, other) if is_better else (other, one)
+    return Claim(better, worse, figure, gain=round(abs(first - second), 2))
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Table:
-    """Estimates by row and figure, the paper's numbers for the same rows, and the verdicts on its claims."""
+    """Estimates by row and figure, the paper's table with the same rows and more, and the verdicts on its claims."""
 
     rows: Mapping[str, Mapping[str, Estimate]]
     columns: Mapping[str, str]
-    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    paper: PaperTable = NOT_IN_PAPER
     verdicts: Sequence[Verdict] = ()
 
 
@@ -77,21 +93,25 @@ def fill(
     trials: Mapping[str, Trial],
     *,
     columns: Mapping[str, str] | None = None,
-    paper: Mapping[str, Mapping[str, float]] | None = None,
+    paper: PaperTable = NOT_IN_PAPER,
     claims: Sequence[Claim] = (),
 ) -> Table:
     """Score the trials, row by row; `columns` are figures by key, those of the scale if not given.
 
-    Columns and claims of figures that the scale does not have are left out.
+    Columns and claims of figures that the scale does not have are left out, and so are rows of preference data that it
+    does not have.
     """
     columns = study.scale.figures if columns is None else columns
+    trials = {row: trial for row, trial in trials.items() if trial.data.source in study.scale.sources}
     scores = {row: study.scores(trial) for row, trial in trials.items()}
     rows = {
         row: {figure: estimate(by_seed, figure) for figure in columns if figure in by_seed[0]}
         for row, by_seed in scores.items()
     }
-    known = [claim for claim in claims if claim.figure in study.scale.figures]
-    return Table(rows, columns, paper or {}, judge(known, scores))
+    known = [
+        claim for claim in claims if claim.figure in study.scale.figures and {claim.better, claim.worse} <= rows.keys()
+    ]
+    return Table(rows, columns, paper, judge(known, scores))
 
 
 def judge(claims: Sequence[Claim], scores: Mapping[str, Sequence[Scores]]) -> list[Verdict]:

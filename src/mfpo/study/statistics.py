@@ -17,12 +17,12 @@ Scores = Mapping[str, Array]
 
 # The figures that are at most the whole.
 _SHARES = frozenset(
-    {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate"}
+    {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate", "right", "mapped"}
     | {f"existence_{kind}" for kind in ("accuracy", "present", "random", "popular", "adversarial")}
 )
 
-# The figures whose part is in percent of the whole; of the others it is the mean.
-PERCENT = _SHARES | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}
+# The figures whose part is in percent of the whole; of the others it is the mean. The paper has a fraction of one.
+PERCENT = _SHARES - {"mmhal_rate"} | {f"llava_bench_{kind}" for kind in ("conversation", "captioning", "reasoning")}
 
 # log p of (y_w, m), (y_l, m) and (y_w, m') of the scored pairs.
 LOGPS = ("logp_chosen", "logp_rejected", "logp_rejected_image")
@@ -53,7 +53,8 @@ def estimate(scores: Sequence[Scores], figure: str) -> Estimate:
     # Student's interval does not know where shares end.
     if figure not in _SHARES:
         return over_seeds
-    return replace(over_seeds, low=max(over_seeds.low, 0.0), high=min(over_seeds.high, 100.0))
+    whole = 100.0 if figure in PERCENT else 1.0
+    return replace(over_seeds, low=max(over_seeds.low, 0.0), high=min(over_seeds.high, whole))
 
 
 def ratio(a: Sequence[Scores], b: Sequence[Scores], figure: str) -> Estimate:

@@ -1,8 +1,8 @@
 """Trials, each trained and scored once: tables share them, and a killed study resumes."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,11 +14,13 @@ from mfpo.answer.decoders import DECODERS
 from mfpo.answer.settings import AnswerSettings
 from mfpo.build.settings import BuildSettings
 from mfpo.errors import SettingError
-from mfpo.folders import versions, write_text
+from mfpo.files import read_rows
+from mfpo.folders import versions, write_json, write_text
 from mfpo.rank.settings import RankSettings
 from mfpo.settings import options_of, read_settings
+from mfpo.sources import Source
 from mfpo.study.statistics import Array, Scores
-from mfpo.study.trials import Data, Trial, changes
+from mfpo.study.trials import Data, PairSource, Trial, changes
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
@@ -27,21 +29,42 @@ class NotOnScale(SettingError):
     """The scale lacks what an experiment asks for, so that `mfpo reproduce all` leaves it out."""
 
 
+# As many as the authors looked at for Section 4.3.
+CHECKED_PAIRS = 100
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Pairs whose keywords and regions are checked against COCO `instances` of their images.
+
+    `segmenters` are those to check by row, as `mfpo build --regions` names them.
+    """
+
+    pairs: Source
+    instances: Path
+    segmenters: Mapping[str, str]
+
+
 class Scale(Protocol):
     """Where data, base model and scores come from: the picture book, or a real model with real benchmarks.
 
-    `pairs` is how many pairs there are to train on, `has_ranked` whether there are ranked ones too. `figures` are the
+    `stands_for` is the row of Table 1 that the base has. `pairs` is how many pairs there are to train on, `sources` are
+    the kinds of pairs that there are, `others` the trials of models that are only asked, by row. `figures` are the
     columns of the tables by key, `question_types` those of Table 2. `trained_on` is what trainings depend on beside
-    trial and seed, `context` what scores do; `scored_on` says in words what these are of.
+    trial and seed, `checked_on` what Section 4.3's checks do, `context` what scores do; `scored_on` says in words what
+    these are of.
     """
 
     base: Path
+    stands_for: str
     pairs: int
-    has_ranked: bool
+    sources: Collection[PairSource]
+    others: Mapping[str, Trial]
     figures: Mapping[str, str]
     question_types: Mapping[str, str]
     scored_on: str
     trained_on: Mapping[str, Any]
+    checked_on: Mapping[str, Any]
     context: Mapping[str, Any]
 
     def rate(self, method: str) -> float:
@@ -64,6 +87,10 @@ class Scale(Protocol):
         """The folder of pairs that nobody trained on."""
         ...
 
+    def checked(self, seed: int) -> Checked:
+        """The pairs that Section 4.3's checks look at, and what they are checked with."""
+        ...
+
     def is_seen(self, seed: int) -> list[bool]:
         """Whether each scored scene has one of the themes that `Data.themes` keeps."""
         ...
@@ -78,11 +105,6 @@ class Study:
     def __init__(self, out: Path, scale: Scale, seeds: Sequence[int], console: Console) -> None:
         self.out, self.scale, self.seeds, self.console = out, scale, seeds, console
         self.versions: dict[str, set[str]] = {}
-
-    def check_ranked(self) -> None:
-        """Raises NotOnScale where there are no ranked answers, before anything is scored."""
-        if not self.scale.has_ranked:
-            raise NotOnScale("ranked_source is not given; name the preference data of ranked answers")
 
     def run(self, trial: Trial, seed: int) -> Path:
         """The run folder of a trial, trained now unless it has been before."""
@@ -135,6 +157,22 @@ class Study:
             self.versions.setdefault(name, set()).add(version)
         return {name: np.array(pairs, dtype=np.float64) for name, pairs in scored["counts"].items()}
 
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, as JSON keeps it; made unless OUT/probes has it."""
+        path = self.out / "probes" / f"{name}.json"
+        if not path.exists():
+            write_json(path, make())
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def curve(self, trial: Trial) -> list[dict[str, Any]]:
+        """The lines of metrics of the first seed's training."""
+        seed = self.seeds[0]
+        name = f"curve-{self.with_rate(trial).key(self.scale.trained_on)}-{seed}"
+        rows: list[dict[str, Any]] = self.kept(
+            name, lambda: [row for _, row in read_rows(self.run(trial, seed) / "metrics.jsonl")]
+        )
+        return rows
+
     def _all_settings(self, trial: Trial, seed: int) -> dict[str, Any]:
         """The settings of a score's training, and the defaults of the other stages before it, as STAGE.NAME."""
         decoder = options_of(AnswerSettings(decode=trial.decode), DECODERS[trial.decode])
@@ -163,7 +201,7 @@ def _short(value: float) -> float | int:
 def describe(trial: Trial) -> str:
     """A trial in a line."""
     if trial.method is None:
-        return f"base, {trial.decode}"
+        return str(dict(trial.other).get("name", f"base, {trial.decode}"))
     changed = changes(trial.data) | dict(trial.settings)
     return ", ".join([trial.method, *(f"{name}={value}" for name, value in changed.items())]) + (
         f", after {trial.stage}" if trial.stage else ""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mfpo.train.objectives import OBJECTIVES
 
-PairSource = Literal["corrected", "ranked"]
+PairSource = Literal["corrected", "ranked", "human"]
 Themes = Literal["all", "some"]
 
 
@@ -16,8 +16,9 @@ class Data:
     """Preference pairs and the rejected images that are made for them.
 
     `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
-    RLHF-V's, or two answers `ranked`, as Silkie's. `themes` are those of the scenes: all, or only some, so that the
-    others are unseen. Each pair comes `noises` times, with its image noised anew; `differing` is that of the build.
+    RLHF-V's, two answers `ranked`, as Silkie's, or two compared by people (`human`), as LLaVA-RLHF's. `themes` are
+    those of the scenes: all, or only some, so that the others are unseen. Each pair comes `noises` times, with its
+    image noised anew; `differing` is that of the build.
     A default must never change: what is kept is known by what differs from the defaults.
     """
 
@@ -35,7 +36,8 @@ class Data:
 class Trial:
     """A model to score: the base, or what `method` made of it with `settings` on `data`; `decode` is how it answers.
 
-    `stage` is the stage of the training after which it is scored; None for the last one.
+    `stage` is the stage of the training after which it is scored; None for the last one. `other` says how answers of a
+    model that is only asked are come by; empty for the base and what is made of it.
     """
 
     method: str | None = None
@@ -43,6 +45,7 @@ class Trial:
     settings: tuple[tuple[str, Any], ...] = ()
     stage: str | None = None
     decode: str = "greedy"
+    other: tuple[tuple[str, Any], ...] = ()
 
     def key(self, *context: object) -> str:
         """A name for files, which stands for the trial and the `context` it is run in."""
