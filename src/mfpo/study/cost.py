@@ -76,7 +76,7 @@ class Cost:
 
     answers: Mapping[str, int]
     trainings: int
-    pairs: int
+    pairs: float
     hours: float
     judge_calls: int
 
@@ -113,6 +113,6 @@ def cost(study: Study, scale: RealScale, experiments: Iterable[Callable[[Study],
     return Cost(answers, len(plan.trainings), pairs, seconds / 3600, calls)
 
 
-def _pairs(plan: Plan, trial: Trial, seed: int) -> int:
+def _pairs(plan: Plan, trial: Trial, seed: int) -> float:
     """The pairs that a training sees, each epoch counted."""
     return (trial.data.pairs or plan.scale.pairs) * trial.data.noises * plan.settings(trial, seed).num_train_epochs
