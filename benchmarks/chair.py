@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
-from mfpo.evaluate.truth import load_annotations
+from mfpo.truth import load_annotations
 
 # CHAIR_s / CHAIR_i / recall by an independent implementation of the official algorithm.
 OFFICIAL = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mfpo.answer.decoders import decoder as decoder
+    from mfpo.answer.judge_settings import JudgeSettings as JudgeSettings
     from mfpo.answer.run import answer as answer
     from mfpo.answer.settings import AnswerSettings as AnswerSettings
     from mfpo.build.corruptions import corruption as corruption
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mfpo.evaluate.benchmark import benchmark as benchmark
     from mfpo.evaluate.benchmark import score as score
     from mfpo.evaluate.compare import compare as compare
-    from mfpo.evaluate.settings import JudgeSettings as JudgeSettings
     from mfpo.models import load_model as load_model
     from mfpo.models import load_processor as load_processor
     from mfpo.rank.run import rank as rank
@@ -47,7 +47,7 @@ _PLACES = {
     "mfpo.errors": ("MfpoError",),
     "mfpo.evaluate.benchmark": ("Result", "benchmark", "score"),
     "mfpo.evaluate.compare": ("compare",),
-    "mfpo.evaluate.settings": ("JudgeSettings",),
+    "mfpo.answer.judge_settings": ("JudgeSettings",),
     "mfpo.models": ("load_model", "load_processor"),
     "mfpo.rank.settings": ("RankSettings",),
     "mfpo.records": ("read_dataset",),

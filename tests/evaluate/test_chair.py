@@ -12,7 +12,7 @@ from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.figures import paired_differences
-from mfpo.evaluate.truth import load_annotations, prepare_truth
+from mfpo.truth import load_annotations, prepare_truth
 
 # CHAIR_s, CHAIR_i and recall by an independent implementation of the official algorithm.
 REAL = {"shikra": (55.6, 15.5, 77.6), "minigpt4": (29.0, 9.2, 62.3), "instructblip": (57.2, 22.7, 68.9)}

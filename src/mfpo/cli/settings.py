@@ -23,7 +23,7 @@ _CLASSES = {
     "rank": ("mfpo rank", "mfpo.rank.settings", "RankSettings"),
     "train": ("mfpo train", "mfpo.train.settings", "TrainSettings"),
     "answer": ("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
-    "judge": ("every benchmark with a judge", "mfpo.evaluate.settings", "JudgeSettings"),
+    "judge": ("every benchmark with a judge", "mfpo.answer.judge_settings", "JudgeSettings"),
     "distortion": ("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
     "attention": ("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
     "rewards": ("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),

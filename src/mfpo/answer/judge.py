@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.answer.openai_client import (
     Completion,
     complete,
@@ -25,9 +26,8 @@ from mfpo.answer.openai_client import (
     open_client,
     side_by_side,
 )
+from mfpo.answer.replies import without_thoughts
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import without_thoughts
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.files import some
 from mfpo.folders import lock
 
