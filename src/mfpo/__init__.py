@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mfpo.evaluate.compare import compare as compare
     from mfpo.models import load_model as load_model
     from mfpo.models import load_processor as load_processor
+    from mfpo.pairs.run import pairs as pairs
+    from mfpo.pairs.settings import PairsSettings as PairsSettings
     from mfpo.rank.run import rank as rank
     from mfpo.rank.settings import RankSettings as RankSettings
     from mfpo.records import read_dataset as read_dataset
@@ -38,7 +40,7 @@ __version__ = "0.1.0"
 
 # What each module has, as above; the packages are called like their commands.
 _PLACES = {
-    "mfpo": ("answer", "build", "rank", "train"),
+    "mfpo": ("answer", "build", "pairs", "rank", "train"),
     "mfpo.answer.decoders": ("decoder",),
     "mfpo.answer.settings": ("AnswerSettings",),
     "mfpo.build.corruptions": ("corruption",),
@@ -49,6 +51,7 @@ _PLACES = {
     "mfpo.evaluate.compare": ("compare",),
     "mfpo.answer.judge_settings": ("JudgeSettings",),
     "mfpo.models": ("load_model", "load_processor"),
+    "mfpo.pairs.settings": ("PairsSettings",),
     "mfpo.rank.settings": ("RankSettings",),
     "mfpo.records": ("read_dataset",),
     "mfpo.settings": ("about",),

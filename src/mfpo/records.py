@@ -65,8 +65,24 @@ class Origin(TypedDict):
     row: int
 
 
+class ClaimRow(TypedDict):
+    """What `text[start:end]` of an answer claims, and whether it is so: "true", "false" or "unknown".
+
+    `object` is the thing that is said to be there, or a statement; `answer` is "chosen" or "rejected".
+    """
+
+    answer: str
+    start: int
+    end: int
+    object: str
+    verdict: str
+
+
 class SourceRecord(TypedDict):
-    """A record from a source. `objects` are the dataset's own masks: None if it has none for any image."""
+    """A record from a source. `objects` are the dataset's own masks: None if it has none for any image.
+
+    `claims` are those of both answers, None where nobody checked them.
+    """
 
     id: str
     images: list[EncodedImage]
@@ -74,6 +90,7 @@ class SourceRecord(TypedDict):
     chosen: list[Message]
     rejected: list[Message]
     objects: list[NamedMask] | None
+    claims: list[ClaimRow] | None
     source: Origin
 
 
@@ -114,6 +131,15 @@ FEATURES = datasets.Features(
             "fallback": datasets.Value("bool"),
         },
         "objects": datasets.List({"name": datasets.Value("string"), "mask": _RLE}),
+        "claims": datasets.List(
+            {
+                "answer": datasets.Value("string"),
+                "start": datasets.Value("int32"),
+                "end": datasets.Value("int32"),
+                "object": datasets.Value("string"),
+                "verdict": datasets.Value("string"),
+            }
+        ),
         "source": {"dataset": datasets.Value("string"), "row": datasets.Value("int64")},
     }
 )
@@ -139,6 +165,7 @@ def new_record(
     rejected: object,
     source: Origin,
     objects: Sequence[NamedMask] | None = None,
+    claims: Sequence[ClaimRow] | None = None,
 ) -> SourceRecord:
     """Make a record from one question and two answers.
 
@@ -169,6 +196,7 @@ def new_record(
         chosen=[{"role": "assistant", "content": answers[0]}],
         rejected=[{"role": "assistant", "content": answers[1]}],
         objects=None if objects is None else list(objects),
+        claims=None if claims is None else list(claims),
         source=source,
     )
 

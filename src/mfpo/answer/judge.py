@@ -34,7 +34,7 @@ from mfpo.folders import lock
 if TYPE_CHECKING:
     from openai import OpenAI
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
@@ -219,7 +219,8 @@ def read_template(path: Path, names: tuple[str, ...]) -> Template:
 
 def _sendable(messages: Messages) -> Messages:
     """Half of a surrogate pair, where a text was cut off, cannot be sent; it becomes a question mark."""
-    return [{key: text.encode(errors="replace").decode() for key, text in message.items()} for message in messages]
+    sendable: Messages = json.loads(json.dumps(messages, ensure_ascii=False).encode(errors="replace"))
+    return sendable
 
 
 def _hash(value: Any) -> str:

@@ -14,12 +14,14 @@ from mfpo.build.regions import SEGMENTERS
 from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief, nearest
 from mfpo.evaluate.benchmark import BENCHMARKS
+from mfpo.pairs.check import CHECKERS
 from mfpo.registry import Registry
 from mfpo.settings import ChosenSettings, Settings, with_options
 
 # What takes the settings, and the module and name of their class, which is imported when it is asked for.
 _CLASSES = {
     "build": ("mfpo build", "mfpo.build.settings", "CommandSettings"),
+    "pairs": ("mfpo pairs", "mfpo.pairs.settings", "PairsSettings"),
     "rank": ("mfpo rank", "mfpo.rank.settings", "RankSettings"),
     "train": ("mfpo train", "mfpo.train.settings", "TrainSettings"),
     "answer": ("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
@@ -34,6 +36,7 @@ _CLASSES = {
 # The functions that bring settings of their own, by the command that takes them.
 _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
     "mfpo build --regions {}": SEGMENTERS,
+    "mfpo pairs --check {}": CHECKERS,
     "mfpo answer --decode {}": DECODERS,
     "mfpo eval {}": BENCHMARKS,
 }

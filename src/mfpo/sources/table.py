@@ -12,7 +12,7 @@ from mfpo.errors import RecordError
 from mfpo.folders import file_states
 from mfpo.records import Message, Origin, SourceRecord, answer_text, dataset_hash, new_record, place_images
 from mfpo.sources.files import check_row, dataset_rows, read_rows
-from mfpo.sources.rows import either, read_images, read_objects
+from mfpo.sources.rows import either, read_claims, read_images, read_objects
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,7 @@ class TableSource(ABC):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         needed = [name for column in (*self.columns, self.images) for name in either(column)]
-        names = ("id", "objects", "image_path", "system", *needed)
+        names = ("id", "objects", "claims", "image_path", "system", *needed)
         if isinstance(self._rows, datasets.Dataset):
             return dataset_rows(self._rows, names)
         return read_rows(self._rows, names)
@@ -83,6 +83,7 @@ class TableSource(ABC):
             chosen=pair.chosen,
             rejected=pair.rejected,
             objects=read_objects(row.get("objects")),
+            claims=read_claims(row.get("claims")),
             source=Origin(dataset=self.name, row=number),
         )
         record["prompt"] = place_images(pair.prompt, len(record["images"]))
