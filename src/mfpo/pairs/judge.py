@@ -13,7 +13,7 @@ _SPLIT = """Here is a description of an image:
 
 {text}
 
-List every claim that it makes about what can be seen, each on its own: things, their number, colour, place and action. \
+List every claim that it makes about what can be seen, each on its own: things, their number, colour, place, action. \
 Leave out what it denies, opinions and guesses. For each claim copy the words of the description that make it, and ask \
 a question that can be answered with yes if the claim is true. Reply with a JSON list and nothing else, such as \
 [{{"words": "a red car", "question": "Is there a red car in the image?"}}]; reply with [] if there is no claim.
@@ -37,9 +37,7 @@ def open_judge(
     where: str,
     tools: Tools,
     *,
-    judge_endpoint: Annotated[
-        str, about("judge=NAME: URL of an OpenAI-compatible API, usually ending in /v1")
-    ] = OPENAI,
+    judge_endpoint: Annotated[str, about("judge=NAME: URL of an OpenAI-compatible API")] = OPENAI,
     attempts: Annotated[int, about("judge=NAME: requests before a verdict counts as unreadable", least=1)] = 3,
 ) -> Any:
     """The model NAME behind an endpoint, or without a name the model that was asked.
@@ -60,10 +58,16 @@ class EndpointJudge:
         from mfpo.answer.judge import Judge
         from mfpo.answer.judge_settings import JudgeSettings
 
-        settings = tools.settings
-        how = {"concurrency": settings.concurrency, "retries": settings.retries, "timeout": settings.timeout}
-        self._judge = Judge(JudgeSettings(model=model, endpoint=endpoint, attempts=attempts, **how), tools.verdicts)
-        self._tokens = settings.max_new_tokens
+        settings = JudgeSettings(
+            model=model,
+            endpoint=endpoint,
+            attempts=attempts,
+            concurrency=tools.settings.concurrency,
+            retries=tools.settings.retries,
+            timeout=tools.settings.timeout,
+        )
+        self._judge = Judge(settings, tools.verdicts)
+        self._tokens = tools.settings.max_new_tokens
         self.provenance = {"judge": model, "endpoint": endpoint}
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:

@@ -91,7 +91,8 @@ def record_of(asked: Asked, pair: Pair, dataset: str, row: int) -> SourceRecord:
 
 
 def _claims(answer: str, checked: Checked) -> Iterator[ClaimRow]:
-    return (ClaimRow(answer=answer, **claim._asdict()) for claim in checked.claims)
+    for start, end, name, verdict in checked.claims:
+        yield ClaimRow(answer=answer, start=start, end=end, object=name, verdict=verdict)
 
 
 def merge_notes(folder: Path, name: str) -> Summary:
@@ -104,7 +105,7 @@ def merge_notes(folder: Path, name: str) -> Summary:
     set_aside = [row for note in notes for row in note["set_aside"]]
     for file, rows in (("left_out.jsonl", left_out), ("rejected_rows.jsonl", set_aside)):
         write_text(folder / file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    sides = {side: _add([note[side] for note in notes]) for side in ("chosen", "rejected")}  # type: ignore[literal-required]
+    sides = {side: _add([note[side] for note in notes]) for side in ("chosen", "rejected")}
     summary = Summary(
         asked=sum(note["asked"] for note in notes),
         answered=sum(note["answered"] for note in notes),
@@ -130,7 +131,7 @@ def merge_notes(folder: Path, name: str) -> Summary:
 def _add(sides: list[Side]) -> Counter[str]:
     total: Counter[str] = Counter()
     for side in sides:
-        total.update(side)  # type: ignore[arg-type]
+        total.update(side)
     return total
 
 

@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mfpo.answer.questions import read_question
 from mfpo.errors import MfpoError, RecordError
 from mfpo.files import beginning, check_json, stream_rows
 from mfpo.folders import file_states
-from mfpo.images import decode_image, load_image
-from mfpo.records import EncodedImage, NamedMask
-from mfpo.sources.rows import read_objects
+
+if TYPE_CHECKING:
+    from mfpo.records import EncodedImage, NamedMask
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What is asked about images without questions, each by its id.
@@ -28,14 +27,14 @@ PROMPTS = (
 
 
 class Asked(NamedTuple):
-    """A question about one image; `objects` are the names of all that is in it, `masks` theirs, where these are known."""
+    """A question about one image; `objects` are the names of all that is in it, and `masks` theirs, if known."""
 
     id: str
-    image: EncodedImage
+    image: "EncodedImage"
     image_name: str
     text: str
     objects: Sequence[str] | None = None
-    masks: list[NamedMask] | None = None
+    masks: "list[NamedMask] | None" = None
 
 
 class Questions(Protocol):
@@ -114,6 +113,9 @@ class QuestionFile:
         return str(next((given[key] for key in ("question_id", "id") if given.get(key) is not None), number))
 
     def question(self, row: dict[str, Any], number: int) -> Asked:
+        from mfpo.answer.questions import read_question  # with datasets, which takes a second
+        from mfpo.sources.rows import read_objects
+
         if row["row"] is None:
             raise RecordError(f"{row['place']} {row['fault']}")
         try:
@@ -130,8 +132,10 @@ class QuestionFile:
         return Asked(question["question_id"], image, name, question["text"], names, masks)
 
 
-def _load(folder: Path, name: str) -> EncodedImage:
+def _load(folder: Path, name: str) -> "EncodedImage":
     """Raises RecordError when the image is missing or broken, also where only its pixels show it."""
+    from mfpo.images import decode_image, load_image
+
     image = load_image(folder, name)
     decode_image(image)
     return image

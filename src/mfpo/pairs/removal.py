@@ -6,114 +6,33 @@ from typing import NamedTuple
 
 from mfpo.pairs.sentences import Word, words
 
-_PREPOSITIONS = frozenset(
-    [
-        "with",
-        "near",
-        "beside",
-        "behind",
-        "by",
-        "along",
-        "alongside",
-        "including",
-        "at",
-        "on",
-        "in",
-        "under",
-        "above",
-        "around",
-        "against",
-        "inside",
-        "between",
-        "among",
-        "outside",
-        "below",
-        "beneath",
-        "across",
-        "onto",
-        "into",
-        "over",
-        "atop",
-        "like",
-    ]
-)
-# The words before one of which belong to it: "next to", "in front of", "such as".
+# What a thing may hang on, and then goes with it.
+_PREPOSITIONS = """
+with near beside behind by along alongside including at on in under above around against inside between among outside
+below beneath across onto into over atop like
+"""
 _COMPOUNDS = (("in", "front", "of"), ("on", "top", "of"), ("next", "to"), ("such", "as"), ("close", "to"))
-_BE = frozenset(["is", "are", "was", "were", "be", "been", "being"])
-# What is no whole sentence without the words that follow.
-_NEED_MORE = frozenset(
-    [
-        "placed",
-        "located",
-        "situated",
-        "positioned",
-        "set",
-        "filled",
-        "covered",
-        "made",
-        "surrounded",
-        "lined",
-        "equipped",
-        "accompanied",
-        "adorned",
-        "topped",
-        "decorated",
-        "attached",
-        "connected",
-        "used",
-        "composed",
-        "mounted",
-    ]
-)
-_BEFORE_NOUN = frozenset(
-    [
-        "other",
-        "few",
-        "several",
-        "some",
-        "many",
-        "more",
-        "another",
-        "various",
-        "multiple",
-        "different",
-        "a",
-        "an",
-        "the",
-        "two",
-        "three",
-    ]
-)
-_QUANTITIES = frozenset(
-    [
-        "group",
-        "pair",
-        "bunch",
-        "couple",
-        "lot",
-        "number",
-        "row",
-        "slice",
-        "piece",
-        "set",
-        "variety",
-        "plate",
-        "bowl",
-        "cup",
-        "glass",
-    ]
-)
+_BE = "is are was were be been being"
+# With a form of be before them these are no whole sentence without a place: "is placed on the table".
+_NEED_PLACE = """
+placed located situated positioned set filled covered made surrounded lined equipped accompanied adorned topped
+decorated attached connected used composed mounted
+"""
+_BEFORE_NOUN = "other few several some many more another various multiple different a an the two three"
+_QUANTITIES = "group pair bunch couple lot number row slice piece set variety plate bowl cup glass"
+PREPOSITIONS, BE, NEED_PLACE = (frozenset(some.split()) for some in (_PREPOSITIONS, _BE, _NEED_PLACE))
+BEFORE_NOUN, QUANTITIES = frozenset(_BEFORE_NOUN.split()), frozenset(_QUANTITIES.split())
 _ENDS = frozenset([",", ";", ":", ".", "!", "?", "-", "–", "—", "(", ")"])
 _JOINS = frozenset(["and", "or"])
 _CLAUSE = frozenset(["while", "which", "who", "that", "where", "as", "but", "when"])
 # Lists that hang together, or are denied.
 _HELD = frozenset(["either", "both", "between", "neither", "nor", "no", "not"])
 _DANGLING = re.compile(
-    r"(?:^|[\s,])(?:an?|the|and|or|with|of|in|on|at|to|near|including|such as|is|are|by|,)\s*[.!?]*$", re.I
+    r"(?:^|[\s,])(?:an?|the|and|or|with|of|in|on|at|to|near|including|such as|is|are|by|,)\s*[.!?]*$", re.IGNORECASE
 )
 # "There are a cup", where a fork has gone.
 _DISAGREES = re.compile(
-    r"\b(?:are|were)(?: also)? (?:an?|one)\b(?! (?:few|lot|couple|number|variety|pair|group))", re.I
+    r"\b(?:are|were)(?: also)? (?:an?|one)\b(?! (?:few|lot|couple|number|variety|pair|group))", re.IGNORECASE
 )
 
 
@@ -159,10 +78,10 @@ def _phrase_start(found: Sequence[Word], first: int) -> int:
     """Where the noun phrase begins whose noun is `found[first]`: "a pair of old skis"."""
     while first:
         word = found[first - 1]
-        is_quantity = word.text == "of" and first > 1 and found[first - 2].text.rstrip("s") in _QUANTITIES
+        is_quantity = word.text == "of" and first > 1 and found[first - 2].text.rstrip("s") in QUANTITIES
         if is_quantity:
             first -= 2
-        elif (word.letter in "JNSDH#Q" and word.text not in _PREPOSITIONS) or word.text in _BEFORE_NOUN:
+        elif (word.letter in "JNSDH#Q" and word.text not in PREPOSITIONS) or word.text in BEFORE_NOUN:
             first -= 1
         else:
             break
@@ -203,7 +122,7 @@ def _from_list(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None
 def _is_thing(found: Sequence[Word], place: int) -> bool:
     """Whether a noun phrase without a verb of its own stands there."""
     stop = _stop(found, place)
-    starts = found[place].letter in "DJNS#H" or found[place].text in _BEFORE_NOUN
+    starts = found[place].letter in "DJNS#H" or found[place].text in BEFORE_NOUN
     return starts and (stop == len(found) or not found[stop].is_finite)
 
 
@@ -220,7 +139,7 @@ def _with_opener(found: Sequence[Word], first: int, stop: int) -> list[Cut] | No
         after = found[stop + 1]
         return [Cut(0, after.start + 1, after.text[0].upper())]
     left = found[opener - 1]
-    if left.letter in "NS" or (left.tag == "VBG" and opener > 1 and found[opener - 2].text in _BE):
+    if left.letter in "NS" or (left.tag == "VBG" and opener > 1 and found[opener - 2].text in BE):
         return [Cut(left.end, found[stop - 1].end)]
     if left.text == "," and (stop == len(found) or found[stop].text in _ENDS):
         return [Cut(left.start, found[stop - 1].end)]
@@ -233,17 +152,17 @@ def _opener(found: Sequence[Word], first: int) -> int | None:
     for compound in _COMPOUNDS:
         if tuple(word.text for word in found[max(0, first - len(compound)) : first]) == compound:
             place = first - len(compound)
-    if place is None and first and found[first - 1].text in _PREPOSITIONS:
+    if place is None and first and found[first - 1].text in PREPOSITIONS:
         place = first - 1
     if place is None and first and found[first - 1].tag == "VBG":
-        return None if first > 1 and found[first - 2].text in _BE else first - 1
+        return None if first > 1 and found[first - 2].text in BE else first - 1
     if place is None:
         return None
     # "A cup placed on the table" is a cup, and "a man sitting on a bench" a man; "is placed" needs its place.
-    while place and (found[place - 1].tag in ("VBG", "RB") or found[place - 1].text in _NEED_MORE):
-        is_verb = place > 1 and found[place - 2].text in _BE
+    while place and (found[place - 1].tag in ("VBG", "RB") or found[place - 1].text in NEED_PLACE):
+        is_verb = place > 1 and found[place - 2].text in BE
         if is_verb:
-            return None if found[place - 1].text in _NEED_MORE else place
+            return None if found[place - 1].text in NEED_PLACE else place
         place -= 1
     return place
 

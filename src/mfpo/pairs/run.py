@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 
 from mfpo.build.engine import chunks
-from mfpo.build.notes import delete_notes, note_path, repeats
+from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
 from mfpo.errors import RecordError, one_line
 from mfpo.folders import provenance_of, whole_folder, write_json
 from mfpo.pairs.ask import Asker, open_asker
@@ -117,17 +117,17 @@ def _make_shard(
                 raise RecordError(fault)
             asked[number] = source.question(row, number)
         except RecordError as error:
-            note["set_aside"].append({"row": number, "id": source.id(row, number), "reason": one_line(error)})
+            note["set_aside"].append(SetAside(row=number, id=source.id(row, number), reason=one_line(error)))
     told: dict[int, Answered] = {}
     for number, answered in zip(asked, _answer(list(asked.values()), asker, checker), strict=True):
-        one = {"row": number, "id": asked[number].id}
+        id = asked[number].id
         if isinstance(answered, RecordError):
-            note["set_aside"].append(one | {"reason": one_line(answered)})
+            note["set_aside"].append(SetAside(row=number, id=id, reason=one_line(answered)))
             continue
         note["answered"] += 1
         reason = answered if isinstance(answered, str) else why_none(answered.answers)
         if reason:
-            note["left_out"].append(one | {"reason": reason})
+            note["left_out"].append(SetAside(row=number, id=id, reason=reason))
         elif isinstance(answered, Answered):
             told[number] = answered
     pairing = PAIRINGS[settings.pairing]
@@ -138,7 +138,7 @@ def _make_shard(
             count_pair(note, pair)
             records.append(record_of(answered.asked, pair, source.name, number))
         else:
-            note["left_out"].append({"row": number, "id": answered.asked.id, "reason": pair})
+            note["left_out"].append(SetAside(row=number, id=answered.asked.id, reason=pair))
     write_shard(records, path, COLUMNS)
     return note
 

@@ -1,6 +1,7 @@
 """The picture book's scenes as questions for `mfpo pairs`, with all that is in them."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from mfpo.images import encode_image
@@ -18,15 +19,15 @@ class PictureBookQuestions:
     name = "picturebook"
 
     def __init__(self, count: int, *, seed: int = 0, split: str = "pairs") -> None:
-        self._seeds = scene_seeds(split, seed)
-        self._count = count
+        scene_seeds(split, seed)  # an error now, not when the first row is asked for
+        self._count, self._seed, self._split = count, seed, split
         self.provenance: Any = {"picturebook": count, "seed": seed, "split": split}
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return ({"scene": next(self._seeds)} for _ in range(self._count))
+        return ({"scene": seed} for seed in islice(scene_seeds(self._split, self._seed), self._count))
 
     def id(self, row: dict[str, Any], number: int) -> str:
         return f"scene-{row['scene']}"

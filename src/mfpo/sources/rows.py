@@ -151,7 +151,7 @@ def read_claims(claims: Any) -> list[ClaimRow] | None:
     is_ours = isinstance(claims, list) and all(
         isinstance(claim, dict) and claim.keys() == ClaimRow.__annotations__.keys() for claim in claims
     )
-    return [ClaimRow(**claim) for claim in claims] if is_ours else None
+    return claims if is_ours else None
 
 
 def _is_size(size: Any) -> bool:
