@@ -55,8 +55,8 @@ def test_no_argument_says_what_there_is(mfpo):
 @pytest.mark.parametrize(
     "command",
     ["demo", "pairs", "build", "inspect", "rank", "train", "answer", "report", "merge", "settings", "eval chair",
-     "eval truth", "eval existence", "eval pope", "eval amber", "eval mmhal", "eval llava-bench", "eval object-halbench",
-     "eval compare", "picturebook pretrain", "picturebook draw"],
+     "eval truth", "eval existence", "eval pope", "eval amber", "eval mmhal", "eval llava-bench",
+     "eval object-halbench", "eval compare", "picturebook pretrain", "picturebook draw"],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(mfpo, command):
     status, out, _ = mfpo(*command.split(), "--help")
