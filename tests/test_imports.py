@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "probe": {"answer", "build", "evaluate", "logprobs", "report", "train"},
     "picturebook": {"pairs"},
     "study": {
-        "answer", "build", "evaluate", "logprobs", "picturebook", "probe", "rank", "report", "sources", "train"
+        "answer", "build", "evaluate", "logprobs", "pairs", "picturebook", "probe", "rank", "report", "sources", "train"
     },
     "cli": {
         "demo",

@@ -3,5 +3,5 @@
 # The experiments in the order in which they are listed; a wrong name is told without importing them.
 NAMES = (
     *(f"table{number}" for number in range(1, 10)), "rates", "figure1", "figure2", "figure5", "figure6", "figure7",
-    "figure8", "data-size", "image-loss", "targets", "carry-over", "image-gradients",
+    "figure8", "data-size", "image-loss", "targets", "carry-over", "image-gradients", "rounds",
 )  # fmt: skip
