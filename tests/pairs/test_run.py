@@ -80,7 +80,9 @@ def test_every_question_has_a_pair_or_a_reason(folder):
     records = {record["id"]: record for record in read_dataset(folder / "own")}
     assert records["good"]["chosen"][0]["content"] == DOG
     assert records["good"]["rejected"][0]["content"] == CAT
-    claims = [(one["answer"], DOG[one["start"] : one["end"]], one["verdict"]) for one in records["good"]["claims"]]
+    good = records["good"]
+    told = [(one, good[one["answer"]][0]["content"]) for one in good["claims"]]
+    claims = [(one["answer"], text[one["start"] : one["end"]], one["verdict"]) for one, text in told]
     assert claims == [("chosen", "dog", "true"), ("rejected", "cat", "false")]
 
 
@@ -159,3 +161,14 @@ def test_images_alone_are_asked_for_a_description(folder):
     (folder / "none").mkdir()
     with pytest.raises(MfpoError, match="no image there"):
         open_questions(folder / "none", None, 0)
+
+
+def test_inspect_shows_the_claims_in_colour(folder):
+    from mfpo.report import inspect
+
+    run(folder, folder / "own")
+    html = inspect(folder / "own").read_text()
+    assert '<mark class="present differs" title="dog: true">dog</mark>' in html
+    assert '<mark class="absent differs" title="cat: false">cat</mark>' in html
+    assert "no false claim (1)" in html
+    assert html.count("<figure>") == 2  # no regions and no rejected image yet

@@ -103,9 +103,8 @@ def _from_list(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None
     after = found[stop].text if stop < len(found) else "."
     if _HELD.intersection(word.text for word in found[max(0, first - 8) : first]):
         return None
-    if (
-        before in _JOINS and after in _ENDS and found[first - 2].letter in "NS,.C"
-    ):  # "a cup, a knife, and [a fork]" becomes "a cup and a knife"
+    if before in _JOINS and after in _ENDS and found[first - 2].letter in "NSC.":
+        # "A cup, a knife, and [a fork]" becomes "a cup and a knife".
         end = first - 2 if found[first - 2].text == "," else first - 1
         comma = next((i for i in reversed(range(end)) if found[i].text == ","), 0)
         is_list = _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
