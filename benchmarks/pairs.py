@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=100, help="captions of each model")
-    parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--questions", type=int, default=4)
     arguments = parser.parse_args()
     corrected = correct(arguments.data, arguments.captions)
     shown = Table("of", "corrected", "no false object", "whole sentences", "objects kept", "mentions kept", "empty")
