@@ -36,7 +36,6 @@ _CLASSES = {
 # The functions that bring settings of their own, by the command that takes them.
 _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
     "mfpo build --regions {}": SEGMENTERS,
-    "mfpo pairs --check {}": CHECKERS,
     "mfpo answer --decode {}": DECODERS,
     "mfpo eval {}": BENCHMARKS,
 }
@@ -63,6 +62,10 @@ def show_settings(
         for choice, added in cls.added().items() if issubclass(cls, ChosenSettings) else ():
             if added:
                 console.print(f"with {cls.choice}={choice} also")
+                _show_fields(added)
+        for check in CHECKERS if name == "pairs" else ():  # whose names other commands use too
+            if added := fields(with_options(Settings, CHECKERS[check])):
+                console.print(f"with --check {check} also")
                 _show_fields(added)
         return
     function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)

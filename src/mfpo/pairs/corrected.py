@@ -18,7 +18,7 @@ def corrected(
     checker: "Checker",
     *,
     rewrite: Annotated[
-        Literal["rules", "judge"], about("corrected: who edits: rules on sentences, or the judge of --check judge=NAME")
+        Literal["rules", "judge"], about("who edits: rules on sentences, or the judge of --check judge=NAME")
     ] = "rules",
 ) -> list[Pair | str]:
     """The answer with the smallest share of true claims, and the same without its false ones, which is checked again.
