@@ -147,15 +147,17 @@ class LocalJudge:
         with torch.inference_mode():
             batch = encode_questions(self._processor, questions, images).to(self._model.device, self._model.dtype)
             logits = self._model(**batch).logits[:, -1].float()
-        # Which of the spellings a model uses depends on its template.
-        yes, no = (self._first_tokens(word) for word in ("yes", "no"))
-        sure, unsure = (logits[:, tokens].amax(dim=1) for tokens in (yes, no))
+        sure, unsure = (logits[:, self._tokens_of(word)].amax(dim=1) for word in ("yes", "no"))
         return [TRUE if is_there else FALSE for is_there in (sure > unsure).tolist()]
 
-    def _first_tokens(self, word: str) -> list[int]:
-        tokenizer = self._processor.tokenizer
+    def _tokens_of(self, word: str) -> list[int]:
+        """The tokens that are `word` in one of its spellings; which one a model uses depends on its template.
+
+        Where a tokenizer has none of them whole, those with which they begin.
+        """
         spellings = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
-        return sorted({tokenizer(text, add_special_tokens=False).input_ids[0] for text in spellings})
+        ids = [self._processor.tokenizer(text, add_special_tokens=False).input_ids for text in spellings]
+        return sorted({some[0] for some in ids if len(some) == 1} or {some[0] for some in ids})
 
 
 def _message(text: str) -> dict[str, str]:
