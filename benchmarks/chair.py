@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
-from mfpo.evaluate.truth import load_annotations
+from mfpo.truth import load_annotations
 
 # CHAIR_s / CHAIR_i / recall by the standalone script with pattern 3.6.
 OFFICIAL = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from mfpo.evaluate.answers import Answer
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.pope import pope, read_pope
-from mfpo.evaluate.truth import load_annotations
+from mfpo.truth import load_annotations
 
 # CHAIR_s, CHAIR_i and recall that chair.py of Maxlinn/CHAIR-metric-standalone gives, with pattern 3.6's inflector and
 # NLTK 3.10's tokenizer with its data (2026-11-28).

@@ -27,10 +27,10 @@ from scipy.spatial.distance import pdist
 from mfpo.build.keywords import rank_keywords
 from mfpo.build.settings import KeywordSettings, resolve_tagger
 from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger, tag_with_textblob
-from mfpo.evaluate.truth import load_annotations
 from mfpo.objects import category_of
 from mfpo.picturebook.scenes import make_scene
 from mfpo.picturebook.texts import caption
+from mfpo.truth import load_annotations
 
 MODELS = ("shikra", "minigpt4", "instructblip")
 SETTINGS = KeywordSettings()

@@ -20,10 +20,10 @@ from mfpo.build.steps import build_record
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer
 from mfpo.evaluate.chair import chair
-from mfpo.evaluate.truth import load_annotations
 from mfpo.images import encode_image
 from mfpo.masks import decode_mask, encode_mask
 from mfpo.records import new_record
+from mfpo.truth import load_annotations
 
 SIZE = (40, 60)
 MASK = np.zeros(SIZE, dtype=bool)

@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SMALLER = {
     "llava-hf/llava-1.5-7b-hf": str(WEIGHTS),
     "picturebook:600": "picturebook:4",
+    "rounds = 4": "rounds = 1",
     "--count 500": "--count 4",
     "steps=0,500,999": "steps=0,999 max_new_tokens=8",
     "lora_rank=128": "lora_rank=4 epochs=1",

@@ -17,16 +17,17 @@ MAY_IMPORT = {
     "build": {"sources"},
     "rank": {"logprobs"},
     "answer": {"build"},
+    "pairs": {"answer", "build", "sources"},
     "train": {"logprobs", "rank"},
     "evaluate": {"answer"},
     "probe": {"answer", "build", "evaluate", "logprobs", "report", "train"},
-    "picturebook": {"build"},
+    "picturebook": {"build", "pairs"},
     "study": {
-        "answer", "build", "evaluate", "logprobs", "picturebook", "probe", "rank", "report", "sources", "train"
+        "answer", "build", "evaluate", "logprobs", "pairs", "picturebook", "probe", "rank", "report", "sources", "train"
     },
     "cli": {
         "demo",
-        "answer", "build", "evaluate", "picturebook", "probe", "rank", "report", "sources", "study", "train"
+        "answer", "build", "evaluate", "pairs", "picturebook", "probe", "rank", "report", "sources", "study", "train"
     },
 }  # fmt: skip
 # The modules at the top that know the parts, and which no part imports.

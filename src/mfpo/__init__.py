@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mfpo.answer.decoders import decoder as decoder
+    from mfpo.answer.judge_settings import JudgeSettings as JudgeSettings
     from mfpo.answer.run import answer as answer
     from mfpo.answer.settings import AnswerSettings as AnswerSettings
     from mfpo.build.corruptions import corruption as corruption
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from mfpo.evaluate.benchmark import benchmark as benchmark
     from mfpo.evaluate.benchmark import score as score
     from mfpo.evaluate.compare import compare as compare
-    from mfpo.evaluate.settings import JudgeSettings as JudgeSettings
     from mfpo.models import load_model as load_model
     from mfpo.models import load_processor as load_processor
+    from mfpo.pairs.run import pairs as pairs
+    from mfpo.pairs.settings import PairsSettings as PairsSettings
     from mfpo.rank.run import rank as rank
     from mfpo.rank.settings import RankSettings as RankSettings
     from mfpo.records import read_dataset as read_dataset
@@ -38,7 +40,7 @@ __version__ = "0.1.0"
 
 # What each module has, as above; the packages are called like their commands.
 _PLACES = {
-    "mfpo": ("answer", "build", "rank", "train"),
+    "mfpo": ("answer", "build", "pairs", "rank", "train"),
     "mfpo.answer.decoders": ("decoder",),
     "mfpo.answer.settings": ("AnswerSettings",),
     "mfpo.build.corruptions": ("corruption",),
@@ -47,8 +49,9 @@ _PLACES = {
     "mfpo.errors": ("MfpoError",),
     "mfpo.evaluate.benchmark": ("Result", "benchmark", "score"),
     "mfpo.evaluate.compare": ("compare",),
-    "mfpo.evaluate.settings": ("JudgeSettings",),
+    "mfpo.answer.judge_settings": ("JudgeSettings",),
     "mfpo.models": ("load_model", "load_processor"),
+    "mfpo.pairs.settings": ("PairsSettings",),
     "mfpo.rank.settings": ("RankSettings",),
     "mfpo.records": ("read_dataset",),
     "mfpo.settings": ("about",),

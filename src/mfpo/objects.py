@@ -20,6 +20,23 @@ _HYPHEN = re.compile(f"[{_HYPHENS}_]")
 # A word, or a mark between two words, which then are no term together.
 TOKEN = re.compile(rf"{WORD.pattern}|\S")
 
+# What denies the things that follow it, up to a word that begins another phrase.
+_NOT = r"(?:not|never|hardly|\w+n['’]t)(?:\s+(?!only\b)\w+){0,3}?\s+(?:any|an?)"
+_DENIAL = re.compile(
+    rf"\b(?:no|(?:without|neither|nor)(?:\s+an?)?|{_NOT})(?:\s+(?:signs?|traces?)\s+of)?(?:\s+any)?\s+([\w\s,'’/-]*)$",
+    re.IGNORECASE,
+)
+_OTHER_PHRASE = re.compile(
+    r"\b(?:an?|the|this|that|these|those|some|its?|his|her|their|there|is|are|was|were|be|being|has|have|with|in|on|at|of|to"
+    r"|from|by|for|near|but|while|as|which|who|one|two|three|several|many)\b",
+    re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    r"\s+(?:(?:is|are|was|were)(?:\s+not|n['’]t)|can(?:not|\s+not|['’]t)\s+be)\s+(?:visible|present|seen|shown|there)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?:;\n]")
+
 
 @dataclass(frozen=True)
 class Mention:
@@ -84,6 +101,17 @@ def mentions(text: str) -> list[Mention]:
     found = [(term, start, end) for term, start, end in _terms(text) if _TERMS[term] != "none"]
     has_toilet = any(term.startswith("toilet") for term, _, _ in found)
     return [Mention(_TERMS[term], start, end) for term, start, end in found if not (term == "seat" and has_toilet)]
+
+
+def is_denied(text: str, start: int, end: int) -> bool:
+    """Whether `text` says of the thing named by `text[start:end]` that it is not there.
+
+    >>> [is_denied(text, 7, 10) for text in ("No cat/dog.", "There's dog", "With a dog", "Not a  dog")]
+    [True, False, False, True]
+    """
+    before = _SENTENCE_END.split(text[:start])[-1]
+    denial = _DENIAL.search(before)
+    return bool(denial and not _OTHER_PHRASE.search(denial[1])) or bool(_DENIED_AFTER.match(text, end))
 
 
 def category_of(phrase: str) -> str | None:

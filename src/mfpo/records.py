@@ -65,10 +65,24 @@ class Origin(TypedDict):
     row: int
 
 
+class ClaimRow(TypedDict):
+    """What `text[start:end]` of an answer claims, and whether it is so: "true", "false" or "unknown".
+
+    `object` is the thing that is said to be there, or a statement; `answer` is "chosen" or "rejected".
+    """
+
+    answer: str
+    start: int
+    end: int
+    object: str
+    verdict: str
+
+
 class SourceRecord(TypedDict):
     """A record from a source. `objects` are the dataset's own masks: None if it has none for any image.
 
-    `rejected_images` and `counter`, the right answer to them (y'), are those that the data brings, or None.
+    `claims` are those of both answers, None where nobody checked them. `rejected_images` and `counter`, the right
+    answer to them (y'), are those that the data brings, or None.
     """
 
     id: str
@@ -79,6 +93,7 @@ class SourceRecord(TypedDict):
     rejected_images: list[EncodedImage] | None
     counter: list[Message] | None
     objects: list[NamedMask] | None
+    claims: list[ClaimRow] | None
     source: Origin
 
 
@@ -96,6 +111,7 @@ class Record(TypedDict):
     rejected_images: list[EncodedImage]
     counter: list[Message] | None
     objects: list[NamedMask] | None
+    claims: list[ClaimRow] | None
     source: Origin
     keywords: list[Keyword]
     regions: list[Region]
@@ -131,6 +147,15 @@ FEATURES = datasets.Features(
             "fallback": datasets.Value("bool"),
         },
         "objects": datasets.List({"name": datasets.Value("string"), "mask": _RLE}),
+        "claims": datasets.List(
+            {
+                "answer": datasets.Value("string"),
+                "start": datasets.Value("int32"),
+                "end": datasets.Value("int32"),
+                "object": datasets.Value("string"),
+                "verdict": datasets.Value("string"),
+            }
+        ),
         "source": {"dataset": datasets.Value("string"), "row": datasets.Value("int64")},
     }
 )
@@ -161,6 +186,7 @@ def new_record(
     objects: Sequence[NamedMask] | None = None,
     rejected_images: Sequence[EncodedImage] | None = None,
     counter: str | None = None,
+    claims: Sequence[ClaimRow] | None = None,
 ) -> SourceRecord:
     """Make a record from one question and two answers.
 
@@ -193,6 +219,7 @@ def new_record(
         rejected_images=None if rejected_images is None else list(rejected_images),
         counter=None if counter is None else [{"role": "assistant", "content": counter}],
         objects=None if objects is None else list(objects),
+        claims=None if claims is None else list(claims),
         source=source,
     )
 

@@ -54,9 +54,9 @@ def test_no_argument_says_what_there_is(mfpo):
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "build", "inspect", "rank", "train", "answer", "report", "merge", "settings", "eval chair", "eval truth",
-     "eval existence", "eval pope", "eval amber", "eval mmhal", "eval llava-bench", "eval object-halbench",
-     "eval compare", "picturebook pretrain", "picturebook draw"],
+    ["demo", "pairs", "build", "inspect", "rank", "train", "answer", "report", "merge", "settings", "eval chair",
+     "eval truth", "eval existence", "eval pope", "eval amber", "eval mmhal", "eval llava-bench",
+     "eval object-halbench", "eval compare", "picturebook pretrain", "picturebook draw"],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(mfpo, command):
     status, out, _ = mfpo(*command.split(), "--help")
@@ -173,6 +173,10 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
         ["build", str(data), "--images", "none", *out],
         ["build", str(data), "--regions", "coco=none.json", *out],
         ["build", str(data), *out, "topk=3"],
+        ["pairs", "none", "--model", "picturebook", *out],
+        ["pairs", str(data), "--model", "picturebook", *out],
+        ["pairs", str(data), "--model", "none", "--check", "coco=none.json", *out],
+        ["pairs", "picturebook:4", "--model", "picturebook", "--check", "judge", *out, "smaples=3"],
         ["rank", "none", "--model", "picturebook", *out],
         ["rank", str(data), "--model", "none", *out],
         ["rank", str(data), "--model", "picturebook", *out, "levls=3"],

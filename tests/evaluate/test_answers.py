@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mfpo.answer.replies import without_thoughts
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import (
     Answer,
@@ -14,7 +15,6 @@ from mfpo.evaluate.answers import (
     check_captions,
     image_key,
     read_answers,
-    without_thoughts,
 )
 from mfpo.files import read_rows, some
 

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import pytest
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.errors import SettingError
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.benchmark import Result, benchmark, score
 from mfpo.evaluate.compare import compare
 from mfpo.evaluate.figures import Tally
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.settings import about
 
 

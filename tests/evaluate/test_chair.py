@@ -10,7 +10,7 @@ from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.chair_official import official_classes, read_official_table
 from mfpo.evaluate.figures import paired_differences
-from mfpo.evaluate.truth import load_annotations, prepare_truth
+from mfpo.truth import load_annotations, prepare_truth
 
 # CHAIR_s, CHAIR_i and recall as the official script prints them, with more digits.
 REAL = {

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from mfpo.answer.judge import Judge, JudgeSettings, Template, read_template
 from mfpo.answer.openai_client import longest_answer, open_client, side_by_side
 from mfpo.errors import MfpoError, SettingError
-from mfpo.evaluate.judge import Judge, JudgeSettings, Template, read_template
 
 pytest.importorskip("openai", reason="judges need the openai package: pip install 'mfpo[judge]'")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mfpo.answer.judge import Judge, JudgeSettings
 from mfpo.errors import MfpoError
 from mfpo.evaluate import llava_bench as llava
 from mfpo.evaluate import mmhal as mm
@@ -17,7 +18,6 @@ from mfpo.evaluate import object_halbench as objects
 from mfpo.evaluate.amber import amber
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence
-from mfpo.evaluate.judge import Judge, JudgeSettings
 from mfpo.evaluate.pope import SPLITS, pope
 
 Row = dict[str, Any]

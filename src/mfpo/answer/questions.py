@@ -35,7 +35,7 @@ def read_questions(source: Path | Iterable[Mapping[str, Any]], images: Path) -> 
     seen: set[str] = set()
     faults = []
     for number, (where, row) in enumerate(_rows(source)):
-        question = _question(row, number, where)
+        question = read_question(row, number, where)
         question_id, image = question["question_id"], question["image"]
         if question_id in questions:
             raise MfpoError(
@@ -62,7 +62,8 @@ def _rows(source: Path | Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Map
     return ((f"question {number}", row) for number, row in enumerate(source, start=1))
 
 
-def _question(row: Mapping[str, Any], number: int, where: str) -> Question:
+def read_question(row: Mapping[str, Any], number: int, where: str) -> Question:
+    """The question in row `number`. Raises MfpoError as `read_questions`, but looks at no image."""
     if "prompt" in row:
         raise MfpoError(f"{where}: is an answer, not a question; give the file of the questions")
     source = row.get("image_src")

@@ -51,7 +51,7 @@ skiing snowboarding skateboarding surfing preparation progress purpose use work 
 appearance design color colour style size shape scale feature element addition example item object thing other one
 someone something anyone anything everyone everything yes no answer question re
 """
-_INVISIBLE_NOUNS = _heads(_INVISIBLE)
+INVISIBLE = _heads(_INVISIBLE)
 # What comes along with the things that an answer is about: places, what COCO-Stuff (Caesar et al. 2018) calls stuff
 # outdoors and in a room's walls, materials, parts of a body, clothes, and words for a whole kind of things.
 _SECONDARY = """
@@ -93,10 +93,10 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
     for match in _NOUN_PHRASE.finditer(letters):
         start, end = match.span()
         phrase, nouns = _phrase(words[start:end], letters[start:end])
-        if nouns[-1] in _INVISIBLE_NOUNS and end - start > 1 and is_term(words[end - 2]):
+        if nouns[-1] in INVISIBLE and end - start > 1 and is_term(words[end - 2]):
             # "Pizza slices" and "the sink area" still show a pizza and a sink.
             phrase, nouns = _phrase(words[start : end - 1], f"{letters[start : end - 2]}N")
-        if nouns[-1] not in _INVISIBLE_NOUNS:
+        if nouns[-1] not in INVISIBLE:
             found.setdefault(nouns, (phrase, []))[1].append(start)
     return [Candidate(phrase, nouns, tuple(positions)) for nouns, (phrase, positions) in found.items()]
 

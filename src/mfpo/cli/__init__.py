@@ -22,6 +22,7 @@ from mfpo.cli.build import build
 from mfpo.cli.console import console
 from mfpo.cli.demo import demo
 from mfpo.cli.evaluate import eval_app
+from mfpo.cli.pairs import pairs
 from mfpo.cli.picturebook import book_app
 from mfpo.cli.probe import probe_app
 from mfpo.cli.rank import rank
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, build, inspect, rank, train, answer, report, merge):
+for _command in (demo, pairs, build, inspect, rank, train, answer, report, merge):
     app.command()(_command)
 app.command("settings")(show_settings)
 app.command()(reproduce)
@@ -91,6 +92,7 @@ def main() -> None:
 def _kept(arguments: Iterable[str]) -> str:
     """What a command that was stopped has kept for the next time, if anything."""
     kept = {
+        "pairs": "its whole shards",
         "build": "its whole shards",
         "rank": "the entropies that it measured",
         "train": "its last checkpoint",

@@ -11,11 +11,11 @@ import typer
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.answer.openai_client import OPENAI
 from mfpo.cli.console import Config, Overrides, console
 from mfpo.errors import SettingError, brief, nearest
 from mfpo.evaluate.benchmark import BENCHMARKS, is_needed, score
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.folders import check_file, check_readable, write_json
 from mfpo.settings import Settings, from_mapping, read_values, with_options
 
@@ -134,7 +134,7 @@ def eval_truth(
     """
     for path in (*instances, *captions):
         check_readable(path)
-    from mfpo.evaluate.truth import prepare_truth
+    from mfpo.truth import prepare_truth
 
     console.print(f"{out}: {prepare_truth(instances, captions, out)} images")
 

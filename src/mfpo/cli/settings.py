@@ -14,16 +14,18 @@ from mfpo.build.regions import SEGMENTERS
 from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief, nearest
 from mfpo.evaluate.benchmark import BENCHMARKS
+from mfpo.pairs.check import CHECKERS
 from mfpo.registry import Registry
 from mfpo.settings import ChosenSettings, Settings, with_options
 
 # What takes the settings, and the module and name of their class, which is imported when it is asked for.
 _CLASSES = {
     "build": ("mfpo build", "mfpo.build.settings", "CommandSettings"),
+    "pairs": ("mfpo pairs", "mfpo.pairs.settings", "PairsSettings"),
     "rank": ("mfpo rank", "mfpo.rank.settings", "RankSettings"),
     "train": ("mfpo train", "mfpo.train.settings", "TrainSettings"),
     "answer": ("mfpo answer", "mfpo.answer.settings", "AnswerSettings"),
-    "judge": ("every benchmark with a judge", "mfpo.evaluate.settings", "JudgeSettings"),
+    "judge": ("every benchmark with a judge", "mfpo.answer.judge_settings", "JudgeSettings"),
     "distortion": ("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
     "attention": ("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
     "rewards": ("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),
@@ -61,6 +63,10 @@ def show_settings(
         for choice, added in cls.added().items() if issubclass(cls, ChosenSettings) else ():
             if added:
                 console.print(f"with {cls.choice}={choice} also")
+                _show_fields(added)
+        for check in CHECKERS if name == "pairs" else ():  # whose names other commands use too
+            if added := fields(with_options(Settings, CHECKERS[check])):
+                console.print(f"with --check {check} also")
                 _show_fields(added)
         return
     function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)

@@ -1,12 +1,12 @@
 """A model's answers: files as written by this package, LLaVA, AMBER, CHAIR, lmms-eval and VLMEvalKit."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mfpo.answer.replies import begins_with, without_thoughts
 from mfpo.errors import MfpoError, brief
 from mfpo.evaluate.other_tools import read_result_rows
 from mfpo.files import read_id, read_label, some
@@ -17,24 +17,6 @@ from mfpo.image_names import image_key
 _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
 TEXT_KEYS = ("model_answer", "text", "response", "caption")
-
-# "Yes or no", as in an instruction, and "yes/no" say neither.
-_BOTH = r"[\s*_\"']*(?:[/|]|,?\s*or\b|and\b)[\s*_\"']*"
-EITHER = re.compile(rf"\b(?:yes{_BOTH}no|no{_BOTH}yes)\b", re.IGNORECASE)
-# What may stand before an answer: marks, "1.", "(A)", "Answer:", "The final answer is", and the question, repeated.
-_LEAD = re.compile(
-    r"(?:[\W_]|(?:\d+|[a-z])[.):\]]|(?:(?:the|my|final|correct)\s+)*answer(?: is)?\b|question\b|assistant\b"
-    rf"|{EITHER.pattern}|(?:is|are|was|were|do|does|did|can|could|has|have)(?:n['’]t)?\b[^.!?\n]*\?)*",
-    re.IGNORECASE,
-)
-_YES_NO = re.compile(r"(?:yes|yep|yeah|yup|(no|nope|nah))(?![^\W_])", re.IGNORECASE)
-
-# The tags around a model's thoughts, in the spellings of several models; the group is what marks the closing one.
-_THINK = re.compile(
-    r"(?:[<◁]|\[(?=(?-i:/?THINK\])))\|?\s*(?:(/|end_of_)\s*)?(?:begin_of_|seed:)?(?:think(?:ing)?|thoughts?|reasoning)"
-    r"(?:\s+\w+\s*=[^<>]*)?\s*\|?[>▷\]]",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -71,24 +53,6 @@ def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TE
     file and the line.
     """
     return [_answer(row, where, by_place, keys) for where, row in read_result_rows(path)]
-
-
-def without_thoughts(text: str) -> str:
-    """An answer without the model's reasoning, which is between `<think>` and `</think>`, or similar tags.
-
-    If only the end tag is present, the model's template opened it; if only the start tag, the reasoning was truncated.
-
-    >>> [without_thoughts(text) for text in ("<think>A dog?</think> Yes.", "A dog?</think> Yes.", "<think>A dog?")]
-    ['Yes.', 'Yes.', '']
-    """
-    said, *rest = _THINK.split(text)
-    thinks = False
-    for slash, part in zip(rest[::2], rest[1::2], strict=True):
-        if slash and not thinks:
-            said = ""
-        thinks = not slash
-        said += "" if thinks else part
-    return said.strip() if rest else text
 
 
 def thinking(answers: Iterable[Answer]) -> dict[str, int]:
@@ -151,21 +115,6 @@ def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
             "again with `mfpo answer --retry-failed`, or score the others with allow_missing=true"
         )
     return [answer for answer in answers if not answer.failed]
-
-
-def without_lead(text: str) -> str:
-    """What an answer begins with, without list numbers, marks, words that only announce it and the question.
-
-    >>> [without_lead(text) for text in ("1. Yes", "**Answer:** (B) No.", "Yes or no? A dog.", "3 dogs")]
-    ['Yes', 'No.', 'A dog.', '3 dogs']
-    """
-    return _LEAD.sub("", text, count=1)
-
-
-def begins_with(text: str) -> str | None:
-    """The "yes" or "no" that an answer begins with, if it does; `without_lead` says what may stand before."""
-    match = _YES_NO.match(without_lead(text))
-    return ("no" if match.group(1) else "yes") if match else None
 
 
 def check_captions(texts: Iterable[str]) -> None:

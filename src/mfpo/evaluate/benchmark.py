@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.errors import SettingError
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.registry import Registry
 from mfpo.settings import Settings, about, from_mapping, options_of, with_options
 
@@ -115,7 +115,7 @@ def score(
     if judge:
         if not isinstance(answers, Path):
             raise SettingError("verdicts are cached next to the answer file; give its path, not the answers")
-        from mfpo.evaluate.judge import Judge
+        from mfpo.answer.judge import Judge
 
         options["judge"] = Judge(judge, answers.with_name(answers.name + ".verdicts.jsonl"))
     elif is_needed(function, "judge"):

@@ -74,7 +74,7 @@ def chair(
     have no image or one without annotations; `allow_missing` counts these.
     """
     if isinstance(annotations, Path):
-        from mfpo.evaluate.truth import load_annotations  # and with it textblob, which takes seconds
+        from mfpo.truth import load_annotations  # and with it textblob, which takes seconds
 
         annotations = load_annotations(annotations)
     if isinstance(answers, Path):

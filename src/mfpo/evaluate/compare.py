@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, plain, read_answers
 from mfpo.evaluate.benchmark import ASKED_FREELY, BENCHMARKS, score
 from mfpo.evaluate.figures import Difference, Tally, paired_differences
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.files import some
 from mfpo.image_names import image_key
 

@@ -5,19 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mfpo.answer.replies import EITHER, begins_with, without_lead
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import (
-    EITHER,
-    TEXT_KEYS,
-    Answer,
-    Asked,
-    begins_with,
-    check_asked,
-    is_another,
-    read_answers,
-    thinking,
-    without_lead,
-)
+from mfpo.evaluate.answers import TEXT_KEYS, Answer, Asked, check_asked, is_another, read_answers, thinking
 from mfpo.evaluate.benchmark import AllowMissing, PlainResult, benchmark
 from mfpo.evaluate.figures import Tally
 from mfpo.files import read_id, read_label, read_rows, some

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from mfpo.answer.judge import Judge, Template, read_template
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import TEXT_KEYS, Answer, Asked, check_asked, read_answers, thinking
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Tally, mean
-from mfpo.evaluate.judge import Judge, Template, read_template
 from mfpo.evaluate.other_tools import read_result_rows
 from mfpo.files import read_rows
 from mfpo.settings import about

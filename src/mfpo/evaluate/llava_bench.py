@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from mfpo.answer.judge import Judge, Verdict
+from mfpo.answer.replies import without_thoughts
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers, without_thoughts
+from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
 from mfpo.evaluate.figures import Tally, figure_of, share
-from mfpo.evaluate.judge import Judge, Verdict
 from mfpo.files import read_field, read_json, read_rows, read_text, read_texts, some
 from mfpo.settings import about
 

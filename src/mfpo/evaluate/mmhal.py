@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from mfpo.answer.judge import Judge, Template, read_template
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, Asked, check_asked, judged_counts, read_answers
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark, nested
 from mfpo.evaluate.figures import Tally, figure_of, mean, share
-from mfpo.evaluate.judge import Judge, Template, read_template
 from mfpo.files import read_field, read_json, read_texts
 from mfpo.settings import about
 

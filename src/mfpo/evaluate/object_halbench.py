@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from mfpo.answer.judge import Judge, Template, read_template
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_answers, thinking
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
 from mfpo.evaluate.figures import Tally, share
-from mfpo.evaluate.judge import Judge, Template, read_template
 from mfpo.evaluate.object_lists import read_objects
 from mfpo.files import read_id, read_rows, some
 from mfpo.image_names import find_all, image_key
@@ -146,7 +146,7 @@ def object_halbench(
 
 def _truth_of(answers: Sequence[Answer], annotations: Path | Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     """The COCO classes in the images of the answers, by `image_key`."""
-    from mfpo.evaluate.truth import load_annotations
+    from mfpo.truth import load_annotations
 
     truth = load_annotations(annotations) if isinstance(annotations, Path) else annotations
     found = find_all((answer.image_id or "" for answer in answers), truth)

@@ -77,6 +77,7 @@ class Page:
     total_samples: int = 0
     can_filter: bool = False
     reasons: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 

@@ -2,9 +2,11 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,15 +18,15 @@ from mfpo.images import decode_image
 from mfpo.masks import decode_mask
 from mfpo.records import NOISY, TEXT_COLUMNS, Record, Region, answer_text, read_dataset
 from mfpo.report.palette import PALETTE
-from mfpo.report.texts import Piece, cut, difference_spans, keyword_spans
+from mfpo.report.texts import Piece, claim_spans, cut, difference_spans, keyword_spans
 
 THUMBNAIL_WIDTH = 320
 SMALL_DRAWING = 128
 NEEDED = (*TEXT_COLUMNS, "rejected_images", "keywords", "regions", "corruption")
 
 
-class RankedRecord(Record, total=False):
-    """A record after `mfpo rank`, or before it without the two columns."""
+class ShownRecord(Record, total=False):
+    """A record of any stage: after `mfpo rank` with the two columns, after `mfpo pairs` without what `build` adds."""
 
     entropy: float
     level: str
@@ -42,11 +44,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Views:
-    """One image of a record: the original m, its regions, the rejected m'."""
+    """One image of a record: the original m, its regions, the rejected m'; before `mfpo build` only the first."""
 
     original: Picture
-    regions: Picture
-    rejected: Picture
+    regions: Picture | None
+    rejected: Picture | None
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,12 @@ def read_samples(dataset: datasets.Dataset, limit: int) -> list[Sample]:
     return [sample(rows[index : index + 1].to_pylist()[0]) for index in shown]
 
 
-def open_samples(folder: Path) -> datasets.Dataset:
-    """Open a dataset folder that has all that a sample shows; raises MfpoError when it has not."""
-    return read_dataset(folder, needs=NEEDED)
+def open_samples(folder: Path, *, is_built: bool = True) -> datasets.Dataset:
+    """Open a dataset folder that has all that a sample shows; raises MfpoError when it has not.
+
+    Without `is_built` it may also be one of `mfpo pairs`.
+    """
+    return read_dataset(folder, needs=NEEDED if is_built else TEXT_COLUMNS)
 
 
 def evenly(count: int, limit: int) -> list[int]:
@@ -106,37 +111,45 @@ def evenly(count: int, limit: int) -> list[int]:
     return [index * count // limit for index in range(limit)]
 
 
-def sample(record: RankedRecord) -> Sample:
+def sample(record: ShownRecord) -> Sample:
     """Make a record ready for the page."""
     originals = [decode_image(image) for image in record["images"]]
-    rejected_images = [decode_image(image) for image in record["rejected_images"]]
-    marks = {keyword: f"k{number % len(PALETTE)}" for keyword, number in _numbers(record["regions"]).items()}
-    chosen, rejected = answer_text(record["chosen"]), answer_text(record["rejected"])
-    counter = answer_text(record.get("counter") or [])
-    scores = {keyword["text"]: keyword["score"] for keyword in record["keywords"]}
+    rejected_images = [decode_image(image) for image in record.get("rejected_images") or []]
+    regions, corruption = record.get("regions") or [], record.get("corruption")
+    marks = {keyword: f"k{number % len(PALETTE)}" for keyword, number in _numbers(regions).items()}
+    scores = {keyword["text"]: keyword["score"] for keyword in record.get("keywords") or []}
+    counter, chosen = answer_text(record.get("counter") or []), answer_text(record["chosen"])
     best = max(scores.values(), default=0.0) or 1.0
     shown = {keyword: marks.get(keyword, "no-region") for keyword in scores}
     return Sample(
         id=record["id"],
         views=[
-            _views(original, rejected_image, [region for region in record["regions"] if region["image"] == number])
-            for number, (original, rejected_image) in enumerate(zip(originals, rejected_images, strict=True))
+            _views(original, rejected, [region for region in regions if region["image"] == number])
+            for number, (original, rejected) in enumerate(zip_longest(originals, rejected_images))
         ],
         question=answer_text(record["prompt"]),
-        chosen=cut(chosen, keyword_spans(chosen, shown) + difference_spans(chosen, rejected)),
-        rejected=cut(rejected, keyword_spans(rejected, shown) + difference_spans(rejected, chosen)),
+        chosen=_marked(record, "chosen", "rejected", shown),
+        rejected=_marked(record, "rejected", "chosen", shown),
         keywords=[
             ScoredKeyword(text, score, max(score, 0.0) / best, marks.get(text, "")) for text, score in scores.items()
         ],
-        has_region=bool(record["regions"]),
+        has_region=bool(regions),
         counter=cut(counter, difference_spans(counter, chosen)),
-        kind=record["corruption"]["kind"],
-        step=record["corruption"]["step"] if record["corruption"]["kind"] in NOISY else None,
-        fallback=record["corruption"]["fallback"],
-        destroyed=float(np.mean([*map(changed_share, originals, rejected_images)])),
+        kind=corruption["kind"] if corruption else "",
+        step=corruption["step"] if corruption and corruption["kind"] in NOISY else None,
+        fallback=bool(corruption and corruption["fallback"]),
+        destroyed=float(np.mean([*map(changed_share, originals, rejected_images)] or [0.0])),
         entropy=record.get("entropy"),
         level=record.get("level"),
     )
+
+
+def _marked(record: Any, name: str, other: str, keywords: Mapping[str, str]) -> list[Piece]:
+    """An answer with its keywords, its claims, and what the other one does not have."""
+    text = answer_text(record[name])
+    claims = [claim for claim in record.get("claims") or [] if claim["answer"] == name]
+    spans = keyword_spans(text, keywords) + claim_spans(text, claims)
+    return cut(text, spans + difference_spans(text, answer_text(record[other])))
 
 
 def draw_regions(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
@@ -186,8 +199,10 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return small
 
 
-def _views(original: Image.Image, rejected: Image.Image, regions: Sequence[Region]) -> Views:
+def _views(original: Image.Image, rejected: Image.Image | None, regions: Sequence[Region]) -> Views:
     small = thumbnail(original)
+    if rejected is None:
+        return Views(picture(small), None, None)
     return Views(picture(small), picture(draw_regions(small, regions)), picture(thumbnail(rejected)))
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Any
 
 from mfpo.objects import mentions
 
@@ -81,6 +82,18 @@ def difference_spans(text: str, other: str) -> list[Span]:
         Span(words[first].start(), words[last - 1].end(), "differs")
         for kind, first, last, _, _ in matcher.get_opcodes()
         if kind in ("replace", "delete")
+    ]
+
+
+_VERDICTS = {"true": "present", "false": "absent", "unknown": "unsure"}
+
+
+def claim_spans(text: str, claims: Iterable[Mapping[str, Any]]) -> list[Span]:
+    """Each claim of an answer by its verdict: `present`, `absent` or `unsure`."""
+    return [
+        Span(claim["start"], claim["end"], _VERDICTS[claim["verdict"]], f"{claim['object']}: {claim['verdict']}")
+        for claim in claims
+        if 0 <= claim["start"] < claim["end"] <= len(text) and claim["verdict"] in _VERDICTS
     ]
 
 

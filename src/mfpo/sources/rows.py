@@ -7,7 +7,7 @@ from mfpo.errors import RecordError, brief
 from mfpo.files import some
 from mfpo.images import bare_image, check_image, decode_base64, embedded_name, load_image
 from mfpo.masks import is_whole
-from mfpo.records import IMAGE_PLACE, EncodedImage, Message, NamedMask, answer_text, is_text, without_places
+from mfpo.records import IMAGE_PLACE, ClaimRow, EncodedImage, Message, NamedMask, answer_text, is_text, without_places
 
 # The roles by the names that TRL, ms-swift and ShareGPT have for them; LLaVA-RLHF writes llava.
 ROLES = {
@@ -154,6 +154,14 @@ def read_objects(objects: Any) -> list[NamedMask] | None:
         if not is_whole(mask):
             raise RecordError(f"objects[{number}] has a mask whose counts do not cover {mask['size']}")
     return [NamedMask(name=found["name"], mask=found["mask"]) for found in objects]
+
+
+def read_claims(claims: Any) -> list[ClaimRow] | None:
+    """What `mfpo pairs` says of the answers in column `claims`; None for a foreign column of that name."""
+    is_ours = isinstance(claims, list) and all(
+        isinstance(claim, dict) and claim.keys() == ClaimRow.__annotations__.keys() for claim in claims
+    )
+    return claims if is_ours else None
 
 
 def _is_size(size: Any) -> bool:

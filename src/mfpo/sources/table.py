@@ -12,7 +12,7 @@ from mfpo.errors import RecordError
 from mfpo.folders import file_states
 from mfpo.records import Message, Origin, SourceRecord, answer_text, dataset_hash, new_record, place_images
 from mfpo.sources.files import check_row, dataset_rows, read_rows
-from mfpo.sources.rows import either, read_counter, read_images, read_objects, read_rejected_images
+from mfpo.sources.rows import either, read_claims, read_counter, read_images, read_objects, read_rejected_images
 
 
 class Pair(NamedTuple):
@@ -51,7 +51,7 @@ class TableSource(ABC):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         needed = [name for column in (*self.columns, self.images) for name in either(column)]
-        names = ("id", "objects", "rejected_images", "counter", "image_path", "system", *needed)
+        names = ("id", "objects", "claims", "rejected_images", "counter", "image_path", "system", *needed)
         if isinstance(self._rows, datasets.Dataset):
             return dataset_rows(self._rows, names)
         return read_rows(self._rows, names)
@@ -84,6 +84,7 @@ class TableSource(ABC):
             chosen=pair.chosen,
             rejected=pair.rejected,
             objects=read_objects(row.get("objects")),
+            claims=read_claims(row.get("claims")),
             rejected_images=read_rejected_images(row, self._folder, self._root),
             counter=read_counter(row),
             source=Origin(dataset=self.name, row=number),

@@ -16,7 +16,6 @@ from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
-from mfpo.evaluate.truth import load_annotations
 from mfpo.folders import write_json, write_text
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import FIGURES, draw_book
@@ -30,6 +29,7 @@ from mfpo.study.statistics import Array
 from mfpo.study.study import CHECKED_PAIRS, Checked, NotOnScale
 from mfpo.study.training_data import ranked_pairs
 from mfpo.study.trials import Data, PairSource, Trial
+from mfpo.truth import load_annotations
 
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
 SEEN_THEMES = tuple(THEMES)[:4]

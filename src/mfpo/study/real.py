@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, SettingError
@@ -18,7 +19,6 @@ from mfpo.evaluate.benchmark import score
 from mfpo.evaluate.figures import Tally
 from mfpo.evaluate.llava_bench import load_llava_bench
 from mfpo.evaluate.mmhal import TYPES
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.files import read_rows
 from mfpo.folders import fingerprint
 from mfpo.image_names import image_key

@@ -111,6 +111,6 @@ def check_paths(settings: RealSettings) -> None:
         if path and not Path(path).exists():
             raise SettingError(f"{name} is {path}, which does not exist; give an existing file or folder")
     if settings.objhal_truth:
-        from mfpo.evaluate.truth import load_annotations  # a mistake above is told before it is imported
+        from mfpo.truth import load_annotations  # a mistake above is told before it is imported
 
         load_annotations(Path(settings.objhal_truth))

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.answer.openai_client import (
     Completion,
     complete,
@@ -25,16 +26,15 @@ from mfpo.answer.openai_client import (
     open_client,
     side_by_side,
 )
+from mfpo.answer.replies import without_thoughts
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import without_thoughts
-from mfpo.evaluate.settings import JudgeSettings
 from mfpo.files import some
 from mfpo.folders import lock
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
@@ -219,7 +219,8 @@ def read_template(path: Path, names: tuple[str, ...]) -> Template:
 
 def _sendable(messages: Messages) -> Messages:
     """Half of a surrogate pair, where a text was cut off, cannot be sent; it becomes a question mark."""
-    return [{key: text.encode(errors="replace").decode() for key, text in message.items()} for message in messages]
+    sendable: Messages = json.loads(json.dumps(messages, ensure_ascii=False).encode(errors="replace"))
+    return sendable
 
 
 def _hash(value: Any) -> str:

@@ -1,0 +1,97 @@
+"""The command `mfpo pairs`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mfpo.cli.console import ROWS_SET_ASIDE, Config, Model, Out, Overrides, console, counted
+from mfpo.errors import MfpoError, SettingError, brief
+from mfpo.folders import check_new
+from mfpo.pairs.check import CHECKERS, check_choice
+from mfpo.pairs.settings import PairsSettings
+from mfpo.picturebook import model_folder
+from mfpo.settings import read_settings, with_options
+
+_FORMATS = ("parquet", "trl", "ms-swift")
+
+
+def pairs(
+    source: Annotated[str, typer.Argument(help="Folder of images, JSONL or JSON of questions, or `picturebook:N`.")],
+    model: Model,
+    out: Out,
+    check: Annotated[
+        str, typer.Option(help="coco=FILE, dataset, detector[=MODEL] or judge[=NAME]; docs/pairs.md.")
+    ] = "detector",
+    images: Annotated[Path | None, typer.Option(help="Folder of the images of the questions.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm, for a local model.")] = "transformers",
+    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible endpoint to ask.")] = None,
+    format: Annotated[str, typer.Option(help="parquet, or JSONL as trl or ms-swift reads it.")] = "parquet",
+    pairing: Annotated[str | None, typer.Option(hidden=True)] = None,
+    seed: Annotated[int | None, typer.Option(hidden=True)] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make preference pairs of a model's own answers: sample several, check what they claim, pair good with bad.
+
+    Exits with status 3 if questions could not be asked; the others are written.
+
+    Example: mfpo pairs photos --model llava-hf/llava-1.5-7b-hf --check detector --out data/own pairing=corrected
+    """
+    check_choice(check)
+    cls = with_options(PairsSettings, CHECKERS[check.partition("=")[0]])
+    settings: Any = read_settings(cls, config, overrides or [], pairing=pairing, seed=seed)
+    _check_arguments(source, engine, endpoint, format)
+    check_new(out)
+    questions = _open_questions(source, images, settings.seed)
+    named = model if endpoint else model_folder(model)
+    from mfpo.pairs.ask import open_asker  # seconds of imports: a mistake is told before them
+    from mfpo.pairs.run import pairs_into
+
+    asker = open_asker(named, settings, engine=engine, endpoint=endpoint)
+    summary = pairs_into(
+        questions, asker, check, out, settings, format=format, progress=lambda rows: counted(rows, "asking")
+    )
+    _report(out, summary)
+
+
+def _check_arguments(source: str, engine: str, endpoint: str | None, format: str) -> None:
+    """Raises MfpoError for a choice that there is not, and when there is no source."""
+    if engine not in ("transformers", "vllm"):
+        raise SettingError(f"no engine is named {brief(engine)}; give --engine transformers or vllm")
+    if endpoint is not None and engine != "transformers":
+        raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
+    if format not in _FORMATS:
+        raise SettingError(f"no format is named {brief(format)}; give --format {', '.join(_FORMATS)}")
+    if not source.startswith("picturebook:") and not Path(source).exists():
+        raise MfpoError(f"{source}: no such file or folder; give a folder of images, or a file of questions")
+
+
+def _open_questions(source: str, images: Path | None, seed: int) -> Any:
+    name, colon, count = source.partition(":")
+    if name == "picturebook" and colon:
+        if not count.isdecimal() or int(count) == 0:
+            raise MfpoError(f"{source}: {brief(count)} is not a number of scenes; write picturebook:600")
+        from mfpo.picturebook.questions import PictureBookQuestions
+
+        return PictureBookQuestions(int(count), seed=seed)
+    from mfpo.pairs.questions import open_questions
+
+    return open_questions(Path(source), images, seed)
+
+
+def _report(out: Path, summary: Any) -> None:
+    """Say what became of the questions; those set aside give an exit status of their own."""
+    shares = summary["true_share"]
+    console.print(f"{out}: {summary['paired']} pairs of {summary['asked']} questions")
+    console.print(
+        f"true claims: {100 * shares['chosen']:.1f} % in chosen, {100 * shares['rejected']:.1f} % in rejected"
+    )
+    for reason, count in summary["left_out"].items():
+        console.print(f"  without a pair: {count} x {reason}")
+    if summary["set_aside"]:
+        console.print(f"{summary['set_aside']} of {summary['asked']} questions set aside:", style="yellow")
+        for reason, count in summary["reasons"].items():
+            console.print(f"  {count} x {reason}")
+        console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
+        raise typer.Exit(ROWS_SET_ASIDE)

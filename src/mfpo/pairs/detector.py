@@ -1,0 +1,75 @@
+"""Claims by an open-vocabulary detector: it looks for each thing that an answer names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from mfpo.errors import RecordError, SettingError
+from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Claim, Shown, Tools, checker
+from mfpo.settings import about
+
+DEFAULT = "IDEA-Research/grounding-dino-base"
+
+
+@checker("detector")
+class DetectorCheck:
+    """Grounding DINO or OWLv2. A thing is there above one score, absent below another, and unknown between them.
+
+    Raises SettingError when the scores are the wrong way round, and MfpoError when the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        tools: Tools,
+        *,
+        there: Annotated[float, about("score from which on a thing is there", least=0, most=1)] = 0.35,
+        absent: Annotated[float, about("score below which it is not", least=0, most=1)] = 0.2,
+    ) -> None:
+        if absent > there:
+            raise SettingError(f"absent {absent} is above there {there}")
+        from mfpo.build.regions.detectors import load_detector
+        from mfpo.build.settings import RegionSettings
+
+        self._detect = load_detector(where or DEFAULT, RegionSettings(box_threshold=0.0, text_threshold=0.0))
+        self._there, self._absent = there, absent
+        self.provenance: Any = {"detector": self._detect.provenance, "there": there, "absent": absent}
+
+    def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
+        """The things that each answer names; each is looked for once in an image."""
+        from mfpo.pairs.things import named_things
+
+        things = [named_things(answer.text) for answer in answers]
+        wanted: dict[str, dict[str, float]] = {}
+        asked = {}
+        for answer, named in zip(answers, things, strict=True):
+            asked[answer.asked.id] = answer.asked
+            wanted.setdefault(answer.asked.id, {}).update((name, 0.0) for _, _, name in named)
+        scores = {id: self._scores(asked[id], list(names)) for id, names in wanted.items()}
+        return [
+            tuple(Claim(start, end, name, self._verdict(scores[answer.asked.id][name])) for start, end, name in named)
+            for answer, named in zip(answers, things, strict=True)
+        ]
+
+    def _scores(self, asked: Any, names: Sequence[str]) -> Mapping[str, float]:
+        """The best score of each thing in the image of a question."""
+        import numpy as np
+
+        from mfpo.build.regions import Search
+        from mfpo.build.regions.vision import inference
+        from mfpo.images import decode_image
+        from mfpo.records import Keyword
+
+        if not names:
+            return {}
+        pixels = np.asarray(decode_image(asked.image))
+        keywords = [Keyword(text=name, score=1.0) for name in names]
+        record: Any = None  # which a detector does not look at
+        with inference():
+            (found,) = self._detect([Search(record, 0, pixels, keywords)])
+        return {
+            name: float(boxes.scores.max()) if len(boxes.scores) else 0.0
+            for name, boxes in zip(names, found, strict=True)
+        }
+
+    def _verdict(self, score: float) -> str:
+        return TRUE if score >= self._there else FALSE if score < self._absent else UNKNOWN

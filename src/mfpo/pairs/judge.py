@@ -1,0 +1,190 @@
+"""Claims by a judge, divided and conquered as in RLAIF-V: each claim a yes/no question about the image."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from mfpo.answer.openai_client import OPENAI
+from mfpo.errors import MfpoError, RecordError
+from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Claim, Shown, Tools, checker
+from mfpo.settings import about
+
+_SPLIT = """Here is a description of an image:
+
+{text}
+
+List every claim that it makes about what can be seen, each on its own: things, their number, colour, place, action. \
+Leave out what it denies, opinions and guesses. For each claim copy the words of the description that make it, and ask \
+a question that can be answered with yes if the claim is true. Reply with a JSON list and nothing else, such as \
+[{{"words": "a red car", "question": "Is there a red car in the image?"}}]; reply with [] if there is no claim.
+"""
+_REWRITE = """Here is a description of an image:
+
+{text}
+
+These parts of it are wrong:
+
+{false}
+
+Write the description again without what is wrong. Change as little as you can, keep every other word, and add \
+nothing. Reply with the description and nothing else.
+"""
+_YES_NO = "{question} Look at the image and answer with yes or no."
+
+
+@checker("judge")
+def open_judge(
+    where: str,
+    tools: Tools,
+    *,
+    judge_endpoint: Annotated[str, about("judge=NAME: URL of an OpenAI-compatible API")] = OPENAI,
+    attempts: Annotated[int, about("judge=NAME: requests before a verdict counts as unreadable", least=1)] = 3,
+) -> Any:
+    """The model NAME behind an endpoint, or without a name the model that was asked.
+
+    Raises MfpoError when that one is not on this machine.
+    """
+    if where:
+        return EndpointJudge(where, tools, judge_endpoint, attempts)
+    if tools.model is None:
+        raise MfpoError("the model judges itself only where transformers runs it; give --check judge=NAME")
+    return LocalJudge(tools)
+
+
+class EndpointJudge:
+    """Keeps every verdict in a file beside the pairs, so that a second run costs nothing."""
+
+    def __init__(self, model: str, tools: Tools, endpoint: str, attempts: int) -> None:
+        from mfpo.answer.judge import Judge
+        from mfpo.answer.judge_settings import JudgeSettings
+
+        settings = JudgeSettings(
+            model=model,
+            endpoint=endpoint,
+            attempts=attempts,
+            concurrency=tools.settings.concurrency,
+            retries=tools.settings.retries,
+            timeout=tools.settings.timeout,
+        )
+        self._judge = Judge(settings, tools.verdicts)
+        self._tokens = tools.settings.max_new_tokens
+        self.provenance = {"judge": model, "endpoint": endpoint}
+
+    def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
+        """The claims of each answer; one whose answer is unreadable, after all attempts, is unknown."""
+        from mfpo.answer.by_endpoint import chat_about
+
+        prompts = {str(i): [_message(_SPLIT.format(text=answer.text))] for i, answer in enumerate(answers)}
+        split = self._judge.ask(prompts, _read_claims, temperature=0.0, max_tokens=2 * self._tokens + 512)
+        claims = [split[str(number)].reading or [] for number in range(len(answers))]
+        asked = {
+            f"{number} {place}": chat_about(answer.asked.image, _YES_NO.format(question=question))
+            for number, answer in enumerate(answers)
+            for place, (_, question) in enumerate(claims[number])
+        }
+        # At temperature 0 the reply begins with the likelier of the two words.
+        verdicts = self._judge.ask(asked, _read_verdict, temperature=0.0, max_tokens=64)
+        return [
+            tuple(
+                sorted(
+                    Claim(*_place(answer.text, said), said, verdicts[f"{number} {place}"].reading or UNKNOWN)
+                    for place, (said, _) in enumerate(claims[number])
+                )
+            )
+            for number, answer in enumerate(answers)
+        ]
+
+    def rewrite(self, answers: Sequence[tuple[Any, Checked]]) -> list[str]:
+        """Each answer as the judge puts it right; "" where it does not."""
+        prompts = {}
+        for number, (_, answer) in enumerate(answers):
+            false = "\n".join(f"- {claim.object}" for claim in answer.claims if claim.verdict == FALSE)
+            prompts[str(number)] = [_message(_REWRITE.format(text=answer.text, false=false))]
+        written = self._judge.ask(
+            prompts, lambda text: text.strip() or None, temperature=0.0, max_tokens=2 * self._tokens
+        )
+        return [written[str(number)].reading or "" for number in range(len(answers))]
+
+
+class LocalJudge:
+    """The asked model itself: it is asked for each thing that the answer names, and p(yes) is compared with p(no)."""
+
+    provenance = "the model itself"
+
+    def __init__(self, tools: Tools) -> None:
+        self._model, self._processor, self._batch = tools.model, tools.processor, tools.settings.batch_size
+
+    def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
+        """The things that each answer names; equal questions about one image are asked once."""
+        from mfpo.pairs.things import named_things
+
+        things = [named_things(answer.text) for answer in answers]
+        asked = {
+            (answer.asked.id, name): answer.asked
+            for answer, named in zip(answers, things, strict=True)
+            for _, _, name in named
+        }
+        verdicts: dict[tuple[str, str], str] = {}
+        keys = list(asked)
+        for start in range(0, len(keys), 4 * self._batch):
+            some = keys[start : start + 4 * self._batch]
+            told = self._tell([asked[key] for key in some], [name for _, name in some])
+            verdicts |= dict(zip(some, told, strict=True))
+        return [
+            tuple(Claim(start, end, name, verdicts[answer.asked.id, name]) for start, end, name in named)
+            for answer, named in zip(answers, things, strict=True)
+        ]
+
+    def _tell(self, asked: Sequence[Any], names: Sequence[str]) -> list[str]:
+        """Whether each thing is in its image: by the likelier of the tokens with which yes and no begin."""
+        import torch
+
+        from mfpo.images import decode_image
+        from mfpo.models import encode_questions
+
+        questions = [f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?" for name in names]
+        images = [decode_image(one.image) for one in asked]
+        with torch.inference_mode():
+            batch = encode_questions(self._processor, questions, images).to(self._model.device, self._model.dtype)
+            logits = self._model(**batch).logits[:, -1].float()
+        sure, unsure = (logits[:, self._tokens_of(word)].amax(dim=1) for word in ("yes", "no"))
+        return [TRUE if is_there else FALSE for is_there in (sure > unsure).tolist()]
+
+    def _tokens_of(self, word: str) -> list[int]:
+        """The tokens that are `word` in one of its spellings; which one a model uses depends on its template.
+
+        Where a tokenizer has none of them whole, those with which they begin.
+        """
+        spellings = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
+        ids = [self._processor.tokenizer(text, add_special_tokens=False).input_ids for text in spellings]
+        return sorted({some[0] for some in ids if len(some) == 1} or {some[0] for some in ids})
+
+
+def _message(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _read_claims(reply: str) -> list[tuple[str, str]] | None:
+    """The words and the question of each claim in a judge's JSON list, None where it cannot be read.
+
+    >>> _read_claims('Here: [{"words": "a dog", "question": "Is there a dog?"}]'), _read_claims("Sorry.")
+    ([('a dog', 'Is there a dog?')], None)
+    """
+    start, end = reply.find("["), reply.rfind("]")
+    try:
+        claims = json.loads(reply[start : end + 1])
+        return [(str(claim["words"]), str(claim["question"])) for claim in claims]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _read_verdict(reply: str) -> str | None:
+    from mfpo.answer.replies import begins_with
+
+    return {"yes": TRUE, "no": FALSE, None: None}[begins_with(reply)]
+
+
+def _place(text: str, said: str) -> tuple[int, int]:
+    """Where the words of a claim stand in the answer; the whole answer where the judge changed them."""
+    start = text.lower().find(said.lower())
+    return (start, start + len(said)) if start >= 0 and said else (0, len(text))

@@ -1,0 +1,174 @@
+"""The smallest part of a sentence that goes with a thing, so that what is left is a whole sentence."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mfpo.pairs.sentences import Word, words
+
+# What a thing may hang on, and then goes with it.
+_PREPOSITIONS = """
+with near beside behind by along alongside including at on in under above around against inside between among outside
+below beneath across onto into over atop like
+"""
+_COMPOUNDS = (("in", "front", "of"), ("on", "top", "of"), ("next", "to"), ("such", "as"), ("close", "to"))
+_BE = "is are was were be been being"
+# With a form of be before them these are no whole sentence without a place: "is placed on the table".
+_NEED_PLACE = """
+placed located situated positioned set filled covered made surrounded lined equipped accompanied adorned topped
+decorated attached connected used composed mounted
+"""
+_BEFORE_NOUN = "other few several some many more another various multiple different a an the two three"
+_QUANTITIES = "group pair bunch couple lot number row slice piece set variety plate bowl cup glass"
+PREPOSITIONS, BE, NEED_PLACE = (frozenset(some.split()) for some in (_PREPOSITIONS, _BE, _NEED_PLACE))
+BEFORE_NOUN, QUANTITIES = frozenset(_BEFORE_NOUN.split()), frozenset(_QUANTITIES.split())
+_ENDS = frozenset([",", ";", ":", ".", "!", "?", "-", "–", "—", "(", ")"])
+_JOINS = frozenset(["and", "or"])
+_CLAUSE = frozenset(["while", "which", "who", "that", "where", "as", "but", "when"])
+# Lists that hang together, or are denied.
+_HELD = frozenset(["either", "both", "between", "neither", "nor", "no", "not"])
+_DANGLING = re.compile(
+    r"(?:^|[\s,])(?:an?|the|and|or|with|of|in|on|at|to|near|including|such as|is|are|by|,)\s*[.!?]*$", re.IGNORECASE
+)
+# "There are a cup", where a fork has gone.
+_DISAGREES = re.compile(
+    r"\b(?:are|were)(?: also)? (?:an?|one)\b(?! (?:few|lot|couple|number|variety|pair|group))", re.IGNORECASE
+)
+
+
+class Cut(NamedTuple):
+    """Characters `start` to `end` that give way to `text`."""
+
+    start: int
+    end: int
+    text: str = ""
+
+
+def remove(sentence: str, start: int, end: int) -> list[Cut] | None:
+    """The cuts that take the thing at `sentence[start:end]` out, last one first; None where no rule leaves a sentence.
+
+    A member of a list goes with its comma or "and", a thing behind a preposition or a participle with these. A subject
+    and a verb's only object cannot go.
+    """
+    found = words(sentence)
+    first = next((i for i, word in enumerate(found) if word.end > start), None)
+    last = next((i for i in reversed(range(len(found))) if found[i].start < end), None)
+    if first is None or last is None or last < first:
+        return None
+    first = _phrase_start(found, first)
+    stop = _stop(found, last + 1)
+    is_object = any(word.is_finite for word in found[:first])
+    for cuts in (
+        _from_list(found, first, stop) if is_object else None,
+        _with_opener(found, first, stop),
+    ):
+        if cuts and _is_whole(apply(sentence, cuts)):
+            return cuts
+    return None
+
+
+def apply(text: str, cuts: Sequence[Cut]) -> str:
+    """`text` after cuts that are in order from its end."""
+    for cut in cuts:
+        text = text[: cut.start] + cut.text + text[cut.end :]
+    return text
+
+
+def _phrase_start(found: Sequence[Word], first: int) -> int:
+    """Where the noun phrase begins whose noun is `found[first]`: "a pair of old skis"."""
+    while first:
+        word = found[first - 1]
+        is_quantity = word.text == "of" and first > 1 and found[first - 2].text.rstrip("s") in QUANTITIES
+        if is_quantity:
+            first -= 2
+        elif (word.letter in "JNSDH#Q" and word.text not in PREPOSITIONS) or word.text in BEFORE_NOUN:
+            first -= 1
+        else:
+            break
+    return first
+
+
+def _stop(found: Sequence[Word], place: int) -> int:
+    """Where the phrase and what describes it end: at a mark, a joining word, another clause, or its verb."""
+    for number in range(place, len(found)):
+        word = found[number]
+        if word.text in _ENDS or word.text in _JOINS or word.text in _CLAUSE or word.is_finite:
+            return number
+    return len(found)
+
+
+def _from_list(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None:
+    """The cuts of a member of a list of things behind the verb."""
+    before = found[first - 1].text
+    after = found[stop].text if stop < len(found) else "."
+    if _HELD.intersection(word.text for word in found[max(0, first - 8) : first]):
+        return None
+    if before in _JOINS and after in _ENDS and found[first - 2].letter in "NSC.":
+        # "A cup, a knife, and [a fork]" becomes "a cup and a knife".
+        end = first - 2 if found[first - 2].text == "," else first - 1
+        comma = next((i for i in reversed(range(end)) if found[i].text == ","), 0)
+        is_list = _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
+        has_verb = any(word.is_finite for word in found[:comma])
+        joined = [Cut(found[comma].start, found[comma].end, f" {before}")] if is_list and has_verb else []
+        return [Cut(found[end - 1].end, found[stop - 1].end), *joined]
+    if before == "," and found[first - 2].letter in "NS" and after in (",", "and", "or"):
+        return [Cut(found[first - 1].start, found[stop - 1].end)]
+    if after in _JOINS and stop + 1 < len(found) and _is_thing(found, stop + 1) and before != ",":
+        return [Cut(found[first].start, found[stop + 1].start)]
+    return None
+
+
+def _is_thing(found: Sequence[Word], place: int) -> bool:
+    """Whether a noun phrase without a verb of its own stands there."""
+    stop = _stop(found, place)
+    starts = found[place].letter in "DJNS#H" or found[place].text in BEFORE_NOUN
+    return starts and (stop == len(found) or not found[stop].is_finite)
+
+
+def _with_opener(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None:
+    """The cut of a phrase with the preposition or the participle before it: "on a bench", "holding a cup"."""
+    opener = _opener(found, first)
+    if opener is None:
+        return None
+    if stop < len(found) and found[stop].text in _JOINS:
+        return None  # a list, of which only this member may go
+    if opener == 0:  # "On the table, there is a cup."
+        if stop + 1 >= len(found) or found[stop].text != ",":
+            return None
+        after = found[stop + 1]
+        return [Cut(0, after.start + 1, after.text[0].upper())]
+    left = found[opener - 1]
+    if left.letter in "NS" or (left.tag == "VBG" and opener > 1 and found[opener - 2].text in BE):
+        return [Cut(left.end, found[stop - 1].end)]
+    if left.text == "," and (stop == len(found) or found[stop].text in _ENDS):
+        return [Cut(left.start, found[stop - 1].end)]
+    return None
+
+
+def _opener(found: Sequence[Word], first: int) -> int | None:
+    """The first word of the preposition, or of the participle, that the phrase at `first` hangs on."""
+    place = None
+    for compound in _COMPOUNDS:
+        if tuple(word.text for word in found[max(0, first - len(compound)) : first]) == compound:
+            place = first - len(compound)
+    if place is None and first and found[first - 1].text in PREPOSITIONS:
+        place = first - 1
+    if place is None and first and found[first - 1].tag == "VBG":
+        return None if first > 1 and found[first - 2].text in BE else first - 1
+    if place is None:
+        return None
+    # "A cup placed on the table" is a cup, and "a man sitting on a bench" a man; "is placed" needs its place.
+    while place and (found[place - 1].tag in ("VBG", "RB") or found[place - 1].text in NEED_PLACE):
+        is_verb = place > 1 and found[place - 2].text in BE
+        if is_verb:
+            return None if found[place - 1].text in NEED_PLACE else place
+        place -= 1
+    return place
+
+
+def _is_whole(sentence: str) -> bool:
+    """Whether it has a verb, and no word that waits for another."""
+    found = words(sentence)
+    disagrees = _DISAGREES.search(sentence)
+    is_alone = disagrees and not any(word.text in _JOINS for word in found if word.start > disagrees.end())
+    return any(word.is_finite for word in found) and not is_alone and not _DANGLING.search(sentence)

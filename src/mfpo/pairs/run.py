@@ -1,0 +1,168 @@
+"""`mfpo pairs`: ask, check and pair, shard by shard, and sum up."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from mfpo.build.engine import chunks
+from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
+from mfpo.errors import RecordError, one_line
+from mfpo.folders import provenance_of, whole_folder, write_json
+from mfpo.pairs.ask import Asker, open_asker
+from mfpo.pairs.check import CHECKERS, Checked, Checker, Shown, Tools, check_choice
+from mfpo.pairs.out import COLUMNS, Note, Summary, count_pair, empty_note, merge_notes, record_of, write_jsonl
+from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
+from mfpo.pairs.questions import Asked, Questions, open_questions
+from mfpo.pairs.settings import PairsSettings
+from mfpo.records import read_dataset, without_places
+from mfpo.settings import options_of
+from mfpo.shards import write_shard
+
+Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
+# A row with its number, and why it cannot be asked, if that is known.
+Row = tuple[int, dict[str, Any], str | None]
+
+
+def pairs(
+    source: str | Path | Questions,
+    model: Any,
+    out: str | Path,
+    settings: PairsSettings = PairsSettings(),
+    *,
+    check: str = "detector",
+    images: str | Path | None = None,
+    processor: Any = None,
+    engine: str | None = None,
+    endpoint: str | None = None,
+) -> datasets.Dataset:
+    """Write pairs of the model's own answers to the folder `out`, and open the dataset; see `pairs_into`.
+
+    `source` is a folder of images, or a file of questions with the folder of their `images`.
+    """
+    if isinstance(source, str | Path):
+        source = open_questions(Path(source), None if images is None else Path(images), settings.seed)
+    check_choice(check)
+    asker = open_asker(model, settings, processor=processor, engine=engine, endpoint=endpoint)
+    pairs_into(source, asker, check, Path(out), settings)
+    return read_dataset(Path(out))
+
+
+def open_checker(choice: str, asker: Asker, out: Path, settings: PairsSettings) -> Checker:
+    """The checker that `--check CHOICE` names. Raises MfpoError as the checker does."""
+    name, _, where = choice.partition("=")
+    opener = CHECKERS[name]
+    tools = Tools(settings, asker.model, asker.processor, out.with_name(out.name + ".verdicts.jsonl"))
+    return opener(where, tools, **options_of(settings, opener))
+
+
+def pairs_into(
+    source: Questions,
+    asker: Asker,
+    check: str,
+    out: Path,
+    settings: PairsSettings,
+    *,
+    format: str = "parquet",
+    progress: Progress = iter,
+) -> Summary:
+    """Ask each question, check the answers and write the pairs to the folder `out`; docs/pairs.md names its files.
+
+    A question that cannot be asked is set aside, one without a pair left out, each with its reason. Calling it again
+    with the same questions, model, check and settings resumes a killed run and ends with the same bytes; with others it
+    is refused. Raises MfpoError when `out` exists, and when no question has a pair.
+    """
+    checker = open_checker(check, asker, out, settings)
+    made_by = {
+        "command": "pairs",
+        "source": provenance_of(source),
+        **asker.made_by,
+        "check": provenance_of(checker),
+        "settings": asdict(settings),
+        "format": format,
+    }
+    with whole_folder(out, made_by, anew=False) as folder:
+        for number, rows in enumerate(chunks(_numbered(source, progress(source)), settings.shard_size)):
+            path = folder / f"train-{number:05d}.parquet"
+            if not note_path(path).exists():
+                write_json(note_path(path), _make_shard(path, rows, source, asker, checker, settings))
+        summary = merge_notes(folder, source.name)
+        if format != "parquet":
+            write_jsonl(folder, format)
+    # Not before the folder has its name: a run that is killed here would do its shards again.
+    delete_notes(out)
+    return summary
+
+
+def _numbered(source: Questions, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    taken: set[str] = set()
+    for number, row in enumerate(rows):
+        id = source.id(row, number)
+        yield number, row, repeats(id) if id in taken else None
+        taken.add(id)
+
+
+def _make_shard(
+    path: Path, rows: Iterable[Row], source: Questions, asker: Asker, checker: Checker, settings: PairsSettings
+) -> Note:
+    """Write the pairs of some rows, and what became of each."""
+    note = empty_note()
+    asked: dict[int, Asked] = {}
+    for number, row, fault in rows:
+        note["asked"] += 1
+        try:
+            if fault:
+                raise RecordError(fault)
+            asked[number] = source.question(row, number)
+        except RecordError as error:
+            note["set_aside"].append(SetAside(row=number, id=source.id(row, number), reason=one_line(error)))
+    told: dict[int, Answered] = {}
+    for number, answered in zip(asked, _answer(list(asked.values()), asker, checker), strict=True):
+        id = asked[number].id
+        if isinstance(answered, RecordError):
+            note["set_aside"].append(SetAside(row=number, id=id, reason=one_line(answered)))
+            continue
+        note["answered"] += 1
+        reason = answered if isinstance(answered, str) else why_none(answered.answers)
+        if reason:
+            note["left_out"].append(SetAside(row=number, id=id, reason=reason))
+        elif isinstance(answered, Answered):
+            told[number] = answered
+    pairing = PAIRINGS[settings.pairing]
+    found = pairing(list(told.values()), checker, **options_of(settings, pairing))
+    records = []
+    for (number, answered), pair in zip(told.items(), found, strict=True):
+        if isinstance(pair, Pair):
+            count_pair(note, pair)
+            records.append(record_of(answered.asked, pair, source.name, number))
+        else:
+            note["left_out"].append(SetAside(row=number, id=answered.asked.id, reason=pair))
+    write_shard(records, path, COLUMNS)
+    return note
+
+
+def _answer(asked: list[Asked], asker: Asker, checker: Checker) -> list[Answered | str | RecordError]:
+    """Each question's whole answers, checked; or why it has none, or cannot be asked."""
+    found: dict[int, Answered | str | RecordError] = {}
+    texts: dict[int, list[str]] = {}
+    for number, answers in enumerate(asker.ask(asked)):
+        if isinstance(answers, RecordError):
+            found[number] = answers
+            continue
+        whole = [without_places(answer.text) for answer in answers if not answer.cut]
+        texts[number] = list(dict.fromkeys(filter(None, whole)))
+        if not texts[number]:
+            found[number] = "all answers were cut at max_new_tokens" if not whole else "all answers are empty"
+    shown = [Shown(asked[number], text) for number, some in texts.items() for text in some]
+    checked = iter(zip(shown, checker(shown) if shown else [], strict=True))
+    for number, some in texts.items():
+        claims = [next(checked)[1] for _ in some]
+        fault = next((one for one in claims if isinstance(one, RecordError)), None)
+        if fault or number in found:
+            found[number] = fault or found[number]
+            continue
+        answers_of = [Checked(text, one) for text, one in zip(some, claims, strict=True) if isinstance(one, tuple)]
+        found[number] = Answered(asked[number], answers_of)
+    return [found[number] for number in range(len(asked))]

@@ -1,0 +1,138 @@
+"""Rounds on the model's own answers: the experiment `rounds`.
+
+The paper says that "the feedback distribution is iteratively updated". Here each round's pairs are answers of the model
+that the round before trained, checked by the book's truth or by a checker that errs.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from mfpo.errors import RecordError
+from mfpo.folders import write_json
+from mfpo.pairs.ask import open_asker
+from mfpo.pairs.check import FALSE, TRUE, Claim, Shown, Tools, checker
+from mfpo.pairs.dataset import DatasetCheck
+from mfpo.pairs.run import pairs_into
+from mfpo.pairs.settings import PairsSettings
+from mfpo.picturebook.questions import PictureBookQuestions
+from mfpo.sources import open_source
+from mfpo.study.experiments import BASE, experiment
+from mfpo.study.picturebook import PictureBookScale
+from mfpo.study.results import Result, Table
+from mfpo.study.statistics import Scores, estimate
+from mfpo.study.study import NotOnScale, Study
+from mfpo.study.training_data import Rows, ranked_pairs
+from mfpo.study.trials import Data, Trial, trained
+from mfpo.train.run import run as train
+
+_ROUNDS = 3
+# The shares of verdicts that are flipped.
+_ERRORS = (0.05, 0.2)
+# Scenes that are asked about for each pair that is wanted: the better the model, the fewer have a false claim.
+_SCENES_A_PAIR = 6
+
+
+@checker("book")
+class BookCheck(DatasetCheck):
+    """The book's truth, of whose verdicts a share is flipped, the same for the same claim in the same scene."""
+
+    def __init__(self, where: str, tools: Tools) -> None:
+        self._share = float(where or 0)
+        self.provenance = f"book, {self._share:g} flipped"
+
+    def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
+        """The claims of each answer."""
+        found = super().__call__(answers)
+        return [
+            claims if isinstance(claims, RecordError) else tuple(self._err(answer.asked.id, one) for one in claims)
+            for answer, claims in zip(answers, found, strict=True)
+        ]
+
+    def _err(self, id: str, claim: Claim) -> Claim:
+        digest = hashlib.sha256(f"{id} {claim.object}".encode()).digest()
+        if int.from_bytes(digest[:8], "big") >= self._share * 2**64:
+            return claim
+        return claim._replace(verdict=FALSE if claim.verdict == TRUE else TRUE)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method trained for some rounds, with `_ROUNDS / rounds` of the pairs in each; `error` is the checker's."""
+
+    method: str
+    rounds: int = _ROUNDS
+    error: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What the folders of its rounds are called."""
+        return f"{self.method}-{self.rounds}-{self.error:g}"
+
+
+@experiment("rounds")
+def rounds(study: Study) -> Result:
+    """Three rounds on own answers against one with as many pairs and steps, MFPO and DPO, and checkers that err."""
+    if not isinstance(study.scale, PictureBookScale):
+        raise NotOnScale("rounds asks the picture book, which alone knows what is in a scene")
+    rows = {"base": study.scores(BASE)}
+    for method in ("dpo", "mfpo"):
+        rows |= _rows(study, Way(method))
+        rows |= _rows(study, Way(method, rounds=1))
+    for error in _ERRORS:
+        rows |= _rows(study, Way("mfpo", error=error))
+    figures = study.scale.figures
+    table = Table({row: {name: estimate(scores, name) for name in figures} for row, scores in rows.items()}, figures)
+    notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of `mfpo pairs`."]
+    return Result("Rounds on the model's own answers", table, notes=notes)
+
+
+def _rows(study: Study, way: Way) -> dict[str, list[Scores]]:
+    """The scores after each round of a way, by what the table calls it."""
+    rows: dict[str, list[Scores]] = {}
+    for seed in study.seeds:
+        model = study.scale.base
+        for number in range(1, way.rounds + 1):
+            folder = study.out / "rounds" / f"{way.name}-{study.scale.pairs}-{seed}" / f"round{number}"
+            model = _train_round(study, way, seed, number, model, folder)
+            about = f", {100 * way.error:g} % of verdicts wrong" if way.error else ""
+            row = f"{way.method.upper()}, round {number} of {way.rounds}{about}"
+            rows.setdefault(row, []).append(_scores(study, way, seed, number, model, folder))
+    return rows
+
+
+def _train_round(study: Study, way: Way, seed: int, number: int, model: Path, folder: Path) -> Path:
+    """The model after a round that starts from `model`, trained unless it has been."""
+    run = folder / "run"
+    if run.exists():
+        return run / "model"
+    count = study.scale.pairs // way.rounds
+    own = folder / "own"
+    if not own.exists():
+        # Scenes of their own for each round.
+        questions = PictureBookQuestions(_SCENES_A_PAIR * count, seed=(seed + 30 * number) % 100)
+        settings = PairsSettings(
+            pairing="corrected", temperature=1.0, samples=2, max_new_tokens=128, batch_size=32, seed=seed
+        )
+        asker = open_asker(model, settings)
+        pairs_into(questions, asker, f"book={way.error}", own, settings, progress=lambda rows: track(rows, "asking"))
+    data = Data(corruption="region" if way.method == "mfpo" else "global")
+    source = Rows(open_source(own), 0, count)
+    ranked = ranked_pairs(source, folder / "built", data, seed=seed, regions="dataset", model=model)
+    train(ranked, model, run, study.settings(study.with_rate(Trial(method=way.method, data=data)), seed))
+    return run / "model"
+
+
+def _scores(study: Study, way: Way, seed: int, number: int, model: Path, folder: Path) -> Scores:
+    """The counts of each figure, scene by scene, computed unless they have been."""
+    path = folder / f"scores-{study.scale.context['scenes']}.json"
+    if not path.exists():
+        trial = replace(trained(way.method), settings=(("round", number), ("way", way.name)))
+        counts = study.scale.score(model, trial, seed)
+        write_json(path, {name: np.asarray(pairs).tolist() for name, pairs in counts.items()})
+    return {name: np.array(pairs) for name, pairs in json.loads(path.read_text(encoding="utf-8")).items()}

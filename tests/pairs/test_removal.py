@@ -1,0 +1,55 @@
+"""False things go from a text so that whole sentences are left."""
+
+import pytest
+
+from mfpo.objects import mentions
+from mfpo.pairs.check import FALSE, TRUE, Checked, Claim
+from mfpo.pairs.edit import without_false
+from mfpo.pairs.things import named_things
+
+
+def checked(text, *false):
+    """The text, in which the COCO classes `false` are not there, and all others are."""
+    claims = [Claim(m.start, m.end, m.category, FALSE if m.category in false else TRUE) for m in mentions(text)]
+    return Checked(text, tuple(claims))
+
+
+@pytest.mark.parametrize(
+    ("text", "false", "left"),
+    [
+        # A member of a list, at its end, in its middle, of two.
+        ("There is a cup, a knife, and a fork.", ["fork"], "There is a cup and a knife."),
+        ("There is a cup, a knife, and a fork.", ["knife"], "There is a cup, and a fork."),
+        ("He has a cup and a fork.", ["fork"], "He has a cup."),
+        ("He has a cup and a fork.", ["cup"], "He has a fork."),
+        # What hangs on a preposition or a participle.
+        ("A man is sitting on a red bench.", ["bench"], "A man is sitting."),
+        ("A man stands there, holding a frisbee.", ["frisbee"], "A man stands there."),
+        ("The image shows a cup placed on a table.", ["dining table"], "The image shows a cup."),
+        ("On the table, there is a cup.", ["dining table"], "There is a cup."),
+        # A subject, a verb's object, and a needed place cannot go: the sentence does, and what points back to it.
+        ("A dog runs. A cat sleeps.", ["dog"], "A cat sleeps."),
+        ("A man is holding a frisbee. A cat sleeps.", ["frisbee"], "A cat sleeps."),
+        ("The cup is placed on the table. A cat sleeps.", ["dining table"], "A cat sleeps."),
+        ("A dog runs. It is brown. A cat sleeps.", ["dog"], "A cat sleeps."),
+        ("There are a cup and a fork. A cat sleeps.", ["fork"], "A cat sleeps."),
+        ("A dog runs.", ["dog"], ""),
+        # Nothing false: not a letter changes.
+        ("A dog  runs.\n\nIt barks.", [], "A dog  runs.\n\nIt barks."),
+    ],
+)
+def test_what_is_left(text, false, left):
+    assert without_false(checked(text, *false)) == left
+
+
+def test_a_sentence_that_goes_gives_way_to_a_true_one_of_another_answer():
+    answer = checked("A man stands. A dog runs.", "dog")
+    others = [checked("A man walks. It has a cat. A cat and a bird sleep. A kite flies.", "bird")]
+    # Not what names nothing new, points back, or holds something false.
+    assert without_false(answer, others) == "A man stands. A kite flies."
+
+
+def test_things_that_are_named_not_denied_and_visible():
+    text = "In the foreground, two old dogs and a coffee mug, but no cat, on the grass."
+    assert named_things(text) == [(27, 31, "dog"), (38, 48, "coffee mug")]
+    assert [text[start:end] for start, end, _ in named_things(text)] == ["dogs", "coffee mug"]
