@@ -29,6 +29,7 @@ from rich.console import Console
 
 from mfpo.files import read_rows
 from mfpo.folders import write_json
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model, load_processor
@@ -150,7 +151,7 @@ def kill_after(steps: int, arguments: list[str], partial: Path) -> None:
 def compiled_attention(folder: Path, part: str) -> str:
     """How far log p is from that of sdpa, forward alone: torch has no backward pass of the kernel for a CPU."""
     model = load_model(WEIGHTS)
-    pairs = Pairs(read_dataset(folder / "data"), load_processor(WEIGHTS), rejected_images=True, max_length=999)
+    pairs = Pairs(read_dataset(folder / "data"), load_processor(WEIGHTS), cells=TEXT_AND_IMAGE, max_length=999)
     batch = pairs.collate([pairs[row] for row in range(8)], shared=True)
     batch.pop("rows")
     with torch.no_grad():

@@ -171,6 +171,12 @@ IN_MEMORY = "the dataset in memory"
 # The corruptions that add noise, as much as their `step` says.
 NOISY = ("region", "global", "random")
 
+# How to get a column that `mfpo build` fills only sometimes.
+_HOW = {
+    "counter": "the method needs the right answer to each rejected image: run `mfpo build` with corruption=given on data "
+    "that brings it, or with corruption=counterfactual on the picture book"
+}
+
 # A record needs these to train with any method.
 TEXT_COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
 
@@ -226,6 +232,11 @@ def new_record(
 
 def without_places(text: str) -> str:
     return text.replace(IMAGE_PLACE, "").strip()
+
+
+def without_images(prompt: Sequence[Message]) -> list[Message]:
+    """The prompt without places for images."""
+    return [Message(role=message["role"], content=without_places(message["content"])) for message in prompt]
 
 
 def place_images(prompt: Sequence[Message], images: int) -> list[Message]:
@@ -291,10 +302,13 @@ def read_dataset(data: str | Path | datasets.Dataset, needs: Sequence[str] = TEX
     start = 0
     for table in dataset.select_columns(list(checked)).with_format("arrow").iter(batch_size=256):
         for name in needs:
-            _refuse(pc.is_null(table[name]), where, start, f"column {name} is empty")
+            how = _HOW.get(name, "build it again")
+            _refuse(pc.is_null(table[name]), where, start, f"column {name} is empty; {how}")
         if has_pairs:
             lengths = (pc.list_value_length(table[name]) for name in ("images", "rejected_images"))
-            _refuse(pc.not_equal(*lengths), where, start, "column rejected_images is not as long as images")
+            _refuse(
+                pc.not_equal(*lengths), where, start, "column rejected_images is not as long as images; build it again"
+            )
         start += len(table)
     return dataset
 
@@ -304,13 +318,16 @@ def _check_columns(dataset: datasets.Dataset, where: str, needs: Sequence[str]) 
     missing = [name for name in needs if name not in dataset.column_names]
     if missing:
         command = "rank" if set(missing) <= {"entropy", "level"} else "build"
-        raise MfpoError(f"{where}: column {', '.join(missing)} is missing; run `mfpo {command}` first")
+        how = (
+            _HOW.get(missing[0], f"run `mfpo {command}` first") if len(missing) == 1 else f"run `mfpo {command}` first"
+        )
+        raise MfpoError(f"{where}: column {', '.join(missing)} is missing; {how}")
     for name in needs:
         item = getattr(dataset.features[name], "feature", None)
         if name in ("images", "rejected_images") and not isinstance(item, datasets.Image):
             raise MfpoError(f"{where}: column {name} must hold lists of images, as in datasets.List(Image())")
         is_message = isinstance(item, dict) and {"role", "content"} <= item.keys()
-        if name in ("prompt", "chosen", "rejected") and not is_message:
+        if name in ("prompt", "chosen", "rejected", "counter") and not is_message:
             raise MfpoError(
                 f'{where}: column {name} must hold lists of messages, as in [{{"role": ..., "content": text}}]'
             )
@@ -332,7 +349,7 @@ def _refuse(is_wrong: pa.ChunkedArray, where: str, start: int, fault: str) -> No
     """Raise MfpoError that names the first row that is wrong; `start` is the number of the first."""
     row = pc.index(is_wrong, True).as_py()
     if row >= 0:
-        raise MfpoError(f"{where}, row {start + row}: {fault}; build it again")
+        raise MfpoError(f"{where}, row {start + row}: {fault}")
 
 
 def column(dataset: datasets.Dataset, name: str) -> list[Any]:

@@ -12,6 +12,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from mfpo.logprobs import prefix
 from mfpo.logprobs import sequences as logprobs
 from mfpo.logprobs.attention import attend_by_document, lengths_of
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import (
     block_mask,
@@ -320,7 +321,7 @@ def test_a_record_gives_the_same_either_way_when_answers_are_cut(tiny_llava, pre
     model = load_model(tiny_llava)
     prompt = 16 + len("USER: \nWhat is there? ASSISTANT:")
     pairs = Pairs(
-        read_dataset(preference_data), load_processor(tiny_llava), rejected_images=True, max_length=prompt + 20
+        read_dataset(preference_data), load_processor(tiny_llava), cells=TEXT_AND_IMAGE, max_length=prompt + 20
     )
     records = [pairs[row] for row in range(6)]
     cut = sum(tokens > 0 for record in records for tokens in record.prompts[0].cut)

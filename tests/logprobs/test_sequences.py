@@ -14,6 +14,7 @@ from PIL import Image
 from fixtures.families import blip2, emu3
 from mfpo import models
 from mfpo.errors import MfpoError, RecordError
+from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.conversation import end_tokens, render
 from mfpo.logprobs.features import Layout
 from mfpo.logprobs.pairs import Pairs, check_fit
@@ -388,7 +389,7 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
         }
         for number, width in enumerate((1, 1, 2))
     ]
-    pairs = Pairs(datasets.Dataset.from_list(records), processor, rejected_images=False, max_length=500)
+    pairs = Pairs(datasets.Dataset.from_list(records), processor, cells=TEXT, max_length=500)
     check_fit(model, pairs, "m")
     with pytest.raises(MfpoError, match="Emu3ForConditionalGeneration mixes them; set batch_size=1"):
         check_fit(model, pairs, "m", batch_size=2)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model, load_processor
@@ -36,7 +37,7 @@ def test_pull_of_each_batch_is_that_of_its_gradients(preference_data):
             weight.mul_(1.1)  # so that the policy is not its reference
     pulls = image_pull(model, processor, dataset, reference, batch_size=4)
     assert pulls.shape == (2, 3)
-    pairs = Pairs(dataset, processor, rejected_images=True, max_length=2048)
+    pairs = Pairs(dataset, processor, cells=TEXT_AND_IMAGE, max_length=2048)
     for rows, pull in zip((range(4), range(4, 6)), pulls, strict=True):
         text, image, margin = (
             gradient_by_hand(model, pairs, rows, reference, term) for term in ("text", "image", "margin")

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mfpo.logprobs import sequences as logprobs
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model, load_processor
@@ -32,7 +33,7 @@ def main() -> None:
         model.get_encoder(modality="image").requires_grad_(False)
     shard(sharded, mesh, MixedPrecisionPolicy())
     shard(rounded, mesh, SHARDED_PRECISION)
-    pairs = Pairs(read_dataset(data), load_processor(folder), rejected_images=True, max_length=999)
+    pairs = Pairs(read_dataset(data), load_processor(folder), cells=TEXT_AND_IMAGE, max_length=999)
     batch = pairs.collate([pairs[0], pairs[1]], shared=True)
     batch.pop("rows")
     for logits in (logprobs._LOGITS, 2000):  # in one piece, and in chunks that the backward pass computes again

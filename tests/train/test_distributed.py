@@ -14,6 +14,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from fixtures.runs import STAGED, metrics_of
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model, load_processor
@@ -90,7 +91,7 @@ def test_sharded_run_that_is_killed_goes_on_as_one_process(kind, one, tiny_llava
     start[module - 1 : module + 1] = [str(Path(__file__).with_name("sharded_run.py"))]
     kill_and_resume(start, out)
     assert_same_curve(out, one)
-    pairs = Pairs(read_dataset(ranked), load_processor(out / "model"), rejected_images=True, max_length=999)
+    pairs = Pairs(read_dataset(ranked), load_processor(out / "model"), cells=TEXT_AND_IMAGE, max_length=999)
     batch = pairs.collate([pairs[0], pairs[1]])
     batch.pop("rows")
     with torch.no_grad():

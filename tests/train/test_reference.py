@@ -16,6 +16,7 @@ from PIL import Image
 from fixtures.runs import BRIEF, Killed
 from mfpo.errors import MfpoError
 from mfpo.images import encode_image
+from mfpo.logprobs.cells import TEXT, TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, encode, sequence_logps
 from mfpo.models import load_model, load_processor
@@ -25,8 +26,6 @@ from mfpo.train.objectives import objective
 from mfpo.train.reference import find_reference, read_reference, reference_key, sequence_hashes, write_reference
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
-
-ALL = ("chosen", "rejected", "rejected_image")
 
 
 @dataclasses.dataclass
@@ -47,9 +46,9 @@ def model(tiny_llava):
 
 @pytest.fixture
 def make(model, tiny_llava):
-    def make(data: Path, *, rejected_images: bool = True) -> Case:
+    def make(data: Path, *, cells: tuple[str, ...] = TEXT_AND_IMAGE) -> Case:
         dataset = read_dataset(data)
-        pairs = Pairs(dataset, load_processor(tiny_llava), rejected_images=rejected_images, max_length=999)
+        pairs = Pairs(dataset, load_processor(tiny_llava), cells=cells, max_length=999)
         return Case(model, pairs, sequence_hashes(dataset, pairs.names))
 
     return make
@@ -122,7 +121,7 @@ def test_killed_pass_goes_on_behind_the_last_block(make, preference_data, tmp_pa
 
 def test_dpo_reads_what_mfpo_left(make, preference_data, tmp_path, counted):
     whole = make(preference_data).find(tmp_path / "kept.parquet")
-    text = make(preference_data, rejected_images=False).find(tmp_path / "kept.parquet")
+    text = make(preference_data, cells=TEXT).find(tmp_path / "kept.parquet")
     assert len(counted) == 1
     assert text == {row: values[:2] for row, values in whole.items()}
 
@@ -153,11 +152,13 @@ def test_a_change_invalidates_its_record_only(columns, make, preference_data, tm
 
 def test_what_a_sequence_does_not_hold_leaves_it_valid(preference_data, tmp_path):
     other = changed(preference_data, tmp_path / "data", 5, id="renamed", keywords=[{"text": "dog", "score": 1.0}])
-    assert sequence_hashes(read_dataset(other), ALL) == sequence_hashes(read_dataset(preference_data), ALL)
+    assert sequence_hashes(read_dataset(other), TEXT_AND_IMAGE) == sequence_hashes(
+        read_dataset(preference_data), TEXT_AND_IMAGE
+    )
 
 
 def test_hashes_differ_where_images_and_answers_are_only_swapped(preference_data):
-    hashes = sequence_hashes(read_dataset(preference_data), ALL)
+    hashes = sequence_hashes(read_dataset(preference_data), TEXT_AND_IMAGE)
     assert len({own for record in hashes for own in record}) == 42
 
 

@@ -23,6 +23,7 @@ import mfpo.train.run
 from fixtures.runs import BRIEF, PLAIN, STAGED, Killed, lasting, metrics_of
 from mfpo.cli import main
 from mfpo.errors import MfpoError
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, sequence_logps, token_logps
 from mfpo.models import load_model, load_processor
@@ -72,7 +73,7 @@ def test_training_raises_the_margins(staged_run):
 
 def test_reference_is_the_untrained_model(staged_run, tiny_llava, ranked):
     table = pq.read_table(staged_run / "reference.parquet").to_pylist()
-    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), rejected_images=True, max_length=999)
+    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), cells=TEXT_AND_IMAGE, max_length=999)
     model = load_model(tiny_llava)
     for row in (0, 7, 13):
         batch = pairs.collate([pairs[row]])
@@ -121,7 +122,7 @@ def test_adapter_loads_with_plain_peft_and_merges_to_the_same(lora_run, tiny_lla
     adapted = {name for name, _ in plain.named_parameters() if "lora_" in name}
     assert adapted
     assert all("language_model" in name for name in adapted)
-    pairs = Pairs(read_dataset(ranked), load_processor(lora_run / "model"), rejected_images=True, max_length=999)
+    pairs = Pairs(read_dataset(ranked), load_processor(lora_run / "model"), cells=TEXT_AND_IMAGE, max_length=999)
     batch = pairs.collate([pairs[0], pairs[1]])
     batch.pop("rows")
     with torch.no_grad():
@@ -170,7 +171,7 @@ def test_adapter_names_a_base_from_the_hub_as_other_machines_find_it(tiny_llava,
 
 
 def test_metrics_balance_the_modalities_and_count_tokens(staged_run, tiny_llava, ranked):
-    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), rejected_images=True, max_length=999)
+    pairs = Pairs(read_dataset(ranked), load_processor(tiny_llava), cells=TEXT_AND_IMAGE, max_length=999)
     rows = [row for row, level in enumerate(column(read_dataset(ranked), "level")) if level == "easy"]
     lengths = [(len(prompt.prompt_ids), [len(a) for a in prompt.answers]) for r in rows for prompt in pairs[r].prompts]
     apart = sum(prompt + answer for prompt, answers in lengths for answer in answers)
@@ -263,7 +264,7 @@ def test_trained_model_has_the_tensors_and_the_config_of_its_source(staged_run, 
 
 
 def pairs_of(data: Path, model: Path) -> Pairs:
-    return Pairs(read_dataset(data), load_processor(model), rejected_images=True, max_length=999)
+    return Pairs(read_dataset(data), load_processor(model), cells=TEXT_AND_IMAGE, max_length=999)
 
 
 def test_reset_reference_and_rerank_go_by_the_policy_that_a_stage_starts_from(tiny_llava, ranked, tmp_path):

@@ -50,10 +50,14 @@ def process(
     several prompts can be joined in, or that goes on over an answer.
     """
     inputs = _call(processor, prompt, images)
-    if processor not in _LAYOUTS:
-        _LAYOUTS[processor] = _find_layouts(processor, inputs, prompt, answer, images)
     features = {name: value for name, value in inputs.items() if name not in _NO_FEATURES}
-    return inputs["input_ids"][0], features, _LAYOUTS[processor]
+    if not features.keys() <= _LAYOUTS.get(processor, {}).keys():
+        _LAYOUTS[processor] = _find_layouts(processor, inputs, prompt, answer, images)
+    layouts = _LAYOUTS.setdefault(processor, {})
+    ids = inputs["input_ids"]
+    # Some processors leave out the types of tokens where there is no image.
+    features |= {name: torch.zeros_like(ids) for name in layouts.keys() - features.keys() if layouts[name].by_token}
+    return ids[0], features, layouts
 
 
 def _call(processor: Any, prompt: str, images: Sequence[Image.Image], *, times: int = 1, **options: Any) -> Any:
@@ -101,12 +105,14 @@ def _layout(name: str, once: Any, twice: Any, answered: Any, length: int, longer
     return "has values for an answer's tokens that do not follow from the prompt's", Layout()
 
 
-def join(name: str, values: Sequence[Tensor], layout: Layout | None, answer_tokens: Sequence[int]) -> Tensor:
+def join(name: str, given: Sequence[Tensor | None], layout: Layout | None, answer_tokens: Sequence[int]) -> Tensor:
     """A feature of several rows as one of their batch; `answer_tokens` are those behind each row's prompt.
 
-    What is smaller than in another row is padded with zeros, as processors pad images of fewer tiles.
+    Rows without an image have no value, None, of what is not by token. What is smaller than in another row is padded
+    with zeros, as processors pad images of fewer tiles.
     """
     layout = layout or (_TOKEN_TYPE if name in TOKEN_TYPES else Layout())
+    values = [value for value in given if value is not None]
     if layout.by_token and len({value.shape[2:] for value in values}) > 1:
         # Llama 3.2's text before its images attends to them, and would to those of other rows.
         raise RecordError(

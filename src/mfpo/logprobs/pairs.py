@@ -1,8 +1,9 @@
 """Records as encoded sequences, the form in which reference, training and probes see them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import datasets
@@ -13,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from mfpo.errors import MfpoError, RecordError, brief, first_line
+from mfpo.logprobs.cells import CELLS, columns, in_rows
 from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps
+from mfpo.records import without_images
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
 _CACHE_BYTES = 4 << 30
@@ -21,23 +24,32 @@ _CACHE_BYTES = 4 << 30
 # Records among which `check_fit` looks for images of another size than the first one's.
 _TRIED = 8
 
-# A prompt's tokens and those of its answers -> a weight for each token of each answer.
+# A prompt's tokens, and those of y_w and y_l or of one other answer -> a weight for each token of each answer.
 Weigh = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A record: its row in the dataset, and its prompts: (m, t) with y_w and y_l and, if wanted, (m', t) with y_w."""
+    """A record: its row in the dataset, and its prompts, one an image; their answers are the cells `names`."""
 
     row: int
     prompts: tuple[Encoded, ...]
+    names: tuple[str, ...]
+
+    def only(self, names: Collection[str]) -> "Pair":
+        """The record with these of its cells."""
+        ours = iter(self.names)
+        kept = [[next(ours) in names for _ in prompt.answers] for prompt in self.prompts]
+        prompts = (prompt.only(which) for prompt, which in zip(self.prompts, kept, strict=True) if any(which))
+        return Pair(self.row, tuple(prompts), tuple(name for name in self.names if name in names))
 
 
 class Pairs(torch.utils.data.Dataset[Pair]):
     """A dataset of preference records, encoded when first asked for.
 
-    `ids` are the records' ids, `names` what the sequences of each record are. `weigh` gives the tokens of a prompt's
-    answers the weights that they have in the answers' sums.
+    `cells` are the answers and images to encode (`mfpo.logprobs.cells`). `ids` are the records' ids, `names` the cells
+    in the order of a record's sequences. `weigh` gives the tokens of answers the weights that they have in the answers'
+    sums: y_w and y_l are weighed as a pair, which needs their cells under m.
     """
 
     def __init__(
@@ -45,12 +57,12 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         dataset: datasets.Dataset,
         processor: Any,
         *,
-        rejected_images: bool,
+        cells: Iterable[str],
         max_length: int,
         weigh: Weigh | None = None,
     ) -> None:
-        columns = ["id", "images", "prompt", "chosen", "rejected"] + ["rejected_images"] * rejected_images
-        self._dataset = dataset.select_columns(columns)
+        self.names = in_rows(cells)
+        self._dataset = dataset.select_columns(["id", "prompt", *columns(self.names)])
         self._processor = processor
         self._max_length = max_length
         self._weigh = weigh
@@ -59,7 +71,6 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         self.ids: list[str] = list(dataset["id"])
         self.pad_id = pad_id(processor)
         self.end_id: int = processor.tokenizer.eos_token_id
-        self.names = ("chosen", "rejected") + ("rejected_image",) * rejected_images
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,7 +80,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         if index in self._cache:
             return self._cache[index]
         try:
-            pair = Pair(index, self._encode(self._record(index)))
+            pair = Pair(index, self._encode(self._record(index)), self.names)
         except RecordError as error:
             raise RecordError(f"record {brief(self.ids[index])}: {error}") from None
         size = sum(value.nbytes for prompt in pair.prompts for value in prompt.features.values())
@@ -89,15 +100,27 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         return record
 
     def _encode(self, record: dict[str, Any]) -> tuple[Encoded, ...]:
-        answers = {"images": [record["chosen"], record["rejected"]], "rejected_images": [record["chosen"]]}
-        prompts = []
-        for column in [name for name in answers if name in record]:
-            given = (record[column], record["prompt"], answers[column])
+        prompts: list[Encoded] = []
+        tokens: dict[str, Tensor] = {}
+        for images, cells in groupby((CELLS[name] for name in self.names), key=lambda cell: cell.images):
+            columns = [cell.answer for cell in cells]
+            prompt = record["prompt"] if images else without_images(record["prompt"])
+            given = (record[images] if images else [], prompt, [record[column] for column in columns])
             encoded = encode(self._processor, *given, max_length=self._max_length)
             if self._weigh:
-                encoded = replace(encoded, weights=self._weigh(encoded.prompt_ids, encoded.answers))
+                tokens |= dict(zip(columns, encoded.answers, strict=True))
+                weights = tuple(self._weights(encoded.prompt_ids, tokens, column) for column in columns)
+                encoded = replace(encoded, weights=weights)
             prompts.append(encoded)
         return tuple(prompts)
+
+    def _weights(self, prompt_ids: Tensor, tokens: dict[str, Tensor], column: str) -> Tensor:
+        """The weights of an answer's tokens behind a prompt; `tokens` are those of the record's answers."""
+        assert self._weigh
+        pair = ("chosen", "rejected")
+        if column not in pair:
+            return self._weigh(prompt_ids, (tokens[column],))[0]
+        return self._weigh(prompt_ids, tuple(tokens[name] for name in pair))[pair.index(column)]
 
     def collate(self, pairs: Sequence[Pair], *, shared: bool = False) -> dict[str, Tensor]:
         """One batch of all sequences, record by record in the order of `names`; `rows` are the records.

@@ -6,6 +6,7 @@ processor, and the answer's tokens are put behind. Policy, reference, entropy an
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -42,12 +43,16 @@ class Encoded:
     weights: tuple[Tensor, ...] = ()
     layouts: Mapping[str, Layout] = field(default_factory=dict)
 
+    def only(self, which: Sequence[bool]) -> "Encoded":
+        """The prompt with those of its answers for which `which` is true."""
+        parts = (self.answers, self.cut, self.weights)
+        answers, cut, weights = (tuple(compress(part, which)) for part in parts)
+        return replace(self, answers=answers, cut=cut, weights=weights)
+
     def split(self) -> list["Encoded"]:
         """The prompt once for each answer."""
-        return [
-            replace(self, answers=(answer,), cut=(cut,), weights=self.weights[number : number + 1])
-            for number, (answer, cut) in enumerate(zip(self.answers, self.cut, strict=True))
-        ]
+        numbers = range(len(self.answers))
+        return [self.only([number == own for number in numbers]) for own in numbers]
 
 
 def encode(
@@ -98,8 +103,9 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
     if rows[0].weights:
         batch["answer_weights"] = pad_sequence([weight for row in rows for weight in row.weights], batch_first=True)
     answer_tokens = [sum(map(len, row.answers)) for row in rows]
-    for name in rows[0].features:
-        batch[name] = join(name, [row.features[name] for row in rows], rows[0].layouts.get(name), answer_tokens)
+    layouts = {name: layout for row in rows for name, layout in row.layouts.items()}
+    for name in {name: None for row in rows for name in row.features}:
+        batch[name] = join(name, [row.features.get(name) for row in rows], layouts.get(name), answer_tokens)
     return batch
 
 

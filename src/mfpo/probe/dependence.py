@@ -6,6 +6,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.logprobs.sequences import sequence_logps
@@ -27,7 +28,7 @@ def pair_logps(
     model: Any, processor: Any, dataset: datasets.Dataset, *, batch_size: int = 16, max_length: int = 2048
 ) -> Tensor:
     """log p of (y_w, m), (y_l, m) and (y_w, m') of each record in nats, (records, 3)."""
-    pairs = Pairs(dataset, processor, rejected_images=True, max_length=max_length)
+    pairs = Pairs(dataset, processor, cells=TEXT_AND_IMAGE, max_length=max_length)
     logps = []
     for start in range(0, len(pairs), batch_size):
         rows = range(start, min(start + batch_size, len(pairs)))

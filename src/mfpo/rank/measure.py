@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 
+from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, token_logps
 from mfpo.models import plain_generation
@@ -42,7 +43,7 @@ def _of_chosen(
     model: Any, processor: Any, settings: RankSettings, records: datasets.Dataset
 ) -> Iterator[tuple[list[float], int]]:
     """The token or predictive entropy of the chosen answers."""
-    pairs = Pairs(records, processor, rejected_images=False, max_length=settings.max_length)
+    pairs = Pairs(records, processor, cells=TEXT, max_length=settings.max_length)
     for start in range(0, len(pairs), settings.batch_size):
         stop = min(start + settings.batch_size, len(pairs))
         rows = [pairs[row].prompts[0].split()[0] for row in range(start, stop)]
@@ -59,7 +60,7 @@ def _of_samples(
     model: Any, processor: Any, settings: RankSettings, entails: Entails | None, records: datasets.Dataset
 ) -> Iterator[tuple[list[float], int]]:
     """The semantic entropy of the prompts; one at a time, as a batch would share its random numbers."""
-    pairs = Pairs(records, processor, rejected_images=False, max_length=settings.max_length)
+    pairs = Pairs(records, processor, cells=TEXT, max_length=settings.max_length)
     ends = end_ids(model, processor.tokenizer)
     for row, question in enumerate(column(records, "prompt")):
         prompt = pairs[row].prompts[0]

@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 from mfpo.errors import MfpoError, brief
 from mfpo.folders import fingerprint, whole_folder, write_json
 from mfpo.hub import find_model
+from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import load_model, load_processor, model_hash
 from mfpo.rank.levels import cut_levels, stages
@@ -76,7 +77,7 @@ def rank_into(
     nli_model = find_model(settings.nli_model) if settings.nli_model else None
     with whole_folder(out, _provenance(data, model, processor, settings, nli_model)) as folder:
         opened = load_model(model) if isinstance(model, Path) else model.eval()
-        pairs = Pairs(dataset, processor, rejected_images=False, max_length=settings.max_length)
+        pairs = Pairs(dataset, processor, cells=TEXT, max_length=settings.max_length)
         name = str(model) if isinstance(model, Path) else "the model given"
         check_fit(opened, pairs, name, batch_size=settings.batch_size)
         shards = list(_shards(data))

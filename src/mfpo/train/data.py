@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 
 from mfpo.errors import MfpoError
+from mfpo.logprobs.cells import TEXT_AND_IMAGE, columns
 from mfpo.logprobs.pairs import Pairs
 from mfpo.records import IN_MEMORY, TEXT_COLUMNS, column, read_dataset
 from mfpo.settings import options_of
@@ -21,7 +22,7 @@ def open_data(data: Path | datasets.Dataset, settings: TrainSettings, *, is_eval
     image is measured with them.
     """
     method = OBJECTIVES[settings.method]
-    needs = [*TEXT_COLUMNS, *["rejected_images"] * (method.needs_rejected_images or is_eval)]
+    needs = list(dict.fromkeys([*TEXT_COLUMNS, *columns(_cells(settings, is_eval=is_eval))]))
     needs += ["corruption"] * (method.corruption is not None)
     needs += ["level"] * (bool(settings.curriculum) and not is_eval)
     dataset = read_dataset(data, needs=needs)
@@ -41,8 +42,13 @@ def data_name(data: Path | datasets.Dataset) -> str:
 
 
 def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings, *, is_eval: bool = False) -> Pairs:
-    """The records as the method reads them; held-out ones with rejected images."""
+    """The records as the method reads them; held-out ones with what both margins take."""
     method = OBJECTIVES[settings.method]
     weigh = partial(method.weigh, **options_of(settings, method.weigh)) if method.weigh else None
-    needs_images = method.needs_rejected_images or is_eval
-    return Pairs(dataset, processor, rejected_images=needs_images, max_length=settings.max_length, weigh=weigh)
+    cells = _cells(settings, is_eval=is_eval)
+    return Pairs(dataset, processor, cells=cells, max_length=settings.max_length, weigh=weigh)
+
+
+def _cells(settings: TrainSettings, *, is_eval: bool) -> tuple[str, ...]:
+    """The method's cells; of held-out pairs also those of the text and the image margin."""
+    return (*OBJECTIVES[settings.method].cells, *(TEXT_AND_IMAGE if is_eval else ()))

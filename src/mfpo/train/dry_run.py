@@ -108,15 +108,15 @@ def dry_run(
     tokens, unshared = (float(sum(count[name] for count in counts)) for name in ("tokens", "tokens_unshared"))
     file, hashes = kept_reference(run)
     known = read_known(file)
-    missing = sum(not all(sequence in known for sequence in record) for record in hashes)
+    answers = [sequence in known for record in hashes for sequence in record]
     return DryRun(
         parameters=parameters_by_part(policy),
         stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, run.steps, strict=True)],
         sequences=sum(len(batch["answer_ids"]) for batch in batches) / len(plan),
         tokens=tokens / len(plan),
         tokens_saved=1 - tokens / unshared,
-        answers=missing * len(run.pairs.names),
-        answers_kept=(len(run.pairs) - missing) * len(run.pairs.names),
+        answers=len(answers) - sum(answers),
+        answers_kept=sum(answers),
         reference_file=file,
         memory={name: estimate(policy, largest, run.settings, bf16=bf16) for name, bf16 in _devices(run.settings)},
         batch=list(decoded(run.pairs, steps[0][0], run.processor.tokenizer)),

@@ -4,34 +4,27 @@ from torch import Tensor
 
 from mfpo.train.objectives import LogRatios, Losses
 
+# What a cell is called in the metrics, where it had another name before there were cells.
+_SHOWN = {"rejected_image": "image_rejected"}
+
 # Below it, the mean margin of a window is rounding, and a ratio to it means nothing.
 _ROUNDING = 1e-5
 
 
-def metrics(logps: Tensor, ratios: LogRatios, losses: Losses, *, beta: float) -> dict[str, Tensor]:
-    """The metrics of a batch, each (batch,), detached.
+def metrics(logps: dict[str, Tensor], ratios: LogRatios, losses: Losses, *, beta: float) -> dict[str, Tensor]:
+    """The metrics of a batch, each (batch,), detached: a reward and a log p for each cell that is there, and margins.
 
-    `logps` is (sequences per record, batch). A method without m' has no image metrics.
+    `logps` (batch,) are the policy's by cell. A method without y_l has no text margin, one without m' no image margin.
     """
-    chosen = beta * ratios.chosen.detach()
-    rejected = beta * ratios.rejected.detach()
-    values = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).float(),
-        "logps/chosen": logps[0],
-        "logps/rejected": logps[1],
-    }
-    if ratios.rejected_image is not None:
-        image_rejected = beta * ratios.rejected_image.detach()
-        values |= {
-            "rewards/image_rejected": image_rejected,
-            "rewards/image_margins": chosen - image_rejected,
-            "rewards/image_accuracies": (chosen > image_rejected).float(),
-            "logps/image_rejected": logps[2],
-        }
-    return values
+    rewards = {name: beta * ratio.detach() for name, ratio in ratios.there().items()}
+    values = {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+    values |= {f"rewards/{_SHOWN.get(name, name)}": reward for name, reward in rewards.items()}
+    chosen = rewards["chosen"]
+    for cell, prefix in {"rejected": "", "rejected_image": "image_"}.items():
+        if cell in rewards:
+            values[f"rewards/{prefix}margins"] = chosen - rewards[cell]
+            values[f"rewards/{prefix}accuracies"] = (chosen > rewards[cell]).float()
+    return values | {f"logps/{_SHOWN.get(name, name)}": logp for name, logp in logps.items() if name in rewards}
 
 
 def count_tokens(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -56,6 +49,6 @@ def record_means(sums: dict[str, float]) -> dict[str, float]:
     the text margin is rounding.
     """
     means = {name: value / sums["records"] for name, value in sums.items() if name != "records"}
-    if "rewards/image_margins" in means and abs(means["rewards/margins"]) > _ROUNDING:
+    if "rewards/image_margins" in means and abs(means.get("rewards/margins", 0.0)) > _ROUNDING:
         means["rewards/balance"] = means["rewards/image_margins"] / means["rewards/margins"]
     return means

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from mfpo.errors import SettingError
+from mfpo.errors import SettingError, brief, nearest
+from mfpo.logprobs.cells import CELLS, TEXT, ByCell, columns
 from mfpo.registry import Registry
 from mfpo.settings import about
 
@@ -29,12 +30,8 @@ Losses: TypeAlias = "dict[str, Tensor]"
 
 
 @dataclass(frozen=True)
-class LogRatios:
-    """The log-ratios of (y_w, m), (y_l, m) and (y_w, m'), each (batch,); the last is None where a method has no m'."""
-
-    chosen: Tensor
-    rejected: Tensor
-    rejected_image: Tensor | None = None
+class LogRatios(ByCell["Tensor"]):
+    """The log-ratio of each cell that the method names, (batch,): `chosen` is (y_w, m), `rejected` (y_l, m), ..."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """(y_w, m), (y_l, m) and (y_w, m') of each record; the last is None where a method has no m'."""
-
-    chosen: Answer
-    rejected: Answer
-    rejected_image: Answer | None = None
+class Answers(ByCell[Answer]):
+    """The answer of each cell that the method names."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,7 @@ class Objective:
     `ratios`, `chosen_nll`, `policy`, `reference`, `end_ids` (`mfpo.train.inputs`), and the outputs of `prepare`.
     Its keyword arguments annotated with `about`, and those of `weigh`, are the method's settings.
 
+    `cells` are the answers and images that it reads, of `mfpo.logprobs.cells.CELLS`; `chosen` is always among them.
     `corruption` is the one kind of rejected image that defines the method; `is_staged` means that it trains
     from easy to hard by default; `weigh` weights the tokens in the log-ratios' sums. `prepare` is for additional
     inputs: called with the model and the records (`Pairs`), it returns an object whose `collate` turns the
@@ -82,7 +76,7 @@ class Objective:
     losses: Callable[..., Losses]
     terms: tuple[str, ...]
     inputs: frozenset[str]
-    needs_rejected_images: bool
+    cells: tuple[str, ...]
     corruption: str | None
     is_staged: bool
     weigh: Weigh | None
@@ -104,6 +98,11 @@ class Objective:
         return tuple(term for term in self.terms if f"{term}_weight" not in own)
 
     @property
+    def needs_rejected_images(self) -> bool:
+        """Whether a record needs m'."""
+        return "rejected_images" in columns(self.cells)
+
+    @property
     def reads_logits(self) -> bool:
         """Whether log-probabilities are not enough for it."""
         return not {"policy", "reference"}.isdisjoint(self.inputs)
@@ -113,7 +112,23 @@ class Objective:
 INPUTS = ("ratios", "chosen_nll", "policy", "reference", "end_ids")
 
 OBJECTIVES: Registry[Objective] = Registry(
-    "method", "mfpo.train.methods", ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl")
+    "method",
+    "mfpo.train.methods",
+    (
+        "mfpo",
+        "dpo",
+        "mdpo",
+        "ddpo",
+        "ha-dpo",
+        "povid",
+        "halva",
+        "eos",
+        "hacl",
+        "chip",
+        "symmpo",
+        "s-vco",
+        "counterfactual",
+    ),
 )
 
 
@@ -121,7 +136,7 @@ def objective(
     name: str,
     *,
     terms: tuple[str, ...],
-    needs_rejected_images: bool = False,
+    cells: tuple[str, ...] = TEXT,
     corruption: str | None = None,
     is_staged: bool = False,
     weigh: Weigh | None = None,
@@ -129,8 +144,9 @@ def objective(
 ) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
     """Register a function as `mfpo train --method NAME`; the arguments are those of `Objective`.
 
-    Raises SettingError when the package has a method of that name, or the function requests an unknown input.
+    Raises SettingError when the package has a method of that name, or the function requests an unknown input or cell.
     """
+    _check_cells(name, cells, is_weighed=weigh is not None)
 
     def add(function: Callable[..., Losses]) -> Callable[..., Losses]:
         inputs = frozenset(inspect.signature(function).parameters) - _keywords(function)
@@ -140,18 +156,38 @@ def objective(
                 f"method {name} asks for {', '.join(sorted(unknown))}, but there are {', '.join(INPUTS)}; a setting "
                 "must be keyword-only"
             )
-        OBJECTIVES.add(
-            name, Objective(function, terms, inputs, needs_rejected_images, corruption, is_staged, weigh, prepare)
-        )
+        OBJECTIVES.add(name, Objective(function, terms, inputs, cells, corruption, is_staged, weigh, prepare))
         return function
 
     return add
+
+
+def _check_cells(name: str, cells: tuple[str, ...], *, is_weighed: bool) -> None:
+    unknown = next((cell for cell in cells if cell not in CELLS), None)
+    if unknown:
+        raise SettingError(f"method {name} names a cell {brief(unknown)}; {nearest(unknown, CELLS)}")
+    missing = [cell for cell in (TEXT if is_weighed else ("chosen",)) if cell not in cells]
+    if missing:
+        raise SettingError(f"method {name} needs {', '.join(missing)} among its cells")
 
 
 def _keywords(function: Callable[..., Any]) -> frozenset[str]:
     """The names of a function's keyword-only arguments."""
     parameters = inspect.signature(function).parameters.values()
     return frozenset(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def need(values: LogRatios | Answers, *cells: str) -> None:
+    """Raises ValueError when one of the cells is not there."""
+    missing = ", ".join(name for name in cells if getattr(values, name) is None)
+    if missing:
+        raise ValueError(f"this objective needs {missing} of {type(values).__name__}")
+
+
+def divergence(policy: Answer, reference: Answer) -> Tensor:
+    """The divergence of the reference to the policy, KL(ref, pi), at each token of an answer, summed, (batch,)."""
+    log_p, log_q = reference.logits.log_softmax(-1), policy.logits.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).masked_fill(~policy.mask, 0.0).sum(-1)
 
 
 def log_sigmoid(values: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mfpo.errors import MfpoError, brief
 from mfpo.folders import fingerprint, versions, whole_file
+from mfpo.logprobs.cells import CELLS, columns
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.logprobs.sequences import sequence_logps
@@ -33,8 +34,12 @@ Known = dict[str, tuple[float, int]]
 
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
-    *(f"logprobs/{name}.py" for name in ("attention", "conversation", "features", "pairs", "prefix", "sequences")),
+    *(
+        f"logprobs/{name}.py"
+        for name in ("attention", "cells", "conversation", "features", "pairs", "prefix", "sequences")
+    ),
     "train/policy.py",
+    "train/methods/chip.py",
     "train/methods/ddpo.py",
     "models.py",
 )
@@ -52,14 +57,20 @@ def sequence_hashes(dataset: datasets.Dataset, names: Sequence[str], *, paired: 
 
     `paired` says that a sequence's log p depends on both answers of its record.
     """
-    parts = {"chosen": ("images", "chosen"), "rejected": ("images", "rejected")}
-    parts["rejected_image"] = ("rejected_images", "chosen")
-    columns = sorted({column for name in names for column in parts[name]})
+    cells = [CELLS[name] for name in names]
     pair = ["chosen", "rejected"] if paired else []
-    encoded = dataset.select_columns(["prompt", *columns]).with_format("arrow")
+    encoded = dataset.select_columns(["prompt", *columns(names)]).with_format("arrow")
     records = (record for table in encoded.iter(batch_size=32) for record in table.to_pylist())
     return [
-        [_hash(record["prompt"], *(record[part] for part in (*parts[name], *pair))) for name in names]
+        [
+            _hash(
+                record["prompt"],
+                record[cell.images] if cell.images else [],
+                record[cell.answer],
+                *map(record.get, pair),
+            )
+            for cell in cells
+        ]
         for record in records
     ]
 
@@ -73,9 +84,15 @@ def _hash(prompt: Any, images: Sequence[Any], answer: Any, *pair: Any) -> str:
 
 
 def reference_logps(
-    model: Any, pairs: Pairs, rows: Sequence[int], *, batch_size: int, autocast: AbstractContextManager[Any]
+    model: Any,
+    pairs: Pairs,
+    rows: Sequence[int],
+    *,
+    cells: Sequence[str] | None = None,
+    batch_size: int,
+    autocast: AbstractContextManager[Any],
 ) -> dict[int, list[tuple[float, int]]]:
-    """log p and cut tokens of every sequence of the records `rows`, in the order of `pairs.names`.
+    """log p and cut tokens of the sequences `cells`, by default all, of the records `rows`, ordered as `pairs.names`.
 
     `autocast` is the precision context of the training, so that the first log-ratios are 0. Raises MfpoError with the
     record whose log p is not finite.
@@ -86,7 +103,7 @@ def reference_logps(
     starts = track(range(0, len(rows), batch_size), "reference", console=Console(stderr=True), disable=hidden)
     with torch.inference_mode(), autocast:
         for start in starts:
-            batch = [pairs[row] for row in rows[start : start + batch_size]]
+            batch = [pairs[row].only(cells or pairs.names) for row in rows[start : start + batch_size]]
             inputs = pairs.collate(batch, shared=shared)
             inputs.pop("rows")
             logps = sequence_logps(model, inputs).view(len(batch), -1)
@@ -112,21 +129,37 @@ def find_reference(
 ) -> dict[int, list[tuple[float, int]]]:
     """`reference_logps` of all records: read from the file `kept` as far as it has them, computed and added to it.
 
-    The processes share the work. The file is written after every `block` records, which a killed run does not lose; if
-    it cannot be read or written, stderr says so and the run continues.
+    Of a record only the missing cells are computed, as another method may have left the others. The processes share the
+    work. The file is written after every `block` records, which a killed run does not lose; if it cannot be read or
+    written, stderr says so and the run continues.
     """
     known: Known = as_first_says(read_known(kept) if processes().is_main_process else None)
-    missing = [row for row, record in enumerate(hashes) if not all(sequence in known for sequence in record)]
-    if len(missing) < len(pairs):
-        say(f"reference: {len(pairs) - len(missing)} of {len(pairs)} records are in {kept.parent}")
-    for start in range(0, len(missing), block):
-        mine = share(missing[start : start + block])
-        found = gathered(reference_logps(model, pairs, mine, batch_size=batch_size, autocast=autocast))
-        new = {sequence: value for row in found for sequence, value in zip(hashes[row], found[row], strict=True)}
+    missing = _missing_cells(pairs, hashes, known)
+    every, lacking = len(pairs) * len(pairs.names), sum(len(cells) * len(rows) for cells, rows in missing.items())
+    if lacking < every:
+        say(f"reference: {every - lacking} of {every} answers are in {kept.parent}")
+    blocks = [(cells, rows[at : at + block]) for cells, rows in missing.items() for at in range(0, len(rows), block)]
+    for cells, rows in blocks:
+        computed = reference_logps(model, pairs, share(rows), cells=cells, batch_size=batch_size, autocast=autocast)
+        new = {
+            hashes[row][pairs.names.index(cell)]: value
+            for row, values in gathered(computed).items()
+            for cell, value in zip(cells, values, strict=True)
+        }
         known |= new
         if processes().is_main_process:
             add_known(kept, new)
     return {row: [known[sequence] for sequence in record] for row, record in enumerate(hashes)}
+
+
+def _missing_cells(pairs: Pairs, hashes: Sequence[Sequence[str]], known: Known) -> dict[tuple[str, ...], list[int]]:
+    """The records that are not wholly known, by the cells that they lack."""
+    missing: dict[tuple[str, ...], list[int]] = {}
+    for row, record in enumerate(hashes):
+        cells = tuple(name for name, own in zip(pairs.names, record, strict=True) if own not in known)
+        if cells:
+            missing.setdefault(cells, []).append(row)
+    return missing
 
 
 def read_known(path: Path) -> Known:

@@ -135,7 +135,19 @@ class TrainSettings(TransformersSettings):
             faults.append("vision_cache keeps what a frozen vision tower computes, but train_vision_tower is true")
         if self.lora_rank and self.train_vision_tower:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
-        return faults + self._faults_of_eval()
+        return faults + self._faults_of_image_loss() + self._faults_of_eval()
+
+    def _faults_of_image_loss(self) -> list[str]:
+        """Settings of mfpo that its `image_loss` does not read."""
+        image_loss = getattr(self, "image_loss", None)
+        faults = []
+        if image_loss == "joint" and self.image_weight != 1:
+            faults.append(
+                "image_loss=joint has one term for text and image, weighted by text_weight; leave image_weight out"
+            )
+        if image_loss not in (None, "hinge") and self.hinge_margin != 4.5:
+            faults.append("hinge_margin is for image_loss=hinge; set that too")
+        return faults
 
     def _faults_of_eval(self) -> list[str]:
         faults = [

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from mfpo.folders import write_json, writing
+from mfpo.logprobs.cells import CELLS
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import device
 from mfpo.settings import options_of
@@ -186,7 +187,8 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
         size = run.settings.per_device_train_batch_size
         check_fit(policy, run.pairs, str(run.model), precision(run.settings), batch_size=size)
         found = _find_reference(policy, run)
-        cut = sum(tokens > 0 for sequences in found.values() for _, tokens in sequences[:2])
+        own = [number for number, name in enumerate(run.pairs.names) if CELLS[name].images == "images"]
+        cut = sum(sequences[number][1] > 0 for sequences in found.values() for number in own)
         if cut:
             say(f"{cut} answers were cut at max_length={run.settings.max_length}")
         _write_json(run.folder / "summary.json", {"records": len(run.pairs), "cut_answers": cut})

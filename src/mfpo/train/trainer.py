@@ -209,8 +209,9 @@ class PreferenceTrainer(Trainer):
         assert self.reference is not None, "train() computes it"
         rows, counts = inputs.pop("rows"), inputs.pop("counts")
         self.rows_of_step += rows.tolist()
-        known, losses, values = self._measure(model, inputs, self.reference[rows.cpu()], self.prepared)
-        self._check_first_step(known.ratios, inputs["answer_mask"], rows)
+        names = self.pairs.names
+        known, losses, values = self._measure(model, inputs, self.reference[rows.cpu()], self.prepared, names)
+        self._check_first_step(known.all_ratios, inputs["answer_mask"], rows)
         if not losses.isfinite().all():
             broken = [row for row, loss in zip(rows.tolist(), losses, strict=True) if not loss.isfinite()]
             raise self._not_finite("loss", broken)
@@ -220,12 +221,12 @@ class PreferenceTrainer(Trainer):
         return losses[counts].sum() * self.accelerator.num_processes / num_items_in_batch
 
     def _measure(
-        self, model: Any, inputs: dict[str, Any], reference: Tensor, prepared: Any
+        self, model: Any, inputs: dict[str, Any], reference: Tensor, prepared: Any, names: Sequence[str]
     ) -> tuple[Inputs, Tensor, dict[str, Tensor]]:
         """What is known of a batch, its loss (batch,), and its metrics, each (batch,).
 
-        `reference` (batch, sequences per record) are the reference's log-probabilities, `prepared` brings what the
-        method adds.
+        `reference` (batch, sequences per record) are the reference's log-probabilities of the cells `names`, `prepared`
+        brings what the method adds.
         """
         added = inputs.pop("prepared", None)
         settings, method, device = self.settings, self.method, inputs["input_ids"].device
@@ -233,6 +234,8 @@ class PreferenceTrainer(Trainer):
             model,
             inputs,
             reference.to(device),
+            names=names,
+            cells=method.cells,
             reads_logits=method.reads_logits,
             frozen=self.frozen,
             autocast=self._autocast(),
@@ -241,15 +244,11 @@ class PreferenceTrainer(Trainer):
         brought = {name for name in method.inputs if hasattr(prepared, name)}
         arguments = {name: getattr(known, name) for name in method.inputs - brought}
         arguments |= {name: getattr(prepared, name)(model, added) for name in brought}
-        ratios = known.ratios
-        if not method.needs_rejected_images:  # but held-out pairs have them
-            text = replace(ratios, rejected_image=None)
-            arguments |= {"ratios": text} if "ratios" in arguments else {}
-            ratios = text if method.weigh else ratios  # without a y_l, other weights: no margin
         parts = method.losses(**arguments, **options_of(settings, method.losses))
         losses = total(parts, **settings.weights())
         beta = getattr(settings, "beta", _BETA)
-        shown = metrics(known.logps.detach(), ratios, parts, beta=beta)
+        logps = dict(zip(names, known.logps.detach(), strict=True))
+        shown = metrics(logps, known.all_ratios, parts, beta=beta)
         return known, losses, {"loss": losses.detach(), **shown}
 
     def evaluate(
@@ -273,6 +272,7 @@ class PreferenceTrainer(Trainer):
 
     @torch.no_grad()
     def _eval_means(self) -> dict[str, float]:
+        assert self.eval_pairs is not None
         assert self.eval_reference is not None, "train() computes it"
         model, device = self.model_wrapped.eval(), self.args.device
         sums: dict[str, Tensor] = {}
@@ -280,7 +280,8 @@ class PreferenceTrainer(Trainer):
             for batch in self._eval_batches():
                 inputs = self._prepare_inputs(batch)
                 rows, counts = inputs.pop("rows"), inputs.pop("counts")
-                known, _, values = self._measure(model, inputs, self.eval_reference[rows.cpu()], self.eval_prepared)
+                reference = self.eval_reference[rows.cpu()]
+                known, _, values = self._measure(model, inputs, reference, self.eval_prepared, self.eval_pairs.names)
                 _add(sums, values | {"image_dependence": known.image_dependence}, counts)
         return record_means(self._over_processes(sums))
 
@@ -296,7 +297,7 @@ class PreferenceTrainer(Trainer):
         is_exact = not (self.args.bf16 or self.args.fp16) and all(
             weight.dtype == torch.float32 for weight in self.model.parameters()
         )
-        off = torch.stack([values.detach() for values in vars(ratios).values() if values is not None], dim=1)
+        off = torch.stack([getattr(ratios, name).detach() for name in self.pairs.names], dim=1)
         # Rounding adds up over an answer as a random walk does.
         allowed = answer_mask.sum(-1).sqrt().view(off.shape) * (_ROUNDING if is_exact else _ROUNDING_BF16)
         if (off.abs() <= allowed).all():

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from typing import Annotated
 
 from mfpo.settings import about
-from mfpo.train.objectives import Answer, Answers, Losses, objective
+from mfpo.train.objectives import Answer, Answers, Losses, divergence, objective
 
 
 @objective("halva", terms=("text", "kl"))
@@ -33,9 +33,7 @@ def halva(
         losses.append(torch.stack(terms).sum() if terms else chosen[row].sum() * 0.0)
         counts.append(len(pairs))
     text = torch.stack(losses) * len(losses) / max(sum(counts), 1)
-    log_p, log_q = reference.chosen.logits.log_softmax(-1), policy.chosen.logits.log_softmax(-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).masked_fill(~policy.chosen.mask, 0.0)
-    return {"text": text, "kl": kl_weight * divergence.sum(-1)}
+    return {"text": text, "kl": kl_weight * divergence(policy.chosen, reference.chosen)}
 
 
 def _rows(*answers: Answer) -> list[tuple[list[int], ...]]:

@@ -1,10 +1,11 @@
 """Conditional preference optimization (mDPO)."""
 
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.train.methods.mfpo import mfpo
 from mfpo.train.objectives import Beta, LogRatios, Losses, objective
 
 
-@objective("mdpo", terms=("text", "image", "margin"), needs_rejected_images=True, corruption="crop")
+@objective("mdpo", terms=("text", "image", "margin"), cells=TEXT_AND_IMAGE, corruption="crop")
 def mdpo(ratios: LogRatios, *, beta: Beta = 0.1) -> Losses:
     """Conditional preference optimization (mDPO, Wang et al. 2024): MFPO's terms with eta (there: delta) 0.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.train.methods.dpo import dpo
-from mfpo.train.objectives import Answers, Beta, LogRatios, Losses, log_sigmoid, objective
+from mfpo.train.objectives import Answers, Beta, LogRatios, Losses, log_sigmoid, need, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@objective("povid", terms=("text", "image"), needs_rejected_images=True, corruption="global")
+@objective("povid", terms=("text", "image"), cells=TEXT_AND_IMAGE, corruption="global")
 def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: Beta = 0.1) -> Losses:
     """POVID's second stage (Zhou et al. 2024, as released): DPO against y_l and against what a model says of a noised
     image, half each, (batch,).
@@ -27,10 +28,9 @@ def povid(ratios: LogRatios, policy: Answers, reference: Answers, *, beta: Beta 
 def said_of_noise(answers: Answers) -> Tensor:
     """log p under the clean image of the likeliest token under m' at each place of y_w, summed, (batch,).
 
-    Raises ValueError without the logits of (y_w, m').
+    Raises ValueError without the answers of (y_w, m').
     """
-    if answers.rejected_image is None:
-        raise ValueError("this objective needs the logits of (y_w, m')")
+    need(answers, "rejected_image")
     clean = answers.chosen
     said = answers.rejected_image.logits.argmax(-1)
     logps = clean.logits.gather(-1, said[..., None]).squeeze(-1) - clean.logits.logsumexp(-1)
