@@ -173,8 +173,8 @@ NOISY = ("region", "global", "random")
 
 # How to get a column that `mfpo build` fills only sometimes.
 _HOW = {
-    "counter": "the method needs the right answer to each rejected image: run `mfpo build` with corruption=given on data "
-    "that brings it, or with corruption=counterfactual on the picture book"
+    "counter": "it holds the right answer to the rejected image: run `mfpo build` with corruption=given on data that "
+    "brings it, or on the picture book with corruption=counterfactual"
 }
 
 # A record needs these to train with any method.

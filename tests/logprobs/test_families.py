@@ -20,6 +20,7 @@ RECORDS = {
     "several turns": (1, [("user", "What?"), ("assistant", "A dog."), ("user", "Sure?")], ("Yes.", "No, a cat.")),
     "Chinese": (1, [("user", "图中有什么？")], ("一个人在骑车。", "一只狗。")),
     "emoji": (1, [("user", "Which 🐶 is it?")], ("A 🐶 and 👩‍👩‍👧!", "🎈")),
+    "no image": (0, [("user", "What is there?")], ("A dog.", "A cat and a kite.")),
     "white space": (1, [("user", "What is there?")], (" A dog.", "  A cat.\n")),
 }
 
@@ -57,7 +58,8 @@ class Reader:
         return [self._logps(prompt, f"{answer}</s>", images) for answer in answers]
 
     def _logps(self, prompt: str, answer: str, images: int) -> torch.Tensor:
-        given = {"images": [[picture(n) for n in range(images)]], "return_tensors": "pt", "add_special_tokens": False}
+        pictures = [[picture(n) for n in range(images)]] if images else None
+        given = {"images": pictures, "return_tensors": "pt", "add_special_tokens": False}
         before = self.processor(text=[prompt], **given)["input_ids"].shape[1]
         if "suffix" in inspect.signature(type(self.processor).__call__).parameters:  # it adds the end token itself
             inputs = dict(self.processor(text=[prompt], suffix=[answer.removesuffix("</s>")], **given))
@@ -86,7 +88,7 @@ def assert_logps(reader: Reader, names: list[str]) -> None:
 
 def test_any_record_of_any_family(any_family):
     reader = Reader(any_family)
-    assert_logps(reader, [name for name in RECORDS if name != "two images"])
+    assert_logps(reader, [name for name in RECORDS if name not in ("two images", "no image")])
     assert_logps(reader, ["two images"])
     if reason := LIMITS.get(any_family.name, {}).get("a batch of records with one image and with two"):
         with pytest.raises(RecordError, match=reason + " .* set batch_size=1"):

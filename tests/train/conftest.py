@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fixtures.runs import PLAIN, STAGED
@@ -16,6 +18,20 @@ def ranked(tiny_llava, preference_data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("rank") / "ranked"
     rank(preference_data, tiny_llava, out, RankSettings())
     return out
+
+
+@pytest.fixture(scope="session")
+def counter_data(preference_data, tmp_path_factory) -> Path:
+    """The records with the right answer to their rejected images."""
+    folder = tmp_path_factory.mktemp("counter") / "data"
+    folder.mkdir()
+    for shard in preference_data.glob("*.parquet"):
+        table = pq.read_table(shard)
+        place, field = table.column_names.index("counter"), table.schema.field("counter")
+        texts = [f"I see noise, {number} times." for number in range(len(table))]
+        counter = pa.array([[{"role": "assistant", "content": text}] for text in texts], field.type)
+        pq.write_table(table.set_column(place, field, counter), folder / shard.name)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -342,7 +342,7 @@ def slow_loss(method: str, answers: dict[str, list[Answer]], ratios: LogRatios) 
             for record, count in zip(by_record["policy"], tokens, strict=True)
         ) / sum(tokens)
     if method == "povid":
-        rows = [LogRatios(*(value[row : row + 1] for value in vars(ratios).values())) for row in (0, 1)]
+        rows = [LogRatios(*(value[row : row + 1] for value in ratios.there().values())) for row in (0, 1)]
         parts = [povid(*one) for one in zip(rows, by_record["policy"], by_record["reference"], strict=True)]
         return sum(float(total(part)) for part in parts) / 2
     kl, text, pairs = 0.0, 0.0, 0

@@ -55,7 +55,9 @@ def test_dpo_has_one_term(ratios):
 
 def test_mdpo_has_three_terms(ratios):
     terms = mdpo(ratios, beta=0.2)
-    for row, (chosen, rejected, crop) in enumerate(zip(*(one.tolist() for one in vars(ratios).values()), strict=True)):
+    for row, (chosen, rejected, crop) in enumerate(
+        zip(*(one.tolist() for one in ratios.there().values()), strict=True)
+    ):
         gaps = {"text": chosen - rejected, "image": chosen - crop, "margin": chosen}
         for name, gap in gaps.items():
             assert terms[name][row].item() == pytest.approx(math.log1p(math.exp(-0.2 * gap)), abs=1e-9)
@@ -67,7 +69,7 @@ def test_gradients_are_those_of_finite_differences(ratios):
 
 
 def test_image_term_without_rejected_image_is_an_error(ratios):
-    with pytest.raises(ValueError, match="needs the log-ratios"):
+    with pytest.raises(ValueError, match="needs rejected_image of LogRatios"):
         mfpo(LogRatios(ratios.chosen, ratios.rejected))
 
 

@@ -28,6 +28,8 @@ from mfpo.train.transformers_settings import REFUSED, TransformersSettings
         ({"method": "dpo", "image_weight": 0.5}, "image_weight is 0.5, but method dpo has no image_weight"),
         ({"method": "dpo", "margin_weight": 2.0}, "margin_weight is 2.0, but method dpo has no margin_weight"),
         ({"text_weight": 0.0, "image_weight": 0.0, "margin_weight": 0.0}, "are all 0"),
+        ({"image_loss": "joint", "image_weight": 0.2}, "weighted by text_weight; leave image_weight out"),
+        ({"hinge_margin": 2.0}, "hinge_margin is for image_loss=hinge"),
         ({"method": "dpo", "rerank": True}, "rerank is for stages from easy to hard; set curriculum=true"),
         ({"curriculum": False, "reset_reference": True}, "reset_reference is for stages"),
         ({"num_train_epochs": 0}, "num_train_epochs is 0, but must be above 0"),
@@ -74,8 +76,8 @@ def test_a_method_brings_its_settings_and_a_weight_for_each_term():
     general = {field.name for field in fields(TrainSettings)}
     added = {name: {field.name: field.default for field in own} for name, own in TrainSettings.added().items()}
     weights = {"text_weight": 1.0, "image_weight": 1.0}
-    assert {name: added[name] for name in list(added)[:9]} == {  # other tests may add methods
-        "mfpo": weights | {"margin_weight": 1.0, "beta": 0.1, "eta": 0.0},
+    assert {name: added[name] for name in list(added)[:13]} == {  # other tests may add methods
+        "mfpo": weights | {"margin_weight": 1.0, "beta": 0.1, "eta": 0.0, "image_loss": "sigmoid", "hinge_margin": 4.5},
         "dpo": {"text_weight": 1.0, "beta": 0.1},
         "mdpo": weights | {"margin_weight": 1.0, "beta": 0.1},
         "ddpo": {"text_weight": 1.0, "beta": 0.5, "gamma": 5.0, "normalize": True},
@@ -84,6 +86,12 @@ def test_a_method_brings_its_settings_and_a_weight_for_each_term():
         "halva": {"text_weight": 1.0, "kl_weight": 0.4},
         "eos": {"lm_weight": 1.0},
         "hacl": {"lm_weight": 1.0, "temperature": 0.07, "contrast_weight": 1.0, "all_hallucinated": False},
+        "chip": {"joint_weight": 1.0, "beta": 0.1, "gamma": 4.0, "kl_weight": 0.1},
+        "symmpo": {"text_weight": 1.0, "margin_weight": 1.0, "beta": 0.1}
+        | {"symmetric_weight": 0.5, "consistency_weight": 1e-4},
+        "s-vco": {"attend_weight": 1.0, "reject_weight": 1.0, "beta": 0.1},
+        "counterfactual": {"text_weight": 1.0, "margin_weight": 1.0, "beta": 0.1, "eta": 0.0}
+        | {"counter_text_weight": 1.0, "counter_margin_weight": 1.0},
     }
     assert not general & {name for own in added.values() for name in own}
 
@@ -201,3 +209,8 @@ def test_a_loss_that_asks_for_what_nobody_brings_is_refused_when_it_is_made():
         @objective("ours-too", terms=("text",))
         def ours_too(ratios: LogRatios, beta: float = 0.1):
             return {"text": beta * ratios.chosen}
+
+    with pytest.raises(SettingError, match="method ours names a cell 'countr', did you mean 'counter'"):
+        objective("ours", terms=("text",), cells=("chosen", "countr"))
+    with pytest.raises(SettingError, match="method ours needs rejected among its cells"):
+        objective("ours", terms=("text",), cells=("chosen",), weigh=weigh_changed)
