@@ -40,6 +40,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mfpo.logprobs.cells import TEXT, TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.train.methods.dpo import dpo
@@ -172,7 +173,7 @@ def make_records(shape: Shape, batches: int) -> datasets.Dataset:
 def ours(method: str, shape: Shape, records: datasets.Dataset) -> Iterator[Callable[[], float]]:
     """Shared prefixes; the reference pass over the same batch is done apart, by `reference_seconds`."""
     model = make_model(shape, attention="flex_attention" if torch.cuda.is_available() else "sdpa")
-    pairs = Pairs(records, make_processor(), rejected_images=method == "mfpo", max_length=2048)
+    pairs = Pairs(records, make_processor(), cells=TEXT_AND_IMAGE if method == "mfpo" else TEXT, max_length=2048)
     for start in range(0, len(pairs), shape.batch):
         batch = pairs.collate([pairs[row] for row in range(start, start + shape.batch)], shared=True)
         batch.pop("rows")
@@ -345,7 +346,7 @@ def step_flops(shape: Shape) -> float:
     reference pass, of which an epoch bears its part. Norms, softmax, adapters, what a mask hides and what checkpointing
     computes again do not count.
     """
-    pairs = Pairs(make_records(shape, 1), make_processor(), rejected_images=True, max_length=2048)
+    pairs = Pairs(make_records(shape, 1), make_processor(), cells=TEXT_AND_IMAGE, max_length=2048)
     batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
     is_token = batch["documents"] >= 0
     # A token sees itself, the prompt before it and its own answer before it: as many as its position says, and one.

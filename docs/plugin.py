@@ -51,7 +51,7 @@ def mosaic(pixels, mask, rng, settings, *, cell: Annotated[int, mfpo.about("pixe
     return np.where(mask[..., None], pixels[rows][:, columns], pixels), share(mask)
 
 
-@mfpo.objective("hinge", terms=("text", "image"), needs_rejected_images=True)
+@mfpo.objective("hinge", terms=("text", "image"), cells=("chosen", "rejected", "rejected_image"))
 def hinge(
     ratios,
     *,
