@@ -123,10 +123,12 @@ def build(data: Path, out: Path) -> None:
          f"coco={photos / 'instances.json'}", "--out", "photos")  # fmt: skip
     # The kind of rejected image that makes a method what it is.
     kinds = {"mdpo": "crop", "povid": "global"}
-    for kind in ("region", "crop", "global"):
+    kinds |= dict.fromkeys(("symmpo", "s-vco", "counterfactual"), "counterfactual")
+    for kind in ("region", "crop", "global", "counterfactual"):
         mfpo(out, "build", "picturebook:48", "--out", f"built-{kind}", f"corruption={kind}", "seed=3")
         mfpo(out, "rank", f"built-{kind}", "--model", "picturebook", "--out", f"ranked-{kind}")
-    for method in ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl"):
+    methods = ("mfpo", "dpo", "mdpo", "ddpo", "ha-dpo", "povid", "halva", "eos", "hacl", "chip")
+    for method in (*methods, "symmpo", "s-vco", "counterfactual"):
         mfpo(out, "train", f"ranked-{kinds.get(method, 'region')}", "--model", "picturebook", "--out", f"run-{method}",
              f"method={method}", "num_train_epochs=1")  # fmt: skip
     mfpo(
