@@ -1,13 +1,14 @@
 """log p of records as each family's own processor encodes them, against one sequence at a time and all its logits."""
 
 import inspect
+from contextlib import nullcontext
 
 import pytest
 import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from fixtures.families import LIMITS, Family, picture
+from fixtures.families import BLIND, LIMITS, Family, picture
 from mfpo.errors import RecordError
 from mfpo.logprobs.prefix import shared_scores, shares_prefix
 from mfpo.logprobs.sequences import Encoded, by_token, collate, encode, in_chunks, logps_of, pad_id, plain_scores
@@ -95,6 +96,12 @@ def test_any_record_of_any_family(any_family):
             assert_logps(reader, ["one image", "two images"])
     else:
         assert_logps(reader, ["one image", "two images"])
+
+
+def test_a_prompt_without_an_image_beside_one_with_it(any_family):
+    reason = LIMITS.get(any_family.name, {}).get(BLIND)
+    with pytest.raises(RecordError, match=reason) if reason else nullcontext():
+        assert_logps(Reader(any_family), ["one image", "no image"])
 
 
 def test_the_models_own_token_of_an_image_is_no_text(any_family):
