@@ -210,7 +210,7 @@ def test_a_loss_that_asks_for_what_nobody_brings_is_refused_when_it_is_made():
         def ours_too(ratios: LogRatios, beta: float = 0.1):
             return {"text": beta * ratios.chosen}
 
-    with pytest.raises(SettingError, match="method ours names a cell 'countr', did you mean 'counter'"):
+    with pytest.raises(SettingError, match="method ours names a cell 'countr'; did you mean 'counter'"):
         objective("ours", terms=("text",), cells=("chosen", "countr"))
     with pytest.raises(SettingError, match="method ours needs rejected among its cells"):
         objective("ours", terms=("text",), cells=("chosen",), weigh=weigh_changed)
