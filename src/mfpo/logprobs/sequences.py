@@ -45,9 +45,8 @@ class Encoded:
 
     def only(self, which: Sequence[bool]) -> "Encoded":
         """The prompt with those of its answers for which `which` is true."""
-        parts = (self.answers, self.cut, self.weights)
-        answers, cut, weights = (tuple(compress(part, which)) for part in parts)
-        return replace(self, answers=answers, cut=cut, weights=weights)
+        answers, cut = tuple(compress(self.answers, which)), tuple(compress(self.cut, which))
+        return replace(self, answers=answers, cut=cut, weights=tuple(compress(self.weights, which)))
 
     def split(self) -> list["Encoded"]:
         """The prompt once for each answer."""

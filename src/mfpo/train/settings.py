@@ -139,13 +139,13 @@ class TrainSettings(TransformersSettings):
 
     def _faults_of_image_loss(self) -> list[str]:
         """Settings of mfpo that its `image_loss` does not read."""
-        image_loss = getattr(self, "image_loss", None)
-        faults = []
-        if image_loss == "joint" and self.image_weight != 1:
+        own, faults = vars(self), []
+        image_loss = own.get("image_loss")
+        if image_loss == "joint" and own["image_weight"] != 1:
             faults.append(
                 "image_loss=joint has one term for text and image, weighted by text_weight; leave image_weight out"
             )
-        if image_loss not in (None, "hinge") and self.hinge_margin != 4.5:
+        if image_loss not in (None, "hinge") and own["hinge_margin"] != 4.5:
             faults.append("hinge_margin is for image_loss=hinge; set that too")
         return faults
 
