@@ -101,8 +101,8 @@ def dry_run(
     )
     policy = _policy(run, model if not isinstance(model, str | Path) else run.model)
     shared = shares_prefix(policy)
-    steps = [_first_step(run, rows) for _, rows in plan]
-    batches = [run.pairs.collate([run.pairs[row] for row in rows], shared=shared) for step in steps for rows in step]
+    firsts = [_first_step(run, rows) for _, rows in plan]
+    batches = [run.pairs.collate([run.pairs[row] for row in rows], shared=shared) for step in firsts for rows in step]
     largest = max(batches, key=lambda batch: batch["input_ids"].numel())
     counts = [count_tokens(batch) for batch in batches]
     tokens, unshared = (float(sum(count[name] for count in counts)) for name in ("tokens", "tokens_unshared"))
@@ -111,7 +111,7 @@ def dry_run(
     missing = sum(not all(sequence in known for sequence in record) for record in hashes)
     return DryRun(
         parameters=parameters_by_part(policy),
-        stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, run.steps, strict=True)],
+        stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, steps_of_stages(plan, run.settings), strict=True)],
         sequences=sum(len(batch["answer_ids"]) for batch in batches) / len(plan),
         tokens=tokens / len(plan),
         tokens_saved=1 - tokens / unshared,
@@ -119,7 +119,7 @@ def dry_run(
         answers_kept=(len(run.pairs) - missing) * len(run.pairs.names),
         reference_file=file,
         memory={name: estimate(policy, largest, run.settings, bf16=bf16) for name, bf16 in _devices(run.settings)},
-        batch=list(decoded(run.pairs, steps[0][0], run.processor.tokenizer)),
+        batch=list(decoded(run.pairs, firsts[0][0], run.processor.tokenizer)),
     )
 
 
@@ -157,7 +157,6 @@ def _opened(
         folder=folder,
         settings=settings,
         processor=processor,
-        steps=steps_of_stages(plan, settings),
     )
     return run, plan
 
