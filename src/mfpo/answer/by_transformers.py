@@ -15,8 +15,15 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.logprobs.prefix import numbers_all_images
-from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash, plain_generation
+from mfpo.models import (
+    encode_questions,
+    load_model,
+    load_processor,
+    model_files,
+    model_hash,
+    numbers_all_images,
+    plain_generation,
+)
 from mfpo.settings import options_of
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from mfpo.errors import MfpoError, RecordError, brief, first_line
-from mfpo.logprobs.prefix import numbers_all_images
 from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps
+from mfpo.models import numbers_all_images
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
 _CACHE_BYTES = 4 << 30

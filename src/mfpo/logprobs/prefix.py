@@ -6,7 +6,7 @@ as wide as the vocabulary, runs on nothing but the states that predict an answer
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from mfpo.logprobs.attention import BY_DOCUMENT, lengths_of
+from mfpo.models import rope_index_of
 
 # What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -125,7 +126,7 @@ def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
     Multimodal rope gives an image's tokens time, height and width, so that a text behind it starts earlier.
     """
     text_positions = batch["position_ids"]
-    rope_index = _rope_index(model)
+    rope_index = rope_index_of(model)
     if rope_index is None or "mm_token_type_ids" not in batch:
         return text_positions
     is_prompt = (batch["answer_numbers"] == 0) & (batch["documents"] >= 0)
@@ -136,23 +137,6 @@ def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
         attention_mask=is_prompt,
     )
     return torch.where(is_prompt, in_prompt, text_positions + offset)
-
-
-def numbers_all_images(model: Any, row: Mapping[str, Tensor]) -> bool:
-    """Whether an image's place depends on the rows before it in a batch: HunYuan-VL numbers the images of all rows.
-
-    `row` is what the processor makes of one prompt, (1, length) and its images.
-    """
-    rope_index, names = _rope_index(model), ("input_ids", "mm_token_type_ids", "image_grid_thw")
-    if rope_index is None or not row.keys() >= {*names}:
-        return False
-    first, second = rope_index(**{name: torch.cat([row[name]] * 2) for name in names})[0].unbind(dim=1)
-    return not torch.equal(first, second)
-
-
-def _rope_index(model: Any) -> Callable[..., Any] | None:
-    """What counts the positions of multimodal rope, if the model has it."""
-    return next((part.get_rope_index for part in model.modules() if hasattr(part, "get_rope_index")), None)
 
 
 def pack(batch: dict[str, Tensor]) -> dict[str, Tensor]:
