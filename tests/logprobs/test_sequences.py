@@ -401,5 +401,5 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
         alone = [sequence_logps(model, collate([row], 0)).item() for row in rows]
     assert first.item() == pytest.approx(alone[0], abs=1e-4)
     assert abs(second.item() - alone[1]) > 1e-3
-    with pytest.raises(MfpoError, match="m: HunYuanVLForConditionalGeneration numbers the images of all rows"):
+    with pytest.raises(MfpoError, match="m: a 'hunyuan_vl' model numbers the images of all rows"):
         check_fit(model, pairs, "m")

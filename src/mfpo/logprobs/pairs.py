@@ -123,7 +123,7 @@ def check_fit(
     Also when the record's log p depends on one beside it in a batch, where there are batches, or on the row before in
     any. `autocast` is the precision context to compute in.
     """
-    batch, kind = _collated(pairs, [0]), type(extract_model_from_parallel(model)).__name__
+    batch = _collated(pairs, [0])
     beside = _row_of_another_size(pairs) if batch_size > 1 else None
     known = model.get_input_embeddings().num_embeddings
     if int(batch["input_ids"].max()) >= known:
@@ -133,8 +133,8 @@ def check_fit(
             with torch.inference_mode(), autocast or nullcontext():
                 if numbers_all_images(model, _first_prompt(pairs)):
                     raise MfpoError(
-                        f"{name}: {kind} numbers the images of all rows of a batch, so that log p depends on the rows "
-                        "before; use another model"
+                        f"{name}: a {extract_model_from_parallel(model).config.model_type!r} model numbers the images "
+                        "of all rows of a batch, so that log p depends on the rows before; use another model"
                     )
                 alone = sequence_logps(model, batch)
                 if beside is not None:
@@ -150,6 +150,7 @@ def check_fit(
     )
     if any(words in fault for words in ("tokens", "shape", "size")):
         raise MfpoError(f"{where}; put the model's own processor there")
+    kind = type(extract_model_from_parallel(model)).__name__
     raise MfpoError(f"{where}; {kind} is not known to run with transformers {transformers.__version__}")
 
 
