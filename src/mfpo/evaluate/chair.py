@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, answered, check_captions, read_answers, thinking
@@ -33,6 +33,11 @@ class CaptionScore:
     def found(self) -> frozenset[str]:
         """The classes in the image that the caption names."""
         return self.truth.intersection(self.mentioned)
+
+    def detail(self) -> dict[str, Any]:
+        """What `details` lists of it."""
+        image_id, objects, absent = self.answer.image_id, list(self.mentioned), list(self.hallucinated)
+        return {"image_id": image_id, "objects": objects, "hallucinated": absent}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +96,7 @@ def chair(
             "missing": len(answers) - len(scores),
             **thinking(score.answer for score in scores),
         },
-        details=[
-            {
-                "image_id": score.answer.image_id,
-                "objects": list(score.mentioned),
-                "hallucinated": list(score.hallucinated),
-            }
-            for score in scores
-        ],
+        details=[score.detail() for score in scores],
         captions=scores,
     )
 

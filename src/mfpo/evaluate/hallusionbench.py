@@ -26,7 +26,8 @@ WRONG, RIGHT, UNCERTAIN = range(3)
 
 _UNCERTAIN = re.compile(
     r"\b(?:can ?not|could not|(?:can|could)n?['’]t|do not|don['’]t|unable to|not able to|(?:impossible|not possible) to"
-    r"|difficult to|hard to)\s+(?:\w+ly\s+)?(?:tell|say|know|determine|answer|judge|verify|confirm|assess|conclude|decide)\b"
+    r"|difficult to|hard to)\s+(?:\w+ly\s+)?"
+    r"(?:tell|say|know|determine|answer|judge|verify|confirm|assess|conclude|decide)\b"
     r"|\b(?:not|no|n['’]t|without)\s+(?:\w+\s+){0,2}(?:enough|sufficient)\b"
     r"|\bnot\s+(?:\w+ly\s+)?(?:sure|certain|clear|known)\b|\b(?:unclear|uncertain|unsure|unknown|insufficient)\b",
     re.IGNORECASE,

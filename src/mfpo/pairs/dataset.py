@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.pairs.check import CHOICES, Claim, Shown, Tools, checker
 from mfpo.pairs.coco import object_claims
 
@@ -17,12 +17,17 @@ class DatasetCheck:
         pass
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
-        """The objects that each answer names. Raises MfpoError for a question without `objects`."""
+        """The objects that each answer names; a RecordError for a question without `objects`.
+
+        Raises MfpoError when no question has any.
+        """
         from mfpo.class_names import class_of
 
-        found: list[tuple[Claim, ...] | RecordError] = []
-        for asked, text in answers:
-            if asked.objects is None:
-                raise MfpoError(f"question {asked.id} brings no objects to check answers by; {CHOICES}")
-            found.append(object_claims(text, frozenset(filter(None, map(class_of, asked.objects)))))
-        return found
+        if answers and all(asked.objects is None for asked, _ in answers):
+            raise MfpoError(f"question {brief(answers[0].asked.id)} brings no objects to check answers by; {CHOICES}")
+        return [
+            RecordError("the question brings no objects to check answers by")
+            if asked.objects is None
+            else object_claims(text, frozenset(filter(None, map(class_of, asked.objects))))
+            for asked, text in answers
+        ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 
+from mfpo.answer.replies import without_thoughts
 from mfpo.build.engine import chunks
 from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
 from mfpo.errors import RecordError, one_line
@@ -16,7 +17,7 @@ from mfpo.pairs.check import CHECKERS, Checked, Checker, Shown, Tools, check_cho
 from mfpo.pairs.out import COLUMNS, Note, Summary, count_pair, empty_note, merge_notes, record_of, write_jsonl
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
 from mfpo.pairs.questions import Asked, Questions, open_questions
-from mfpo.pairs.settings import PairsSettings
+from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.records import read_dataset, without_places
 from mfpo.settings import options_of
 from mfpo.shards import write_shard
@@ -45,6 +46,7 @@ def pairs(
     if isinstance(source, str | Path):
         source = open_questions(Path(source), None if images is None else Path(images), settings.seed)
     check_choice(check)
+    check_use(settings, check, engine, endpoint)
     asker = open_asker(model, settings, processor=processor, engine=engine, endpoint=endpoint)
     pairs_into(source, asker, check, Path(out), settings)
     return read_dataset(Path(out))
@@ -151,7 +153,7 @@ def _answer(asked: list[Asked], asker: Asker, checker: Checker) -> list[Answered
         if isinstance(answers, RecordError):
             found[number] = answers
             continue
-        whole = [without_places(answer.text) for answer in answers if not answer.cut]
+        whole = [without_places(without_thoughts(answer.text)) for answer in answers if not answer.cut]
         texts[number] = list(dict.fromkeys(filter(None, whole)))
         if not texts[number]:
             found[number] = "all answers were cut at max_new_tokens" if not whole else "all answers are empty"
