@@ -84,7 +84,7 @@ def chair(
         annotations = load_annotations(annotations)
     if isinstance(answers, Path):
         answers = read_answers(answers)
-    classes_in, official = _reading(synonyms)
+    classes_in, official = read_by(synonyms)
     scores = _scores(answers, annotations, classes_in, allow_missing)
     return Chair(
         _tallies(scores),
@@ -101,12 +101,15 @@ def chair(
     )
 
 
-def _reading(synonyms: Path | None) -> tuple[Callable[[str], list[str]], bool]:
-    """What gives the classes that a caption names, and whether it is the official script with its own table."""
-    if synonyms is None:
-        from mfpo.objects import mentions  # and with it textblob, which takes seconds
+def read_by(synonyms: Path | None) -> tuple[Callable[[str], list[str]], bool]:
+    """What gives the classes that a caption names, and whether it is the official script with its own table.
 
-        return lambda caption: [mention.category for mention in mentions(caption)], False
+    Raises MfpoError as `read_official_table`.
+    """
+    if synonyms is None:
+        from mfpo.truth import our_classes  # and with it textblob, which takes seconds
+
+        return our_classes, False
     from mfpo.evaluate.chair_official import official_classes, read_official_table
 
     table = read_official_table(synonyms)
