@@ -13,6 +13,7 @@ from PIL import Image
 from mfpo.cli import main
 from mfpo.errors import SettingError
 from mfpo.pairs.check import CHECKERS
+from mfpo.pairs.run import pairs
 from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.records import read_dataset
 from mfpo.settings import with_options
@@ -106,6 +107,12 @@ def test_the_judge_at_an_endpoint_checks_rewrites_and_checks_again(tmp_path, com
     told = [(claim["answer"], claim["object"], claim["verdict"]) for claim in pair["claims"]]
     assert told == [("chosen", "a dog", "true"), ("rejected", "a dog", "true"), ("rejected", "a cat", "false")]
     assert (tmp_path / "own.verdicts.jsonl").exists()
+    settings = PairsSettings(pairing="corrected", rewrite="judge", samples=2, shard_size=2, concurrency=2)
+    how = {"check": "judge=m", "images": "photos", "endpoint": server.url}
+    pairs("questions.jsonl", "m", "python", settings, **how, judge_endpoint=server.url)
+    assert content(tmp_path / "python") == content(tmp_path / "own")
+    with pytest.raises(SettingError, match="no setting is named 'attemps', did you mean 'attempts'"):
+        pairs("questions.jsonl", "m", "other", settings, **how, attemps=2)
 
 
 def test_a_question_that_the_endpoint_refuses_is_set_aside_even_if_it_is_the_last(tmp_path, command, server, here):

@@ -19,7 +19,7 @@ from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
 from mfpo.pairs.questions import Asked, Questions, open_questions
 from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.records import read_dataset, without_places
-from mfpo.settings import options_of
+from mfpo.settings import from_mapping, options_of, with_options
 from mfpo.shards import write_shard
 
 Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
@@ -38,15 +38,19 @@ def pairs(
     processor: Any = None,
     engine: str | None = None,
     endpoint: str | None = None,
+    **options: Any,
 ) -> datasets.Dataset:
     """Write pairs of the model's own answers to the folder `out`, and open the dataset; see `pairs_into`.
 
-    `source` is a folder of images, or a file of questions with the folder of their `images`.
+    `source` is a folder of images, or a file of questions with the folder of their `images`. `options` are the
+    checker's settings. Raises SettingError for settings that neither engine nor checker uses.
     """
+    check_choice(check)
+    of_checker = with_options(PairsSettings, CHECKERS[check.partition("=")[0]])
+    settings = from_mapping(of_checker, asdict(settings) | options)
+    check_use(settings, check, engine, endpoint)
     if isinstance(source, str | Path):
         source = open_questions(Path(source), None if images is None else Path(images), settings.seed)
-    check_choice(check)
-    check_use(settings, check, engine, endpoint)
     asker = open_asker(model, settings, processor=processor, engine=engine, endpoint=endpoint)
     pairs_into(source, asker, check, Path(out), settings)
     return read_dataset(Path(out))

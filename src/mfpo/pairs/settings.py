@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mfpo.errors import SettingError, brief
+from mfpo.answer.settings import engine_of
+from mfpo.errors import SettingError
 from mfpo.pairs.pair import PAIRINGS
 from mfpo.settings import ChosenSettings, setting
 
@@ -35,12 +36,8 @@ class PairsSettings(ChosenSettings):
 
 def check_use(settings: PairsSettings, check: str, engine: str | None, endpoint: str | None) -> None:
     """Raises SettingError for settings that neither engine nor checker uses, and choices that do not go together."""
-    if endpoint is not None and engine is not None:
-        raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
-    if engine not in (None, "transformers", "vllm"):
-        raise SettingError(f"no engine is named {brief(engine)}; give --engine transformers or vllm")
+    is_local = engine_of(engine, endpoint) == "transformers"
     is_judged = check.startswith("judge=")
-    is_local = endpoint is None and engine != "vllm"
     if check == "judge" and not is_local:
         raise SettingError("the model judges itself only where transformers runs it; give --check judge=NAME")
     if getattr(settings, "rewrite", None) == "judge" and not is_judged:
