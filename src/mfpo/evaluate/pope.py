@@ -167,10 +167,10 @@ def by_category(
     VLMEvalKit's rows have no image. But all figures of a split depend on labels and answers alone, so an answer may
     have the id of any question with its words and label. Raises MfpoError when there is no such question left.
     """
-    found: dict[str, list[Answer]] = {split: [] for split in questions}
-    for split, asked in questions.items():
-        ids = defaultdict(deque[str])
-        for question in asked:
+    found: dict[str, list[Answer]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        ids: defaultdict[tuple[str, str], deque[str]] = defaultdict(deque)
+        for question in questions.get(split, ()):
             ids[plain(question.text).partition("?")[0], question.label].append(question.question_id)
         for answer in (answer for answer, splits in zip(answers, named, strict=True) if split in splits):
             same = ids[plain(answer.prompt or "").partition("?")[0], str(answer.label)]
