@@ -132,7 +132,7 @@ ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images
             "no judge",
         ),
         (["report", "{tmp}"], "neither"),
-        (["settings", "cooking"], "build, rank, train"),
+        (["settings", "cooking"], "build, pairs, rank, train"),
     ],
 )
 def test_mistakes_are_one_line_that_names_them(mfpo, tmp_path, photos, arguments, words):

@@ -140,11 +140,13 @@ def _make_shard(
     found = pairing(list(told.values()), checker, **options_of(settings, pairing))
     records = []
     for (number, answered), pair in zip(told.items(), found, strict=True):
-        if isinstance(pair, Pair):
-            count_pair(note, pair)
+        try:
+            if not isinstance(pair, Pair):
+                raise RecordError(pair)
             records.append(record_of(answered.asked, pair, source.name, number))
-        else:
-            note["left_out"].append(SetAside(row=number, id=answered.asked.id, reason=pair))
+            count_pair(note, pair)
+        except RecordError as error:
+            note["left_out"].append(SetAside(row=number, id=answered.asked.id, reason=one_line(error)))
     write_shard(records, path, COLUMNS)
     return note
 
