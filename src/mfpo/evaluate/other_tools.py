@@ -23,9 +23,10 @@ def read_result_rows(path: Path) -> Rows:
     rows = [(where, _translated(row)) for where, row in rows]
     # MME has two questions of one id, all of POPE three, and lmms-eval numbers its rows besides. HallusionBench's ids
     # count within a set.
-    ids = Counter(row.get("question_id") for _, row in rows if "doc_id" in row and "set_id" not in row)
+    ids = Counter(str(row.get("question_id")) for _, row in rows if "doc_id" in row and "set_id" not in row)
     return [
-        (where, row | {"question_id": row["doc_id"]} if ids[row.get("question_id")] > 1 else row) for where, row in rows
+        (where, row | {"question_id": row["doc_id"]} if ids[str(row.get("question_id"))] > 1 else row)
+        for where, row in rows
     ]
 
 

@@ -23,7 +23,7 @@ from mfpo.train.data import data_name, open_data, open_pairs
 from mfpo.train.memory import Memory, estimate
 from mfpo.train.metrics import count_tokens
 from mfpo.train.plan import Plan, plan_stages
-from mfpo.train.policy import PROJECTORS, attention_of, lora_targets, make_trainable
+from mfpo.train.policy import PROJECTORS, attention_of, lora_targets, make_trainable, vision_towers
 from mfpo.train.processes import processes
 from mfpo.train.reference import read_known
 from mfpo.train.run import check_settings, files_of
@@ -181,7 +181,11 @@ def parameters_by_part(policy: Any) -> dict[str, Part]:
     projectors = [getattr(tower, name) for name in PROJECTORS if hasattr(tower, name)]
     language = [base.get_decoder(), base.get_input_embeddings(), base.get_output_embeddings()]
     # Of what is in two of them, the last one counts.
-    places = {"vision tower": [tower] if tower is not base else [], "projector": projectors, "language model": language}
+    places = {
+        "vision tower": vision_towers(base) if tower is not base else [],
+        "projector": projectors,
+        "language model": language,
+    }
     names = {id(weight): part for part, modules in places.items() for m in modules for weight in m.parameters()}
     counts: dict[str, Part] = {part: Part() for part in places}
     for name, weight in policy.named_parameters():
