@@ -177,6 +177,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
         ["pairs", str(data), "--model", "picturebook", *out],
         ["pairs", str(data), "--model", "none", "--check", "coco=none.json", *out],
         ["pairs", "picturebook:4", "--model", "picturebook", "--check", "judge", *out, "smaples=3"],
+        ["pairs", "picturebook:4", "--model", "picturebook", "--check", "judge", *out, "concurrency=3"],
         ["rank", "none", "--model", "picturebook", *out],
         ["rank", str(data), "--model", "none", *out],
         ["rank", str(data), "--model", "picturebook", *out, "levls=3"],

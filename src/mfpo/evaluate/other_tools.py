@@ -42,6 +42,7 @@ def _translated(row: dict[str, Any]) -> dict[str, Any]:
         text = row["prediction"]
         failed = isinstance(text, str) and text.startswith(_FAILED)
         translated = {"question_id": row["index"], "text": text, "error": text if failed else None}
+        translated |= {"category": row.get("category")}
         return translated | _asked(row.get("question"), row.get("answer"))
     return row
 
