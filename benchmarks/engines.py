@@ -98,9 +98,9 @@ def lines_of(run: Path) -> list[dict]:
 def two_processes(folder: Path, part: str) -> str:
     """Train under the part's config, killed in the second of three stages; how far that is from one process."""
     if not (folder / "one").exists():
-        run(train_command("one", "batch_size=4"), folder)
+        run(train_command("one", "per_device_train_batch_size=4"), folder)
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(config_of(folder, part)), "--num_processes", "2"]
-    command = [*launch, *train_command(part, "batch_size=2")]
+    command = [*launch, *train_command(part, "per_device_train_batch_size=2")]
     kill_after(5, command, folder / f"{part}.partial")
     run(command, folder)
     curves = [lines_of(folder / name) for name in ("one", part)]
@@ -168,7 +168,7 @@ def tracked(folder: Path, part: str) -> str:
     """Train one run with the tracker; how many of its figures the tracker has."""
     out = f"with-{part}"
     os.environ["TRACKIO_DIR"] = ENVIRONMENT["TRACKIO_DIR"] = str(folder / "trackio")
-    run(train_command(out, "batch_size=4", "curriculum=false", f"report_to={part}"), folder)
+    run(train_command(out, "per_device_train_batch_size=4", "curriculum=false", f"report_to={part}"), folder)
     shown = READERS[part](folder)
     figures = 0
     for line in lines_of(folder / out):

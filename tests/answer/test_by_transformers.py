@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fixtures.families import emu3, picture
+from fixtures.families import emu3, hunyuan_vl, picture
 from mfpo.answer.decoders import decoder
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
@@ -174,11 +174,12 @@ def test_a_processor_of_another_model_is_told_in_one_line_and_a_decoders_own_mis
         answer(rows[:1], model, folder, None, ONE_TOKEN, processor=processor)
 
 
-def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_time(tmp_path, capsys):
+@pytest.mark.parametrize(("family", "shown"), [(emu3, "<image>"), (hunyuan_vl, "<break><image><break>")])
+def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_time(family, shown, tmp_path, capsys):
     torch.manual_seed(0)
-    model, processor = emu3()
+    model, processor = family()
     model.generation_config.pad_token_id = 0
-    processor.chat_template = "<image>{{ messages[0].content[-1].text }}"
+    processor.chat_template = shown + "{{ messages[0].content[-1].text }}"
     rows = [{"question_id": f"q{number}", "image": f"{number}.png", "text": "What?"} for number in range(3)]
     for number in range(3):
         picture(number, width=32 + 16 * number).save(tmp_path / f"{number}.png")
@@ -189,7 +190,5 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_tim
         answer(tmp_path / "q.jsonl", model, tmp_path, tmp_path / f"{size}.jsonl", settings, processor=processor)
         texts.append(texts_of(tmp_path / f"{size}.jsonl"))
     assert texts[0] == texts[1]
-    assert (
-        "a Emu3ForConditionalGeneration mixes images of one batch: questions are asked one by one"
-        in capsys.readouterr().err
-    )
+    name = type(model).__name__
+    assert f"a {name} mixes images of one batch: questions are asked one by one" in capsys.readouterr().err

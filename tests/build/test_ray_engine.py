@@ -87,7 +87,9 @@ def test_workers_know_the_source_the_segmenter_and_the_corruption_of_a_plugin(
     row = {"image": "noise.png", "asked": "What is there?", "best": "A dog.", "worst": "A cat."}
     Path("rated.jsonl").write_text(json.dumps(row) + "\n")
     own = ["--regions", "half=left", "corruption=mosaic", "cell=4"]
-    local, ray = build_by_both(["--plugin", str(PLUGIN), "build", "rated.jsonl", *own], 0, content, monkeypatch)
+    local, ray = build_by_both(
+        ["--plugin", str(PLUGIN), "build", "rated.jsonl", "--format", "best-worst", *own], 0, content, monkeypatch
+    )
     assert [local["summary.json"][key] for key in ("written", "fallback")] == [1, 0]
     for files in (local, ray):
         made_by = json.loads(files.pop("made_by.json"))

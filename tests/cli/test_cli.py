@@ -132,7 +132,7 @@ ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images
             "no judge",
         ),
         (["report", "{tmp}"], "neither"),
-        (["settings", "cooking"], "build, rank, train"),
+        (["settings", "cooking"], "build, pairs, rank, train"),
     ],
 )
 def test_mistakes_are_one_line_that_names_them(mfpo, tmp_path, photos, arguments, words):
@@ -177,6 +177,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
         ["pairs", str(data), "--model", "picturebook", *out],
         ["pairs", str(data), "--model", "none", "--check", "coco=none.json", *out],
         ["pairs", "picturebook:4", "--model", "picturebook", "--check", "judge", *out, "smaples=3"],
+        ["pairs", "picturebook:4", "--model", "picturebook", "--check", "judge", *out, "concurrency=3"],
         ["rank", "none", "--model", "picturebook", *out],
         ["rank", str(data), "--model", "none", *out],
         ["rank", str(data), "--model", "picturebook", *out, "levls=3"],

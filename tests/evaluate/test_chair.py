@@ -2,13 +2,14 @@
 
 import gzip
 import json
+from functools import partial
 
 import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.chair import chair
-from mfpo.evaluate.chair_official import official_classes, read_official_table
+from mfpo.evaluate.chair_official import OfficialTable, official_classes, read_official_table
 from mfpo.evaluate.figures import paired_differences
 from mfpo.truth import load_annotations, prepare_truth
 
@@ -124,6 +125,14 @@ def test_truth_from_instances_and_captions(tmp_path):
     for name in ("truth.jsonl", "truth.jsonl.gz"):
         assert prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], tmp_path / name) == 2
         assert load_annotations(tmp_path / name) == {"7": {"dog", "frisbee", "person"}, "8": set()}
+    out = tmp_path / "official.jsonl"
+    table = OfficialTable({"dog": "dog", "frisbee": "frisbee", "bus": "bus"}, {})
+    captions["annotations"].append({"image_id": 8, "caption": "A bus and two buses."})
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    files = [tmp_path / "instances.json"], [tmp_path / "captions.json"]
+    assert prepare_truth(*files, out, partial(official_classes, table=table)) == 2
+    # Neither "puppy" nor "man" is in the table; "buses" becomes "bus".
+    assert load_annotations(out) == {"7": {"dog", "frisbee"}, "8": {"bus"}}
     out = tmp_path / "other.jsonl"
     with pytest.raises(MfpoError, match=r"instances\.json: is not a COCO captions file \(caption is missing\)"):
         prepare_truth([tmp_path / "instances.json"], [tmp_path / "instances.json"], out)

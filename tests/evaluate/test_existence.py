@@ -205,6 +205,20 @@ def test_popes_questions(reference_data, split):
     assert (result["accuracy"], result["precision"], result["recall"], result["yes_ratio"]) == (share, share, 100, 100)
 
 
+def test_rows_of_dash_b_are_questions(tmp_path):
+    row = {"dataset": "dash", "object": "banjo", "question": "Can you see a banjo in this image. Yes or no?"}
+    rows = [
+        row | {"answer": label, "image_path": f"{n}.jpg", "question_id": n} for n, label in enumerate(["no", "Yes"])
+    ]
+    (tmp_path / "dash.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    questions = load_questions(tmp_path / "dash.jsonl")
+    assert [(one.question_id, one.image, one.label) for one in questions] == [
+        ("0", "0.jpg", "no"),
+        ("1", "1.jpg", "yes"),
+    ]
+    assert existence([answer("0", "Yes"), answer("1", "Yes")], questions)["accuracy"] == 50
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [

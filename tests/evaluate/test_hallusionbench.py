@@ -2,14 +2,15 @@
 
 import json
 import random
+import re
 
 import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.benchmark import score
-from mfpo.evaluate.hallusionbench import cause_of, hallusionbench, load_hallusionbench
+from mfpo.evaluate.hallusionbench import cause_of, hallusionbench, load_hallusionbench, read_hallusion
 
-SAID = {"1": "Yes, it is.", "0": "No.", "2": "A blurred figure."}
+SAID = {"1": "Yes, it is.", "0": "No.", "2": "I cannot tell."}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,30 @@ def test_all_figures_are_those_of_the_script(rows, tmp_path):
     assert result.facts["uncertain"] == said.count("2")
 
 
+def test_all_figures_are_those_of_the_script_with_a_judge(rows, tmp_path, stub_judge):
+    """The judge says of each answer, and of each two, what the file's answers stand for; once in other words."""
+    said, given = filled(rows, tmp_path)
+    for number, row in enumerate(given):
+        row["model_prediction"] = f"{SAID[said[number]]} ({number})"
+    (tmp_path / "result.json").write_text(json.dumps(given))
+    labels = [row["gt_answer"] for row in rows]
+
+    def reply(prompt):
+        first, *others = [int(number) for number in re.findall(r"\((\d+)\)", prompt)]
+        if others:
+            return "Same." if said[first] == said[others[0]] else "They are different."
+        verdict = "unclear" if said[first] == "2" else "correct" if said[first] == labels[first] else "incorrect"
+        return f"The prediction is {verdict.upper()}."
+
+    result = hallusionbench(tmp_path / "result.json", tmp_path / "HallusionBench.json", judge=stub_judge(reply))
+    by_rule = score("hallusionbench", tmp_path / "result.json", tmp_path / "HallusionBench.json")
+    assert result.tallies == by_rule.tallies
+    assert result.facts["uncertain"] == said.count("2")
+    assert result.facts["official_prompt"] is False
+    # Each answer, and each but the originals against that on its original.
+    assert result.facts["judge"]["asked"] == len(rows) + sum(row["figure_id"] != "0" for row in rows)
+
+
 def test_files_of_lmms_eval_and_vlmevalkit(rows, tmp_path):
     _, given = filled(rows, tmp_path)
     samples = [
@@ -163,4 +188,22 @@ def test_an_uncertain_answer_without_a_figure_is_no_mistake(rows, tmp_path):
     question = next(q for q in load_hallusionbench(tmp_path / "HallusionBench.json") if q.visual_input == "0")
     assert question.is_correct(2)
     assert cause_of(question, 2, 2, True) == (False, False)
-    assert hallusionbench.__doc__ is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("It is impossible to determine whether it is larger.", None),
+        ("The image does not provide enough information.", None),
+        ("I don't know which one is longer", None),
+        ("It's unclear.", None),
+        ("No, it is not possible to tell.", "no"),
+        ("The two lines are not of one length. I cannot tell why.", "no"),
+        ("There isn't a circle.", "no"),
+        ("Yes, but I am not sure.", "yes"),
+        ("0", "no"),
+        ("2", None),
+    ],
+)
+def test_an_answer_that_does_not_know_is_uncertain(text, said):
+    assert read_hallusion(text) == said

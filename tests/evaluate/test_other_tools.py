@@ -39,6 +39,34 @@ def test_pope_by_lmms_eval(tmp_path):
         assert [result[f"{split}.accuracy"] for split in SPLITS] == pytest.approx([200 / 3] * 3)
 
 
+def test_pope_by_vlmevalkit(tmp_path):
+    """Each question once, with its splits, and without its image; two of a split have the same words."""
+    asked = [("dog", "yes", SPLITS), ("cat", "no", ("random", "adversarial")), ("cup", "no", ("popular",))]
+    asked += [("dog", "no", ("adversarial",)), ("dog", "yes", SPLITS)]
+    said = ["Yes", "Yes", "No", "No", "No"]
+    for split in SPLITS:
+        rows = [
+            {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a {thing} in the image?", "label": label}
+            for n, (thing, label, splits) in enumerate(asked, start=1)
+            if split in splits
+        ]
+        write(tmp_path / "pope" / f"coco_pope_{split}.json", rows[::-1])
+    rows = [
+        {"index": n, "question": f"Is there a {thing} in the image? Please answer yes or no.", "prediction": text}
+        | {"answer": label.capitalize(), "category": ",".join(splits)}
+        for n, ((thing, label, splits), text) in enumerate(zip(asked, said, strict=True))
+    ]
+    (tmp_path / "model_POPE.json").write_text(json.dumps(rows))
+    result = score("pope", tmp_path / "model_POPE.json", tmp_path / "pope")
+    right = {"random": (1, 3), "popular": (2, 3), "adversarial": (2, 4)}
+    for split, (part, whole) in right.items():
+        assert result[f"{split}.accuracy"] == pytest.approx(100 * part / whole)
+        assert result[f"{split}.recall"] == 50
+    (tmp_path / "model_POPE.json").write_text(json.dumps([*rows, rows[-1]]))
+    with pytest.raises(MfpoError, match="question 4 is none of POPE's split random by its words and label"):
+        score("pope", tmp_path / "model_POPE.json", tmp_path / "pope")
+
+
 def test_mme_by_lmms_eval(tmp_path):
     # Both questions on an image have one id.
     rows = [

@@ -259,17 +259,19 @@ def test_block_mask_is_the_dense_mask_in_blocks():
 
 
 def test_flex_attention_sees_what_the_rule_says(family):
-    """Not compiled, which computes the rule of the mask that it is given for all pairs of tokens."""
+    """Not compiled, which computes the rule of the mask that it is given for all pairs of tokens.
+
+    Forward only: torch has no backward pass of it on a CPU.
+    """
     if not family.model.get_decoder()._supports_flex_attn:
         pytest.skip("transformers has no FlexAttention for its language model")
     batch = collate(family.rows, 0)
-    expected = shared_logps(family.model, batch)
-    expected_gradients = gradients(family.model, expected)
-    family.model.set_attn_implementation({"text_config": "flex_attention"})
-    with torch.compiler.set_stance("force_eager"):
-        found = shared_logps(family.model, batch)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        assert_same_gradients(gradients(family.model, found), expected_gradients)
+    with torch.no_grad():
+        expected = shared_logps(family.model, batch)
+        family.model.set_attn_implementation({"text_config": "flex_attention"})
+        with torch.compiler.set_stance("force_eager"):
+            found = shared_logps(family.model, batch)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_by_document_is_attention_under_the_mask():

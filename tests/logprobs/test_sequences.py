@@ -11,7 +11,7 @@ import transformers
 from peft import LoraConfig
 from PIL import Image
 
-from fixtures.families import blip2, emu3
+from fixtures.families import blip2, emu3, hunyuan_vl
 from mfpo import models
 from mfpo.errors import MfpoError, RecordError
 from mfpo.logprobs.cells import TEXT
@@ -393,3 +393,14 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
     check_fit(model, pairs, "m")
     with pytest.raises(MfpoError, match="Emu3ForConditionalGeneration mixes them; set batch_size=1"):
         check_fit(model, pairs, "m", batch_size=2)
+    model, processor = hunyuan_vl()
+    processor.chat_template = "<break><image><break>{% for m in messages %}{{ m.content[-1].text }} {% endfor %}"
+    pairs = Pairs(datasets.Dataset.from_list(records), processor, cells=TEXT, max_length=500)
+    rows = pairs[0].prompts[0].split()
+    with torch.no_grad():
+        first, second = sequence_logps(model, collate(rows, 0))
+        alone = [sequence_logps(model, collate([row], 0)).item() for row in rows]
+    assert first.item() == pytest.approx(alone[0], abs=1e-4)
+    assert abs(second.item() - alone[1]) > 1e-3
+    with pytest.raises(MfpoError, match="m: a 'hunyuan_vl' model numbers the images of all rows"):
+        check_fit(model, pairs, "m")

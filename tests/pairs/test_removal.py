@@ -34,6 +34,19 @@ def checked(text, *false):
         ("A dog runs. It is brown. A cat sleeps.", ["dog"], "A cat sleeps."),
         ("There are a cup and a fork. A cat sleeps.", ["fork"], "A cat sleeps."),
         ("A dog runs.", ["dog"], ""),
+        # A list behind "including" keeps it, a comma between adjectives is no list.
+        (
+            "There are items, including a cup, a knife, and a fork.",
+            ["cup"],
+            "There are items, including a knife, and a fork.",
+        ),
+        ("It has a long, sleek body and a car.", ["car"], "It has a long, sleek body."),
+        # An "and" that joins other words, an article of both, a clause of the thing: the sentence goes.
+        ("There is a lamp on a table and a picture. A cat sleeps.", ["dining table"], "A cat sleeps."),
+        ("The cat has an orange and black tail. A dog sleeps.", ["orange"], "A dog sleeps."),
+        ("It has a brown and orange coat with white legs and black fur. A dog sleeps.", ["orange"], "A dog sleeps."),
+        ("There are two benches for people to sit and rest. A cat sleeps.", ["bench"], "A cat sleeps."),
+        ("There is a spoon near a bowl that is full. A cat sleeps.", ["bowl"], "A cat sleeps."),
         # Nothing false: not a letter changes.
         ("A dog  runs.\n\nIt barks.", [], "A dog  runs.\n\nIt barks."),
     ],

@@ -30,6 +30,7 @@ ANSWERS = {
     "alike": ([f"A dog runs. {CAT}"] * 2, "all answers are alike"),
     "short": (["A dog.", f"{CAT} It is {'very ' * 20}nice. A dog runs."], "no better answer of like length"),
     "failed": (RecordError("the endpoint failed"), "the endpoint failed"),
+    "lacks": ([DOG, CAT], "the question brings no objects"),
 }
 
 
@@ -49,6 +50,7 @@ def folder(tmp_path):
     (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
     row = {"image": "red.png", "text": "What is there?", "objects": ["dog"]}
     rows = [row | {"question_id": id} for id in ANSWERS]
+    del rows[-1]["objects"]
     rows += [row | {"question_id": "broken", "image": "broken.png"}, row | {"question_id": "good"}, {"id": "x"}]
     lines = [*map(json.dumps, rows), "{broken"]
     (tmp_path / "questions.jsonl").write_text("\n".join(lines))
@@ -71,11 +73,11 @@ def test_every_question_has_a_pair_or_a_reason(folder):
     summary = run(folder, folder / "own")
     left_out = [json.loads(line) for line in (folder / "own" / "left_out.jsonl").read_text().splitlines()]
     assert {row["id"]: row["reason"] for row in left_out} == {
-        id: reason for id, (_, reason) in ANSWERS.items() if reason and id != "failed"
+        id: reason for id, (_, reason) in ANSWERS.items() if reason and id not in ("failed", "lacks")
     }
     aside = [json.loads(line) for line in (folder / "own" / "rejected_rows.jsonl").read_text().splitlines()]
-    assert {row["id"] for row in aside} == {"failed", "broken", "good", "x", "13"}
-    assert (summary["asked"], summary["answered"], summary["paired"], summary["set_aside"]) == (14, 9, 2, 5)
+    assert {row["id"] for row in aside} == {"failed", "lacks", "broken", "good", "x", "14"}
+    assert (summary["asked"], summary["answered"], summary["paired"], summary["set_aside"]) == (15, 9, 2, 6)
     assert summary["true_share"] == {"chosen": 2 / 3, "rejected": 0.0}  # a dog; a dog and a cat; against a cat each
     records = {record["id"]: record for record in read_dataset(folder / "own")}
     assert records["good"]["chosen"][0]["content"] == DOG

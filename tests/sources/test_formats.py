@@ -64,6 +64,7 @@ def record(file: Path, *, id: str = "0", prompt: list[Message] = TURNS[-1:], pat
         rejected=[{"role": "assistant", "content": REJECTED}],
         rejected_images=None,
         counter=None,
+        claims=None,
         objects=None,
         source={"dataset": file.name, "row": 0},
     )

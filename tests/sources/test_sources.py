@@ -66,6 +66,7 @@ def test_a_jsonl_row(folder: Path) -> None:
         rejected=[{"role": "assistant", "content": "A cat."}],
         rejected_images=None,
         counter=None,
+        claims=None,
         objects=None,
         source={"dataset": "data.jsonl", "row": 0},
     )

@@ -81,7 +81,7 @@ def test_a_method_is_trained_as_the_file_says_and_scored_as_eval_does(study):
     (scores,) = study.scores(trial)
     run = study.run(study.with_rate(trial), 0)
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert (config["batch_size"], config["epochs"], config["learning_rate"]) == (4, 1, 1e-3)
+    assert (config["per_device_train_batch_size"], config["num_train_epochs"], config["learning_rate"]) == (4, 1, 1e-3)
     (answers,) = (study.out / "paper" / "answers").glob("objhal-dpo-*.jsonl")
     result = object_halbench(answers, study.out / "truth.jsonl", allow_missing=True)
     assert len(scores["chair_s"]) == len(result.tallies["chair_s_refined"].units)

@@ -125,15 +125,18 @@ def test_any_method_and_a_model_in_memory(counter_data, tiny_llava, tmp_path):
 
 def test_4_bits(preference_data, tiny_llava, tmp_path):
     whole = TrainSettings(**PLAIN, lora_rank=4)
-    found = {
-        bits: dry_run(preference_data, tiny_llava, tmp_path / "out", settings).memory["on a GPU"].weights
-        for bits, settings in ((16, whole), (4, replace(whole, quantize_4bit=True)))
-    }
+    found, in_4_bits = (
+        dry_run(preference_data, tiny_llava, tmp_path / "out", settings).memory
+        for settings in (whole, replace(whole, quantize_4bit=True, optim="adamw_8bit"))
+    )
     model = load_model(tiny_llava)
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    saved = sum(m.weight.numel() for m in linear) * (2 - (0.5 + 1 / 64 + 1 / 4096))
-    assert found[16] - found[4] == pytest.approx(saved)
+    count = sum(m.weight.numel() for m in linear)
+    for where, size in {"on a GPU": 2, "on this CPU": 4}.items():
+        saved = count * (size - (0.5 + 1 / 64 + 1 / 4096))
+        assert found[where].weights - in_4_bits[where].weights == pytest.approx(saved)
+        assert in_4_bits[where].optimizer == found[where].optimizer / 4
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -189,6 +192,8 @@ def test_the_command(ranked, tiny_llava, tmp_path, monkeypatch, capsys):
 def test_a_wrong_out_or_template_is_told(preference_data, tiny_llava, tmp_path):
     with pytest.raises(MfpoError, match="exists already"):
         dry_run(preference_data, tiny_llava, tmp_path, TrainSettings(**PLAIN))
+    with pytest.raises(MfpoError, match="held"):
+        dry_run(preference_data, tiny_llava, tmp_path / "out", TrainSettings(**PLAIN, eval=str(tmp_path / "held")))
     model, processor = load_model(tiny_llava), load_processor(tiny_llava)
     processor.chat_template = "{{ messages[0]['content'] }}"
     with pytest.raises(MfpoError, match="template"):

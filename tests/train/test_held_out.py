@@ -15,6 +15,7 @@ from mfpo.files import read_json
 from mfpo.models import load_model, load_processor
 from mfpo.probe.dependence import pair_logps
 from mfpo.records import read_dataset
+from mfpo.train.interruption import Interruption
 from mfpo.train.progress import StageLog
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
@@ -97,6 +98,7 @@ def test_best_model_is_kept_and_named(measured_run, tiny_llava, held_out):
     assert kept == {name: best[name] for name in ("stage", "step", "eval/logps/rejected")}
     logps = pair_logps(load_model(measured_run / "model"), load_processor(tiny_llava), read_dataset(held_out))
     assert logps[:, 1].mean().item() == pytest.approx(best["eval/logps/rejected"], abs=1e-4)
+    assert str(held_out.parent) not in (measured_run / "model" / "README.md").read_text()
     names = {path.name for path in (measured_run / "stages").iterdir()}
     assert names == {"0-all"}
 
@@ -141,6 +143,16 @@ def test_second_ctrl_c_ends_at_once(tiny_llava, preference_data, tmp_path, monke
     assert not list((tmp_path / "run.partial" / "stages").rglob("checkpoint-*"))
 
 
+def test_workers_of_the_data_loader_leave_ctrl_c_to_the_training(capfd):
+    interruption = Interruption()
+    with interruption.by_signals():
+        if (worker := os.fork()) == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(interruption.is_asked)
+        assert os.waitpid(worker, 0)[1] == 0
+    assert not capfd.readouterr().err
+
+
 def test_trainer_of_ones_own_measures_too(measured_run, tiny_llava, preference_data, held_out, tmp_path):
     settings = TrainSettings(**PLAIN, max_steps=1, eval=str(held_out))
     trainer = PreferenceTrainer(
@@ -150,6 +162,9 @@ def test_trainer_of_ones_own_measures_too(measured_run, tiny_llava, preference_d
         train_dataset=read_dataset(preference_data),
     )
     trainer.args.output_dir = str(tmp_path)
+    assert trainer.evaluate()["eval_rewards/margins"] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(MfpoError, match="that the trainer was made with"):
+        trainer.evaluate(read_dataset(held_out))
     trainer.train()
     figures = trainer.evaluate()
     expected = split(measured_run)[1][1]

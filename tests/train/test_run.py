@@ -268,12 +268,15 @@ def pairs_of(data: Path, model: Path) -> Pairs:
 
 
 def test_reset_reference_and_rerank_go_by_the_policy_that_a_stage_starts_from(tiny_llava, ranked, tmp_path):
+    """Levels of 4, 4 and 6 records, so that those cut anew have other steps."""
     settings = TrainSettings(**STAGED, reset_reference=True, rerank=True, keep_stages=True)
-    run = train(ranked, tiny_llava, tmp_path / "run", settings)
+    levels = ["easy"] * 4 + ["medium"] * 4 + ["hard"] * 6
+    dataset = read_dataset(ranked).remove_columns("level").add_column("level", levels)
+    run = train(dataset, tiny_llava, tmp_path / "run", settings, processor=load_processor(tiny_llava))
+    assert [line["step"] for line in metrics_of(run)] == list(range(1, 11))
     pairs, policy = pairs_of(ranked, tiny_llava), load_model(run / "stages" / "0-easy")
-    easy = [row for row, level in enumerate(column(read_dataset(ranked), "level")) if level == "easy"]
     entropies = {}
-    for row in set(range(14)) - set(easy):
+    for row in range(4, 14):
         encoded = pairs[row].prompts[0].split()[0]
         with torch.no_grad():
             logps = token_logps(policy, collate([encoded], 0))[0, : len(encoded.answers[0])]

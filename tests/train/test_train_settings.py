@@ -47,6 +47,10 @@ from mfpo.train.transformers_settings import REFUSED, TransformersSettings
         ({"keep_best": "eval/loss"}, "keep_best is for held-out pairs"),
         ({"eval": "x", "keep_best": "eval/accuracies"}, "is named 'eval/accuracies'; did you mean 'eval/rewards/acc"),
         ({"eval": "x", "keep_best": "eval/rewards/balance"}, "no figure to keep the best by is named"),
+        (
+            {"method": "ddpo", "eval": "x", "keep_best": "eval/rewards/image_margins"},
+            "no figure to keep the best by is",
+        ),
         ({"eval": "x", "keep_best": "eval/loss", "reset_reference": True}, "would compare rewards to other references"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"beta": math.nan}, "beta is nan"),

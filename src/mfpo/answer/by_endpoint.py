@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 # So many failures without a success between them, and the endpoint is taken to be down.
-_HOPELESS = 20
+HOPELESS = 20
 
 
 def open_endpoint(
@@ -42,9 +42,9 @@ def open_endpoint(
         reply_to = partial(_reply, client, model, how, images)
         for question, reply in side_by_side(client, reply_to, questions, settings.concurrency):
             in_a_row = in_a_row + 1 if "error" in reply else 0
-            if in_a_row == _HOPELESS:
+            if in_a_row == HOPELESS:
                 raise MfpoError(
-                    f"{client.base_url}: {_HOPELESS} questions in a row failed, the last with: {reply['error']}; "
+                    f"{client.base_url}: {HOPELESS} questions in a row failed, the last with: {reply['error']}; "
                     "run again to go on, the answers so far are kept"
                 )
             yield question, reply

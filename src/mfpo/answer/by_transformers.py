@@ -15,7 +15,15 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash, plain_generation
+from mfpo.models import (
+    encode_questions,
+    load_model,
+    load_processor,
+    model_files,
+    model_hash,
+    numbers_all_images,
+    plain_generation,
+)
 from mfpo.settings import options_of
 
 
@@ -44,7 +52,7 @@ def open_transformers(
         for batch in _batches(questions, processor.tokenizer, settings.batch_size):
             opened = [decode_image(load_image(images, question["image"])) for question in batch]
             try:
-                if is_mixing is None and len({image.size for image in opened}) > 1:
+                if is_mixing is None and len(batch) > 1:
                     is_mixing = _mixes_images(model, processor, batch, opened)
                 size = 1 if is_mixing else len(batch)
                 texts: list[str] = []
@@ -71,21 +79,31 @@ def open_transformers(
 _UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, IndexError)
 
 
-def _mixes_images(model: Any, processor: Any, batch: Sequence[Question], opened: Sequence[Image]) -> bool:
-    """Whether the first question is read otherwise beside images of other sizes, as by Emu3, which pads its images."""
+def _mixes_images(model: Any, processor: Any, batch: Sequence[Question], opened: Sequence[Image]) -> bool | None:
+    """Whether a question is read otherwise in a batch; None while all images are of one size, which tells only half.
+
+    HunYuan-VL numbers the images of all questions; Emu3 pads its images to the largest.
+    """
+
+    def encoded(count: int) -> Any:
+        texts = [question["text"] for question in batch[:count]]
+        return encode_questions(processor, texts, opened[:count]).to(model.device, model.dtype)
 
     def first_token(count: int) -> torch.Tensor:
-        texts = [question["text"] for question in batch[:count]]
-        inputs = encode_questions(processor, texts, opened[:count]).to(model.device, model.dtype)
+        inputs = encoded(count)
         generated = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
         return generated.logits[0][0].float().softmax(dim=-1)
 
-    with torch.inference_mode(), plain_generation(model, processor.tokenizer):
-        alone, beside = first_token(1), first_token(len(batch))
-    if float((alone - beside).abs().max()) > (0.001 if model.dtype == torch.float32 else 0.1):  # beyond rounding
+    is_mixing = numbers_all_images(model, encoded(1))
+    if not is_mixing:
+        if len({image.size for image in opened}) == 1:
+            return None
+        with torch.inference_mode(), plain_generation(model, processor.tokenizer):
+            off = float((first_token(1) - first_token(len(batch))).abs().max())
+        is_mixing = off > (0.001 if model.dtype == torch.float32 else 0.1)  # beyond rounding
+    if is_mixing:
         print(f"a {type(model).__name__} mixes images of one batch: questions are asked one by one", file=sys.stderr)
-        return True
-    return False
+    return is_mixing
 
 
 def _check_fit(model: Any, processor: Any, question: Question, image: Image) -> None:

@@ -38,16 +38,22 @@ class AnswerSettings(ChosenSettings):
         return (DECODERS[name],), ()
 
 
-def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | None, *, retry_failed: bool) -> str:
-    """`transformers`, `vllm` or `endpoint`.
-
-    Raises SettingError for an unknown engine, and for settings that the engine does not use.
-    """
+def engine_of(engine: str | None, endpoint: str | None) -> str:
+    """`transformers`, `vllm` or `endpoint`. Raises SettingError for an unknown engine, and for one and an endpoint."""
     if endpoint is not None and engine is not None:
         raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
     chosen = "endpoint" if endpoint is not None else engine or "transformers"
     if chosen not in _USED or engine == "endpoint":
         raise SettingError(f"no engine is named {brief(chosen)}; give --engine transformers or vllm")
+    return chosen
+
+
+def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | None, *, retry_failed: bool) -> str:
+    """`transformers`, `vllm` or `endpoint`.
+
+    Raises SettingError for an unknown engine, and for settings that the engine does not use.
+    """
+    chosen = engine_of(engine, endpoint)
     if retry_failed and endpoint is None:
         raise SettingError("--retry-failed asks an endpoint again; a local model fails at none, so leave it out")
     title = "--endpoint" if endpoint is not None else f"--engine {chosen}"

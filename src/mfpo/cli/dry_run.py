@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MEMORY = {
     "weights": "weights",
     "reference": "reference model",
-    "optimizer": "AdamW's state",
+    "optimizer": "optimizer's state",
     "gradients": "gradients",
     "activations": "activations",
     "working": "one layer's backward pass",

@@ -127,16 +127,21 @@ def eval_truth(
     instances: Annotated[list[Path], typer.Option(help="COCO instances JSON; may be repeated.")],
     captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be repeated.")],
     out: Annotated[Path, typer.Option(callback=check_file, help="Compact file to write, such as truth.jsonl.gz.")],
+    synonyms: Annotated[
+        Path | None, typer.Option(help="CHAIR's table of words, to read captions as by its script.")
+    ] = None,
 ) -> None:
     """Join COCO's instances and reference captions into CHAIR's ground truth.
 
     Example: mfpo eval truth --instances instances_val2014.json --captions captions_val2014.json --out truth.jsonl.gz
     """
-    for path in (*instances, *captions):
+    for path in (*instances, *captions, *([synonyms] if synonyms else [])):
         check_readable(path)
+    from mfpo.evaluate.chair import read_by
     from mfpo.truth import prepare_truth
 
-    console.print(f"{out}: {prepare_truth(instances, captions, out)} images")
+    classes_in, _ = read_by(synonyms)
+    console.print(f"{out}: {prepare_truth(instances, captions, out, classes_in)} images")
 
 
 def _settings(

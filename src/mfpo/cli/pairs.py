@@ -9,7 +9,7 @@ from mfpo.cli.console import ROWS_SET_ASIDE, Config, Model, Out, Overrides, cons
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new
 from mfpo.pairs.check import CHECKERS, check_choice
-from mfpo.pairs.settings import PairsSettings
+from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings, with_options
 
@@ -24,7 +24,7 @@ def pairs(
         str, typer.Option(help="coco=FILE, dataset, detector[=MODEL] or judge[=NAME]; docs/pairs.md.")
     ] = "detector",
     images: Annotated[Path | None, typer.Option(help="Folder of the images of the questions.")] = None,
-    engine: Annotated[str, typer.Option(help="transformers or vllm, for a local model.")] = "transformers",
+    engine: Annotated[str | None, typer.Option(help="transformers (the default) or vllm, for a local model.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible endpoint to ask.")] = None,
     format: Annotated[str, typer.Option(help="parquet, or JSONL as trl or ms-swift reads it.")] = "parquet",
     pairing: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -41,7 +41,8 @@ def pairs(
     check_choice(check)
     cls = with_options(PairsSettings, CHECKERS[check.partition("=")[0]])
     settings: Any = read_settings(cls, config, overrides or [], pairing=pairing, seed=seed)
-    _check_arguments(source, engine, endpoint, format)
+    check_use(settings, check, engine, endpoint)
+    _check_arguments(source, format)
     check_new(out)
     questions = _open_questions(source, images, settings.seed)
     named = model if endpoint else model_folder(model)
@@ -55,12 +56,8 @@ def pairs(
     _report(out, summary)
 
 
-def _check_arguments(source: str, engine: str, endpoint: str | None, format: str) -> None:
-    """Raises MfpoError for a choice that there is not, and when there is no source."""
-    if engine not in ("transformers", "vllm"):
-        raise SettingError(f"no engine is named {brief(engine)}; give --engine transformers or vllm")
-    if endpoint is not None and engine != "transformers":
-        raise SettingError(f"--engine {engine} is for a local model, and --endpoint asks another machine; give one")
+def _check_arguments(source: str, format: str) -> None:
+    """Raises MfpoError for a format that there is not, and when there is no source."""
     if format not in _FORMATS:
         raise SettingError(f"no format is named {brief(format)}; give --format {', '.join(_FORMATS)}")
     if not source.startswith("picturebook:") and not Path(source).exists():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, answered, check_captions, read_answers, thinking
@@ -33,6 +33,11 @@ class CaptionScore:
     def found(self) -> frozenset[str]:
         """The classes in the image that the caption names."""
         return self.truth.intersection(self.mentioned)
+
+    def detail(self) -> dict[str, Any]:
+        """What `details` lists of it."""
+        image_id, objects, absent = self.answer.image_id, list(self.mentioned), list(self.hallucinated)
+        return {"image_id": image_id, "objects": objects, "hallucinated": absent}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,7 @@ def chair(
         annotations = load_annotations(annotations)
     if isinstance(answers, Path):
         answers = read_answers(answers)
-    classes_in, official = _reading(synonyms)
+    classes_in, official = read_by(synonyms)
     scores = _scores(answers, annotations, classes_in, allow_missing)
     return Chair(
         _tallies(scores),
@@ -91,24 +96,20 @@ def chair(
             "missing": len(answers) - len(scores),
             **thinking(score.answer for score in scores),
         },
-        details=[
-            {
-                "image_id": score.answer.image_id,
-                "objects": list(score.mentioned),
-                "hallucinated": list(score.hallucinated),
-            }
-            for score in scores
-        ],
+        details=[score.detail() for score in scores],
         captions=scores,
     )
 
 
-def _reading(synonyms: Path | None) -> tuple[Callable[[str], list[str]], bool]:
-    """What gives the classes that a caption names, and whether it is the official script with its own table."""
-    if synonyms is None:
-        from mfpo.objects import mentions  # and with it textblob, which takes seconds
+def read_by(synonyms: Path | None) -> tuple[Callable[[str], list[str]], bool]:
+    """What gives the classes that a caption names, and whether it is the official script with its own table.
 
-        return lambda caption: [mention.category for mention in mentions(caption)], False
+    Raises MfpoError as `read_official_table`.
+    """
+    if synonyms is None:
+        from mfpo.truth import our_classes  # and with it textblob, which takes seconds
+
+        return our_classes, False
     from mfpo.evaluate.chair_official import official_classes, read_official_table
 
     table = read_official_table(synonyms)

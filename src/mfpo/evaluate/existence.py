@@ -103,11 +103,15 @@ def existence(
 def load_questions(path: Path) -> list[YesNoQuestion]:
     """Read POPE's questions: one a line, or a JSON list, with `question_id`, `image`, `text` and `label`.
 
+    DASH-B (Augustin et al. 2025) calls them `question_id`, `image_path`, `question` and `answer`.
+
     Raises MfpoError that names the file and the line when one of them is missing or a question id comes twice.
     """
     questions: dict[str, YesNoQuestion] = {}
     for where, row in read_rows(path):
-        question_id, image = read_id(row, ("question_id",), where), read_id(row, ("image",), where)
+        if "question" in row and "answer" in row:
+            row = {"text": row["question"], "label": row["answer"]} | row
+        question_id, image = read_id(row, ("question_id",), where), read_id(row, ("image", "image_path"), where)
         text, label = row.get("text"), read_label(row, where)
         if question_id is None or image is None or label is None or not isinstance(text, str):
             raise MfpoError(f"{where}: is missing required fields: question_id, image, text and label")

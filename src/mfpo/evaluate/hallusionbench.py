@@ -3,6 +3,7 @@
 The figures are those of the official script (github.com/tianyi-lab/HallusionBench, evaluation.py).
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mfpo.answer.judge import Judge, Template, read_template
+from mfpo.answer.replies import begins_with
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import TEXT_KEYS, Answer, Asked, check_asked, read_answers, thinking
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
@@ -21,6 +23,15 @@ from mfpo.settings import about
 
 # What an answer is, as the script numbers it.
 WRONG, RIGHT, UNCERTAIN = range(3)
+
+_UNCERTAIN = re.compile(
+    r"\b(?:can ?not|could not|(?:can|could)n?['’]t|do not|don['’]t|unable to|not able to|(?:impossible|not possible) to"
+    r"|difficult to|hard to)\s+(?:\w+ly\s+)?"
+    r"(?:tell|say|know|determine|answer|judge|verify|confirm|assess|conclude|decide)\b"
+    r"|\b(?:not|no|n['’]t|without)\s+(?:\w+\s+){0,2}(?:enough|sufficient)\b"
+    r"|\bnot\s+(?:\w+ly\s+)?(?:sure|certain|clear|known)\b|\b(?:unclear|uncertain|unsure|unknown|insufficient)\b",
+    re.IGNORECASE,
+)
 _PLACES = ("question", "reference", "answer")
 _SAME_PLACES = ("first", "second")
 # Of the prompts in the script's utils.py, without outer blanks.
@@ -92,9 +103,9 @@ def hallusionbench(
 
     Example: mfpo eval hallusionbench answers.jsonl --annotations HallusionBench.json --json hallusion.json
 
-    Without a judge, answers are read as `read_yes_no` does; one that says neither is uncertain. Raises MfpoError when
-    ids are unknown or double, when an answer is to another question, when answers are missing (`allow_missing` counts
-    them instead), and when the judge fails for good.
+    Without a judge, answers are read as `read_hallusion` does; one that says neither is uncertain. Raises MfpoError
+    when ids are unknown or double, when an answer is to another question, when answers are missing (`allow_missing`
+    counts them instead), and when the judge fails for good.
     """
     questions = load_hallusionbench(annotations) if isinstance(annotations, Path) else annotations
     if isinstance(answers, Path):
@@ -115,12 +126,28 @@ def hallusionbench(
         facts["official_prompt"] = prompts.is_the_one(_OFFICIAL) and same_prompts.is_the_one(_OFFICIAL_SAME)
         facts["judge"] = judge.report()
     else:
-        read = {question: read_yes_no(text) for question, text in said.items()}
+        read = {question: read_hallusion(text) for question, text in said.items()}
         verdicts = {question: _verdict(reading, question.label) for question, reading in read.items()}
         same = {question for question in said if read[question] == read.get(original.get(question.pair, question))}
     facts["uncertain"] = list(verdicts.values()).count(UNCERTAIN)
     details = [{"question_id": question.id, "verdict": verdict} for question, verdict in verdicts.items()]
     return Result(_tallies(verdicts) | _causes(verdicts, original, same), facts, details)
+
+
+def read_hallusion(text: str) -> str | None:
+    """What an answer says, as `read_yes_no`, but None where its first sentence says that it cannot be told.
+
+    The script's judge calls such an answer unclear. "0" and "1" are the script's own words for no and yes.
+
+    >>> [read_hallusion(text) for text in ("I cannot tell.", "I cannot see a dog.", "No, I'm not sure.", "1")]
+    [None, 'no', 'no', 'yes']
+    """
+    if text.strip() in ("0", "1"):
+        return "yes" if text.strip() == "1" else "no"
+    sentence = re.split(r"[.!?\n]", text.strip(), maxsplit=1)[0]
+    if begins_with(text) is None and _UNCERTAIN.search(sentence):
+        return None
+    return read_yes_no(text)
 
 
 def load_hallusionbench(path: Path) -> list[HallusionQuestion]:

@@ -23,9 +23,10 @@ def read_result_rows(path: Path) -> Rows:
     rows = [(where, _translated(row)) for where, row in rows]
     # MME has two questions of one id, all of POPE three, and lmms-eval numbers its rows besides. HallusionBench's ids
     # count within a set.
-    ids = Counter(row.get("question_id") for _, row in rows if "doc_id" in row and "set_id" not in row)
+    ids = Counter(str(row.get("question_id")) for _, row in rows if "doc_id" in row and "set_id" not in row)
     return [
-        (where, row | {"question_id": row["doc_id"]} if ids[row.get("question_id")] > 1 else row) for where, row in rows
+        (where, row | {"question_id": row["doc_id"]} if ids[str(row.get("question_id"))] > 1 else row)
+        for where, row in rows
     ]
 
 
@@ -41,6 +42,7 @@ def _translated(row: dict[str, Any]) -> dict[str, Any]:
         text = row["prediction"]
         failed = isinstance(text, str) and text.startswith(_FAILED)
         translated = {"question_id": row["index"], "text": text, "error": text if failed else None}
+        translated |= {"category": row.get("category")}
         return translated | _asked(row.get("question"), row.get("answer"))
     return row
 

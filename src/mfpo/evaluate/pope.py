@@ -3,6 +3,7 @@
 RePOPE (Neuhaus and Hein 2025) labels them anew and leaves out those that are unclear.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, read_answers
+from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, plain, read_answers
 from mfpo.evaluate.benchmark import AllowMissing, PlainResult, Result, benchmark
 from mfpo.evaluate.existence import (
     YesNoQuestion,
@@ -21,6 +22,7 @@ from mfpo.evaluate.existence import (
     read_as_pope,
     read_existence_answers,
 )
+from mfpo.evaluate.other_tools import read_result_rows
 from mfpo.files import some
 
 SPLITS = ("random", "popular", "adversarial")
@@ -140,9 +142,45 @@ def read_pope(
     files = _files(answers)
     if len(files) == 1 and not any(split in files[0].name or f"pope_{split[:3]}." in files[0].name for split in SPLITS):
         answers_to_all = read_answers(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
+        named = [_splits_in(row) for _, row in read_result_rows(files[0])]
+        if all(named):
+            return by_category(answers_to_all, named, questions, files[0]), questions
         return by_split(answers_to_all, questions, files[0]), questions
-    named = split_files(files)
-    return {split: read_existence_answers(file, questions.get(split, [])) for split, file in named.items()}, questions
+    found = split_files(files)
+    return {split: read_existence_answers(file, questions.get(split, [])) for split, file in found.items()}, questions
+
+
+def _splits_in(row: Mapping[str, Any]) -> list[str]:
+    """The splits that VLMEvalKit names in `category`: "adversarial,popular"."""
+    named = str(row.get("category")).split(",")
+    return named if set(named) <= set(SPLITS) else []
+
+
+def by_category(
+    answers: Sequence[Answer],
+    named: Sequence[Sequence[str]],
+    questions: Mapping[str, Sequence[YesNoQuestion]],
+    path: Path,
+) -> dict[str, list[Answer]]:
+    """The answers by the splits that are `named` for each, with the ids of POPE's questions.
+
+    VLMEvalKit's rows have no image. But all figures of a split depend on labels and answers alone, so an answer may
+    have the id of any question with its words and label. Raises MfpoError when there is no such question left.
+    """
+    found: dict[str, list[Answer]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        ids: defaultdict[tuple[str, str], deque[str]] = defaultdict(deque)
+        for question in questions.get(split, ()):
+            ids[plain(question.text).partition("?")[0], question.label].append(question.question_id)
+        for answer in (answer for answer, splits in zip(answers, named, strict=True) if split in splits):
+            same = ids[plain(answer.prompt or "").partition("?")[0], str(answer.label)]
+            if not same:
+                raise MfpoError(
+                    f"{path}: question {answer.question_id} is none of POPE's split {split} by its words and label; "
+                    "give VLMEvalKit's answers to POPE, and POPE's questions by --annotations"
+                )
+            found[split].append(replace(answer, question_id=same.popleft()))
+    return {split: given for split, given in found.items() if given}
 
 
 def by_split(

@@ -16,6 +16,7 @@ from torch import Tensor
 from mfpo.errors import MfpoError, RecordError, brief, first_line
 from mfpo.logprobs.cells import CELLS, columns, in_rows
 from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps
+from mfpo.models import numbers_all_images
 from mfpo.records import without_images
 
 # Processed images are kept in memory up to here, so that each is decoded and resized once and not once an epoch.
@@ -142,8 +143,8 @@ def check_fit(
 ) -> None:
     """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record.
 
-    Also when the record's log p depends on one beside it in a batch, where there are batches. `autocast` is the
-    precision context to compute in.
+    Also when the record's log p depends on one beside it in a batch, where there are batches, or on the row before in
+    any. `autocast` is the precision context to compute in.
     """
     batch = _collated(pairs, [0])
     beside = _row_of_another_size(pairs) if batch_size > 1 else None
@@ -153,6 +154,11 @@ def check_fit(
     else:
         try:
             with torch.inference_mode(), autocast or nullcontext():
+                if numbers_all_images(model, _first_prompt(pairs)):
+                    raise MfpoError(
+                        f"{name}: a {extract_model_from_parallel(model).config.model_type!r} model numbers the images "
+                        "of all rows of a batch, so that log p depends on the rows before; use another model"
+                    )
                 alone = sequence_logps(model, batch)
                 if beside is not None:
                     together = sequence_logps(model, _collated(pairs, [0, beside]))
@@ -169,6 +175,11 @@ def check_fit(
         raise MfpoError(f"{where}; put the model's own processor there")
     kind = type(extract_model_from_parallel(model)).__name__
     raise MfpoError(f"{where}; {kind} is not known to run with transformers {transformers.__version__}")
+
+
+def _first_prompt(pairs: Pairs) -> dict[str, Tensor]:
+    prompt = pairs[0].prompts[0]
+    return {"input_ids": prompt.prompt_ids[None], **prompt.features}
 
 
 def _collated(pairs: Pairs, rows: Sequence[int]) -> dict[str, Tensor]:

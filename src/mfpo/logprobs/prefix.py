@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from mfpo.logprobs.attention import BY_DOCUMENT, lengths_of
+from mfpo.models import rope_index_of
 
 # What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -125,7 +126,7 @@ def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
     Multimodal rope gives an image's tokens time, height and width, so that a text behind it starts earlier.
     """
     text_positions = batch["position_ids"]
-    rope_index = next((part.get_rope_index for part in model.modules() if hasattr(part, "get_rope_index")), None)
+    rope_index = rope_index_of(model)
     if rope_index is None or "mm_token_type_ids" not in batch:
         return text_positions
     is_prompt = (batch["answer_numbers"] == 0) & (batch["documents"] >= 0)

@@ -94,7 +94,7 @@ def _seeds(settings: "PairsSettings", id: str) -> list[int]:
 
 
 def _open_vllm(model: Any, settings: "PairsSettings") -> Asker:
-    """Untested: vLLM needs a GPU. Its prefix cache computes a prompt and its image once for all answers."""
+    """Not run yet. vLLM's prefix cache computes a prompt and its image once for all answers."""
     from mfpo.answer.by_endpoint import chat_about
     from mfpo.answer.by_vllm import load_llm
     from mfpo.models import model_files
@@ -119,10 +119,15 @@ def _open_vllm(model: Any, settings: "PairsSettings") -> Asker:
 
 
 def _open_endpoint(model: str, endpoint: str, settings: "PairsSettings") -> Asker:
-    """A question of which a request fails, after `retries`, has no answers but the reason."""
+    """A question of which a request fails, after `retries`, has no answers but the reason.
+
+    Asking raises MfpoError when 20 questions in a row fail.
+    """
+    from mfpo.answer.by_endpoint import HOPELESS
     from mfpo.answer.openai_client import check_endpoint, open_client, side_by_side
 
     check_endpoint(endpoint)
+    failed: set[str] = set()  # since the last answer
 
     def ask(asked: Sequence[Asked]) -> list[list[Sampled] | RecordError]:
         # Opened each time, as `side_by_side` closes it.
@@ -136,10 +141,17 @@ def _open_endpoint(model: str, endpoint: str, settings: "PairsSettings") -> Aske
         told: dict[tuple[int, int], Sampled | RecordError] = {}
         for number, place, answer in side_by_side(client, reply, wanted, settings.concurrency):
             told[number, place] = answer
+            if not isinstance(answer, RecordError):
+                failed.clear()
+                continue
+            failed.add(asked[number].id)
+            if len(failed) == HOPELESS:
+                raise MfpoError(
+                    f"{endpoint}: {HOPELESS} questions in a row failed, the last with: {answer}; run again to go on, "
+                    "the whole shards so far are kept"
+                )
         rows = [[told[number, place] for place in range(settings.samples + 1)] for number in range(len(asked))]
         faults = [next((answer for answer in row if isinstance(answer, RecordError)), None) for row in rows]
-        if asked and all(faults):
-            raise MfpoError(f"{endpoint}: all {len(asked)} questions failed, the first with: {faults[0]}")
         return [fault or row for fault, row in zip(faults, rows, strict=True)]  # type: ignore[misc]
 
     return Asker({"model": model, "endpoint": endpoint}, ask)
@@ -157,7 +169,6 @@ def _reply(
 
     from mfpo.answer.by_endpoint import chat_about
     from mfpo.answer.openai_client import complete, explain, longest_answer
-    from mfpo.answer.replies import without_thoughts
 
     number, place, seed = wanted
     how: dict[str, Any] = {"temperature": 0.0} if seed is None else {"temperature": settings.temperature, "seed": seed}
@@ -171,7 +182,6 @@ def _reply(
     else:
         if completion is None:
             return number, place, RecordError("the endpoint failed (the reply is no chat completion)")
-        text = without_thoughts(completion.text or "").strip()
-        return number, place, Sampled(text, completion.finished == "length")
+        return number, place, Sampled((completion.text or "").strip(), completion.finished == "length")
     # Raised out here, so that the client's error, which holds the key, is no part of this one.
     raise MfpoError(fault)

@@ -1,9 +1,8 @@
 """The worst answer against itself put right (RLHF-V's kind of pair, from the model's own words)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mfpo.errors import SettingError
 from mfpo.pairs.check import Checked
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, check_again
 from mfpo.settings import about
@@ -23,13 +22,12 @@ def corrected(
 ) -> list[Pair | str]:
     """The answer with the smallest share of true claims, and the same without its false ones, which is checked again.
 
-    Raises SettingError when the judge shall rewrite and there is none.
+    Where the judge rewrites, the checker is `judge.EndpointJudge` (`settings.check_use`).
     """
     worst = [min((a for a in one.answers if a.false), key=lambda answer: answer.share or 0.0) for one in questions]
     if rewrite == "judge":
-        if not hasattr(checker, "rewrite"):
-            raise SettingError("rewrite=judge needs a judge that writes; give --check judge=NAME judge_endpoint=URL")
-        texts = checker.rewrite([(one.asked, answer) for one, answer in zip(questions, worst, strict=True)])
+        judge: Any = checker
+        texts = judge.rewrite([(one.asked, answer) for one, answer in zip(questions, worst, strict=True)])
     else:
         texts = [_by_rules(one.answers, answer) for one, answer in zip(questions, worst, strict=True)]
     changed = [

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from mfpo.errors import MfpoError, RecordError
-from mfpo.pairs.check import CHOICES, Claim, Shown, Tools, checker
+from mfpo.errors import RecordError
+from mfpo.pairs.check import Claim, Shown, Tools, checker
 from mfpo.pairs.coco import object_claims
 
 
@@ -17,12 +17,12 @@ class DatasetCheck:
         pass
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
-        """The objects that each answer names. Raises MfpoError for a question without `objects`."""
+        """The objects that each answer names; a RecordError for a question without `objects`."""
         from mfpo.class_names import class_of
 
-        found: list[tuple[Claim, ...] | RecordError] = []
-        for asked, text in answers:
-            if asked.objects is None:
-                raise MfpoError(f"question {asked.id} brings no objects to check answers by; {CHOICES}")
-            found.append(object_claims(text, frozenset(filter(None, map(class_of, asked.objects)))))
-        return found
+        return [
+            RecordError("the question brings no objects to check answers by; give them, or another --check")
+            if asked.objects is None
+            else object_claims(text, frozenset(filter(None, map(class_of, asked.objects))))
+            for asked, text in answers
+        ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from mfpo.answer.openai_client import OPENAI
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import RecordError
 from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Claim, Shown, Tools, checker
 from mfpo.settings import about
 
@@ -40,15 +40,8 @@ def open_judge(
     judge_endpoint: Annotated[str, about("judge=NAME: URL of an OpenAI-compatible API")] = OPENAI,
     attempts: Annotated[int, about("judge=NAME: requests before a verdict counts as unreadable", least=1)] = 3,
 ) -> Any:
-    """The model NAME behind an endpoint, or without a name the model that was asked.
-
-    Raises MfpoError when that one is not on this machine.
-    """
-    if where:
-        return EndpointJudge(where, tools, judge_endpoint, attempts)
-    if tools.model is None:
-        raise MfpoError("the model judges itself only where transformers runs it; give --check judge=NAME")
-    return LocalJudge(tools)
+    """The model NAME behind an endpoint, or without a name the model that was asked, which transformers must run."""
+    return EndpointJudge(where, tools, judge_endpoint, attempts) if where else LocalJudge(tools)
 
 
 class EndpointJudge:

@@ -24,7 +24,9 @@ PREPOSITIONS, BE, NEED_PLACE = (frozenset(some.split()) for some in (_PREPOSITIO
 BEFORE_NOUN, QUANTITIES = frozenset(_BEFORE_NOUN.split()), frozenset(_QUANTITIES.split())
 _ENDS = frozenset([",", ";", ":", ".", "!", "?", "-", "–", "—", "(", ")"])
 _JOINS = frozenset(["and", "or"])
+_ARTICLES = frozenset(["a", "an"])
 _CLAUSE = frozenset(["while", "which", "who", "that", "where", "as", "but", "when"])
+_OF_THINGS = frozenset(["that", "which", "whose"])
 # Lists that hang together, or are denied.
 _HELD = frozenset(["either", "both", "between", "neither", "nor", "no", "not"])
 _DANGLING = re.compile(
@@ -57,6 +59,8 @@ def remove(sentence: str, start: int, end: int) -> list[Cut] | None:
         return None
     first = _phrase_start(found, first)
     stop = _stop(found, last + 1)
+    if any(word.text in _OF_THINGS for word in found[stop : stop + 1]):
+        return None  # "a bowl that is full": the clause would be left to another thing
     is_object = any(word.is_finite for word in found[:first])
     for cuts in (
         _from_list(found, first, stop) if is_object else None,
@@ -107,15 +111,31 @@ def _from_list(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None
         # "A cup, a knife, and [a fork]" becomes "a cup and a knife".
         end = first - 2 if found[first - 2].text == "," else first - 1
         comma = next((i for i in reversed(range(end)) if found[i].text == ","), 0)
-        is_list = _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
+        is_list = found[comma - 1].letter in "NS" and _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
         has_verb = any(word.is_finite for word in found[:comma])
         joined = [Cut(found[comma].start, found[comma].end, f" {before}")] if is_list and has_verb else []
         return [Cut(found[end - 1].end, found[stop - 1].end), *joined]
     if before == "," and found[first - 2].letter in "NS" and after in (",", "and", "or"):
         return [Cut(found[first - 1].start, found[stop - 1].end)]
-    if after in _JOINS and stop + 1 < len(found) and _is_thing(found, stop + 1) and before != ",":
+    if after in _JOINS and stop + 1 < len(found) and before not in (",", *_JOINS) and _goes_on(found, first, stop):
         return [Cut(found[first].start, found[stop + 1].start)]
+    if before == "including" and after == ",":
+        rest = stop + 1 + (found[stop + 1].text in _JOINS)  # "including a cup, and a fork"
+        return [Cut(found[first].start, found[rest].start)] if _is_thing(found, rest) else None
     return None
+
+
+def _goes_on(found: Sequence[Word], first: int, stop: int) -> bool:
+    """Whether the "and" at `stop` joins a thing that may take the place of the phrase from `first` on."""
+    after = found[stop + 1]
+    if found[stop - 1].letter == "J" or any(word.tag == "TO" for word in found[first:stop]):
+        return False  # "a cup with a red and blue label", "benches to sit and rest"
+    if after.text in _ARTICLES and found[first - 1].text in PREPOSITIONS and found[first - 1].text != "including":
+        return False  # "a lamp on a table and a picture": it may join the picture to the lamp
+    head = next((word.letter for word in found[stop + 1 :] if word.letter in "NS."), ".")
+    if found[first].text in _ARTICLES and after.letter in "JN" and head == "N":
+        return False  # "an orange and yellow umbrella", "a cup and fork": the article is of both
+    return _is_thing(found, stop + 1)
 
 
 def _is_thing(found: Sequence[Word], place: int) -> bool:
@@ -132,6 +152,8 @@ def _with_opener(found: Sequence[Word], first: int, stop: int) -> list[Cut] | No
         return None
     if stop < len(found) and found[stop].text in _JOINS:
         return None  # a list, of which only this member may go
+    if found[first - 1].text == "including" and stop < len(found) and found[stop].text == ",":
+        return None  # a list goes on
     if opener == 0:  # "On the table, there is a cup."
         if stop + 1 >= len(found) or found[stop].text != ",":
             return None

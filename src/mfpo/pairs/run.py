@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 
+from mfpo.answer.replies import without_thoughts
 from mfpo.build.engine import chunks
 from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
 from mfpo.errors import RecordError, one_line
@@ -16,9 +17,9 @@ from mfpo.pairs.check import CHECKERS, Checked, Checker, Shown, Tools, check_cho
 from mfpo.pairs.out import COLUMNS, Note, Summary, count_pair, empty_note, merge_notes, record_of, write_jsonl
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
 from mfpo.pairs.questions import Asked, Questions, open_questions
-from mfpo.pairs.settings import PairsSettings
+from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.records import read_dataset, without_places
-from mfpo.settings import options_of
+from mfpo.settings import from_mapping, options_of, with_options
 from mfpo.shards import write_shard
 
 Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
@@ -37,14 +38,19 @@ def pairs(
     processor: Any = None,
     engine: str | None = None,
     endpoint: str | None = None,
+    **options: Any,
 ) -> datasets.Dataset:
     """Write pairs of the model's own answers to the folder `out`, and open the dataset; see `pairs_into`.
 
-    `source` is a folder of images, or a file of questions with the folder of their `images`.
+    `source` is a folder of images, or a file of questions with the folder of their `images`. `options` are the
+    checker's settings. Raises SettingError for settings that neither engine nor checker uses.
     """
+    check_choice(check)
+    of_checker = with_options(PairsSettings, CHECKERS[check.partition("=")[0]])
+    settings = from_mapping(of_checker, asdict(settings) | options)
+    check_use(settings, check, engine, endpoint)
     if isinstance(source, str | Path):
         source = open_questions(Path(source), None if images is None else Path(images), settings.seed)
-    check_choice(check)
     asker = open_asker(model, settings, processor=processor, engine=engine, endpoint=endpoint)
     pairs_into(source, asker, check, Path(out), settings)
     return read_dataset(Path(out))
@@ -134,11 +140,13 @@ def _make_shard(
     found = pairing(list(told.values()), checker, **options_of(settings, pairing))
     records = []
     for (number, answered), pair in zip(told.items(), found, strict=True):
-        if isinstance(pair, Pair):
-            count_pair(note, pair)
+        try:
+            if not isinstance(pair, Pair):
+                raise RecordError(pair)
             records.append(record_of(answered.asked, pair, source.name, number))
-        else:
-            note["left_out"].append(SetAside(row=number, id=answered.asked.id, reason=pair))
+            count_pair(note, pair)
+        except RecordError as error:
+            note["left_out"].append(SetAside(row=number, id=answered.asked.id, reason=one_line(error)))
     write_shard(records, path, COLUMNS)
     return note
 
@@ -151,7 +159,7 @@ def _answer(asked: list[Asked], asker: Asker, checker: Checker) -> list[Answered
         if isinstance(answers, RecordError):
             found[number] = answers
             continue
-        whole = [without_places(answer.text) for answer in answers if not answer.cut]
+        whole = [without_places(without_thoughts(answer.text)) for answer in answers if not answer.cut]
         texts[number] = list(dict.fromkeys(filter(None, whole)))
         if not texts[number]:
             found[number] = "all answers were cut at max_new_tokens" if not whole else "all answers are empty"

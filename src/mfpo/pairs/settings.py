@@ -1,9 +1,11 @@
 """The settings of `mfpo pairs`; a pairing and a checker add their own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from mfpo.answer.settings import engine_of
+from mfpo.errors import SettingError
 from mfpo.pairs.pair import PAIRINGS
 from mfpo.settings import ChosenSettings, setting
 
@@ -30,3 +32,25 @@ class PairsSettings(ChosenSettings):
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
         """The function of a pairing."""
         return (PAIRINGS[name],), ()
+
+
+def check_use(settings: PairsSettings, check: str, engine: str | None, endpoint: str | None) -> None:
+    """Raises SettingError for settings that neither engine nor checker uses, and choices that do not go together."""
+    is_local = engine_of(engine, endpoint) == "transformers"
+    is_judged = check.startswith("judge=")
+    if check == "judge" and not is_local:
+        raise SettingError("the model judges itself only where transformers runs it; give --check judge=NAME")
+    if getattr(settings, "rewrite", None) == "judge" and not is_judged:
+        raise SettingError("rewrite=judge needs a judge that writes; give --check judge=NAME judge_endpoint=URL")
+    unused = {} if is_local else {"batch_size": "only a local model of transformers"}
+    if endpoint is None and not is_judged:
+        unused |= dict.fromkeys(("concurrency", "retries", "timeout"), "only --endpoint or --check judge=NAME")
+    if not is_judged:
+        unused |= dict.fromkeys(("judge_endpoint", "attempts"), "only --check judge=NAME")
+    faults = [
+        f"{field.name} is {value}, but {unused[field.name]} has a use for it; leave it out"
+        for field in fields(settings)
+        if field.name in unused and (value := getattr(settings, field.name)) != field.default
+    ]
+    if faults:
+        raise SettingError("; ".join(faults))

@@ -84,7 +84,7 @@ class Cost:
         by_benchmark = ", ".join(f"{name} {count:,}" for name, count in self.answers.items())
         return (
             f"to do: {sum(self.answers.values()):,} answers ({by_benchmark}), {self.trainings} trainings "
-            f"({self.pairs:,} pairs, each epoch counted), {self.judge_calls:,} judge calls; about {self.hours:,.1f} "
+            f"({self.pairs:,.0f} pairs, each epoch counted), {self.judge_calls:,} judge calls; about {self.hours:,.1f} "
             f"hours of one GPU besides building and ranking ({BASIS})"
         )
 

@@ -8,12 +8,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from mfpo.errors import RecordError
+from mfpo.files import read_json
 from mfpo.folders import write_json
 from mfpo.pairs.ask import open_asker
 from mfpo.pairs.check import FALSE, TRUE, Claim, Shown, Tools, checker
@@ -74,21 +76,27 @@ class Way:
         """What the folders of its rounds are called."""
         return f"{self.method}-{self.rounds}-{self.error:g}"
 
+    def row(self, number: int) -> str:
+        """What the table calls its round `number`."""
+        about = f", {100 * self.error:g} % of verdicts wrong" if self.error else ""
+        return f"{self.method.upper()}, round {number} of {self.rounds}{about}"
+
 
 @experiment("rounds")
 def rounds(study: Study) -> Result:
     """Three rounds on own answers against one with as many pairs and steps, MFPO and DPO, and checkers that err."""
     if not isinstance(study.scale, PictureBookScale):
         raise NotOnScale("rounds asks the picture book, which alone knows what is in a scene")
+    ways = [Way(method, rounds=number) for method in ("dpo", "mfpo") for number in (_ROUNDS, 1)]
+    ways += [Way("mfpo", error=error) for error in _ERRORS]
     rows = {"base": study.scores(BASE)}
-    for method in ("dpo", "mfpo"):
-        rows |= _rows(study, Way(method))
-        rows |= _rows(study, Way(method, rounds=1))
-    for error in _ERRORS:
-        rows |= _rows(study, Way("mfpo", error=error))
+    for way in ways:
+        rows |= _rows(study, way)
     figures = study.scale.figures
     table = Table({row: {name: estimate(scores, name) for name in figures} for row, scores in rows.items()}, figures)
     notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of `mfpo pairs`."]
+    lacking = [text for way in ways for text in _lacking(study, way)]
+    notes += [f"Trained on fewer pairs, as too few answers had a false claim: {'; '.join(lacking)}."] if lacking else []
     return Result("Rounds on the model's own answers", table, notes=notes)
 
 
@@ -98,12 +106,24 @@ def _rows(study: Study, way: Way) -> dict[str, list[Scores]]:
     for seed in study.seeds:
         model = study.scale.base
         for number in range(1, way.rounds + 1):
-            folder = study.out / "rounds" / f"{way.name}-{study.scale.pairs}-{seed}" / f"round{number}"
+            folder = _folder(study, way, seed, number)
             model = _train_round(study, way, seed, number, model, folder)
-            about = f", {100 * way.error:g} % of verdicts wrong" if way.error else ""
-            row = f"{way.method.upper()}, round {number} of {way.rounds}{about}"
-            rows.setdefault(row, []).append(_scores(study, way, seed, number, model, folder))
+            rows.setdefault(way.row(number), []).append(_scores(study, way, seed, number, model, folder))
     return rows
+
+
+def _folder(study: Study, way: Way, seed: int, number: int) -> Path:
+    return study.out / "rounds" / f"{way.name}-{study.scale.pairs}-{seed}" / f"round{number}"
+
+
+def _lacking(study: Study, way: Way) -> list[str]:
+    """The rounds of a way that had fewer pairs than they should have."""
+    wanted, found = study.scale.pairs // way.rounds, []
+    for seed, number in product(study.seeds, range(1, way.rounds + 1)):
+        paired = read_json(_folder(study, way, seed, number) / "own" / "summary.json")["paired"]
+        if paired < wanted:
+            found.append(f"{way.row(number)}, seed {seed}: {paired} of {wanted}")
+    return found
 
 
 def _train_round(study: Study, way: Way, seed: int, number: int, model: Path, folder: Path) -> Path:

@@ -25,6 +25,7 @@ def model_card(*, hub: str | None, base: str, data: str, settings: TrainSettings
     last = {line["stage"]: line for line in map(json.loads, text.splitlines()) if "loss" in line}
     figures = [name for name in _FIGURES if any(name in line for line in last.values())]
     rows = [[stage, str(line["step"]), *(f"{line[name]:.4f}" for name in figures)] for stage, line in last.items()]
+    shown = settings.shown() | {"eval": settings.eval and Path(settings.eval).name}  # without this machine's folders
     kind = f"A LoRA adapter of rank {settings.lora_rank} for" if settings.lora_rank else "All of"
     return "\n".join(
         [
@@ -35,7 +36,7 @@ def model_card(*, hub: str | None, base: str, data: str, settings: TrainSettings
             "Of the records seen since the line before, at the end of each stage.\n",
             *_table(["stage", "step", *figures], rows),
             "\n## Settings\n",
-            *_table(["setting", "value"], [[name, str(value)] for name, value in settings.shown().items()]),
+            *_table(["setting", "value"], [[name, str(value)] for name, value in shown.items()]),
             "\n## Versions\n",
             *_table(["package", "version"], [list(item) for item in versions().items()]),
             "",

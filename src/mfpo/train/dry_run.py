@@ -23,7 +23,7 @@ from mfpo.train.data import data_name, open_data, open_pairs
 from mfpo.train.memory import Memory, estimate
 from mfpo.train.metrics import count_tokens
 from mfpo.train.plan import Plan, plan_stages
-from mfpo.train.policy import PROJECTORS, attention_of, lora_targets, make_trainable
+from mfpo.train.policy import PROJECTORS, attention_of, lora_targets, make_trainable, vision_towers
 from mfpo.train.processes import processes
 from mfpo.train.reference import read_known
 from mfpo.train.run import check_settings, files_of
@@ -99,10 +99,11 @@ def dry_run(
         (settings or TrainSettings()).resolved(),
         processor,
     )
+    steps = steps_of_stages(plan, run.settings)
     policy = _policy(run, model if not isinstance(model, str | Path) else run.model)
     shared = shares_prefix(policy)
-    steps = [_first_step(run, rows) for _, rows in plan]
-    batches = [run.pairs.collate([run.pairs[row] for row in rows], shared=shared) for step in steps for rows in step]
+    firsts = [_first_step(run, rows) for _, rows in plan]
+    batches = [run.pairs.collate([run.pairs[row] for row in rows], shared=shared) for step in firsts for rows in step]
     largest = max(batches, key=lambda batch: batch["input_ids"].numel())
     counts = [count_tokens(batch) for batch in batches]
     tokens, unshared = (float(sum(count[name] for count in counts)) for name in ("tokens", "tokens_unshared"))
@@ -111,7 +112,7 @@ def dry_run(
     answers = [sequence in known for record in hashes for sequence in record]
     return DryRun(
         parameters=parameters_by_part(policy),
-        stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, run.steps, strict=True)],
+        stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, steps, strict=True)],
         sequences=sum(len(batch["answer_ids"]) for batch in batches) / len(plan),
         tokens=tokens / len(plan),
         tokens_saved=1 - tokens / unshared,
@@ -119,7 +120,7 @@ def dry_run(
         answers_kept=sum(answers),
         reference_file=file,
         memory={name: estimate(policy, largest, run.settings, bf16=bf16) for name, bf16 in _devices(run.settings)},
-        batch=list(decoded(run.pairs, steps[0][0], run.processor.tokenizer)),
+        batch=list(decoded(run.pairs, firsts[0][0], run.processor.tokenizer)),
     )
 
 
@@ -129,20 +130,22 @@ def _count() -> int:
 
 def _devices(settings: TrainSettings) -> Iterator[tuple[str, bool]]:
     """Where it may be trained, and whether in bfloat16."""
-    if device().type == "cpu" and not settings.quantize_4bit:
+    if device().type == "cpu":
         yield "on this CPU", False
-    yield "on a GPU", settings.bf16 or settings.quantize_4bit
+    yield "on a GPU", settings.bf16
 
 
 def _opened(
     data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, processor: Any
 ) -> tuple[Run, Plan]:
     """The run that `train` would start, checked as there."""
-    # What a base in 4 bits needs, this machine may not have.
+    # What a base in 4 bits needs may not be installed here.
     check_settings(model, replace(settings, quantize_4bit=False))
     if not isinstance(model, Path):
         check_model(model, processor)
     dataset = open_data(data, settings)
+    if settings.eval:
+        open_data(Path(settings.eval), settings, is_eval=True)
     plan = plan_stages(dataset, settings, data_name(data))
     processor = processor or load_processor(model)
     folder = out.with_name(out.name + ".partial")
@@ -157,7 +160,6 @@ def _opened(
         folder=folder,
         settings=settings,
         processor=processor,
-        steps=steps_of_stages(plan, settings),
     )
     return run, plan
 
@@ -181,7 +183,11 @@ def parameters_by_part(policy: Any) -> dict[str, Part]:
     projectors = [getattr(tower, name) for name in PROJECTORS if hasattr(tower, name)]
     language = [base.get_decoder(), base.get_input_embeddings(), base.get_output_embeddings()]
     # Of what is in two of them, the last one counts.
-    places = {"vision tower": [tower] if tower is not base else [], "projector": projectors, "language model": language}
+    places = {
+        "vision tower": vision_towers(base) if tower is not base else [],
+        "projector": projectors,
+        "language model": language,
+    }
     names = {id(weight): part for part, modules in places.items() for m in modules for weight in m.parameters()}
     counts: dict[str, Part] = {part: Part() for part in places}
     for name, weight in policy.named_parameters():

@@ -1,5 +1,6 @@
 """Ctrl-C while a model is trained: the step is finished and a checkpoint saved, from which the same command goes on."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ class Interruption(TrainerCallback):
     """Ends a training after the step in which `is_asked` becomes true, with a checkpoint."""
 
     def __init__(self) -> None:
-        self.is_asked = False
+        self.is_asked, self.process = False, os.getpid()
 
     @contextmanager
     def by_signals(self) -> Iterator[None]:
@@ -38,6 +39,8 @@ class Interruption(TrainerCallback):
             raise KeyboardInterrupt
 
     def _ask(self, number: int, frame: Any) -> None:
+        if os.getpid() != self.process:  # a worker of the data loader, which got this handler with its parent's memory
+            return
         if self.is_asked:
             raise KeyboardInterrupt
         self.is_asked = True

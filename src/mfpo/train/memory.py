@@ -44,7 +44,9 @@ class Memory:
 
 
 def estimate(policy: Any, batch: dict[str, Tensor], settings: TrainSettings, *, bf16: bool) -> Memory:
-    """The memory of a step on `batch`, of `Pairs.collate`, by AdamW; `bf16` as on a GPU, else in float32.
+    """The memory of a step on `batch`, of `Pairs.collate`; `bf16` as on a GPU, else in float32.
+
+    The optimizer's state is that of AdamW, in 8 bits where `optim` says so.
 
     Nothing of `policy` is read but shapes and which weights are trained: it may be on the meta device.
     """
@@ -57,7 +59,7 @@ def estimate(policy: Any, batch: dict[str, Tensor], settings: TrainSettings, *, 
     return Memory(
         weights=_weights(policy, settings, bf16=bf16),
         reference=4 * everything if has_second_model else 0,
-        optimizer=8 * trained,
+        optimizer=(2 if "8bit" in (settings.optim or "") else 8) * trained,
         gradients=4 * trained,
         activations=kept + _logits(base, batch, settings, bf16=bf16) + (2 * trained if bf16 else 0),
         working=working,
@@ -66,17 +68,17 @@ def estimate(policy: Any, batch: dict[str, Tensor], settings: TrainSettings, *, 
 
 
 def _weights(policy: Any, settings: TrainSettings, *, bf16: bool) -> float:
-    """float32, but for a base of adapters, which is in bfloat16 or, its linear layers, in 4 bits."""
+    """float32, but for a base of adapters, which is in bfloat16 on a GPU, and its linear layers in 4 bits if asked."""
     head = policy.get_output_embeddings()
     linear = {id(module.weight) for module in policy.modules() if isinstance(module, nn.Linear) and module is not head}
-    size = 0.0
+    size, plain = 0.0, 2 if bf16 else 4
     for weight in policy.parameters():
         if weight.requires_grad or not settings.lora_rank:
             size += 4 * weight.numel()
         elif settings.quantize_4bit:
-            size += (_NF4 if id(weight) in linear else 2) * weight.numel()
+            size += (_NF4 if id(weight) in linear else plain) * weight.numel()
         else:
-            size += (2 if bf16 else 4) * weight.numel()
+            size += plain * weight.numel()
     return size
 
 

@@ -122,7 +122,7 @@ def make_trainable(base: Any, settings: TrainSettings, *, targets: list[str], ad
                 setattr(module, name, 0.0)
     if not settings.lora_rank:
         if not settings.train_vision_tower:
-            for tower in _vision_towers(base):
+            for tower in vision_towers(base):
                 tower.requires_grad_(False)
                 for name in PROJECTORS:
                     getattr(tower, name, nn.Identity()).requires_grad_(True)
@@ -164,7 +164,7 @@ def unmoved(model: Any) -> list[nn.Module]:
     ]
 
 
-def _vision_towers(model: Any) -> list[nn.Module]:
+def vision_towers(model: Any) -> list[nn.Module]:
     """What encodes images: a tower, and a second one of another resolution in DeepSeek-VL's hybrid."""
     tower, decoder = model.get_encoder(modality="image"), model.get_decoder()
     if tower is model:

@@ -33,8 +33,9 @@ def push(model: Path, repository: str, settings: TrainSettings) -> None:
     try:
         HfApi().upload_folder(repo_id=repository, folder_path=model, revision=settings.hub_revision)
     except _FAULTS as error:
+        revision = f" --revision {settings.hub_revision}" if settings.hub_revision else ""
         raise MfpoError(
             f"{model} is trained, but could not be pushed ({first_line(error)}); push it with "
-            f"`hf upload {repository} {model}`"
+            f"`hf upload {repository} {model}{revision}`"
         ) from error
     say(f"{model} is on the Hub as {repository}")

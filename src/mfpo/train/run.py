@@ -73,7 +73,7 @@ def run(
     dataset = open_data(data, settings)
     held_out = open_data(Path(settings.eval), settings, is_eval=True) if settings.eval else None
     plan = plan_stages(dataset, settings, data_name(data))
-    steps = steps_of_stages(plan, settings)
+    steps_of_stages(plan, settings)  # refuses too few
     processor = processor or load_processor(model)
     names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
     made_by: dict[str, Any] = {"command": "train", **names, "settings": settings.shown()}
@@ -99,7 +99,6 @@ def run(
             folder=folder,
             settings=settings,
             processor=processor,
-            steps=steps,
         )
         if settings.eval and held_out:
             this = replace(this, held_out=_of_held_out(this, held_out, Path(settings.eval)))

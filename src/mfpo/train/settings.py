@@ -172,9 +172,12 @@ class TrainSettings(TransformersSettings):
     def is_more_better(self) -> dict[str, bool]:
         """The figures of held-out pairs that have a better direction, and whether it is upwards.
 
-        `rewards/balance` has none.
+        `rewards/balance` has none; a method that weighs the tokens of a pair has no figures of rejected images.
         """
-        return _IS_MORE_BETTER | {f"loss/{term}": False for term in OBJECTIVES[self.method].terms}
+        method = OBJECTIVES[self.method]
+        has_images = method.needs_rejected_images or not method.weigh
+        figures = _IS_MORE_BETTER | {f"loss/{term}": False for term in method.terms}
+        return {name: is_more for name, is_more in figures.items() if has_images or "/image_" not in name}
 
     def weights(self) -> dict[str, float]:
         """The weights of the terms that the method does not weigh itself, for `total`."""

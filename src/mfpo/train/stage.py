@@ -20,7 +20,7 @@ from mfpo.logprobs.cells import CELLS
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import device
 from mfpo.settings import options_of
-from mfpo.train.arguments import training_arguments
+from mfpo.train.arguments import steps_of_stages, training_arguments
 from mfpo.train.batches import Records, all_of
 from mfpo.train.best import Best, KeepBest
 from mfpo.train.card import hub_name, model_card
@@ -49,7 +49,7 @@ class Run:
     `model` is the folder of the model that is trained, `model_files` are its hashes; `pairs` are the records of
     `dataset` as the method reads them. `titles` are what the card calls model and data. `cache` is where `.reference`
     and `.vision` lie: the dataset's folder, or the run's for one in memory. `folder` will be renamed to `out`.
-    `held_out` is the same run with the held-out pairs for its records; `steps` are those of each stage.
+    `held_out` is the same run with the held-out pairs for its records.
     """
 
     model: Path
@@ -62,7 +62,6 @@ class Run:
     folder: Path
     settings: TrainSettings
     processor: Any
-    steps: list[int]
     held_out: "Run | None" = None
 
     @property
@@ -111,8 +110,8 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
     say(f"stage {number + 1} of {len(plan)}, {name}: {len(rows)} records")
     reference = make_reference(policy, run, rows, number)
     held_out = run.held_out
-    first_step = sum(run.steps[:number])
-    log = StageLog(run.folder / "metrics.jsonl", name, first_step)
+    steps = steps_of_stages(plan, run.settings)
+    log = StageLog(run.folder / "metrics.jsonl", name, sum(steps[:number]))
     if checkpoint:
         say(f"going on from step {step} of the stage")
     if processes().is_main_process:
@@ -122,7 +121,7 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
     trainer = PreferenceTrainer(
         policy,
         run.settings,
-        training_arguments(run.settings, _checkpoints(end), records=len(rows), steps=run.steps[number]),
+        training_arguments(run.settings, _checkpoints(end), records=len(rows), steps=steps[number]),
         processing_class=run.processor,
         train_dataset=Records(run.pairs, rows),
         eval_dataset=all_of(held_out.pairs) if held_out else None,
@@ -133,7 +132,7 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
         write=log.write,
     )
     if run.best:
-        trainer.add_callback(KeepBest(run.best, first_step, partial(_save, trainer, run)))
+        trainer.add_callback(KeepBest(run.best, log.first_step, partial(_save, trainer, run)))
     with trainer.interruption.by_signals():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with writing(f"the end of stage {name}", run.folder):

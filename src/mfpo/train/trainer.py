@@ -104,10 +104,9 @@ class PreferenceTrainer(Trainer):
         if frozen is None and "reference" in self.method.inputs and not isinstance(model, PeftModel):
             frozen = copy.deepcopy(model).requires_grad_(False).eval()
         self.frozen, self.starts_as_reference = frozen, starts_as_reference
-        self.unmoved, self.interruption = unmoved(model), Interruption()
+        self.unmoved, self.interruption, self.window_start = unmoved(model), Interruption(), time.monotonic()
         keep_backward_pass(model)
         self.window: dict[str, Tensor] = {}
-        self.window_start = time.monotonic()
         self.rows_of_step: list[int] = []
         self.rates: dict[str, float] = {}
         self._change_callbacks()
@@ -257,11 +256,18 @@ class PreferenceTrainer(Trainer):
         """Measure the held-out pairs: the metrics of training and `image_dependence`, log p(y_w | m) - log p(y_w | m').
 
         `write` and callbacks get them; random states and the window of the training's own metrics stay as they are.
+        Raises MfpoError for other pairs than those that the trainer was made with.
         """
+        if eval_dataset is not None or self.eval_pairs is None:
+            raise MfpoError(
+                "evaluate() measures the held-out pairs that the trainer was made with; give it eval_dataset"
+            )
         if self.is_in_train and 0 < self.state.global_step == self._initial_global_step:
             return {}  # by `eval_on_start`, but the run goes on from a checkpoint
         start = time.monotonic()
-        means = self._eval_means()
+        if self.eval_reference is None:  # not trained yet
+            self.eval_reference = self._own_reference(self.eval_pairs)
+        means = self._eval_means(self.eval_reference)
         if self.write is not None and self.is_world_process_zero():
             self.write({f"eval/{name}": value for name, value in means.items()}, self.state.global_step)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
@@ -271,17 +277,16 @@ class PreferenceTrainer(Trainer):
         return logs
 
     @torch.no_grad()
-    def _eval_means(self) -> dict[str, float]:
+    def _eval_means(self, reference: Tensor) -> dict[str, float]:
         assert self.eval_pairs is not None
-        assert self.eval_reference is not None, "train() computes it"
+        names = self.eval_pairs.names
         model, device = self.model_wrapped.eval(), self.args.device
         sums: dict[str, Tensor] = {}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), self.compute_loss_context_manager():
             for batch in self._eval_batches():
                 inputs = self._prepare_inputs(batch)
                 rows, counts = inputs.pop("rows"), inputs.pop("counts")
-                reference = self.eval_reference[rows.cpu()]
-                known, _, values = self._measure(model, inputs, reference, self.eval_prepared, self.eval_pairs.names)
+                known, _, values = self._measure(model, inputs, reference[rows.cpu()], self.eval_prepared, names)
                 _add(sums, values | {"image_dependence": known.image_dependence}, counts)
         return record_means(self._over_processes(sums))
 

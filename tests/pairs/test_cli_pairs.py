@@ -1,0 +1,161 @@
+"""`mfpo pairs` from the shell: an endpoint that is asked and judges, a killed run, settings without a use."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from mfpo.cli import main
+from mfpo.errors import SettingError
+from mfpo.pairs.check import CHECKERS
+from mfpo.pairs.run import pairs
+from mfpo.pairs.settings import PairsSettings, check_use
+from mfpo.records import read_dataset
+from mfpo.settings import with_options
+
+MFPO = [sys.executable, "-c", "from mfpo.cli import main; main()"]
+SAID = ("There is a dog. There is a cat.", "<think>A cat?</think>There is a dog and a cat.")
+SPLIT = [{"words": name, "question": f"Is there {name}?"} for name in ("a dog", "a cat")]
+
+
+@pytest.fixture
+def server(fake_server):
+    """Names a dog and a cat where there is a dog alone, in words that the request's seed says; and is its own judge."""
+    pytest.importorskip("openai")
+
+    class Server(fake_server):
+        def well(self, request, body):
+            content = body["messages"][-1]["content"]
+            if isinstance(content, list) and "yes or no" in content[-1]["text"]:
+                said = "Yes." if "dog" in content[-1]["text"] else "No."
+            elif isinstance(content, list):
+                said = SAID[body.get("seed", 0) % 2]
+            elif "wrong" in content:
+                said = "There is a dog."
+            else:
+                said = json.dumps([claim for claim in SPLIT if claim["words"] in content])
+            self.send(request, 200, self.completion(said))
+
+    with Server(None) as running:
+        yield running
+
+
+@pytest.fixture
+def command(tmp_path, server, monkeypatch):
+    """The words of a command that asks the server about eight images, in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (32, 32), "red").save("photos/red.png")
+    rows = [{"question_id": f"q{n}", "image": "red.png", "text": "What is there?"} for n in range(8)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "truth.jsonl").write_text(json.dumps({"image_id": "red.png", "objects": ["dog"]}))
+    asked = ["pairs", "questions.jsonl", "--images", "photos", "--model", "m", "--endpoint", server.url]
+    return [*asked, "samples=2", "shard_size=2", "concurrency=2", "pairing=corrected"]
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    def run_here(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mfpo", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code or 0, capsys.readouterr().err
+
+    return run_here
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_killed_run_asks_only_what_is_left_and_ends_with_the_same_bytes(tmp_path, command, server, here):
+    asked = [*command, "--check", "coco=truth.jsonl"]
+    well, hangs = server.well, threading.Event()
+    server.well = lambda *given: (len(server.bodies) > 9 and hangs.wait(60), well(*given))
+    process = subprocess.Popen([*MFPO, *asked, "--out", "own"])
+    try:
+        while len(server.bodies) < 10:  # in the second shard: the greedy answer and two samples of two questions each
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        hangs.set()
+    assert process.wait() == -signal.SIGKILL
+    assert [note.name for note in tmp_path.glob("own.partial/train-*.json")] == ["train-00000.json"]
+    server.well = well
+    server.bodies.clear()
+    assert here(*asked, "--out", "own") == (0, "")
+    assert len(server.bodies) == 3 * 6
+    assert here(*asked, "--out", "whole") == (0, "")
+    assert content(tmp_path / "own") == content(tmp_path / "whole")
+    pairs = read_dataset(tmp_path / "own")
+    assert pairs["id"] == [f"q{n}" for n in range(8)]
+    assert {pair["chosen"][0]["content"] for pair in pairs} == {"There is a dog."}
+
+
+def test_the_judge_at_an_endpoint_checks_rewrites_and_checks_again(tmp_path, command, server, here):
+    judged = ["--check", "judge=m", f"judge_endpoint={server.url}", "rewrite=judge"]
+    assert here(*command, *judged, "--out", "own")[0] == 0
+    pair = read_dataset(tmp_path / "own")[0]
+    assert pair["chosen"][0]["content"] == "There is a dog."
+    assert pair["rejected"][0]["content"] == SAID[0]
+    told = [(claim["answer"], claim["object"], claim["verdict"]) for claim in pair["claims"]]
+    assert told == [("chosen", "a dog", "true"), ("rejected", "a dog", "true"), ("rejected", "a cat", "false")]
+    assert (tmp_path / "own.verdicts.jsonl").exists()
+    settings = PairsSettings(pairing="corrected", rewrite="judge", samples=2, shard_size=2, concurrency=2)
+    how = {"check": "judge=m", "images": "photos", "endpoint": server.url}
+    pairs("questions.jsonl", "m", "python", settings, **how, judge_endpoint=server.url)
+    assert content(tmp_path / "python") == content(tmp_path / "own")
+    with pytest.raises(SettingError, match="no setting is named 'attemps', did you mean 'attempts'"):
+        pairs("questions.jsonl", "m", "other", settings, **how, attemps=2)
+
+
+def test_a_question_that_the_endpoint_refuses_is_set_aside_even_if_it_is_the_last(tmp_path, command, server, here):
+    well = server.well
+    server.well = lambda request, body: (server.bad_request if "seven" in str(body) else well)(request, body)
+    rows = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    rows = [*rows[:2], rows[7] | {"text": "What about seven?"}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert here(*command, "--check", "coco=truth.jsonl", "--out", "own")[0] == 3
+    (aside,) = (tmp_path / "own" / "rejected_rows.jsonl").read_text().splitlines()
+    assert json.loads(aside)["id"] == "q7"
+    assert "too long" in aside
+
+
+def test_an_endpoint_that_is_down_ends_the_run_in_one_line(tmp_path, command, server, here):
+    server.well = server.bad_request
+    rows = [{"question_id": f"q{n}", "image": "red.png", "text": "What is there?"} for n in range(30)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, said = here(*command, "--check", "coco=truth.jsonl", "--out", "own", "shard_size=30")
+    assert (status, said.count("\n")) == (1, 1)
+    assert f"error: {server.url}: 20 questions in a row failed, the last with: the endpoint failed" in said
+
+
+@pytest.mark.parametrize(
+    ("check", "engine", "endpoint", "values", "words"),
+    [
+        ("detector", None, None, {"concurrency": 2}, "concurrency is 2, but only --endpoint or --check judge=NAME has"),
+        ("coco=x", None, "http://h/v1", {"batch_size": 2}, "batch_size is 2, but only a local model of transformers"),
+        ("coco=x", "vllm", None, {"batch_size": 2}, "batch_size is 2"),
+        ("judge", None, None, {"attempts": 2}, "attempts is 2, but only --check judge=NAME has a use for it"),
+        ("judge", None, "http://h/v1", {}, "the model judges itself only where transformers runs it"),
+        ("coco=x", None, None, {"pairing": "corrected", "rewrite": "judge"}, "rewrite=judge needs a judge"),
+        ("coco=x", "vlm", None, {}, "no engine is named 'vlm'"),
+        ("coco=x", "vllm", "http://h/v1", {}, "give one"),
+        ("judge=m", "vllm", None, {"concurrency": 2, "attempts": 2}, None),
+        ("coco=x", None, "http://h/v1", {"concurrency": 2, "timeout": 2.0}, None),
+        ("judge", None, None, {"batch_size": 2}, None),
+    ],
+)
+def test_settings_without_a_use_are_refused(check, engine, endpoint, values, words):
+    settings = with_options(PairsSettings, CHECKERS[check.partition("=")[0]])(**values)
+    if words is None:
+        check_use(settings, check, engine, endpoint)
+        return
+    with pytest.raises(SettingError, match=words):
+        check_use(settings, check, engine, endpoint)
