@@ -179,6 +179,10 @@ def model_hash(model: Any, processor: Any) -> str:
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    if backend := getattr(processor.tokenizer, "backend_tokenizer", None):
+        # It would be saved with what its last call was told, and every call tells it anew.
+        backend.no_padding()
+        backend.no_truncation()
     with TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)

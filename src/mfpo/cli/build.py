@@ -9,7 +9,7 @@ from rich.table import Table
 from mfpo.build.regions import NAMES as OUR_SEGMENTERS
 from mfpo.build.regions import SEGMENTERS, check_choice, open_segmenter
 from mfpo.build.settings import CommandSettings
-from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console, counted
+from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console, counted, say_set_aside
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new, check_readable
 from mfpo.hub import is_hub_name
@@ -149,12 +149,7 @@ def _report(out: Path, summary: Any) -> None:
         console.print(
             f"left out: {', '.join(summary['left_out'])}; choose with split=NAME or subset=NAME, or give a file"
         )
-    if summary["set_aside"]:
-        console.print(f"{summary['set_aside']} of {summary['read']} rows set aside:", style="yellow")
-        for reason, count in summary["reasons"].items():
-            console.print(f"  {count} x {reason}")
-        console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
-        raise typer.Exit(ROWS_SET_ASIDE)
+    say_set_aside(out, summary, "rows", summary["read"])
 
 
 def _draw_preview(source: Any, id: str, settings: Any, regions: str, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -29,3 +29,14 @@ def counted(rows: Iterable[T], text: str) -> Iterator[T]:
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         yield from progress.track(rows, total=len(rows) if isinstance(rows, Sized) else None)
+
+
+def say_set_aside(out: Path, summary: Any, rows: str, read: int) -> None:
+    """Report which of the `read` rows of a summary were set aside and why, and end with a status of their own."""
+    if not summary["set_aside"]:
+        return
+    console.print(f"{summary['set_aside']} of {read} {rows} set aside:", style="yellow")
+    for reason, count in summary["reasons"].items():
+        console.print(f"  {count} x {reason}")
+    console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
+    raise typer.Exit(ROWS_SET_ASIDE)

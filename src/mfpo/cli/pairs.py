@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mfpo.cli.console import ROWS_SET_ASIDE, Config, Model, Out, Overrides, console, counted
+from mfpo.cli.console import Config, Model, Out, Overrides, console, counted, say_set_aside
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new
 from mfpo.pairs.check import CHECKERS, check_choice
@@ -86,9 +86,4 @@ def _report(out: Path, summary: Any) -> None:
     )
     for reason, count in summary["left_out"].items():
         console.print(f"  without a pair: {count} x {reason}")
-    if summary["set_aside"]:
-        console.print(f"{summary['set_aside']} of {summary['asked']} questions set aside:", style="yellow")
-        for reason, count in summary["reasons"].items():
-            console.print(f"  {count} x {reason}")
-        console.print(f"  each with its reason in {out / 'rejected_rows.jsonl'}")
-        raise typer.Exit(ROWS_SET_ASIDE)
+    say_set_aside(out, summary, "questions", summary["asked"])

@@ -109,9 +109,11 @@ def counterfactual(
         ways = [str(how) for how in rng.permutation(_WAYS)] if edit == "any" else [edit]
         options = (after.edit(thing, how, rng) for how in ways)
         changed = next((option for option in options if option), None)
-        if changed and len(edited) < edits:
+        if changed:
             after = changed
             edited.append(thing)
+        if len(edited) == edits:
+            break
     if not edited:
         raise RecordError("its chosen answer names no object that can be edited")
     image, masks = _with_boxes(after.scene)

@@ -83,6 +83,7 @@ def read_prompt(row: dict[str, Any], column: str) -> list[Message]:
 
 
 def check_prompt(prompt: list[Message], column: str) -> list[Message]:
+    """The prompt. Raises RecordError when it has no text, or does not end with the user's message."""
     if not without_places(answer_text(prompt)):
         raise RecordError(f"column {column!r} is empty")
     if prompt[-1]["role"] != "user":

@@ -384,9 +384,9 @@ class PreferenceTrainer(Trainer):
         """Go on with the window of metrics that the checkpoint fell into."""
         if not self._window_file(checkpoint).exists():  # as with `save_only_model` in arguments of one's own
             return
-        saved = load_file(self._window_file(checkpoint), device=str(self.args.device))
+        saved = load_file(self._window_file(checkpoint))
         self.rates = {name.removeprefix(_RATES): saved.pop(name).item() for name in [*saved] if name.startswith(_RATES)}
-        self.window = {name[4:]: saved[name] for name in sorted(saved)}
+        self.window = {name[4:]: saved[name].to(self.args.device) for name in sorted(saved)}
 
     def _window_file(self, checkpoint: Path | str) -> Path:
         return Path(checkpoint) / f"window_{self.accelerator.process_index}.safetensors"

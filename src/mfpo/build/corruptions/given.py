@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 @corruption("given", edits_records=True)
 def given(record: SourceRecord, regions: list[Region], rng: np.random.Generator, settings: BuildSettings) -> Edit:
+    """The record's own `rejected_images`, untouched, and its `counter`.
+
+    Raises RecordError when there is not one rejected image an image, or when all show the same as these.
+    """
     images, rejected_images = record["images"], record["rejected_images"]
     if rejected_images is None:
         raise RecordError("column 'rejected_images' is empty, but corruption=given takes the rejected images from it")
