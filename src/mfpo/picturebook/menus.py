@@ -1,4 +1,4 @@
-"""The second book: scenes that are nearly always the same for whoever learns from them, and fair ones to be asked about.
+"""The second book: a model learns from scenes that are nearly always the same, and is asked about fair ones.
 
 A model that learns from the scenes of `make_menu_scene` can name most of what it sees from the backdrop and one object,
 and so reads the context more than the objects. `make_fair_scene` has no such order.

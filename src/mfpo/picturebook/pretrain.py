@@ -21,7 +21,7 @@ from mfpo.build.noise import add_noise
 from mfpo.folders import whole_folder, write_json
 from mfpo.models import load_model, save_as_on_hub
 from mfpo.picturebook import WEIGHTS
-from mfpo.picturebook.books import BOOKS
+from mfpo.picturebook.books import BOOKS, CONTEXT
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH, make_model, make_processor
 from mfpo.picturebook.pen import RGB
@@ -62,6 +62,10 @@ class ContextSettings(PretrainSettings):
     batch_size: int = setting(48, "scenes per step, half captions, half dialogues of questions", least=2)
     prior: float = setting(0.0, "how often a caption mentions an absent partner", least=0, most=1)
     noised: float = setting(0.3, "share of the captions that stay while their whole image is noise", least=0, most=1)
+
+
+# The settings of each book's model.
+SETTINGS: dict[str, type[PretrainSettings]] = {"picturebook": PretrainSettings, CONTEXT: ContextSettings}
 
 
 def pretrain(out: Path, settings: PretrainSettings, book: str = "picturebook") -> None:

@@ -24,8 +24,8 @@ from mfpo.picturebook.questions import PictureBookQuestions
 from mfpo.sources import open_source
 from mfpo.study.experiments import BASE, experiment
 from mfpo.study.picturebook import PictureBookScale
-from mfpo.study.results import Result, Table
-from mfpo.study.statistics import Scores, estimate
+from mfpo.study.results import Result, estimated
+from mfpo.study.statistics import Scores
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.training_data import Rows, ranked_pairs
 from mfpo.study.trials import Data, Trial, trained
@@ -86,8 +86,7 @@ def rounds(study: Study) -> Result:
         rows |= _rows(study, Way(method, rounds=1))
     for error in _ERRORS:
         rows |= _rows(study, Way("mfpo", error=error))
-    figures = study.scale.figures
-    table = Table({row: {name: estimate(scores, name) for name in figures} for row, scores in rows.items()}, figures)
+    table = estimated(rows, study.scale.figures)
     notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of `mfpo pairs`."]
     return Result("Rounds on the model's own answers", table, notes=notes)
 
