@@ -1,5 +1,6 @@
 """The command `mfpo demo`."""
 
+import os
 from pathlib import Path
 
 from mfpo.cli.console import Config, Out, Overrides, console
@@ -13,6 +14,12 @@ def demo(out: Out = Path("runs/demo"), config: Config = None, overrides: Overrid
     Example: mfpo demo --out runs/demo seed=0
     """
     settings = read_settings(DemoSettings, config, overrides or [])
-    from mfpo.demo import demo as run  # seconds of imports: a mistake is told before them
+    import torch  # seconds of imports: a mistake is told before them
 
+    from mfpo.demo import demo as run
+
+    # Threads wait for each other at every layer. On a busy machine one of them is always kept from running, and the
+    # others burn their time on waiting; so there are as many as cores are free.
+    free = round((os.cpu_count() or 1) - os.getloadavg()[0])
+    torch.set_num_threads(max(1, min(free, torch.get_num_threads())))
     run(out, settings, console=console)

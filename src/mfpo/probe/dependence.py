@@ -8,16 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mfpo.build.noise import dilate
 from mfpo.build.steps import union
 from mfpo.images import decode_image
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.logprobs.sequences import collate, encode, pad_id, sequence_logps
-from mfpo.probe.inpainting import inpaint
-
-# Pixels by which a region grows before it is inpainted: the outline of an object is half its colour.
-_OUTLINE = 1
+from mfpo.probe.inpainting import hide
 
 
 def image_dependence(
@@ -71,6 +67,6 @@ def inpainted(record: dict[str, Any]) -> list[Image.Image]:
     images = []
     for number, encoded in enumerate(record["images"]):
         pixels = np.asarray(decode_image(encoded))
-        mask = dilate(union(record["regions"], number, pixels.shape), _OUTLINE)
-        images.append(Image.fromarray(inpaint(pixels, mask if record["regions"] else np.ones_like(mask))))
+        mask = union(record["regions"], number, pixels.shape)
+        images.append(Image.fromarray(hide(pixels, mask if record["regions"] else np.ones_like(mask))))
     return images

@@ -5,11 +5,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import laplacian
 from scipy.sparse.linalg import splu
 
-from mfpo.build.noise import Pixels
+from mfpo.build.noise import Pixels, dilate
 from mfpo.masks import Mask
 
 # What stands where nothing is left to fill from: the middle of 0 to 255, as of noise without an image.
 _GREY = 128
+
+# Pixels by which a region grows before it is filled: the outline of an object is half its colour.
+_OUTLINE = 1
+
+
+def hide(pixels: Pixels, mask: Mask) -> Pixels:
+    """`pixels` with `mask` and its outline inpainted, so that nothing of what it covers is seen."""
+    return inpaint(pixels, dilate(mask, _OUTLINE))
 
 
 def inpaint(pixels: Pixels, mask: Mask) -> Pixels:
