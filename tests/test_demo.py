@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
+from mfpo.cli.demo import demo as command
 from mfpo.demo import METHODS, demo
 from mfpo.demo_settings import DemoSettings
 from mfpo.picturebook.book import FIGURES
@@ -64,3 +66,18 @@ def test_a_killed_demo_goes_on_and_has_the_figures_of_another_run(run, tmp_path,
         monkeypatch.setattr(module, name, killed)
     demo(tmp_path / "run", SETTINGS, console=Console(quiet=True))
     assert results(tmp_path / "run") == results(run[0])
+
+
+def test_on_a_busy_machine_torch_leaves_the_cores_to_others(tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr("mfpo.demo.demo", lambda *_, **__: threads.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    try:
+        for load in (0.0, 99.0):
+            torch.set_num_threads(2)
+            monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+            monkeypatch.setattr("os.cpu_count", lambda: 2)
+            command(tmp_path / "run")
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [2, 1]

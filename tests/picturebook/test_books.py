@@ -8,6 +8,7 @@ import pytest
 from mfpo.build.settings import BuildSettings
 from mfpo.build.steps import build_record
 from mfpo.images import decode_image, encode_image
+from mfpo.picturebook import NAMES
 from mfpo.picturebook.books import BOOKS, CONTEXT
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.menus import make_fair_scene, make_menu_scene, menu
@@ -17,6 +18,10 @@ from mfpo.records import Origin, new_record
 
 MENU_SCENES = [make_menu_scene(seed) for seed in range(2_000)]
 FAIR_SCENES = [make_fair_scene(seed) for seed in range(4_000)]
+
+
+def test_the_books_are_those_that_the_command_line_knows():
+    assert tuple(BOOKS) == NAMES
 
 
 def cell(thing):

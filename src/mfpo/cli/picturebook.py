@@ -6,7 +6,7 @@ import typer
 
 from mfpo.cli.console import Config, Out, Overrides, console
 from mfpo.errors import SettingError, brief
-from mfpo.picturebook.books import BOOKS
+from mfpo.picturebook import NAMES as BOOKS
 from mfpo.settings import read_settings
 
 Book = Annotated[str, typer.Option(help="picturebook, or picturebook-context, whose model reads the context.")]

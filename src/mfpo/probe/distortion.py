@@ -208,7 +208,6 @@ def _panels(rows: Sequence[Distortion]) -> list[Panels]:
             for where, part in lines.items()
         }
         without = ", ".join(f"{row.model} {getattr(row, key).value:.1f}" for row in inpainted)
-        panels.append(
-            Panels(title, f"{note} With the key regions inpainted, so that nothing of them is seen: {without}.", drawn)
-        )
+        note += f" With the key regions inpainted, so that nothing of them is seen: {without}."
+        panels.append(Panels(title, note, drawn))
     return panels
