@@ -21,8 +21,8 @@ FIGURES = {
     "cover": "Cover",
     "length": "length",
     "existence_accuracy": "existence",
-    "image_dependence": "image dependence, noise",
-    "image_dependence_inpainted": "image dependence, inpainted",
+    "image_dependence": "image dependence (noise)",
+    "image_dependence_inpainted": "image dependence (inpainted)",
 }
 
 

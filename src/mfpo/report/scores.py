@@ -21,7 +21,7 @@ class Metric:
 
 
 # Noise leaves much of a region to be seen; what is inpainted is gone.
-_NOISE, _INPAINTED = "Image dependence, noise", "Image dependence, inpainted"
+_NOISE, _INPAINTED = "Image dependence (noise)", "Image dependence (inpainted)"
 
 METRICS = (
     Metric("chair_s", "CHAIR_s", "%", "lower", "captions that name an absent object"),
