@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -120,7 +121,7 @@ def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -
 
 def table(results: dict[str, Any]) -> Table:
     """Model by figure."""
-    shown = Table(*["model", *FIGURES.values()])
+    shown = Table("model", *FIGURES.values(), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # for 80 columns
     for name, figures in results["models"].items():
         shown.add_row(name, *(f"{figures[key]:.1f}" for key in FIGURES))
     return shown
