@@ -1,9 +1,9 @@
 """A small demo, and another that is killed: every figure is there, and is the same again."""
 
 import json
+import os
 
 import pytest
-import torch
 from rich.console import Console
 
 from mfpo.cli.demo import demo as command
@@ -68,16 +68,11 @@ def test_a_killed_demo_goes_on_and_has_the_figures_of_another_run(run, tmp_path,
     assert results(tmp_path / "run") == results(run[0])
 
 
-def test_on_a_busy_machine_torch_leaves_the_cores_to_others(tmp_path, monkeypatch):
-    threads = []
-    monkeypatch.setattr("mfpo.demo.demo", lambda *_, **__: threads.append(torch.get_num_threads()))
-    before = torch.get_num_threads()
-    try:
-        for load in (0.0, 99.0):
-            torch.set_num_threads(2)
-            monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
-            monkeypatch.setattr("os.cpu_count", lambda: 2)
-            command(tmp_path / "run")
-    finally:
-        torch.set_num_threads(before)
-    assert threads == [2, 1]
+def test_its_threads_sleep_while_they_wait_unless_told_otherwise(tmp_path, monkeypatch):
+    policies = []
+    monkeypatch.setattr("mfpo.demo.demo", lambda *_, **__: policies.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    command(tmp_path / "run")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    command(tmp_path / "run")
+    assert policies == ["ACTIVE", "PASSIVE"]

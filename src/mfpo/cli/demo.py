@@ -14,12 +14,9 @@ def demo(out: Out = Path("runs/demo"), config: Config = None, overrides: Overrid
     Example: mfpo demo --out runs/demo seed=0
     """
     settings = read_settings(DemoSettings, config, overrides or [])
-    import torch  # seconds of imports: a mistake is told before them
+    # Before torch is loaded. Its threads wait for each other at every layer, by default busily, so that on a machine
+    # with other work the demo's small model took six times the CPU time, and five times as long, as when they sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from mfpo.demo import demo as run  # seconds of imports: a mistake is told before them
 
-    from mfpo.demo import demo as run
-
-    # Threads wait for each other at every layer. On a busy machine one of them is always kept from running, and the
-    # others burn their time on waiting; so there are as many as cores are free.
-    free = round((os.cpu_count() or 1) - os.getloadavg()[0])
-    torch.set_num_threads(max(1, min(free, torch.get_num_threads())))
     run(out, settings, console=console)
