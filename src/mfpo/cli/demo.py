@@ -15,7 +15,7 @@ def demo(out: Out = Path("runs/demo"), config: Config = None, overrides: Overrid
     """
     settings = read_settings(DemoSettings, config, overrides or [])
     # Before torch is loaded. Its threads wait for each other at every layer, by default busily, so that on a machine
-    # with other work the demo's small model took six times the CPU time, and five times as long, as when they sleep.
+    # with other work the demo's small model took three to five times as long, and as much CPU, as when they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mfpo.demo import demo as run  # seconds of imports: a mistake is told before them
 
