@@ -1,10 +1,12 @@
 """A small demo, and another that is killed: every figure is there, and is the same again."""
 
 import json
+import os
 
 import pytest
 from rich.console import Console
 
+from mfpo.cli.demo import demo as command
 from mfpo.demo import METHODS, demo
 from mfpo.demo_settings import DemoSettings
 from mfpo.picturebook.book import FIGURES
@@ -64,3 +66,13 @@ def test_a_killed_demo_goes_on_and_has_the_figures_of_another_run(run, tmp_path,
         monkeypatch.setattr(module, name, killed)
     demo(tmp_path / "run", SETTINGS, console=Console(quiet=True))
     assert results(tmp_path / "run") == results(run[0])
+
+
+def test_its_threads_sleep_while_they_wait_unless_told_otherwise(tmp_path, monkeypatch):
+    policies = []
+    monkeypatch.setattr("mfpo.demo.demo", lambda *_, **__: policies.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    command(tmp_path / "run")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    command(tmp_path / "run")
+    assert policies == ["ACTIVE", "PASSIVE"]

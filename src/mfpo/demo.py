@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -23,7 +24,7 @@ from mfpo.evaluate.existence import existence
 from mfpo.folders import versions, whole_folder, write_json
 from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
-from mfpo.picturebook.book import FIGURES, draw_book
+from mfpo.picturebook.book import ASKED_SCENES, FIGURES, draw_book
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.dependence import image_dependence
@@ -70,7 +71,7 @@ def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, An
                     train(folder / "ranked", WEIGHTS, folder / method, chosen)
         with step(f"draw {settings.scenes} scenes that nobody trained on"):
             if not (folder / "heldout").exists():
-                draw_book(folder / "heldout", count=settings.scenes, seed=settings.seed)
+                draw_book(folder / "heldout", count=settings.scenes, seed=settings.seed, asked=ASKED_SCENES)
             build_pairs(folder / "heldout_pairs", settings.dependence_pairs, settings.seed, "heldout")
         results: dict[str, Any] = {"models": {}}
         for name, model in models.items():
@@ -106,7 +107,7 @@ def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -
     files = {kind: answers / f"{name}_{kind}.jsonl" for kind in ("captions", "existence")}
     for kind, file in files.items():
         if not file.exists():
-            answer(scenes / f"{kind}.jsonl", model, scenes, file, AnswerSettings(max_new_tokens=128))
+            answer(scenes / f"{kind}.jsonl", model, scenes, file, AnswerSettings(max_new_tokens=128, batch_size=64))
     captions = chair(files["captions"], scenes / "annotations.jsonl")
     questions = existence(files["existence"], scenes / "existence.jsonl")
     return {
@@ -115,13 +116,12 @@ def score(model: Path, name: str, *, scenes: Path, pairs: Path, answers: Path) -
         "cover": captions["recall"],
         "length": captions["length"],
         "existence_accuracy": questions["accuracy"],
-        "image_dependence": image_dependence(load_model(model), load_processor(model), read_dataset(pairs)),
-    }
+    } | image_dependence(load_model(model), load_processor(model), read_dataset(pairs))
 
 
 def table(results: dict[str, Any]) -> Table:
     """Model by figure."""
-    shown = Table(*["model", *FIGURES.values()])
+    shown = Table("model", *FIGURES.values(), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # for 80 columns
     for name, figures in results["models"].items():
         shown.add_row(name, *(f"{figures[key]:.1f}" for key in FIGURES))
     return shown

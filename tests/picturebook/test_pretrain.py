@@ -1,12 +1,15 @@
 import json
 
 import numpy as np
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from mfpo.picturebook import WEIGHTS
+from mfpo.picturebook.books import CONTEXT
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH
-from mfpo.picturebook.pretrain import PretrainSettings, patch_labels, pretrain
+from mfpo.picturebook.pretrain import ContextSettings, PretrainSettings, patch_labels, pretrain
 from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
 
 
@@ -43,6 +46,16 @@ def test_a_seed_gives_the_same_weights(tmp_path):
         pretrain(tmp_path / name, settings)
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_the_second_book_takes_the_tower_of_the_first(tmp_path):
+    settings = ContextSettings(scenes=8, language_steps=2, batch_size=8, bf16=False)
+    pretrain(tmp_path / "run", settings, CONTEXT)
+    made, shipped = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", WEIGHTS))
+    tower = [name for name in shipped if "vision_tower" in name]
+    assert len(tower) > 50
+    assert all(torch.equal(made[name], shipped[name]) for name in tower)
+    assert json.loads((tmp_path / "run" / "pretraining.json").read_text())["tower"] == []
 
 
 def tokens(folder):

@@ -3,8 +3,9 @@ from collections import Counter
 import numpy as np
 
 from mfpo.objects import mentions
+from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.scenes import PARTNERS, make_scene
-from mfpo.picturebook.texts import POPULAR, caption, existence_question, existence_questions
+from mfpo.picturebook.texts import caption, existence_question, existence_questions
 
 SCENES = [make_scene(seed) for seed in range(1_000)]
 
@@ -48,7 +49,8 @@ def test_adversarial_negatives_are_absent_partners_where_there_are_any():
 
 def test_popular_kinds_are_those_of_the_most_scenes():
     counts = Counter(kind for seed in range(4_000) for kind in make_scene(seed).kinds)
-    assert {kind for kind, _ in counts.most_common(len(POPULAR))} == set(POPULAR)
+    popular = BOOKS["picturebook"].popular
+    assert {kind for kind, _ in counts.most_common(len(popular))} == set(popular)
 
 
 def test_article_of_a_vowel():

@@ -15,7 +15,7 @@ from mfpo.models import load_model, load_processor
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.cases import read_cases
-from mfpo.probe.distortion import noise, probe_distortion
+from mfpo.probe.distortion import noise, probe_distortion, without_regions
 from mfpo.probe.settings import DistortionSettings
 
 
@@ -57,7 +57,11 @@ def test_figures_are_those_of_plain_greedy_search_and_plain_log_probabilities(ti
     for row in found:
         same, drops = [], []
         for case in cases_of(good):
-            noised = noise(case, row.where, step=row.step, schedule="sigmoid", seed=0).image
+            noised = (
+                without_regions(case)
+                if row.where == "inpainted"
+                else noise(case, row.where, step=row.step, schedule="sigmoid", seed=0)
+            ).image
             answers = [plain_answer(model, processor, image, question, tokens=6) for image in (case.image, noised)]
             answer = case.chosen[0]["content"]
             logps = [plain_logp(model, processor, image, question, answer) for image in (case.image, noised)]
@@ -68,7 +72,8 @@ def test_figures_are_those_of_plain_greedy_search_and_plain_log_probabilities(ti
         assert row.same.n == row.drop.n == 5
         assert row.drop.low <= row.drop.value <= row.drop.high
         shares.append(row.same.value)
-    assert [(row.where, row.step) for row in found] == [("image", 0), ("image", 999), ("region", 0), ("region", 999)]
+    steps = [("image", 0), ("image", 999), ("region", 0), ("region", 999), ("inpainted", None)]
+    assert [(row.where, row.step) for row in found] == steps
     assert len(set(shares)) > 1, "the noise should change an answer"
 
 
@@ -111,6 +116,8 @@ def test_answers_of_the_picture_book_change_more_and_more(tmp_path):
     for where in ("image", "region"):
         assert abs(drop[where, 0]) < 0.5 < drop[where, 500] < drop[where, 999]
     assert drop["region", 999] < drop["image", 999]
+    # At the paper's step nearly all of a region is still seen.
+    assert 5 * drop["region", 500] < drop["inpainted", None]
 
 
 def test_records_that_cannot_be_used_are_set_aside_by_reason(tiny_llava, good, mixed, tmp_path):
@@ -137,7 +144,7 @@ def test_two_models_see_the_same_records_and_stand_side_by_side(tiny_llava, good
     ]
     assert halves[0] == halves[1]
     results = json.loads((out / "results.json").read_text())
-    assert len(results["figures"]) == 8
+    assert len(results["figures"]) == 10
     assert results["figures"][0]["same"].keys() == {"value", "low", "high", "n"}
     assert results["figures"][0]["drop"]["n"] == 2
     page = (out / "report.html").read_text()

@@ -51,5 +51,5 @@ def test_changes_tell_losses_too_and_no_length():
     assert changes(MODELS, "dpo") == [
         "CHAIR_s rose from 40.0 to 44.0 %",
         "Cover fell from 92.0 to 80.0 %",
-        "Image dependence stayed at 4.00 nats",
+        "Image dependence (noise) stayed at 4.00 nats",
     ]

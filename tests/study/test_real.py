@@ -87,7 +87,7 @@ def test_a_method_is_trained_as_the_file_says_and_scored_as_eval_does(study):
     assert len(scores["chair_s"]) == len(result.tallies["chair_s_refined"].units)
     np.testing.assert_array_equal(scores["chair_i"], list(result.tallies["chair_i"].units.values()))
     assert estimate([scores], "image_dependence").seeds == 1
-    assert study.scale.figures.keys() == {"chair_s", "chair_i", "image_dependence"}
+    assert study.scale.figures.keys() == {"chair_s", "chair_i", "image_dependence", "image_dependence_inpainted"}
 
 
 def test_a_wrong_segmenter_is_told_before_anything_is_answered(study, tmp_path, monkeypatch):

@@ -73,6 +73,8 @@ def test_scores_are_those_of_the_answers(study, scored):
         assert len({official[name].value for name in ("chair_s", "chair_i", "recall")}) == 3
         drop = own["logp_chosen"] - own["logp_rejected_image"]
         np.testing.assert_allclose(own["image_dependence"][:, 0], drop[:, 0], atol=1e-3)
+        # What noise leaves of the regions is seen, and the base sees well.
+        assert own["image_dependence_inpainted"][:, 0].mean() > 5 * drop[:, 0].mean()
 
 
 def test_a_trial_is_trained_and_scored_once(study, scored, monkeypatch):

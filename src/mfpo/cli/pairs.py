@@ -10,6 +10,7 @@ from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new
 from mfpo.pairs.check import CHECKERS, check_choice
 from mfpo.pairs.settings import PairsSettings, check_use
+from mfpo.picturebook import NAMES as BOOKS
 from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings, with_options
 
@@ -60,18 +61,19 @@ def _check_arguments(source: str, format: str) -> None:
     """Raises MfpoError for a format that there is not, and when there is no source."""
     if format not in _FORMATS:
         raise SettingError(f"no format is named {brief(format)}; give --format {', '.join(_FORMATS)}")
-    if not source.startswith("picturebook:") and not Path(source).exists():
+    name, colon, _ = source.partition(":")
+    if not (name in BOOKS and colon) and not Path(source).exists():
         raise MfpoError(f"{source}: no such file or folder; give a folder of images, or a file of questions")
 
 
 def _open_questions(source: str, images: Path | None, seed: int) -> Any:
     name, colon, count = source.partition(":")
-    if name == "picturebook" and colon:
+    if name in BOOKS and colon:
         if not count.isdecimal() or int(count) == 0:
-            raise MfpoError(f"{source}: {brief(count)} is not a number of scenes; write picturebook:600")
+            raise MfpoError(f"{source}: {brief(count)} is not a number of scenes; write {name}:600")
         from mfpo.picturebook.questions import PictureBookQuestions
 
-        return PictureBookQuestions(int(count), seed=seed)
+        return PictureBookQuestions(int(count), seed=seed, book=name)
     from mfpo.pairs.questions import open_questions
 
     return open_questions(Path(source), images, seed)

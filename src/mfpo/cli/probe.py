@@ -31,13 +31,14 @@ def probe_distortion(data: Data, model: Models, out: Out, config: Config = None,
     """
     settings = read_settings(DistortionSettings, config, overrides or [])
     models = _models(data, model)
-    from mfpo.probe.distortion import WHERE  # seconds of imports: a mistake is told before them
+    from mfpo.probe.distortion import INPAINTED, WHERE  # seconds of imports: a mistake is told before them
     from mfpo.probe.distortion import probe_distortion as run
 
     result = run(data, models, out, settings)
     shown = Table(Column("model", overflow="fold"), "noise in", "step", "same answers, %", "drop of log p(y_w), nats")
     for row in result.rows:
-        shown.add_row(row.model, WHERE[row.where], str(row.step), _figure(row.same, 1), _figure(row.drop, 2))
+        place, step = (WHERE | INPAINTED)[row.where], "" if row.step is None else str(row.step)
+        shown.add_row(row.model, place, step, _figure(row.same, 1), _figure(row.drop, 2))
     _finish(shown, out, result.cases)
 
 

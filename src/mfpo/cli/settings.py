@@ -32,6 +32,7 @@ _CLASSES = {
     "study": ("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
     "demo": ("mfpo demo", "mfpo.demo_settings", "DemoSettings"),
     "pretrain": ("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
+    "pretrain-context": ("its --book picturebook-context", "mfpo.picturebook.pretrain", "ContextSettings"),
 }
 # The functions that bring settings of their own, by the command that takes them.
 _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {

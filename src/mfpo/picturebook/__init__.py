@@ -8,7 +8,10 @@ from pathlib import Path
 
 from mfpo.hub import check_model_files, find_model
 
-# The model's folder.
+# The books, of which `books` knows more.
+NAMES = ("picturebook", "picturebook-context")
+
+# The folder of the first one's model.
 WEIGHTS = Path(__file__).parent / "weights"
 
 

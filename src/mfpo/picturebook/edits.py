@@ -15,9 +15,10 @@ from mfpo.build.settings import BuildSettings
 from mfpo.build.steps import union
 from mfpo.errors import RecordError
 from mfpo.masks import Mask, encode_mask
+from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.corrections import THING, rewrite, split_sentences
 from mfpo.picturebook.drawings import KINDS
-from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
+from mfpo.picturebook.scenes import Scene, Thing, draw_scene
 from mfpo.records import Region, SourceRecord, answer_text
 from mfpo.settings import about
 
@@ -136,11 +137,12 @@ def erase(record: SourceRecord, regions: list[Region], rng: np.random.Generator,
 
 
 def _scene(record: SourceRecord) -> Scene:
-    """The scene that a record of the picture book shows."""
+    """The scene that a record shows, of the book that it is from."""
     name, _, seed = record["id"].partition("-")
-    if record["source"]["dataset"] != "picturebook" or name != "scene" or not seed.isdecimal():
+    book = BOOKS.get(record["source"]["dataset"])
+    if book is None or name != "scene" or not seed.isdecimal():
         raise RecordError("it is not a scene of the picture book, the only ones that can be drawn anew")
-    return make_scene(int(seed))
+    return book.make_scene(int(seed))
 
 
 def _with_boxes(scene: Scene) -> tuple[Pixels, dict[tuple[int, int], Mask]]:

@@ -17,16 +17,22 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, get_cosine_schedule_with_warmup
 
+from mfpo.build.noise import add_noise
 from mfpo.folders import whole_folder, write_json
-from mfpo.models import save_as_on_hub
+from mfpo.models import load_model, save_as_on_hub
+from mfpo.picturebook import WEIGHTS
+from mfpo.picturebook.books import BOOKS, CONTEXT
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH, make_model, make_processor
 from mfpo.picturebook.pen import RGB
-from mfpo.picturebook.scenes import SIDE, Scene, draw_scene, make_scene
+from mfpo.picturebook.scenes import SIDE, Scene, draw_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, caption, existence_questions
 from mfpo.settings import Settings, setting
 
 logger = logging.getLogger(__name__)
+
+# The step of the noise on `noised` images: that of the paper's rejected ones.
+_NOISE_STEP = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,30 +41,50 @@ class PretrainSettings(Settings):
 
     seed: int = setting(0, "seed of weights, scenes and texts", least=0)
     scenes: int = setting(24_000, "number of scenes to draw", least=1)
-    tower_steps: int = setting(1_600, "steps of the patch classifier", least=1)
+    tower_steps: int = setting(1_600, "steps of the patch classifier; 0 takes the first book's tower", least=0)
     tower_rate: float = setting(1.5e-3, "its learning rate", above=0)
     language_steps: int = setting(1_800, "steps of projector and language model", least=1)
     language_rate: float = setting(1.5e-3, "their learning rate", above=0)
     batch_size: int = setting(64, "scenes per step, half captions, half dialogues of questions", least=2)
     prior: float = setting(0.7, "how often a caption mentions an absent partner", least=0, most=1)
+    noised: float = setting(0.0, "share of the captions that stay while their whole image is noise", least=0, most=1)
     bf16: bool = setting(True, "compute in bfloat16, as for the shipped weights; slow on a CPU without AVX-512")
 
 
-def pretrain(out: Path, settings: PretrainSettings) -> None:
-    """Train the picture book's LLaVA from nothing and save it to `out` in float16.
+@dataclass(frozen=True, kw_only=True)
+class ContextSettings(PretrainSettings):
+    """The defaults of the second book's model, which learns true captions of scenes that are nearly always the same."""
+
+    scenes: int = setting(10_000, "number of scenes to draw", least=1)
+    tower_steps: int = setting(0, "steps of the patch classifier; 0 takes the first book's tower", least=0)
+    language_steps: int = setting(1_200, "steps of projector and language model", least=1)
+    language_rate: float = setting(2e-3, "their learning rate", above=0)
+    batch_size: int = setting(48, "scenes per step, half captions, half dialogues of questions", least=2)
+    prior: float = setting(0.0, "how often a caption mentions an absent partner", least=0, most=1)
+    noised: float = setting(0.3, "share of the captions that stay while their whole image is noise", least=0, most=1)
+
+
+# The settings of each book's model.
+SETTINGS: dict[str, type[PretrainSettings]] = {"picturebook": PretrainSettings, CONTEXT: ContextSettings}
+
+
+def pretrain(out: Path, settings: PretrainSettings, book: str = "picturebook") -> None:
+    """Train the LLaVA of a book from nothing and save it to `out` in float16.
 
     `out` also gets `pretraining.json`, the losses by step.
     """
-    with whole_folder(out, {"command": "picturebook pretrain", "settings": vars(settings)}) as folder:
+    with whole_folder(out, {"command": "picturebook pretrain", "book": book, "settings": vars(settings)}) as folder:
         torch.manual_seed(settings.seed)
-        scenes = [make_scene(seed) for seed in range(settings.scenes)]
+        scenes = [BOOKS[book].make_pretraining_scene(seed) for seed in range(settings.scenes)]
         drawn = [draw_scene(scene) for scene in track(scenes, "drawing scenes")]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image, _ in drawn]))
         labels = torch.from_numpy(np.stack([patch_labels(s, m) for s, (_, m) in zip(scenes, drawn, strict=True)]))
         del drawn
         processor = make_processor(_corpus(scenes, settings))
         model = make_model(processor)
-        log = {"tower": _train_tower(model, processor, pixels, labels, settings)}
+        log = {"tower": _train_tower(model, processor, pixels, labels, settings) if settings.tower_steps else []}
+        if not settings.tower_steps:
+            model.model.vision_tower.load_state_dict(load_model(WEIGHTS).model.vision_tower.state_dict())
         model.model.vision_tower.requires_grad_(False)
         log["language"] = _train_language(model, processor, pixels, scenes, settings)
         save_as_on_hub(model.half(), folder)
@@ -123,11 +149,12 @@ def _train_language(
         turns = [_caption_turn(scenes[i], rng, settings.prior) for i in chosen[:half]]
         turns += [_question_turns(scenes[i], rng) for i in chosen[half:]]
         batch = _tokenise(turns, processor)
+        images = _normalise(_noised(pixels[chosen], half, rng, settings.noised), processor)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             hidden = model.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
-                pixel_values=_normalise(pixels[chosen], processor),
+                pixel_values=images,
             ).last_hidden_state
             logits = model.lm_head(hidden[:, :-1][batch["answered"][:, 1:]]).float()
         token_loss = F.cross_entropy(logits, batch["input_ids"][:, 1:][batch["answered"][:, 1:]], reduction="none")
@@ -162,6 +189,16 @@ def _normalise(pixels: Tensor, processor: LlavaProcessor) -> Tensor:
     """(n, side, side, 3) uint8 -> (n, 3, side, side), as the processor does it for pictures of this size."""
     mean, std = torch.tensor(processor.image_processor.image_mean), torch.tensor(processor.image_processor.image_std)
     return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def _noised(pixels: Tensor, captions: int, rng: np.random.Generator, share: float) -> Tensor:
+    """`pixels`, (n, side, side, 3) uint8, with the paper's noise all over a share of the first `captions` images."""
+    pixels = pixels.clone()
+    for row in np.flatnonzero(rng.random(captions) < share) if share else ():
+        everywhere = np.ones((SIDE, SIDE), dtype=bool)
+        noised = add_noise(pixels[row].numpy(), everywhere, step=_NOISE_STEP, schedule="sigmoid", rng=rng)
+        pixels[row] = torch.from_numpy(noised)
+    return pixels
 
 
 def _caption_turn(scene: Scene, rng: np.random.Generator, prior: float) -> list[tuple[str, str]]:

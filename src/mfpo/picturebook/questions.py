@@ -7,21 +7,21 @@ from typing import Any
 from mfpo.images import encode_image
 from mfpo.masks import encode_mask
 from mfpo.pairs.questions import Asked
-from mfpo.picturebook.scenes import draw_scene, make_scene
+from mfpo.picturebook.books import BOOKS
+from mfpo.picturebook.scenes import draw_scene
 from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import CAPTION_PROMPTS
 from mfpo.records import NamedMask
 
 
 class PictureBookQuestions:
-    """`count` scenes, each with one caption prompt."""
+    """`count` scenes of a book, each with one caption prompt."""
 
-    name = "picturebook"
-
-    def __init__(self, count: int, *, seed: int = 0, split: str = "pairs") -> None:
+    def __init__(self, count: int, *, seed: int = 0, split: str = "pairs", book: str = "picturebook") -> None:
         scene_seeds(split, seed)  # an error now, not when the first row is asked for
+        self.name, self._make_scene = book, BOOKS[book].make_scene
         self._count, self._seed, self._split = count, seed, split
-        self.provenance: Any = {"picturebook": count, "seed": seed, "split": split}
+        self.provenance: Any = {book: count, "seed": seed, "split": split}
 
     def __len__(self) -> int:
         return self._count
@@ -34,7 +34,7 @@ class PictureBookQuestions:
 
     def question(self, row: dict[str, Any], number: int) -> Asked:
         """Draw the scene."""
-        scene = make_scene(row["scene"])
+        scene = self._make_scene(row["scene"])
         image, masks = draw_scene(scene)
         return Asked(
             id=self.id(row, number),

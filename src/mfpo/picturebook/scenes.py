@@ -1,5 +1,6 @@
 """Scenes: a theme, two to five objects on a grid, drawn from a seed, with an exact mask each."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,8 +48,8 @@ PARTNERS: dict[str, str] = {
 
 _PARTNER_PRESENT = 0.4
 _FOREIGN = 0.1
-_GROUND_CELLS = (3, 4, 5, 6, 7, 8)
-_SKY_CELLS = (0, 1, 2)
+GROUND_CELLS = (3, 4, 5, 6, 7, 8)
+SKY_CELLS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture. `seed` alone makes it again."""
+    """What is in a picture. `seed` and `book`, the name of the book that it is of, make it again."""
 
     seed: int
     theme: str
     things: tuple[Thing, ...]
+    book: str = "picturebook"
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -90,7 +92,7 @@ def make_scene(seed: int) -> Scene:
     rng = np.random.default_rng([20_261_124, seed])
     theme = str(rng.choice(list(THEMES)))
     count = int(rng.integers(2, 6))
-    free = {True: list(rng.permutation(_SKY_CELLS)), False: list(rng.permutation(_GROUND_CELLS))}
+    free = {True: list(rng.permutation(SKY_CELLS)), False: list(rng.permutation(GROUND_CELLS))}
     things: dict[str, Thing] = {}
 
     def place(kind: str, trigger: Thing | None = None) -> None:
@@ -99,10 +101,7 @@ def make_scene(seed: int) -> Scene:
             return
         cell = min(cells, key=lambda c: _distance(c, trigger)) if trigger else cells[0]
         cells.remove(cell)
-        side = int(rng.integers(25, 31))
-        x, y = (CELL * int(i) + int(rng.integers(0, CELL - side + 1)) for i in (cell % 3, cell // 3))
-        colour = str(rng.choice(KINDS[kind].colours))
-        things[kind] = Thing(kind, colour, x, y, side, bool(rng.random() < 0.5), trigger.kind if trigger else None)
+        things[kind] = put(kind, KINDS[kind].colours, cell, rng, partner_of=trigger.kind if trigger else None)
 
     while len(things) < count:
         pool = list(KINDS) if rng.random() < _FOREIGN else THEMES[theme]
@@ -113,7 +112,21 @@ def make_scene(seed: int) -> Scene:
         place(kind)
         if kind in PARTNERS and len(things) < count and rng.random() < _PARTNER_PRESENT:
             place(PARTNERS[kind], things.get(kind))
-    return Scene(seed, theme, tuple(sorted(things.values(), key=lambda t: (t.x, t.y))))
+    return Scene(seed, theme, left_to_right(things.values()))
+
+
+def put(
+    kind: str, colours: Sequence[str], cell: int, rng: np.random.Generator, *, partner_of: str | None = None
+) -> Thing:
+    """A thing of one of the `colours` somewhere in a cell, which are counted by rows from the top left."""
+    side = int(rng.integers(25, 31))
+    x, y = (CELL * int(i) + int(rng.integers(0, CELL - side + 1)) for i in (cell % 3, cell // 3))
+    return Thing(kind, str(rng.choice(colours)), x, y, side, bool(rng.random() < 0.5), partner_of)
+
+
+def left_to_right(things: Iterable[Thing]) -> tuple[Thing, ...]:
+    """The things in the order in which captions name them."""
+    return tuple(sorted(things, key=lambda thing: (thing.x, thing.y)))
 
 
 def _distance(cell: int, thing: Thing) -> float:

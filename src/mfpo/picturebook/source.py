@@ -10,9 +10,10 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 from mfpo.images import encode_image
 from mfpo.masks import encode_mask
 from mfpo.models import encode_questions, load_model, load_processor
-from mfpo.picturebook import WEIGHTS, edits  # noqa: F401 - registers the corruptions that only drawings can have
+from mfpo.picturebook import edits, model_folder  # noqa: F401 - edits registers corruptions that only drawings can have
+from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.corrections import absent_kinds, correct
-from mfpo.picturebook.scenes import Scene, draw_scene, make_scene
+from mfpo.picturebook.scenes import Scene, draw_scene
 from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import CAPTION_PROMPTS
 from mfpo.records import NamedMask, Origin, SourceRecord, new_record
@@ -28,7 +29,7 @@ _BATCH = 64
 
 
 class PictureBookSource:
-    """`count` pairs on new scenes, only where the base model's sampled caption names what is not there.
+    """`count` pairs on new scenes of a book, only where its model's sampled caption names what is not there.
 
     A `corrected` pair prefers the same caption with its faults put right, as RLHF-V's; a `ranked` one prefers another
     sampled caption that names nothing absent, as those of which a judge finds one better do (VLFeedback's). `human`
@@ -36,26 +37,34 @@ class PictureBookSource:
     A source for `mfpo build`; each record brings the masks of all objects of its scene.
     """
 
-    name = "picturebook"
-
-    def __init__(self, count: int, *, seed: int = 0, split: str = "pairs", kind: Chosen = "corrected") -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        split: str = "pairs",
+        kind: Chosen = "corrected",
+        book: str = "picturebook",
+    ) -> None:
         scene_seeds(split, seed)  # an error now, not when the first row is asked for
+        self.name, self.make_scene = book, BOOKS[book].make_scene
         self.count, self.seed, self.split, self.kind = count, seed, split, kind
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {"picturebook": self.count, "seed": self.seed, "split": self.split, "kind": self.kind}
+        return {self.name: self.count, "seed": self.seed, "split": self.split, "kind": self.kind}
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        model, processor = load_model(WEIGHTS), load_processor(WEIGHTS)
+        folder = model_folder(self.name)
+        model, processor = load_model(folder), load_processor(folder)
         set_seed(self.seed)
         seeds = scene_seeds(self.split, self.seed)
         found = 0
         while found < self.count:
-            scenes = [make_scene(next(seeds)) for _ in range(_BATCH)]
+            scenes = [self.make_scene(next(seeds)) for _ in range(_BATCH)]
             questions = [CAPTION_PROMPTS[scene.seed % len(CAPTION_PROMPTS)] for scene in scenes]
             samples = [
                 _sample(model, processor, scenes, questions) for _ in range(1 if self.kind == "corrected" else 2)
@@ -72,7 +81,7 @@ class PictureBookSource:
 
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
         """Draw the scene."""
-        image, masks = draw_scene(make_scene(row["scene"]))
+        image, masks = draw_scene(self.make_scene(row["scene"]))
         return new_record(
             id=self.id(row, number),
             images=[encode_image(image)],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.scenes import PARTNERS, THEMES, Scene, Thing
 
@@ -13,9 +14,6 @@ CAPTION_PROMPTS = (
     "Please describe the scene.",
     "Provide a thorough description of the given image.",
 )
-
-# The kinds of the most scenes; a test counts them.
-POPULAR = ("bird", "book", "clock", "bicycle", "person", "truck", "dog")
 
 _INTROS = ("The image shows {}.", "This is a picture of {}.", "The picture shows {}.")
 _ABSOLUTE = ("There is {} {}.", "{:A} is {}.", "{1:A} there is {0}.")
@@ -93,7 +91,7 @@ def existence_questions(scene: Scene, rng: np.random.Generator) -> list[Existenc
     """Three kinds that are there (or all, if fewer), and as many that are not, as POPE chooses them.
 
     Random negatives come from all absent kinds, popular ones from the kinds of the most scenes, adversarial ones
-    from what usually goes with what is there: partners first.
+    from what usually goes with what is there: partners first, then the theme's kinds.
     """
     present = [thing.kind for thing in scene.things]
     positives = [present[i] for i in rng.permutation(len(present))[:3]]
@@ -111,7 +109,8 @@ def existence_question(kind: str) -> str:
 
 
 def _negatives(scene: Scene, negative: str) -> tuple[str, ...]:
-    partners = tuple(PARTNERS[thing.kind] for thing in scene.things if thing.kind in PARTNERS)
+    book = BOOKS[scene.book]
+    partners = tuple(book.partners[thing.kind] for thing in scene.things if thing.kind in book.partners)
     if negative == "adversarial":
         return partners if set(partners) - scene.kinds else THEMES[scene.theme]
-    return POPULAR if negative == "popular" else tuple(KINDS)
+    return book.popular if negative == "popular" else tuple(KINDS)

@@ -22,16 +22,19 @@ from mfpo.folders import whole_folder
 from mfpo.logprobs.sequences import collate, encode, pad_id, sequence_logps
 from mfpo.models import load_model, load_processor
 from mfpo.probe.cases import Case, Cases, progress, read_cases
+from mfpo.probe.inpainting import hide
 from mfpo.probe.results import lines_by_model, write_results
 from mfpo.probe.settings import DistortionSettings
 from mfpo.records import answer_text
 from mfpo.report.page import Panels
 from mfpo.report.plots import limits_of, plot
 
-Where = Literal["image", "region"]
+Where = Literal["image", "region", "inpainted"]
 # By id: whether the answer stayed the same, and the drop of log p(y_w).
 Outcomes = dict[str, tuple[bool, float]]
+# Where noise is, and what it is compared with: noise leaves much of a region to be seen.
 WHERE: dict[Where, str] = {"image": "whole image", "region": "key region"}
+INPAINTED: dict[Where, str] = {"inpainted": "no noise: key region inpainted"}
 
 _SAME = (
     "Greedy answers that are word for word those on the clean image, with 95 % intervals. Answers that stay the same "
@@ -42,7 +45,7 @@ _DROP = "log p(y_w | m, t) - log p(y_w | noised m, t), mean over the records, wi
 
 @dataclass(frozen=True)
 class Distortion:
-    """The effect of noise at `step` on a model's answers.
+    """The effect of noise at `step` on a model's answers; `step` is None where regions are inpainted instead.
 
     `same` is the share of its greedy answers, in percent, that are word for word those on the clean image; `drop` the
     mean of log p(y_w | m, t) - log p(y_w | noised m, t), in nats.
@@ -50,7 +53,7 @@ class Distortion:
 
     model: str
     where: Where
-    step: int
+    step: int | None
     same: Figure
     drop: Figure
 
@@ -102,8 +105,11 @@ def probe_distortion(data: Path, models: Mapping[str, Path], out: Path, settings
 def distortion(
     name: str, model: Any, processor: Any, cases: Cases, settings: DistortionSettings
 ) -> Iterator[Distortion]:
-    """The figures of one model, the whole image before the key region, by step."""
-    outcomes: dict[tuple[Where, int], Outcomes] = {(where, step): {} for where in WHERE for step in settings.steps}
+    """The figures of one model, the whole image before the key region, by step; then those of inpainted regions."""
+    outcomes: dict[tuple[Where, int | None], Outcomes] = {
+        **{(where, step): {} for where in WHERE for step in settings.steps},
+        ("inpainted", None): {},
+    }
     batches = math.ceil(len(cases.rows) / settings.batch_size)
     asked = _outcomes(model, processor, cases, settings)
     for place, by_id in progress(asked, f"asking {name}", batches * len(outcomes)):
@@ -116,14 +122,21 @@ def distortion(
 
 def _outcomes(
     model: Any, processor: Any, cases: Cases, settings: DistortionSettings
-) -> Iterator[tuple[tuple[Where, int], Outcomes]]:
+) -> Iterator[tuple[tuple[Where, int | None], Outcomes]]:
     """The outcomes of each batch of cases, for each place and step."""
+    places: list[tuple[Where, int | None]] = [*((where, step) for step, where in product(settings.steps, WHERE))]
+    places.append(("inpainted", None))
     for start in range(0, len(cases.rows), settings.batch_size):
         batch = cases.open(cases.rows[start : start + settings.batch_size])
         clean = ask(model, processor, batch, settings)
-        for step, where in product(settings.steps, WHERE):
-            noised = [noise(case, where, step=step, schedule=settings.schedule, seed=settings.seed) for case in batch]
-            answers = zip(batch, clean, ask(model, processor, noised, settings), strict=True)
+        for where, step in places:
+            distorted = [
+                without_regions(case)
+                if step is None
+                else noise(case, where, step=step, schedule=settings.schedule, seed=settings.seed)
+                for case in batch
+            ]
+            answers = zip(batch, clean, ask(model, processor, distorted, settings), strict=True)
             yield (where, step), {case.id: (a.answer == b.answer, a.logp - b.logp) for case, a, b in answers}
 
 
@@ -140,6 +153,12 @@ def noise(case: Case, where: Where, *, step: int, schedule: Schedule, seed: int)
         mask = np.any(list(case.masks.values()), axis=0)
         noised = np.where(mask[..., None], noised, pixels)
     return replace(case, image=Image.fromarray(noised))
+
+
+def without_regions(case: Case) -> Case:
+    """The case with the regions of its keywords inpainted."""
+    hidden = hide(np.asarray(case.image), np.any(list(case.masks.values()), axis=0))
+    return replace(case, image=Image.fromarray(hidden))
 
 
 def ask(model: Any, processor: Any, cases: Sequence[Case], settings: DistortionSettings) -> list[Asked]:
@@ -172,6 +191,7 @@ def _panels(rows: Sequence[Distortion]) -> list[Panels]:
         ("same", "Answers that stay the same", "same answers, %", (0.0, 103.0), _SAME),
         ("drop", "Drop of log p(y_w)", "drop, nats", None, _DROP),
     )
+    inpainted = [row for row in rows if row.step is None]
     panels = []
     for key, title, y_label, limits, note in kinds:
         lines = {where: lines_by_model([row for row in rows if row.where == where], "step", key) for where in WHERE}
@@ -187,5 +207,7 @@ def _panels(rows: Sequence[Distortion]) -> list[Panels]:
             )
             for where, part in lines.items()
         }
+        without = ", ".join(f"{row.model} {getattr(row, key).value:.1f}" for row in inpainted)
+        note += f" With the key regions inpainted, so that nothing of them is seen: {without}."
         panels.append(Panels(title, note, drawn))
     return panels

@@ -20,13 +20,17 @@ class Metric:
     meaning: str
 
 
+# Noise leaves much of a region to be seen; what is inpainted is gone.
+_NOISE, _INPAINTED = "Image dependence (noise)", "Image dependence (inpainted)"
+
 METRICS = (
     Metric("chair_s", "CHAIR_s", "%", "lower", "captions that name an absent object"),
     Metric("chair_i", "CHAIR_i", "%", "lower", "named objects that are absent"),
     Metric("cover", "Cover", "%", "higher", "objects in the image that the caption names"),
     Metric("length", "Length", "words", None, "words in a caption"),
     Metric("existence_accuracy", "Existence", "%", "higher", "right answers to “Is there a … in the image?”"),
-    Metric("image_dependence", "Image dependence", "nats", "higher", "drop of log p(y_w) when key regions are noise"),
+    Metric("image_dependence", _NOISE, "nats", "higher", "drop of log p(y_w) under noise in the key regions"),
+    Metric("image_dependence_inpainted", _INPAINTED, "nats", "higher", "drop of log p(y_w) without the key regions"),
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mfpo.evaluate.figures import Tally
 from mfpo.models import load_model, load_processor
-from mfpo.probe.dependence import pair_logps
+from mfpo.probe.dependence import inpainted_logps, pair_logps
 from mfpo.records import read_dataset
 from mfpo.study.statistics import LOGPS, Array
 
@@ -26,7 +26,11 @@ def counts_of(tallies: Mapping[str, Tally], units: Iterable[str] | None = None) 
 
 
 def pair_figures(model: Path, pairs: Path) -> dict[str, Array]:
-    """The log-probabilities of the pairs' sequences, and image dependence, which is a difference of two."""
-    logps = pair_logps(load_model(model), load_processor(model), read_dataset(pairs)).double().numpy().T
-    values = dict(zip(LOGPS, logps, strict=True)) | {"image_dependence": logps[0] - logps[2]}
+    """The log-probabilities of the pairs' sequences, and both image dependences, which are differences of two."""
+    given = load_model(model), load_processor(model), read_dataset(pairs)
+    logps = pair_logps(*given).double().numpy().T
+    values = dict(zip(LOGPS, logps, strict=True)) | {
+        "image_dependence": logps[0] - logps[2],
+        "image_dependence_inpainted": logps[0] - inpainted_logps(*given).double().numpy(),
+    }
     return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}

@@ -18,7 +18,7 @@ from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.folders import write_json, write_text
 from mfpo.picturebook import WEIGHTS
-from mfpo.picturebook.book import FIGURES, draw_book
+from mfpo.picturebook.book import ASKED_SCENES, FIGURES, draw_book
 from mfpo.picturebook.instances import coco_instances
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, make_scene
@@ -34,8 +34,8 @@ from mfpo.truth import load_annotations
 # The themes of `Data.themes`: "some" of them, so that the scenes of the others are unseen.
 SEEN_THEMES = tuple(THEMES)[:4]
 
-# Of the first so many scenes existence questions are asked, and OPERA, which takes 1.5 s a caption, describes them.
-_ASKED_SCENES, _OPERA_SCENES = 150, 200
+# OPERA takes 1.5 s a caption, and so describes only the first scenes.
+_OPERA_SCENES = 200
 
 # Pairs that show how much an answer rests on its image.
 _SCORED_PAIRS = 150
@@ -70,7 +70,7 @@ class PictureBookScale:
         self.folder = folder / Trial().key(BASE_FILES)
         self.split, self.scenes, self.pairs = split, scenes, pairs
         self.trained_on: Mapping[str, Any] = {"base": BASE_FILES, "pairs": pairs}
-        asked, opera = min(_ASKED_SCENES, scenes), min(_OPERA_SCENES, scenes)
+        asked, opera = min(ASKED_SCENES, scenes), min(_OPERA_SCENES, scenes)
         self.scored_on = (
             f"{scenes} scenes (existence on {asked}, OPERA on {opera}), image dependence on {_SCORED_PAIRS} pairs; "
             "MMHal-Bench, AMBER and LLaVA-Bench need a real model, Cover is that of the scenes"
@@ -117,7 +117,7 @@ class PictureBookScale:
         tallies |= {name: of_captions[name] for name in ("chair_s", "chair_i", "length")}
         tallies["cover"] = of_captions["recall"]
         if trial.decode == "greedy":
-            questions = book / f"existence-{_ASKED_SCENES}.jsonl"
+            questions = book / f"existence-{ASKED_SCENES}.jsonl"
             asked = self._answers(model, questions, answers, trial.decode)
             accuracy = existence(asked, load_questions(questions)).tallies["accuracy"]
             tallies |= _by_scene(accuracy, questions)
@@ -137,7 +137,7 @@ class PictureBookScale:
         book = self.folder / "scenes" / f"{self.split}-{seed}-{self.scenes}"
         if not book.exists():
             draw_book(book, count=self.scenes, seed=seed, split=self.split)
-        for all_of, scenes in (("captions", _OPERA_SCENES), ("existence", _ASKED_SCENES)):
+        for all_of, scenes in (("captions", _OPERA_SCENES), ("existence", ASKED_SCENES)):
             some = book / f"{all_of}-{scenes}.jsonl"
             if not some.exists():
                 lines = (book / f"{all_of}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

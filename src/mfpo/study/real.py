@@ -24,6 +24,7 @@ from mfpo.folders import fingerprint
 from mfpo.image_names import image_key
 from mfpo.models import model_files
 from mfpo.picturebook import model_folder
+from mfpo.picturebook.book import FIGURES
 from mfpo.settings import read_settings
 from mfpo.sources import Source, open_source
 from mfpo.study.counts import counts_of, pair_figures
@@ -249,4 +250,4 @@ def _columns(s: RealSettings) -> dict[str, str]:
     )
     columns |= {"mmhal_score": "MMHal score", "mmhal_rate": "MMHal rate"} if s.mmhal else {}
     columns |= {name: f"LLaVA-Bench {name.split('_')[-1]}" for name in _LLAVA_BENCH.values()} if s.llava_bench else {}
-    return columns | {"image_dependence": "image dependence"}
+    return columns | {name: title for name, title in FIGURES.items() if name.startswith("image_dependence")}

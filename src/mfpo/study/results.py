@@ -98,20 +98,29 @@ def fill(
 ) -> Table:
     """Score the trials, row by row; `columns` are figures by key, those of the scale if not given.
 
-    Columns and claims of figures that the scale does not have are left out, and so are rows of preference data that it
-    does not have.
+    Columns that no row has are left out, and so are claims of figures and rows of preference data that the scale does
+    not have.
     """
     columns = study.scale.figures if columns is None else columns
     trials = {row: trial for row, trial in trials.items() if trial.data.source in study.scale.sources}
     scores = {row: study.scores(trial) for row, trial in trials.items()}
+    table = estimated(scores, columns)
+    known = [
+        claim
+        for claim in claims
+        if claim.figure in study.scale.figures and {claim.better, claim.worse} <= table.rows.keys()
+    ]
+    return replace(table, paper=paper, verdicts=judge(known, scores))
+
+
+def estimated(scores: Mapping[str, Sequence[Scores]], columns: Mapping[str, str]) -> Table:
+    """The estimates of each row's scores; scores that were kept before a figure came into being lack it."""
     rows = {
-        row: {figure: estimate(by_seed, figure) for figure in columns if figure in by_seed[0]}
+        row: {figure: estimate(by_seed, figure) for figure in columns if all(figure in counts for counts in by_seed)}
         for row, by_seed in scores.items()
     }
-    known = [
-        claim for claim in claims if claim.figure in study.scale.figures and {claim.better, claim.worse} <= rows.keys()
-    ]
-    return Table(rows, columns, paper, judge(known, scores))
+    shown = {figure: title for figure, title in columns.items() if any(figure in figures for figures in rows.values())}
+    return Table(rows, shown)
 
 
 def judge(claims: Sequence[Claim], scores: Mapping[str, Sequence[Scores]]) -> list[Verdict]:

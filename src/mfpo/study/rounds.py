@@ -26,8 +26,8 @@ from mfpo.picturebook.questions import PictureBookQuestions
 from mfpo.sources import open_source
 from mfpo.study.experiments import BASE, experiment
 from mfpo.study.picturebook import PictureBookScale
-from mfpo.study.results import Result, Table
-from mfpo.study.statistics import Scores, estimate
+from mfpo.study.results import Result, estimated
+from mfpo.study.statistics import Scores
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.training_data import Rows, ranked_pairs
 from mfpo.study.trials import Data, Trial, trained
@@ -92,8 +92,7 @@ def rounds(study: Study) -> Result:
     rows = {"base": study.scores(BASE)}
     for way in ways:
         rows |= _rows(study, way)
-    figures = study.scale.figures
-    table = Table({row: {name: estimate(scores, name) for name in figures} for row, scores in rows.items()}, figures)
+    table = estimated(rows, study.scale.figures)
     notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of `mfpo pairs`."]
     lacking = [text for way in ways for text in _lacking(study, way)]
     notes += [f"Trained on fewer pairs, as too few answers had a false claim: {'; '.join(lacking)}."] if lacking else []
