@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.menus import BOOK as CONTEXT
-from mfpo.picturebook.menus import make_fair_scene, make_menu_scene
+from mfpo.picturebook.menus import make_fair_scene, make_menu_scene, menu_colours
 from mfpo.picturebook.scenes import PARTNERS, Scene, make_scene
 
 
@@ -13,6 +14,7 @@ class Book:
     """Scenes by their seeds: those that its model learns from, and those of pairs and questions.
 
     `popular` are the kinds of the most scenes of pairs and questions, `partners` what is often beside what.
+    `usual_colours` gives the colour that each kind mostly has in scenes of a theme.
     """
 
     name: str
@@ -20,6 +22,12 @@ class Book:
     make_scene: Callable[[int], Scene]
     popular: tuple[str, ...]
     partners: Mapping[str, str]
+    usual_colours: Callable[[str], Mapping[str, str]]
+
+
+def _commonest_colours(theme: str) -> Mapping[str, str]:
+    """In which captions name what is only there from habit."""
+    return {kind.name: kind.colours[0] for kind in KINDS.values()}
 
 
 # A test counts the popular kinds.
@@ -28,7 +36,7 @@ _POPULAR = ("bird", "book", "clock", "bicycle", "person", "truck", "dog")
 BOOKS = {
     book.name: book
     for book in (
-        Book("picturebook", make_scene, make_scene, _POPULAR, PARTNERS),
-        Book(CONTEXT, make_menu_scene, make_fair_scene, (*_POPULAR, "cat"), {}),
+        Book("picturebook", make_scene, make_scene, _POPULAR, PARTNERS, _commonest_colours),
+        Book(CONTEXT, make_menu_scene, make_fair_scene, (*_POPULAR, "cat"), {}, menu_colours),
     )
 }

@@ -31,6 +31,11 @@ def menu(theme: str, number: int) -> tuple[tuple[str, str, int], ...]:
     return tuple((kind, str(rng.choice(KINDS[kind].colours)), free[KINDS[kind].flies].pop()) for kind in kinds)
 
 
+def menu_colours(theme: str) -> dict[str, str]:
+    """The colour of each kind on the theme's menus; of one that is on both, the first's."""
+    return {kind: colour for number in (1, 0) for kind, colour, _ in menu(theme, number)}
+
+
 def make_fair_scene(seed: int) -> Scene:
     """Two to five objects, half of them of the theme, in any colour and cell."""
     return _fair_scene(seed, np.random.default_rng([20_261_129, seed]))

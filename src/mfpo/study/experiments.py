@@ -28,7 +28,7 @@ def experiment(name: str) -> Callable[[Experiment], Experiment]:
 
 def load_experiments() -> Mapping[str, Experiment]:
     """All experiments by name: the modules that hold them register them when they are imported."""
-    for module in ("tables", "figures", "checks", "questions", "gradients", "rounds"):
+    for module in ("tables", "figures", "checks", "questions", "gradients", "rounds", "look"):
         import_module(f"mfpo.study.{module}")
     return EXPERIMENTS
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,12 +18,15 @@ from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence, load_questions
 from mfpo.evaluate.figures import Tally
 from mfpo.folders import write_json, write_text
-from mfpo.picturebook import WEIGHTS
+from mfpo.models import model_files
+from mfpo.picturebook import model_folder
 from mfpo.picturebook.book import ASKED_SCENES, FIGURES, draw_book
+from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.instances import coco_instances
 from mfpo.picturebook.rates import RATES
-from mfpo.picturebook.scenes import THEMES, make_scene
+from mfpo.picturebook.scenes import THEMES, Scene
 from mfpo.picturebook.source import Chosen, PictureBookSource
+from mfpo.picturebook.splits import scene_seeds
 from mfpo.records import SourceRecord
 from mfpo.study.counts import counts_of, pair_figures
 from mfpo.study.statistics import Array
@@ -46,13 +50,12 @@ BASE_FILES = ["f8ec2f82d57c57e82d0c5ced5aa6fb265e2d2b65129cdb90ff4001b185c7dad3"
 
 
 class PictureBookScale:
-    """Data and scores of the picture book, kept below `folder`.
+    """Data and scores of a picture book, kept below `folder`.
 
-    `split` is that of the scored scenes, `heldout` to report or `validation` to choose by; `scenes` is how many there
-    are, `pairs` how many pairs to train on.
+    `book` is the one that pairs and scenes are of, the base is its model. `split` is that of the scored scenes,
+    `heldout` to report or `validation` to choose by; `scenes` is how many there are, `pairs` how many to train on.
     """
 
-    base = WEIGHTS
     stands_for = "LLaVA-v1.5-7B"
     sources: Collection[PairSource] = get_args(PairSource)
     others: Mapping[str, Trial] = {}
@@ -65,11 +68,21 @@ class PictureBookScale:
         "existence_adversarial": "adversarial",
     }
 
-    def __init__(self, folder: Path, *, split: str = "heldout", scenes: int = 1_000, pairs: int = 600) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        book: str = "picturebook",
+        split: str = "heldout",
+        scenes: int = 1_000,
+        pairs: int = 600,
+    ) -> None:
+        self.book, self.base = BOOKS[book], model_folder(book)
+        base = BASE_FILES if book == "picturebook" else model_files(self.base)
         # All that is kept is made by the base model, or for it.
-        self.folder = folder / Trial().key(BASE_FILES)
+        self.folder = folder / Trial().key(base)
         self.split, self.scenes, self.pairs = split, scenes, pairs
-        self.trained_on: Mapping[str, Any] = {"base": BASE_FILES, "pairs": pairs}
+        self.trained_on: Mapping[str, Any] = {"base": base, "pairs": pairs}
         asked, opera = min(ASKED_SCENES, scenes), min(_OPERA_SCENES, scenes)
         self.scored_on = (
             f"{scenes} scenes (existence on {asked}, OPERA on {opera}), image dependence on {_SCORED_PAIRS} pairs; "
@@ -94,16 +107,17 @@ class PictureBookScale:
         """The first pairs of a pool that is drawn once for each source and seed."""
         path = self.folder / "pools" / f"{data.source}-{seed}-{self.pairs}.jsonl"
         if not path.exists():
-            drawn = track(PictureBookSource(self.pairs, seed=seed, kind=data.source), "drawing pairs")
+            source = PictureBookSource(self.pairs, seed=seed, kind=data.source, book=self.book.name)
+            drawn = track(source, "drawing pairs")
             write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if data.themes == "some":
-            rows = [row for row in rows if make_scene(row["scene"]).theme in SEEN_THEMES]
+            rows = [row for row in rows if self.book.make_scene(row["scene"]).theme in SEEN_THEMES]
             if len(rows) < (data.pairs or 0):
                 raise NotOnScale(
                     f"of {self.pairs} pairs {len(rows)} have the themes kept, not {data.pairs}; raise --pairs"
                 )
-        return KeptPairs(rows[: data.pairs], seed=seed, kind=data.source)
+        return KeptPairs(rows[: data.pairs], seed=seed, kind=data.source, book=self.book.name)
 
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, scene by scene in the order of the book."""
@@ -136,7 +150,7 @@ class PictureBookScale:
         """The scenes to score on, with the questions that are asked."""
         book = self.folder / "scenes" / f"{self.split}-{seed}-{self.scenes}"
         if not book.exists():
-            draw_book(book, count=self.scenes, seed=seed, split=self.split)
+            draw_book(book, count=self.scenes, seed=seed, split=self.split, book=self.book.name)
         for all_of, scenes in (("captions", _OPERA_SCENES), ("existence", ASKED_SCENES)):
             some = book / f"{all_of}-{scenes}.jsonl"
             if not some.exists():
@@ -149,7 +163,7 @@ class PictureBookScale:
         """The folder of pairs on scenes that nobody trained on, with the default rejected images."""
         out = self.folder / "data" / f"{self.split}-pairs-{seed}-{_SCORED_PAIRS}"
         if not out.exists():
-            source = PictureBookSource(_SCORED_PAIRS, seed=seed, split=self.split)
+            source = PictureBookSource(_SCORED_PAIRS, seed=seed, split=self.split, book=self.book.name)
             build(
                 source, out, BuildSettings(seed=seed), DatasetRegions(), progress=lambda rows: track(rows, "building")
             )
@@ -157,17 +171,21 @@ class PictureBookScale:
 
     def checked(self, seed: int) -> Checked:
         """The first pairs that are trained on, and the instances of their scenes."""
-        rows = list(PictureBookSource(min(CHECKED_PAIRS, self.pairs), seed=seed))
-        pairs = NamedPairs(rows, seed=seed, kind="corrected")
+        rows = list(PictureBookSource(min(CHECKED_PAIRS, self.pairs), seed=seed, book=self.book.name))
+        pairs = NamedPairs(rows, seed=seed, kind="corrected", book=self.book.name)
         path = self.folder / "scenes" / f"instances-{seed}-{len(rows)}.json"
-        write_json(path, coco_instances({f"{pairs.id(row, 0)}.png": make_scene(row["scene"]) for row in rows}))
+        write_json(
+            path, coco_instances({f"{pairs.id(row, 0)}.png": self.book.make_scene(row["scene"]) for row in rows})
+        )
         return Checked(pairs, path, {"the scene's own masks": "dataset"})
 
     def is_seen(self, seed: int) -> list[bool]:
         """Whether each scored scene has one of the themes that `Data.themes` keeps."""
-        truth = (self._book(seed) / "annotations.jsonl").read_text(encoding="utf-8").splitlines()
-        seeds = [int(json.loads(line)["image_id"].removeprefix("scene-").removesuffix(".png")) for line in truth]
-        return [make_scene(number).theme in SEEN_THEMES for number in seeds]
+        return [scene.theme in SEEN_THEMES for scene in self.scored_scenes(seed)]
+
+    def scored_scenes(self, seed: int) -> list[Scene]:
+        """The scenes to score on, in order."""
+        return [self.book.make_scene(number) for number in islice(scene_seeds(self.split, seed), self.scenes)]
 
 
 def _by_scene(accuracy: Tally, questions: Path) -> dict[str, Tally]:
@@ -185,8 +203,8 @@ def _by_scene(accuracy: Tally, questions: Path) -> dict[str, Tally]:
 class KeptPairs(PictureBookSource):
     """Pairs of the picture book that were drawn before."""
 
-    def __init__(self, rows: list[dict[str, Any]], *, seed: int, kind: Chosen) -> None:
-        super().__init__(len(rows), seed=seed, kind=kind)
+    def __init__(self, rows: list[dict[str, Any]], *, seed: int, kind: Chosen, book: str) -> None:
+        super().__init__(len(rows), seed=seed, kind=kind, book=book)
         self.rows = rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

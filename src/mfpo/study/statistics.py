@@ -18,6 +18,7 @@ Scores = Mapping[str, Array]
 # The figures that are at most the whole.
 _SHARES = frozenset(
     {"chair_s", "chair_i", "cover", "amber_chair", "amber_hal", "amber_cog", "mmhal_rate", "right", "mapped"}
+    | {"unusual_colours", "counts", "same_without_regions"}
     | {f"existence_{kind}" for kind in ("accuracy", "present", "random", "popular", "adversarial")}
 )
 

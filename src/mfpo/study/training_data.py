@@ -14,6 +14,7 @@ from mfpo.build.settings import BuildSettings
 from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import SourceRecord
+from mfpo.settings import read_settings
 from mfpo.sources import Source
 from mfpo.study.trials import Data
 
@@ -26,9 +27,7 @@ def ranked_pairs(source: Source, out: Path, data: Data, *, seed: int, regions: s
     ranked = out.with_name(f"{out.name}-ranked")
     if not ranked.exists():
         if not out.exists():
-            names = ("corruption", "noise_step", "schedule", "differing")
-            made: dict[str, Any] = {name: getattr(data, name) for name in names}
-            settings = BuildSettings(seed=seed, **made)
+            settings = read_settings(BuildSettings, None, [], seed=seed, **_build_settings(data))
             segmenter = open_segmenter(regions, settings) if settings.needs_regions else None
             source = Repeated(source, data.noises) if data.noises > 1 else source
             summary = build_into(source, out, settings, segmenter, progress=lambda rows: track(rows, "building"))
@@ -37,6 +36,13 @@ def ranked_pairs(source: Source, out: Path, data: Data, *, seed: int, regions: s
                 print(f"{count} of {of} pairs set aside, with reasons in {out / 'rejected_rows.jsonl'}", file=stderr)
         rank(out, model, ranked, RankSettings())
     return ranked
+
+
+def _build_settings(data: Data) -> dict[str, Any]:
+    names = ["corruption", "noise_step", "schedule", "differing"]
+    if data.corruption == "counterfactual":
+        names += ["edit", "edits"]
+    return {name: getattr(data, name) for name in names}
 
 
 class Repeated:

@@ -18,7 +18,7 @@ class Data:
     `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
     RLHF-V's, two answers `ranked`, as Silkie's, or two compared by people (`human`), as LLaVA-RLHF's. `themes` are
     those of the scenes: all, or only some, so that the others are unseen. Each pair comes `noises` times, with its
-    image noised anew; `differing` is that of the build.
+    image noised anew; `differing` is that of the build, `edit` and `edits` are those of counterfactuals.
     A default must never change: what is kept is known by what differs from the defaults.
     """
 
@@ -30,6 +30,8 @@ class Data:
     schedule: str = "sigmoid"
     differing: bool = False
     noises: int = 1
+    edit: str = "any"
+    edits: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,190 @@
+"""When it pays to look: objectives and rejected images beside text + margin, on the model of each book.
+
+Each objective is trained at its own rate, the best of the same few on validation scenes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mfpo.files import read_rows
+from mfpo.models import load_model, load_processor
+from mfpo.picturebook.book import ASKED_SCENES
+from mfpo.picturebook.menus import BOOK as CONTEXT
+from mfpo.study.conflicts import FIGURES, counts, same_without_regions, unusual_colours
+from mfpo.study.experiments import BASE, experiment, mfpo, terms
+from mfpo.study.picturebook import PictureBookScale
+from mfpo.study.questions import by_size, steps_note
+from mfpo.study.results import Claim, Result, Table, fill
+from mfpo.study.statistics import Array, estimate
+from mfpo.study.study import NotOnScale, Study
+from mfpo.study.trials import Data, Trial, trained
+
+# What every other row is compared with.
+PLAIN = "text + margin"
+
+# Numbers of pairs beside all that there are.
+_SIZES = (60, 150)
+
+_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
+# No table has scenes of this seed.
+_VALIDATION_SEED = 90
+_VALIDATION_SCENES = 300
+
+# More than any scene has.
+_ALL_THINGS = 9
+
+
+class LookScale(PictureBookScale):
+    """A picture book with the figures that tell whether a model looks; `pairs` is the most that rows are named after.
+
+    A control has twice as many.
+    """
+
+    def __init__(self, folder: Path, *, book: str, scenes: int, pairs: int, split: str = "heldout") -> None:
+        super().__init__(folder, book=book, split=split, scenes=scenes, pairs=2 * pairs)
+        self.figures = {**super().figures, **self.question_types, **FIGURES}
+        self.context = {**self.context, "figures": list(FIGURES)}
+
+    def rate(self, method: str) -> float:
+        """Trials bring their own."""
+        raise NotImplementedError
+
+    def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
+        """The counts of each figure, scene by scene in the order of the book, or pair by pair."""
+        found = super().score(model, trial, seed)
+        scenes = self.scored_scenes(seed)
+        captions = self.folder / "answers" / trial.key(self.context, seed) / "captions.jsonl"
+        asked = scenes[:ASKED_SCENES]
+        return found | {
+            "unusual_colours": unusual_colours(load_model(model), load_processor(model), self.book, asked),
+            "counts": counts([row["text"] for _, row in read_rows(captions)], scenes),
+            "same_without_regions": same_without_regions(model, self.scored_pairs(seed)),
+        }
+
+
+@experiment("look")
+def look(study: Study) -> Result:
+    """When it pays to look, for a model that sees well and hallucinates from habit."""
+    return _look(study, "picturebook", "a model that hallucinates from habit")
+
+
+@experiment("look-context")
+def look_context(study: Study) -> Result:
+    """The same for a model that reads the context more than the objects."""
+    return _look(study, CONTEXT, "a model that reads the context")
+
+
+def _look(study: Study, book: str, base: str) -> Result:
+    if not isinstance(study.scale, PictureBookScale):
+        raise NotOnScale("look needs images in which exactly one thing differs; take the picture book")
+    pairs, out = study.scale.pairs, study.out / book
+    scale = LookScale(out, book=book, scenes=study.scale.scenes, pairs=pairs)
+    validation = LookScale(out, book=book, scenes=_VALIDATION_SCENES, pairs=pairs, split="validation")
+    rates = _best_rates(Study(study.out, validation, [_VALIDATION_SEED], study.console), pairs)
+    study = Study(study.out, scale, study.seeds, study.console)
+    trials = {"base": BASE}
+    points: dict[str, dict[float, str]] = {}
+    for size in [*(size for size in _SIZES if size < pairs), pairs]:
+        for kind, trial in objectives(size).items():
+            trials[f"{kind}, {size} pairs"] = at_rate(trial, rates[kind])
+            points.setdefault(kind, {})[size] = f"{kind}, {size} pairs"
+    for kind, (of, trial) in variants(pairs).items():
+        trials[f"{kind}, {pairs} pairs"] = at_rate(trial, rates[of])
+        points[kind] = {pairs: f"{kind}, {pairs} pairs"}
+    plain = points[PLAIN]
+    claims = [
+        Claim(row, plain[size], figure, is_papers=False)
+        for figure in ("chair_s", "cover", "existence_accuracy")
+        for kind, rows in points.items()
+        if kind != PLAIN
+        for size, row in rows.items()
+    ]
+    table = fill(study, trials, claims=claims)
+    told = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
+    notes = [
+        *_never_worse(table, points),
+        f"Learning rates, each the best of the same {len(_RATES)} on {_VALIDATION_SCENES} validation scenes: {told}.",
+        "The other rows have the rate of the objective that they vary.",
+        steps_note(study, trials, points),
+    ]
+    return Result(f"When it pays to look: {base}", table, by_size(study, table, points), notes)
+
+
+def objectives(pairs: int) -> dict[str, Trial]:
+    """What is trained at each number of pairs; counterfactuals have every object of the answer replaced."""
+    data = Data(pairs=pairs)
+    edited = replace(data, corruption="counterfactual", edit="replace", edits=_ALL_THINGS)
+    return {
+        "DPO": trained("dpo", data),
+        PLAIN: mfpo(data, **terms("text", "margin")),
+        "MFPO": mfpo(data),
+        "MFPO, image weight 0.2": mfpo(data, image_weight=0.2),
+        "MFPO, joint": mfpo(data, image_loss="joint"),
+        "MFPO, hinge": mfpo(data, image_loss="hinge"),
+        "CHiP": trained("chip", replace(data, corruption="global")),
+        "SymMPO": trained("symmpo", edited),
+        "S-VCO": trained("s-vco", edited),
+        # From easy to hard, as text + margin.
+        "counterfactual": trained("counterfactual", edited, curriculum=True),
+    }
+
+
+def variants(pairs: int) -> dict[str, tuple[str, Trial]]:
+    """Other rejected images, and as much more training as a counterfactual is, each with the objective it varies."""
+    kinds = objectives(pairs)
+    data, edited = kinds["MFPO"].data, kinds["counterfactual"].data
+    others = {"whole image": "global", "crop": "crop", "erased": "erase"}
+    images = {name: replace(data, corruption=kind) for name, kind in others.items()} | {"counterfactual": edited}
+    rows = {f"MFPO, {name}": ("MFPO", replace(kinds["MFPO"], data=images[name])) for name in images}
+    rows |= {
+        f"{kind}, counterfactual": (kind, replace(kinds[kind], data=edited))
+        for kind in ("MFPO, image weight 0.2", "MFPO, joint", "MFPO, hinge", "CHiP")
+    }
+    rows["counterfactual, one edit"] = (
+        "counterfactual",
+        replace(kinds["counterfactual"], data=replace(edited, edit="any", edits=1)),
+    )
+    return rows | {
+        f"{PLAIN}, twice the epochs": (PLAIN, _with(kinds[PLAIN], epochs=6)),
+        f"{PLAIN}, twice the pairs": (PLAIN, replace(kinds[PLAIN], data=replace(data, pairs=2 * pairs))),
+        f"{PLAIN}, twice the margin": (PLAIN, _with(kinds[PLAIN], margin_weight=2.0)),
+    }
+
+
+def at_rate(trial: Trial, rate: float) -> Trial:
+    """The trial at a learning rate."""
+    return _with(trial, learning_rate=rate)
+
+
+def _with(trial: Trial, **settings: Any) -> Trial:
+    return replace(trial, settings=tuple(sorted((dict(trial.settings) | settings).items())))
+
+
+def _best_rates(study: Study, pairs: int) -> dict[str, float]:
+    """The rate of each objective with the highest harmonic mean of 100 - CHAIR_s and Cover."""
+
+    def harmonic_mean(trial: Trial) -> float:
+        scores = study.scores(trial)
+        right, cover = 100 - estimate(scores, "chair_s").mean, estimate(scores, "cover").mean
+        return 2 * right * cover / (right + cover)
+
+    return {
+        kind: max(_RATES, key=lambda rate: harmonic_mean(at_rate(trial, rate)))
+        for kind, trial in objectives(pairs).items()
+    }
+
+
+def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> list[str]:
+    """Which objectives are nowhere worse than text + margin by their interval, and better somewhere."""
+    gains = {(verdict.claim.better, verdict.claim.figure): verdict.gain for verdict in table.verdicts}
+    notes = []
+    for kind, rows in points.items():
+        own = {key: gain for key, gain in gains.items() if key[0] in rows.values()}
+        if not own or any(gain.high < 0 for gain in own.values()):
+            continue
+        better = [f"{table.columns[figure]} ({row})" for (row, figure), gain in own.items() if gain.low > 0]
+        if better:
+            notes.append(f"{kind} is nowhere worse than {PLAIN} by its interval, and better in {', '.join(better)}.")
+    return notes or [f"Nothing is nowhere worse than {PLAIN} by its interval and better somewhere."]
