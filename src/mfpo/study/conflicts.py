@@ -75,7 +75,8 @@ def counts(captions: Sequence[str], scenes: Sequence[Scene]) -> Array:
 def same_without_regions(model: Path, pairs: Path) -> Array:
     """Whether the model's answer to each of the `pairs` stays the same when its key regions are gone, (pairs, 2)."""
     questions = []
-    for number, record in enumerate(read_dataset(pairs)):
+    columns = read_dataset(pairs).select_columns(["images", "prompt", "regions"]).with_format("arrow")
+    for number, record in enumerate(columns[:].to_pylist()):
         images = {"with": decode_image(record["images"][0]), "without": inpainted(record)[0]}
         text = without_places(record["prompt"][0]["content"])
         questions += [

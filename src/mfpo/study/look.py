@@ -47,10 +47,6 @@ class LookScale(PictureBookScale):
         self.figures = {**super().figures, **self.question_types, **FIGURES}
         self.context = {**self.context, "figures": list(FIGURES)}
 
-    def rate(self, method: str) -> float:
-        """Trials bring their own."""
-        raise NotImplementedError
-
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, scene by scene in the order of the book, or pair by pair."""
         found = super().score(model, trial, seed)

@@ -126,9 +126,10 @@ class Study:
 
     def with_rate(self, trial: Trial) -> Trial:
         """The trial with the learning rate that it is trained at."""
-        if trial.method is None:
+        settings = dict(trial.settings)
+        if trial.method is None or "learning_rate" in settings:
             return trial
-        settings = {"learning_rate": self.scale.rate(trial.method), **dict(trial.settings)}
+        settings["learning_rate"] = self.scale.rate(trial.method)
         return replace(trial, settings=tuple(sorted(settings.items())))
 
     def model(self, trial: Trial, seed: int) -> Path:

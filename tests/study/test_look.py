@@ -1,0 +1,120 @@
+"""The experiment `look`: its figures against counts by hand, its rows, its rates and what it says first."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mfpo.logprobs.cells import columns
+from mfpo.models import load_model, load_processor
+from mfpo.picturebook import WEIGHTS
+from mfpo.picturebook.books import BOOKS
+from mfpo.picturebook.menus import menu
+from mfpo.picturebook.scenes import make_scene
+from mfpo.study.conflicts import counts, same_without_regions, unusual_colours
+from mfpo.study.experiments import BASE
+from mfpo.study.look import PLAIN, LookScale, at_rate, look, objectives, variants
+from mfpo.study.picturebook import PictureBookScale
+from mfpo.study.study import Study
+from mfpo.train.objectives import OBJECTIVES
+
+HABIT = BOOKS["picturebook"]
+
+
+def test_a_model_that_sees_well_sees_unusual_colours_and_a_blind_one_goes_by_habit():
+    scenes = [make_scene(seed) for seed in range(200_000_000, 200_000_012)]
+    model, processor = load_model(WEIGHTS), load_processor(WEIGHTS)
+    seen = unusual_colours(model, processor, HABIT, scenes)
+    unusual = [[t for t in scene.things if t.colour != HABIT.usual_colours("park")[t.kind]] for scene in scenes]
+    assert seen[:, 1].tolist() == [len(things) for things in unusual]
+    assert seen[:, 0].sum() >= 0.9 * seen[:, 1].sum() > 5
+    # Without what the tower sees, only habit is left, and it has no colours: about half, not nearly all.
+    model.model.multi_modal_projector.linear_2.weight.data.zero_()
+    assert unusual_colours(model, processor, HABIT, scenes)[:, 0].sum() < 0.8 * seen[:, 1].sum()
+
+
+def test_the_second_book_has_the_colours_of_its_menus():
+    usual = BOOKS["picturebook-context"].usual_colours("park")
+    assert {kind: usual[kind] for kind, _, _ in menu("park", 0)} == {k: colour for k, colour, _ in menu("park", 0)}
+    assert set(usual) == {kind for number in (0, 1) for kind, _, _ in menu("park", number)}
+
+
+def test_a_caption_counts_right_when_it_names_as_many_things_as_there_are():
+    scene = make_scene(200_000_000)
+    scene = replace(scene, things=scene.things[:2])
+    captions = ["A red car and a brown dog.", "A red car.", "A red car, a red car, a brown dog and a black cat."]
+    assert counts(captions, [scene] * 3).tolist() == [[1, 1], [0, 1], [0, 1]]
+
+
+def test_an_answer_to_nothing_is_the_same_without_the_regions(tmp_path):
+    scale = PictureBookScale(tmp_path, scenes=12, pairs=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mfpo.study.picturebook._SCORED_PAIRS", 4)
+        pairs = scale.scored_pairs(0)
+    model, processor = load_model(WEIGHTS), load_processor(WEIGHTS)
+    assert same_without_regions(WEIGHTS, pairs).tolist() == [[0, 1]] * 4
+    model.model.multi_modal_projector.linear_2.weight.data.zero_()
+    model.save_pretrained(tmp_path / "blind")
+    processor.save_pretrained(tmp_path / "blind")
+    assert same_without_regions(tmp_path / "blind", pairs).tolist() == [[1, 1]] * 4
+
+
+def test_each_row_has_what_its_objective_reads_and_controls_vary_text_and_margin():
+    kinds = objectives(60)
+    rows = variants(60)
+    for trial in [*kinds.values(), *(trial for _, trial in rows.values())]:
+        needs_counter = "counter" in columns(OBJECTIVES[trial.method].cells)
+        assert not needs_counter or trial.data.corruption == "counterfactual"
+    assert len({trial.key() for trial in [*kinds.values(), *(trial for _, trial in rows.values())]}) == 10 + len(rows)
+    assert {of for of, _ in rows.values()} <= kinds.keys()
+    plain = dict(kinds[PLAIN].settings)
+    for name, change in (("epochs", {"epochs": 6}), ("margin", {"margin_weight": 2.0}), ("pairs", {})):
+        of, trial = rows[f"{PLAIN}, twice the {name}"]
+        assert of == PLAIN
+        assert dict(trial.settings) == plain | change
+        assert trial.data.pairs == (120 if name == "pairs" else 60)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
+    """A study whose scores are made up: each row's CHAIR_s by its method, weights and rate."""
+    rng = np.random.default_rng(0)
+
+    def scores(self: Study, trial):
+        rate = dict(trial.settings).get("learning_rate", 0)
+        wrong = 0.5 if trial == BASE else 0.2 + 300 * abs(rate - 1e-4)
+        wrong -= 0.15 if trial.method == "counterfactual" else 0
+        made = {name: np.ones((100, 2)) for name in self.scale.figures}
+        made["chair_s"][:, 0] = np.arange(100) < 100 * wrong
+        made["cover"][:, 0] = 0.9
+        return [{name: rng.permutation(value) if name == "chair_s" else value for name, value in made.items()}] * 3
+
+    monkeypatch.setattr(Study, "scores", scores)
+    return Study(tmp_path, PictureBookScale(tmp_path / "picturebook", scenes=12, pairs=61), [0, 1, 2], Console())
+
+
+def test_the_page_says_first_what_is_nowhere_worse_than_text_and_margin(study):
+    result = look(study)
+    sizes = (60, 61)
+    assert list(result.table.rows) == [
+        "base",
+        *(f"{kind}, {size} pairs" for size in sizes for kind in objectives(size)),
+        *(f"{kind}, 61 pairs" for kind in variants(61)),
+    ]
+    assert result.notes[0].startswith(f"counterfactual is nowhere worse than {PLAIN} by its interval, and better in ")
+    assert "CHAIR_s (counterfactual, 60 pairs)" in result.notes[0]
+    assert not any(note.startswith("DPO is nowhere") for note in result.notes)
+    rates = next(note for note in result.notes if note.startswith("Learning rates"))
+    assert all(f"{kind}: 0.0001" in rates for kind in objectives(61))
+
+
+def test_what_is_scored_for_look_is_kept_apart_from_the_tables(tmp_path):
+    plain = PictureBookScale(tmp_path, scenes=12, pairs=16)
+    scale = LookScale(tmp_path, book="picturebook", scenes=12, pairs=8)
+    assert scale.pairs == 16
+    trial = at_rate(objectives(8)["DPO"], 1e-4)
+    assert trial.key(plain.context) != trial.key(scale.context)
+    assert json.dumps(scale.context)
+    assert {"unusual_colours", "counts", "same_without_regions", "existence_adversarial"} <= scale.figures.keys()
