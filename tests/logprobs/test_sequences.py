@@ -399,14 +399,14 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
     records = records_of([large], [large], [small])
     pairs = Pairs(records, processor, cells=TEXT, max_length=500)
     check_fit(model, pairs, "m")
-    with pytest.raises(MfpoError, match="log p of record '2' is .* Emu3.* mixes them; set batch_size=1"):
+    with pytest.raises(MfpoError, match=r"log p of record '2' is .* Emu3.* mixes them; set batch_size=1"):
         check_fit(model, pairs, "m", batch_size=2)
     with pytest.raises(MfpoError, match=f"mixes them; set {PER_DEVICE}=1"):
         check_fit(model, open_dpo(records, processor), "m", batch_size=2)
     pairs = Pairs(
         records_of([large], rejected_images=[[small]]), processor, cells=["chosen", "rejected_image"], max_length=500
     )
-    with pytest.raises(MfpoError, match="record '0' is .* mixes them; give rejected images of the images' sizes"):
+    with pytest.raises(MfpoError, match=r"record '0' is .* mixes them; give rejected images of the images' sizes"):
         check_fit(model, pairs, "m")
     model, processor = hunyuan_vl()
     processor.chat_template = "<break><image><break>{% for m in messages %}{{ m.content[-1].text }} {% endfor %}"
@@ -433,5 +433,5 @@ def test_prompts_that_a_model_cannot_see_at_a_time_say_what_helps():
         with pytest.raises(RecordError, match=f"^the model cannot .* images at a time .*; set {name}=1$"):
             check_fit(model, open_them(records, processor), "m", batch_size=2)
     pairs = Pairs(records, processor, cells=["chosen", "chosen_blind"], max_length=500)
-    with pytest.raises(RecordError, match="^record '0': the model cannot see .*; choose another method$"):
+    with pytest.raises(RecordError, match=r"^record '0': the model cannot see .*; choose another method$"):
         check_fit(model, pairs, "m")
