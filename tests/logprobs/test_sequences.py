@@ -12,7 +12,7 @@ import transformers
 from peft import LoraConfig
 from PIL import Image
 
-from fixtures.families import blip2, emu3, hunyuan_vl, mllama
+from fixtures.families import blip2, emu3, hunyuan_vl, idefics, mllama
 from mfpo import models
 from mfpo.errors import MfpoError, RecordError
 from mfpo.logprobs.cells import TEXT
@@ -382,6 +382,15 @@ def test_an_adapters_answers_end_as_those_of_its_base(tiny_llava, tmp_path):
     assert end_tokens(transformers.AutoProcessor.from_pretrained(tmp_path / "adapter")) == expected
 
 
+def test_a_processor_that_puts_the_image_where_the_model_is_to_answer_is_refused():
+    processor = idefics()
+    processor.chat_template = "{% for m in messages %}{{ m.content[-1].text }} {% endfor %}assistant: "
+    with pytest.raises(MfpoError, match="IdeficsProcessor puts the images behind the text"):
+        encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    with pytest.raises(MfpoError, match="puts the images behind the text"):
+        models.encode_questions(processor, ["What?"], [picture(0)])
+
+
 def records_of(*pictures: list[Image.Image], **columns) -> datasets.Dataset:
     answers = {"prompt": PROMPT, "chosen": say("A dog."), "rejected": say("A cat.")}
     own = [{name: value[n] for name, value in columns.items()} for n in range(len(pictures))]
@@ -399,7 +408,7 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
     records = records_of([large], [large], [small])
     pairs = Pairs(records, processor, cells=TEXT, max_length=500)
     check_fit(model, pairs, "m")
-    with pytest.raises(MfpoError, match=r"log p of record '2' is .* Emu3.* mixes them; set batch_size=1"):
+    with pytest.raises(MfpoError, match=r"log p of record '2' is .* a 'emu3' model mixes them; set batch_size=1"):
         check_fit(model, pairs, "m", batch_size=2)
     with pytest.raises(MfpoError, match=f"mixes them; set {PER_DEVICE}=1"):
         check_fit(model, open_dpo(records, processor), "m", batch_size=2)

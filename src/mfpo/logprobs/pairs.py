@@ -166,8 +166,8 @@ def check_fit(
             with torch.inference_mode(), autocast or nullcontext():
                 if numbers_all_images(model, _first_prompt(pairs)):
                     raise MfpoError(
-                        f"{name}: a {extract_model_from_parallel(model).config.model_type!r} model numbers the images "
-                        "of all rows of a batch, so that log p depends on the rows before; use another model"
+                        f"{name}: a {_kind(model)!r} model numbers the images of all rows of a batch, so that log p "
+                        "depends on the rows before; use another model"
                     )
                 sequence_logps(model, batch)
                 _check_alike(model, pairs, [0], name)
@@ -183,8 +183,13 @@ def check_fit(
     )
     if any(words in fault for words in ("tokens", "shape", "size")):
         raise MfpoError(f"{where}; put the model's own processor there")
-    kind = type(extract_model_from_parallel(model)).__name__
-    raise MfpoError(f"{where}; {kind} is not known to run with transformers {transformers.__version__}")
+    kind = _kind(model)
+    raise MfpoError(f"{where}; a {kind!r} model is not known to run with transformers {transformers.__version__}")
+
+
+def _kind(model: Any) -> str:
+    kind: str = extract_model_from_parallel(model).config.model_type
+    return kind
 
 
 def _first_prompt(pairs: Pairs) -> dict[str, Tensor]:
@@ -221,9 +226,8 @@ def _check_alike(model: Any, pairs: Pairs, rows: Sequence[int], name: str) -> No
     off = (alone - together).abs() / batch["answer_mask"].to(alone.device).sum(dim=-1).sqrt()
     if float(off.max()) > (0.01 if is_exact else 0.25):
         record = pairs.ids[rows[int(off.argmax()) // len(pairs.names)]]
-        kind = type(extract_model_from_parallel(model)).__name__
         hint = f"set {pairs.batch_setting}=1" if len(rows) > 1 else "give rejected images of the images' sizes"
         raise MfpoError(
-            f"{name}: log p of record {brief(record)} is another beside images of another size: {kind} mixes them; "
-            + hint
+            f"{name}: log p of record {brief(record)} is another beside images of another size, as a {_kind(model)!r} "
+            f"model mixes them; {hint}"
         )
