@@ -28,7 +28,7 @@ from mfpo.train.settings import TrainSettings
 PROJECTORS = ("merger", "deepstack_merger_list")
 
 # What chooses among experts: `mlp.gate`, `feed_forward.router`, `router.proj`, `mlp.shared_expert_gate`.
-_ROUTER = re.compile(r"(^|[._])(gate|router)(\.|$)")
+_ROUTER = re.compile(r"(^|\.)(gate|\w*router|shared_expert_gate)(\.|$)")
 
 # Of FSDP2 in bfloat16. accelerate's own would also round what comes out of the model, our log-probabilities.
 SHARDED_PRECISION = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
