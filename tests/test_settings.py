@@ -1,10 +1,14 @@
+import ast
 import pickle
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
 
+import mfpo
 from mfpo.errors import MfpoError, SettingError
 from mfpo.folders import whole_folder
 from mfpo.registry import Registry
@@ -157,3 +161,33 @@ def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
     with pytest.raises(MfpoError, match="not made by mfpo"), whole_folder(tmp_path / "out", {}):
         pass
     assert (tmp_path / "out.partial" / "thesis.txt").exists()
+
+
+# `set curriculum=false`, `give a smaller batch_size`, `lower learning_rate`.
+HINT = re.compile(r"\bset ([a-z_]+)=|\b(?:smaller|lower) ([a-z]+_[a-z_]+)")
+
+
+def test_errors_name_settings_that_their_command_has():
+    """What `set NAME=VALUE` and `a smaller NAME` say; logprobs serves rank and train, whose names may differ."""
+    from mfpo.answer.settings import AnswerSettings
+    from mfpo.pairs.settings import PairsSettings
+    from mfpo.rank.settings import RankSettings
+    from mfpo.train.settings import TrainSettings
+
+    known = {
+        command: {field.name for field in [*fields(cls), *chain(*getattr(cls, "added", dict)().values())]}
+        for command, cls in (
+            ("answer", AnswerSettings),
+            ("pairs", PairsSettings),
+            ("rank", RankSettings),
+            ("train", TrainSettings),
+        )
+    }
+    known["logprobs"] = known["rank"] & known["train"]
+    source = Path(mfpo.__file__).parent
+    for command, names in known.items():
+        told = set()
+        for file in (source / command).rglob("*.py"):
+            texts = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+            told |= {name for text in texts if isinstance(text, str) for found in HINT.findall(text) for name in found}
+        assert told - {""} <= names, command

@@ -79,7 +79,10 @@ def check_model(path: Path) -> None:
         raise MfpoError(f"{path}: its config.json is not a valid transformers config ({_cause(error)})") from None
     kind = config.model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise MfpoError(f"{path}: a {kind!r} model takes no images; give a vision-language model such as LLaVA")
+        raise MfpoError(
+            f"{path}: a {kind!r} model is none that takes images and answers in text (AutoModelForImageTextToText); "
+            "give a vision-language model such as LLaVA"
+        )
     if config.is_encoder_decoder:
         raise MfpoError(
             f"{path}: a {kind!r} model is an encoder-decoder, which answers in another sequence than the prompt's; "
@@ -309,7 +312,8 @@ def call_processor(
 ) -> Any:
     """What the processor makes of several texts, each with its own images; none of them may have any.
 
-    Where the template does not write the beginning of a text, the tokenizer does.
+    Where the template does not write the beginning of a text, the tokenizer does. Raises MfpoError when the processor
+    puts images behind the text.
     """
     bos = processor.tokenizer.bos_token
     options |= {"return_tensors": "pt", "add_special_tokens": not (bos and texts[0].startswith(bos))}
@@ -317,12 +321,23 @@ def call_processor(
         return processor(text=list(texts), images=None, **options)
     try:
         # A list of images for each text, or processors take them for images of several texts.
-        return processor(text=list(texts), images=[list(own) for own in images], **options)
+        made = processor(text=list(texts), images=[list(own) for own in images], **options)
     except (ValueError, TypeError, AttributeError):
         if any(len(own) != 1 for own in images):
             raise
         # GOT-OCR takes such lists for the pages of a document.
-        return processor(text=list(texts), images=[own[0] for own in images], **options)
+        made = processor(text=list(texts), images=[own[0] for own in images], **options)
+    _check_end(processor, texts[0], made["input_ids"][0].tolist())
+    return made
+
+
+def _check_end(processor: Any, text: str, ids: list[int]) -> None:
+    """Raises MfpoError when the last image stands behind the end of the text, as Idefics' processor puts it."""
+    last = processor.tokenizer(text.rstrip(), add_special_tokens=False)["input_ids"][-1]
+    image = getattr(processor, "image_token_id", None)
+    if last in ids and image in ids and last != image and ids[::-1].index(image) < ids[::-1].index(last):
+        kind = type(processor).__name__
+        raise MfpoError(f"{kind} puts the images behind the text, where the model is to answer; use another model")
 
 
 def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:

@@ -16,7 +16,13 @@ from mfpo.answer.decoders import decoder
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
+from mfpo.images import encode_image
 from mfpo.models import encode_questions, load_model, load_processor, model_files
+from mfpo.pairs.ask import open_asker
+from mfpo.pairs.check import Shown
+from mfpo.pairs.questions import Asked
+from mfpo.pairs.run import open_checker
+from mfpo.pairs.settings import PairsSettings
 from mfpo.settings import about
 
 ONE_TOKEN = AnswerSettings(max_new_tokens=1)
@@ -174,15 +180,22 @@ def test_a_processor_of_another_model_is_told_in_one_line_and_a_decoders_own_mis
         answer(rows[:1], model, folder, None, ONE_TOKEN, processor=processor)
 
 
-@pytest.mark.parametrize(("family", "shown"), [(emu3, "<image>"), (hunyuan_vl, "<break><image><break>")])
-def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_time(family, shown, tmp_path, capsys):
+@pytest.fixture(params=[(emu3, "<image>"), (hunyuan_vl, "<break><image><break>")], ids=["emu3", "hunyuan_vl"])
+def mixing(request):
+    """A model that mixes the images of a batch, its processor, and images of which the first is the largest."""
     torch.manual_seed(0)
-    model, processor = family()
+    make, shown = request.param
+    model, processor = make()
     model.generation_config.pad_token_id = 0
     processor.chat_template = shown + "{{ messages[0].content[-1].text }}"
+    return model, processor, [picture(number, width=64 - 16 * number) for number in range(3)]
+
+
+def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_time(mixing, tmp_path, capsys):
+    model, processor, pictures = mixing
     rows = [{"question_id": f"q{number}", "image": f"{number}.png", "text": "What?"} for number in range(3)]
-    for number in range(3):
-        picture(number, width=32 + 16 * number).save(tmp_path / f"{number}.png")
+    for number, image in enumerate(pictures):
+        image.save(tmp_path / f"{number}.png")
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = []
     for size in (1, 3):
@@ -191,4 +204,22 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_tim
         texts.append(texts_of(tmp_path / f"{size}.jsonl"))
     assert texts[0] == texts[1]
     name = type(model).__name__
-    assert f"a {name} mixes images of one batch: questions are asked one by one" in capsys.readouterr().err
+    assert capsys.readouterr().err.count(f"a {name} mixes images of one batch: questions are asked one by one") == 1
+
+
+def test_so_it_is_sampled_and_judges_itself(mixing, tmp_path):
+    """`mfpo pairs` keeps to the same rule; a batch would give other answers."""
+    model, processor, pictures = mixing
+    asked = [Asked(f"q{n}", encode_image(image), f"{n}.png", "What?") for n, image in enumerate(pictures)]
+    said = [Shown(one, "There is a dog and a cat on a bench.") for one in asked]
+    answers, claims, logits = [], [], []
+    model.register_forward_hook(lambda module, args, output: logits.append(output.logits[:, -1]))
+    for size in (1, 3):
+        asker = open_asker(model, PairsSettings(samples=2, max_new_tokens=4, batch_size=size), processor=processor)
+        answers.append(asker.ask(asked))
+        logits.clear()
+        claims.append(open_checker("judge", asker, tmp_path / "own", PairsSettings(batch_size=size))(said))
+        claims[-1].append(torch.cat(logits[-9:]))
+    assert answers[0] == answers[1]
+    assert claims[0][:3] == claims[1][:3]
+    torch.testing.assert_close(claims[0][3], claims[1][3])

@@ -65,6 +65,14 @@ def test_an_adapter_that_vllm_would_not_apply_in_full_is_refused(config, fault, 
         answer(questions, folder, tmp_path, tmp_path / "a.jsonl", engine="vllm")
 
 
+def test_the_language_model_of_idefics3_is_called_otherwise(tiny_llava, tmp_path):
+    folder = adapter(tiny_llava, tmp_path / "adapter", target_modules=["o_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    moved = {name.replace("language_model", "text_model"): tensor for name, tensor in tensors.items()}
+    save_file(moved, folder / "adapter_model.safetensors")
+    assert adapter_rank(folder) == 8
+
+
 def test_adapters_of_experts_are_refused(tiny_llava, tmp_path):
     folder = adapter(tiny_llava, tmp_path / "adapter", target_modules=["o_proj"])
     tensors = load_file(folder / "adapter_model.safetensors")

@@ -92,7 +92,7 @@ def test_any_record_of_any_family(any_family):
     assert_logps(reader, [name for name in RECORDS if name not in ("two images", "no image")])
     assert_logps(reader, ["two images"])
     if reason := LIMITS.get(any_family.name, {}).get("a batch of records with one image and with two"):
-        with pytest.raises(RecordError, match=reason + " .* set batch_size=1"):
+        with pytest.raises(RecordError, match=reason):
             assert_logps(reader, ["one image", "two images"])
     else:
         assert_logps(reader, ["one image", "two images"])

@@ -7,7 +7,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.attention.flex_attention import create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from mfpo.logprobs import prefix
 from mfpo.logprobs import sequences as logprobs
@@ -15,7 +14,9 @@ from mfpo.logprobs.attention import attend_by_document, lengths_of
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import (
+    TOKEN_TYPES,
     block_mask,
+    can_flex,
     mask_rule,
     pack,
     positions,
@@ -34,9 +35,9 @@ def by_the_book(model, rows: list[Encoded]) -> list[torch.Tensor]:
     for row in split(rows):
         ids = torch.cat([row.prompt_ids, *row.answers])
         features = dict(row.features)
-        if "mm_token_type_ids" in features:
+        for name in {*TOKEN_TYPES} & features.keys():
             answer_types = torch.zeros(1, len(row.answers[0]), dtype=torch.long)
-            features["mm_token_type_ids"] = torch.cat([features["mm_token_type_ids"], answer_types], dim=1)
+            features[name] = torch.cat([features[name], answer_types], dim=1)
         table = model(input_ids=ids[None], **features).logits[0].log_softmax(dim=-1)
         logps.append(table[len(row.prompt_ids) - 1 : -1].gather(1, row.answers[0][:, None]).squeeze(1))
     return logps
@@ -67,6 +68,11 @@ def packed_logps(model, batch):
     return logps_under_mask(model, batch, dense_mask(batch))
 
 
+def ways(family):
+    """How the shared path runs on a CPU, and on a GPU where FlexAttention can."""
+    return (shared_logps, packed_logps) if can_flex(family.model.config) else (shared_logps,)
+
+
 def split(rows: list[Encoded]) -> list[Encoded]:
     return [part for row in rows for part in row.split()]
 
@@ -92,7 +98,7 @@ def test_each_answer_gets_what_it_gets_alone(family):
     assert shares_prefix(family.model)
     batch = collate(family.rows, 0)
     slow = by_the_book(family.model, family.rows)
-    for way in (shared_logps, packed_logps):
+    for way in ways(family):
         fast = way(family.model, batch)
         assert fast.shape == batch["answer_mask"].shape
         for logps, mask, expected in zip(fast, batch["answer_mask"], slow, strict=True):
@@ -103,7 +109,7 @@ def test_each_answer_gets_what_it_gets_alone(family):
 def test_gradients_are_those_of_the_plain_path(family):
     plain = gradients(family.model, plain_logps(family.model, collate(split(family.rows), 0)))
     assert any("vision" in name or "visual" in name for name in plain)
-    for way in (shared_logps, packed_logps):
+    for way in ways(family):
         assert_same_gradients(gradients(family.model, way(family.model, collate(family.rows, 0))), plain)
 
 
@@ -158,7 +164,7 @@ def tiles(name: str, row: Encoded) -> int:
     """What the vision tower takes for a row: images, tiles, or patches."""
     if name in ("llava_next", "llava_onevision"):  # padded to the image with the most tiles
         return int((row.features["pixel_values"].flatten(2) != 0).any(dim=2).sum())
-    return row.features["pixel_values"].shape[1 if name in ("idefics3", "smolvlm") else 0]
+    return row.features["pixel_values"].shape[1 if name in ("idefics2", "idefics3", "smolvlm") else 0]
 
 
 def test_frozen_vision_tower_keeps_nothing_for_a_backward_pass(family):
@@ -263,8 +269,8 @@ def test_flex_attention_sees_what_the_rule_says(family):
 
     Forward only: torch has no backward pass of it on a CPU.
     """
-    if not family.model.get_decoder()._supports_flex_attn:
-        pytest.skip("transformers has no FlexAttention for its language model")
+    if not family.model.get_decoder()._supports_flex_attn or not can_flex(family.model.config):
+        pytest.skip("no FlexAttention for its language model")
     batch = collate(family.rows, 0)
     with torch.no_grad():
         expected = shared_logps(family.model, batch)
@@ -337,23 +343,49 @@ def test_a_record_gives_the_same_either_way_when_answers_are_cut(tiny_llava, pre
         torch.testing.assert_close(shared_logps(model, shared), plain_logps(model, plain), rtol=1e-5, atol=1e-5)
 
 
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text",
     [
-        ({"model_type": "mistral", "sliding_window": 8}, "sliding window"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding"),
-        ({"model_type": "gemma", "head_dim": 8}, "'gemma', is not known"),
+        {"model_type": "mistral", "sliding_window": 8},
+        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0},
+        {"model_type": "gemma", "head_dim": 16},
+        {"model_type": "mixtral", **EXPERTS},
+        {"model_type": "olmo2"},
+        {"model_type": "phi3", "sliding_window": 8},
+        {"model_type": "qwen3_moe", "head_dim": 16, **EXPERTS},
     ],
+    ids=lambda text: text["model_type"],
 )
-def test_other_language_models_take_the_plain_path_and_the_log_says_so_once(make_llava, caplog, text, reason):
+def test_language_models_that_share_in_llava(make_llava, text):
     family = make_llava(**text)
+    assert shares_prefix(family.model)
+    with torch.no_grad():
+        logps = shared_logps(family.model, collate(family.rows, 0))
+        slow = by_the_book(family.model, family.rows)
+    for values, expected in zip(logps, slow, strict=True):
+        torch.testing.assert_close(values[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_language_models_take_the_plain_path_and_the_log_says_so_once(make_llava, caplog):
+    family = make_llava(model_type="granite", logits_scaling=8.0)
     prefix._log.cache_clear()
     with caplog.at_level(logging.WARNING), torch.no_grad():
         assert not shares_prefix(family.model)
         logps = token_logps(family.model, collate(split(family.rows), 0))
-    assert [reason in message for message in caplog.messages] == [True]
+    assert ["'granite', is not known" in message for message in caplog.messages] == [True]
     for values, expected in zip(logps, by_the_book(family.model, family.rows), strict=True):
         torch.testing.assert_close(values[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_flex_attention_has_no_sliding_window(make_llava, caplog):
+    family = make_llava(model_type="mistral", sliding_window=8)
+    family.model.set_attn_implementation({"text_config": "flex_attention"})
+    prefix._log.cache_clear()
+    assert not shares_prefix(family.model)
+    assert "is none for FlexAttention here; load the model with 'sdpa'" in caplog.text
 
 
 def test_eager_attention_takes_the_plain_path(make_llava, caplog):
@@ -362,27 +394,3 @@ def test_eager_attention_takes_the_plain_path(make_llava, caplog):
     prefix._log.cache_clear()
     assert not shares_prefix(family.model)
     assert "'eager' does not support this mask" in caplog.text
-
-
-def test_gemma_3_takes_the_plain_path(caplog):
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = Gemma3Config(
-        vision_config=shape | {"image_size": 32, "patch_size": 8},
-        text_config=shape | {"vocab_size": 99, "head_dim": 8, "num_key_value_heads": 2, "initializer_range": 0.2},
-        image_token_id=98,
-        mm_tokens_per_image=4,
-    )
-    torch.manual_seed(0)
-    model = Gemma3ForConditionalGeneration(config).eval()
-    ids = torch.tensor([5, 98, 98, 98, 98, 7])
-    pixels = torch.randn(1, 3, 32, 32)
-    features = {"pixel_values": pixels, "token_type_ids": (ids == 98).long()[None]}
-    row = Encoded(ids, (torch.tensor([8, 9, 10]), torch.tensor([11])), features, (0, 0))
-    prefix._log.cache_clear()
-    with caplog.at_level(logging.WARNING), torch.no_grad():
-        logps = token_logps(model, collate(row.split(), 0))
-        whole = torch.cat([ids, row.answers[0]])[None]
-        types = (whole == 98).long()
-        table = model(input_ids=whole, pixel_values=pixels, token_type_ids=types).logits[0].log_softmax(dim=-1)
-    assert ["'gemma3' model is not known" in message for message in caplog.messages] == [True]
-    torch.testing.assert_close(logps[0], table[5:-1].gather(1, row.answers[0][:, None])[:, 0], rtol=1e-5, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import datasets
 import numpy as np
@@ -11,7 +12,7 @@ import transformers
 from peft import LoraConfig
 from PIL import Image
 
-from fixtures.families import blip2, emu3, hunyuan_vl
+from fixtures.families import blip2, emu3, hunyuan_vl, idefics, mllama
 from mfpo import models
 from mfpo.errors import MfpoError, RecordError
 from mfpo.logprobs.cells import TEXT
@@ -20,6 +21,12 @@ from mfpo.logprobs.features import Layout
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps, token_logps
 from mfpo.models import load_model, load_processor
+from mfpo.train.data import open_pairs
+from mfpo.train.settings import TrainSettings
+
+# Records as `mfpo train` opens them, and what it calls the records in a batch.
+open_dpo = partial(open_pairs, settings=TrainSettings(method="dpo"))
+PER_DEVICE = "per_device_train_batch_size"
 
 PROMPT = [{"role": "user", "content": "What is there?"}]
 
@@ -375,27 +382,44 @@ def test_an_adapters_answers_end_as_those_of_its_base(tiny_llava, tmp_path):
     assert end_tokens(transformers.AutoProcessor.from_pretrained(tmp_path / "adapter")) == expected
 
 
+def test_a_processor_that_puts_the_image_where_the_model_is_to_answer_is_refused():
+    processor = idefics()
+    processor.chat_template = "{% for m in messages %}{{ m.content[-1].text }} {% endfor %}assistant: "
+    with pytest.raises(MfpoError, match="IdeficsProcessor puts the images behind the text"):
+        encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
+    with pytest.raises(MfpoError, match="puts the images behind the text"):
+        models.encode_questions(processor, ["What?"], [picture(0)])
+
+
+def records_of(*pictures: list[Image.Image], **columns) -> datasets.Dataset:
+    answers = {"prompt": PROMPT, "chosen": say("A dog."), "rejected": say("A cat.")}
+    own = [{name: value[n] for name, value in columns.items()} for n in range(len(pictures))]
+    return datasets.Dataset.from_list(
+        [{"id": str(n), "images": images, **answers, **own[n]} for n, images in enumerate(pictures)]
+    )
+
+
 def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
+    """The largest image comes first, which nothing is added to."""
     torch.manual_seed(0)
     model, processor = emu3()
     processor.chat_template = "<image>{% for m in messages %}{{ m.content[-1].text }} {% endfor %}"
-    records = [
-        {
-            "id": str(number),
-            "images": [Image.fromarray(np.asarray(picture(number)).repeat(width, axis=1))],
-            "prompt": PROMPT,
-            "chosen": say("A dog."),
-            "rejected": say("A cat."),
-        }
-        for number, width in enumerate((1, 1, 2))
-    ]
-    pairs = Pairs(datasets.Dataset.from_list(records), processor, cells=TEXT, max_length=500)
+    small, large = picture(0), Image.fromarray(np.asarray(picture(1)).repeat(2, axis=1))
+    records = records_of([large], [large], [small])
+    pairs = Pairs(records, processor, cells=TEXT, max_length=500)
     check_fit(model, pairs, "m")
-    with pytest.raises(MfpoError, match="Emu3ForConditionalGeneration mixes them; set batch_size=1"):
+    with pytest.raises(MfpoError, match=r"log p of record '2' is .* a 'emu3' model mixes them; set batch_size=1"):
         check_fit(model, pairs, "m", batch_size=2)
+    with pytest.raises(MfpoError, match=f"mixes them; set {PER_DEVICE}=1"):
+        check_fit(model, open_dpo(records, processor), "m", batch_size=2)
+    pairs = Pairs(
+        records_of([large], rejected_images=[[small]]), processor, cells=["chosen", "rejected_image"], max_length=500
+    )
+    with pytest.raises(MfpoError, match=r"record '0' is .* mixes them; give rejected images of the images' sizes"):
+        check_fit(model, pairs, "m")
     model, processor = hunyuan_vl()
     processor.chat_template = "<break><image><break>{% for m in messages %}{{ m.content[-1].text }} {% endfor %}"
-    pairs = Pairs(datasets.Dataset.from_list(records), processor, cells=TEXT, max_length=500)
+    pairs = Pairs(records, processor, cells=TEXT, max_length=500)
     rows = pairs[0].prompts[0].split()
     with torch.no_grad():
         first, second = sequence_logps(model, collate(rows, 0))
@@ -403,4 +427,20 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_refused():
     assert first.item() == pytest.approx(alone[0], abs=1e-4)
     assert abs(second.item() - alone[1]) > 1e-3
     with pytest.raises(MfpoError, match="m: a 'hunyuan_vl' model numbers the images of all rows"):
+        check_fit(model, pairs, "m")
+
+
+def test_prompts_that_a_model_cannot_see_at_a_time_say_what_helps():
+    """Records with one image and with two: smaller batches. A prompt beside itself without its image: no batch does."""
+    model, processor = mllama()
+    processor.chat_template = (
+        "{% for m in messages %}{% for part in m.content %}"
+        "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %} {% endfor %}"
+    )
+    records = records_of([picture(0)], [picture(0), picture(1)])
+    for open_them, name in ((partial(Pairs, cells=TEXT, max_length=500), "batch_size"), (open_dpo, PER_DEVICE)):
+        with pytest.raises(RecordError, match=f"^the model cannot .* images at a time .*; set {name}=1$"):
+            check_fit(model, open_them(records, processor), "m", batch_size=2)
+    pairs = Pairs(records, processor, cells=["chosen", "chosen_blind"], max_length=500)
+    with pytest.raises(RecordError, match=r"^record '0': the model cannot see .*; choose another method$"):
         check_fit(model, pairs, "m")

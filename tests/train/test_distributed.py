@@ -29,8 +29,9 @@ KINDS = {"full": {}, "lora": {"lora_rank": 4, "rerank": True, "reset_reference":
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request) -> dict:
-    return STAGED | KINDS[request.param]
+def kind(request, ranked) -> dict:
+    measured = {"eval": str(ranked), "eval_steps": 2} if request.param == "lora" else {}
+    return STAGED | KINDS[request.param] | measured
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,13 @@ def assert_same_curve(run: Path, other: Path) -> None:
         (line["stage"], line["step"]) for line in curves[1]
     ]
     for ours, theirs in zip(*curves, strict=True):
+        assert ours.keys() == theirs.keys()
         for name in ("loss", "loss/text", "loss/image", "rewards/chosen", "rewards/image_margins", "logps/rejected"):
+            name = name if name in ours else f"eval/{name}"  # a line of held-out pairs
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4), name
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
-        assert ours["learning_rate"] == theirs["learning_rate"]
+        if "loss" in ours:
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+            assert ours["learning_rate"] == theirs["learning_rate"]
 
 
 @pytest.mark.parametrize("kind", ["lora"], indirect=True)
@@ -70,6 +74,7 @@ def test_two_processes_that_are_killed_go_on_as_one_with_batches_of_four(kind, o
         launch("ddp.yaml", command(data, tiny_llava, run, kind)), run
     )
     assert_same_curve(run, one)
+    assert sum("eval/image_dependence" in line for line in metrics_of(run)) == 3, "held-out pairs are measured too"
     for ours, theirs in zip(*(pq.read_table(out / "reference.parquet").to_pylist() for out in (run, one)), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
 

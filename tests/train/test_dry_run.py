@@ -53,14 +53,18 @@ def test_steps_of_stages(staged_run, ranked, tiny_llava, tmp_path):
 
 
 def test_the_reference_is_kept_or_to_be_computed(plain_run, preference_data, tiny_llava, tmp_path):
+    """Of held-out pairs with the cells of both margins, whatever the method."""
     bare = tmp_path / "bare"
     shutil.copytree(preference_data, bare, ignore=shutil.ignore_patterns(".*"))
-    kept, new = (
-        dry_run(data, tiny_llava, tmp_path / "out", TrainSettings(**PLAIN)) for data in (preference_data, bare)
+    (kept,), new = (
+        dry_run(data, tiny_llava, tmp_path / "out", TrainSettings(**PLAIN, eval=held_out)).reference
+        for data, held_out in ((preference_data, None), (bare, str(preference_data)))
     )
-    assert (kept.answers, kept.answers_kept) == (0, 28)
-    assert kept.reference_file.exists()
-    assert (new.answers, new.answers_kept) == (28, 0)
+    assert (kept.answers, kept.kept, kept.file.exists()) == (0, 28, True)
+    own, held_out = new
+    assert (own.answers, own.kept, own.file.exists()) == (28, 0, False)
+    assert (held_out.answers + held_out.kept, held_out.file) == (42, kept.file)
+    assert held_out.kept >= 28
 
 
 def test_the_first_batch_is_shown_as_the_model_reads_it(preference_data, tiny_llava, tmp_path):

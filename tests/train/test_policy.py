@@ -17,7 +17,11 @@ from mfpo.train.policy import attention_of, lora_targets, make_trainable, open_p
 from mfpo.train.settings import TrainSettings
 
 FLEX = TrainSettings(attention="flex_attention")
-WITHOUT_FLEX = ("aria", "glm4v", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+# Why families have no FlexAttention.
+WITHOUT_FLEX = dict.fromkeys(
+    ("aria", "glm46v", "glm4v", "glm_ocr", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"),
+    r"transformers has none for a '.*_text' language model",
+) | dict.fromkeys(("aya_vision", "gemma3", "gemma4", "idefics2"), "a sliding window, or see images both ways")
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_flex_attention_that_a_model_has_not_is_refused_when_asked_for(family, o
     if family.name not in WITHOUT_FLEX:
         assert attention_of(family.model, FLEX) == "flex_attention"
         return
-    with pytest.raises(SettingError, match=r"transformers has none for a '.*_text' language model; set attention=sdpa"):
+    with pytest.raises(SettingError, match=WITHOUT_FLEX[family.name] + ".*; set attention=sdpa"):
         attention_of(family.model, FLEX)
 
 
@@ -72,6 +76,7 @@ def test_projector_and_language_model_are_trained_and_the_vision_tower_is_not(fa
         "connector",
         "aligner",
         "visual_embeddings_table",
+        "embed_vision",
         "lm_head",
         "generation",
     )
@@ -184,8 +189,10 @@ OLD_NAMES |= {"qwen2_5_vl": "model.", "qwen2_vl": "model."}
 
 
 def test_adapter_of_each_family_is_merged_under_its_names_of_then_and_now(family, tmp_path):
+    # peft has none for the linear layers of Gemma 4's vision tower.
+    targets = ".*language_model.*_proj" if family.name == "gemma4" else ".*_proj"
     family.model.save_pretrained(tmp_path / "source")
-    policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2, lora_targets=".*_proj").resolved(), last=None)
+    policy = open_policy(tmp_path / "source", TrainSettings(lora_rank=2, lora_targets=targets).resolved(), last=None)
     for name, weight in policy.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight)
@@ -201,5 +208,5 @@ def test_adapter_of_each_family_is_merged_under_its_names_of_then_and_now(family
     if "llava" in family.name:
         names = {name: new.replace("model.vision_tower.", "vision_tower.vision_model.") for name, new in names.items()}
     save_file({names[name]: value for name, value in load_file(file).items()}, file)
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ".*_proj"}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": targets}))
     torch.testing.assert_close(load_model(tmp_path / "saved").state_dict(), expected)

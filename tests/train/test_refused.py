@@ -147,7 +147,7 @@ def test_model_that_sees_no_images_is_refused(tiny_llava, ranked, tmp_path):
     config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
     load_processor(tiny_llava).save_pretrained(tmp_path / "text")
-    assert "a 'llama' model takes no images" in refused(ranked, tmp_path / "text", tmp_path)
+    assert "a 'llama' model is none that takes images" in refused(ranked, tmp_path / "text", tmp_path)
 
 
 def test_pickled_weights_are_refused(tiny_llava, ranked, tmp_path):

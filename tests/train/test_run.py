@@ -32,7 +32,6 @@ from mfpo.settings import read_settings
 from mfpo.train import stage as stage_module
 from mfpo.train.card import hub_name
 from mfpo.train.plan import plan_stages
-from mfpo.train.run import files_of
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 from mfpo.train.trainer import PreferenceTrainer
@@ -82,20 +81,6 @@ def test_reference_is_the_untrained_model(staged_run, tiny_llava, ranked):
             chosen, rejected, image = sequence_logps(model, batch).tolist()
         expected = {"id": pairs.ids[row], "chosen": chosen, "rejected": rejected, "rejected_image": image}
         assert table[row] == pytest.approx(expected, abs=1e-4)
-
-
-def test_files_of_an_adapter_are_those_of_its_base_too(lora_run, tiny_llava, ranked, tmp_path):
-    shutil.copytree(tiny_llava, tmp_path / "base")
-    shutil.copytree(lora_run / "model", tmp_path / "adapter")
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": str(tmp_path / "base")}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    before = files_of(ranked, tmp_path / "adapter")
-    (tmp_path / "base" / "generation_config.json").write_text("{}")
-    after = files_of(ranked, tmp_path / "adapter")
-    assert before["model_files"][0] == after["model_files"][0]
-    assert before["model_files"][1] != after["model_files"][1]
-    assert before["data_files"] == after["data_files"]
 
 
 def test_dpo_trains_in_one_stage_and_never_looks_at_rejected_images(plain_run):

@@ -1,6 +1,5 @@
 """Ask a local model, in batches, with a decoder."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,11 @@ from mfpo.answer.collect import Engine
 from mfpo.answer.decoders import DECODERS
 from mfpo.answer.questions import Question
 from mfpo.answer.settings import AnswerSettings
+from mfpo.answer.together import parts
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import (
-    encode_questions,
-    load_model,
-    load_processor,
-    model_files,
-    model_hash,
-    numbers_all_images,
-    plain_generation,
-)
+from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash
 from mfpo.settings import options_of
 
 
@@ -45,18 +37,13 @@ def open_transformers(
         model.eval()
     decode = DECODERS[settings.decode]
     options = options_of(settings, decode)
-    is_mixing: bool | None = None
 
     def ask(questions: Sequence[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
-        nonlocal is_mixing
         for batch in _batches(questions, processor.tokenizer, settings.batch_size):
             opened = [decode_image(load_image(images, question["image"])) for question in batch]
             try:
-                if is_mixing is None and len(batch) > 1:
-                    is_mixing = _mixes_images(model, processor, batch, opened)
-                size = 1 if is_mixing else len(batch)
                 texts: list[str] = []
-                for part in (slice(start, start + size) for start in range(0, len(batch), size)):
+                for part in parts(model, processor, [question["text"] for question in batch], opened):
                     with torch.inference_mode():
                         texts += decode(model, processor, batch[part], opened[part], settings.max_new_tokens, **options)
             except torch.OutOfMemoryError:
@@ -77,33 +64,6 @@ def open_transformers(
 
 # What models raise, depending on where they and what the processor makes part.
 _UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, IndexError)
-
-
-def _mixes_images(model: Any, processor: Any, batch: Sequence[Question], opened: Sequence[Image]) -> bool | None:
-    """Whether a question is read otherwise in a batch; None while all images are of one size, which tells only half.
-
-    HunYuan-VL numbers the images of all questions; Emu3 pads its images to the largest.
-    """
-
-    def encoded(count: int) -> Any:
-        texts = [question["text"] for question in batch[:count]]
-        return encode_questions(processor, texts, opened[:count]).to(model.device, model.dtype)
-
-    def first_token(count: int) -> torch.Tensor:
-        inputs = encoded(count)
-        generated = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
-        return generated.logits[0][0].float().softmax(dim=-1)
-
-    is_mixing = numbers_all_images(model, encoded(1))
-    if not is_mixing:
-        if len({image.size for image in opened}) == 1:
-            return None
-        with torch.inference_mode(), plain_generation(model, processor.tokenizer):
-            off = float((first_token(1) - first_token(len(batch))).abs().max())
-        is_mixing = off > (0.001 if model.dtype == torch.float32 else 0.1)  # beyond rounding
-    if is_mixing:
-        print(f"a {type(model).__name__} mixes images of one batch: questions are asked one by one", file=sys.stderr)
-    return is_mixing
 
 
 def _check_fit(model: Any, processor: Any, question: Question, image: Image) -> None:

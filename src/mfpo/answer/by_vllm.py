@@ -20,8 +20,9 @@ _CHUNK = 512
 # What vLLM has room for in an adapter's rank.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
-# vLLM passes over adapters of other parts without a word; experts have layouts of their own.
-_ADAPTED = re.compile(r"base_model\.model\.model\.language_model\.(?!.*\.experts\.).*\.lora_[AB]\.weight")
+# vLLM passes over adapters of other parts without a word; experts have layouts of their own. Idefics3 and SmolVLM call
+# their language model text_model.
+_ADAPTED = re.compile(r"base_model\.model\.model\.(language|text)_model\.(?!.*\.experts\.).*\.lora_[AB]\.weight")
 
 
 def open_vllm(model: str | Path, images: Path, settings: AnswerSettings, *, name: str | None = None) -> Engine:

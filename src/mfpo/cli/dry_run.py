@@ -36,10 +36,13 @@ def show(found: "DryRun") -> None:
         ("sequences a step", f"{found.sequences:,.0f}"),
         ("tokens a step", f"{found.tokens:,.0f}"),
         ("tokens saved by shared prefixes", f"{100 * found.tokens_saved:.0f} %"),
-        ("reference pass: answers to compute", f"{found.answers:,}"),
-        (f"answers kept in {found.reference_file.parent}", f"{found.answers_kept:,}"),
     ]
     _print(["first step of each stage, on average", ""], step)
+    passes = [
+        (name, f"{of.answers:,}", f"{of.kept:,}", str(of.file.parent))
+        for name, of in zip(("records", "held-out pairs"), found.reference, strict=False)
+    ]
+    _print(["reference pass: answers of", "to compute", "kept", "in"], passes)
     memory = [
         (label, *(f"{getattr(one, name) / 2**30:.2f}" for one in found.memory.values()))
         for name, label in _MEMORY.items()

@@ -115,9 +115,7 @@ def join(name: str, given: Sequence[Tensor | None], layout: Layout | None, answe
     values = [value for value in given if value is not None]
     if layout.by_token and len({value.shape[2:] for value in values}) > 1:
         # Llama 3.2's text before its images attends to them, and would to those of other rows.
-        raise RecordError(
-            f"the model cannot see records with different numbers of images at a time ({name}); set batch_size=1"
-        )
+        raise RecordError(f"the model cannot see prompts with different numbers of images at a time ({name})")
     if layout.by_token:
         values = [_continued(value, layout, count) for value, count in zip(values, answer_tokens, strict=True)]
     sizes = [max(size) for size in zip(*(value.shape for value in values), strict=True)]

@@ -50,7 +50,8 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
     `cells` are the answers and images to encode (`mfpo.logprobs.cells`). `ids` are the records' ids, `names` the cells
     in the order of a record's sequences. `weigh` gives the tokens of answers the weights that they have in the answers'
-    sums: y_w and y_l are weighed as a pair, which needs their cells under m.
+    sums: y_w and y_l are weighed as a pair, which needs their cells under m. `batch_setting` is what the user calls the
+    number of records in a batch.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cells: Iterable[str],
         max_length: int,
         weigh: Weigh | None = None,
+        batch_setting: str = "batch_size",
     ) -> None:
         self.names = in_rows(cells)
         self._dataset = dataset.select_columns(["id", "prompt", *columns(self.names)])
         self._processor = processor
         self._max_length = max_length
         self._weigh = weigh
+        self.batch_setting = batch_setting
         self._cache: dict[int, Pair] = {}
         self._free = _CACHE_BYTES
         self.ids: list[str] = list(dataset["id"])
@@ -126,11 +129,18 @@ class Pairs(torch.utils.data.Dataset[Pair]):
     def collate(self, pairs: Sequence[Pair], *, shared: bool = False) -> dict[str, Tensor]:
         """One batch of all sequences, record by record in the order of `names`; `rows` are the records.
 
-        `shared` lays all answers to a prompt behind it in one row, for models that share the prefix.
+        `shared` lays all answers to a prompt behind it in one row, for models that share the prefix. Raises RecordError
+        when the model cannot see their images at a time.
         """
         prompts = [prompt for pair in pairs for prompt in pair.prompts]
         rows = prompts if shared else [row for prompt in prompts for row in prompt.split()]
-        return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(rows, self.pad_id)}
+        try:
+            return {"rows": torch.tensor([pair.row for pair in pairs]), **collate(rows, self.pad_id)}
+        except RecordError as error:
+            if len(pairs) > 1:
+                raise RecordError(f"{error}; set {self.batch_setting}=1") from None
+            record = brief(self.ids[pairs[0].row])
+            raise RecordError(f"record {record}: {error}, which the method compares; choose another method") from None
 
 
 def check_fit(
@@ -143,8 +153,8 @@ def check_fit(
 ) -> None:
     """Raises MfpoError when the model, called `name`, cannot read what the processor makes of the first record.
 
-    Also when the record's log p depends on one beside it in a batch, where there are batches, or on the row before in
-    any. `autocast` is the precision context to compute in.
+    Also when log p depends on images of another size in the batch, or on the row before. `autocast` is the precision
+    context to compute in.
     """
     batch = _collated(pairs, [0])
     beside = _row_of_another_size(pairs) if batch_size > 1 else None
@@ -156,13 +166,13 @@ def check_fit(
             with torch.inference_mode(), autocast or nullcontext():
                 if numbers_all_images(model, _first_prompt(pairs)):
                     raise MfpoError(
-                        f"{name}: a {extract_model_from_parallel(model).config.model_type!r} model numbers the images "
-                        "of all rows of a batch, so that log p depends on the rows before; use another model"
+                        f"{name}: a {_kind(model)!r} model numbers the images of all rows of a batch, so that log p "
+                        "depends on the rows before; use another model"
                     )
-                alone = sequence_logps(model, batch)
+                sequence_logps(model, batch)
+                _check_alike(model, pairs, [0], name)
                 if beside is not None:
-                    together = sequence_logps(model, _collated(pairs, [0, beside]))
-                    _check_alike(alone, together[: len(alone)], batch, model, f"{name}: log p of the first record")
+                    _check_alike(model, pairs, [0, beside], name)
             return
         except torch.OutOfMemoryError:
             raise
@@ -173,8 +183,13 @@ def check_fit(
     )
     if any(words in fault for words in ("tokens", "shape", "size")):
         raise MfpoError(f"{where}; put the model's own processor there")
-    kind = type(extract_model_from_parallel(model)).__name__
-    raise MfpoError(f"{where}; {kind} is not known to run with transformers {transformers.__version__}")
+    kind = _kind(model)
+    raise MfpoError(f"{where}; a {kind!r} model is not known to run with transformers {transformers.__version__}")
+
+
+def _kind(model: Any) -> str:
+    kind: str = extract_model_from_parallel(model).config.model_type
+    return kind
 
 
 def _first_prompt(pairs: Pairs) -> dict[str, Tensor]:
@@ -188,21 +203,31 @@ def _collated(pairs: Pairs, rows: Sequence[int]) -> dict[str, Tensor]:
     return batch
 
 
+def _sizes(prompt: Encoded) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in prompt.features.items()}
+
+
 def _row_of_another_size(pairs: Pairs) -> int | None:
     """The first record, among a few, whose images are not of the first record's sizes, so that a batch is padded."""
-    sizes = [
-        {name: value.shape for name, value in pairs[row].prompts[0].features.items()}
-        for row in range(min(len(pairs), _TRIED))
-    ]
+    sizes = [[_sizes(prompt) for prompt in pairs[row].prompts] for row in range(min(len(pairs), _TRIED))]
     return next((row for row, own in enumerate(sizes) if own != sizes[0]), None)
 
 
-def _check_alike(alone: Tensor, together: Tensor, batch: dict[str, Tensor], model: Any, what: str) -> None:
+def _check_alike(model: Any, pairs: Pairs, rows: Sequence[int], name: str) -> None:
+    """Raises MfpoError when log p of prompts with images of several sizes is another in one batch than alone."""
+    prompts = [prompt for row in rows for prompt in pairs[row].prompts]
+    if all(_sizes(prompt) == _sizes(prompts[0]) for prompt in prompts):
+        return
+    batch = _collated(pairs, rows)
+    together = sequence_logps(model, batch)
+    alone = torch.cat([sequence_logps(model, collate(prompt.split(), pairs.pad_id)) for prompt in prompts])
     is_exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(alone.device.type)
-    off = (alone - together).abs() / batch["answer_mask"].to(alone.device).sum(dim=-1).sqrt()
     # Rounding, which adds up over an answer as a random walk does.
+    off = (alone - together).abs() / batch["answer_mask"].to(alone.device).sum(dim=-1).sqrt()
     if float(off.max()) > (0.01 if is_exact else 0.25):
+        record = pairs.ids[rows[int(off.argmax()) // len(pairs.names)]]
+        hint = f"set {pairs.batch_setting}=1" if len(rows) > 1 else "give rejected images of the images' sizes"
         raise MfpoError(
-            f"{what} is another beside a record with images of another size: "
-            f"{type(extract_model_from_parallel(model)).__name__} mixes them; set batch_size=1"
+            f"{name}: log p of record {brief(record)} is another beside images of another size, as a {_kind(model)!r} "
+            f"model mixes them; {hint}"
         )

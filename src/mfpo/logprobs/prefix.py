@@ -7,16 +7,16 @@ as wide as the vocabulary, runs on nothing but the states that predict an answer
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from mfpo.logprobs.attention import BY_DOCUMENT, lengths_of
+from mfpo.logprobs.attention import BY_DOCUMENT, lengths_of, with_images
 from mfpo.models import rope_index_of
 
 # What processors give per token, not per image: an answer's tokens are text, which is type 0 in both.
@@ -26,13 +26,19 @@ TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 _BY_TOKEN = ("input_ids", "position_ids", "documents", "answer_numbers")
 LAYOUT = (*_BY_TOKEN, "answer_ids", "answer_mask", "answer_weights", "predictors")
 
-# Model families whose attention is causal in every layer, over images too, and whose forward pass hands a mask and
-# positions made by us down to the language model. Gemma 3 does not share: its image tokens see each other both ways.
+# Model families whose forward pass hands a mask and positions made by us down to the language model, and whose
+# attention is causal, over images too but for those of `_both_ways`.
 _FAMILIES = (
     "aria",
+    "aya_vision",
     "deepseek_vl",
+    "gemma3",
+    "gemma4",
+    "glm46v",
     "glm4v",
     "glm4v_moe",
+    "glm_ocr",
+    "idefics2",
     "idefics3",
     "internvl",
     "janus",
@@ -47,21 +53,31 @@ _FAMILIES = (
     "qwen3_vl",
     "qwen3_vl_moe",
     "smolvlm",
+    "video_llama_3",
     "vipllava",
 )
 
 # The language models in them; others may mix tokens by more than attention (as recurrent layers do) or scale logits.
 _DECODERS = (
     "aria_text",
+    "cohere2",
+    "gemma",
+    "gemma3_text",
+    "gemma4_text",
     "glm4v_moe_text",
     "glm4v_text",
+    "glm_ocr_text",
     "llama",
     "mistral",
+    "mixtral",
+    "olmo2",
     "paddleocr_vl_text",
+    "phi3",
     "qwen2",
     "qwen2_5_vl_text",
     "qwen2_vl_text",
     "qwen3",
+    "qwen3_moe",
     "qwen3_vl_moe_text",
     "qwen3_vl_text",
 )
@@ -82,14 +98,27 @@ def shares_prefix(model: Any) -> bool:
         reason = f"a {config.model_type!r} model is not known to allow it"
     elif text.model_type not in _DECODERS:
         reason = f"its language model, {text.model_type!r}, is not known to allow it"
-    elif getattr(text, "sliding_window", None) is not None:
-        reason = "its language model has a sliding window"
+    elif text._attn_implementation == "flex_attention" and not can_flex(config):
+        reason = "the mask of its layers is none for FlexAttention here; load the model with 'sdpa'"
     elif text._attn_implementation not in ("sdpa", BY_DOCUMENT, "flex_attention"):
         reason = f"attention {text._attn_implementation!r} does not support this mask; load the model with 'sdpa'"
     else:
         return True
     _log(f"prompts run once for each answer, which is slower: {reason}")
     return False
+
+
+def can_flex(config: Any) -> bool:
+    """Whether `block_mask` is the model's mask: no sliding window, and no image whose tokens see each other."""
+    return getattr(config.get_text_config(), "sliding_window", None) is None and not _both_ways(config)
+
+
+def _both_ways(config: Any) -> tuple[str, ...]:
+    """The kinds of layers in which the tokens of an image see each other both ways."""
+    if config.model_type == "gemma3":
+        return ("full_attention", "sliding_attention")
+    is_gemma4 = config.model_type == "gemma4" and config.get_text_config().use_bidirectional_attention == "vision"
+    return ("sliding_attention",) if is_gemma4 else ()
 
 
 @cache
@@ -107,7 +136,16 @@ def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:
     if bare.config.get_text_config()._attn_implementation != BY_DOCUMENT:
         # For good, as checkpointing computes layers again later. Without documents it is sdpa.
         bare.set_attn_implementation({"text_config": BY_DOCUMENT})
-    return scores_under_mask(model, batch, lengths_of(batch), score)
+    return scores_under_mask(model, batch, _document_mask(bare.config, batch), score)
+
+
+def _document_mask(config: Any, batch: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    """The mask of a packed batch for `attend_by_document`, by the kind of layer where these differ."""
+    lengths, types = lengths_of(batch), [batch[name] for name in TOKEN_TYPES if name in batch]
+    if not types or not (both_ways := _both_ways(config)):
+        return lengths
+    images = with_images(lengths, batch, types[0])
+    return {kind: images if kind in both_ways else lengths for kind in ("full_attention", "sliding_attention")}
 
 
 def on_device(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +206,9 @@ def block_mask(batch: dict[str, Tensor]) -> BlockMask:
     )
 
 
-def scores_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tensor | BlockMask, score: Score) -> Tensor:
+def scores_under_mask(
+    model: Any, batch: dict[str, Tensor], attention_mask: Tensor | dict[str, Tensor] | BlockMask, score: Score
+) -> Tensor:
     """`score` of all answer tokens, (tokens, ...), from one forward pass.
 
     All is done within the one call of the model, which is what DDP, FSDP, DeepSpeed and autocast are built around.
@@ -176,7 +216,10 @@ def scores_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tens
     bare = extract_model_from_parallel(model)
     head, tower = bare.get_output_embeddings(), bare.get_encoder(modality="image")
     places, ids = (batch[name][batch["answer_mask"]] for name in ("predictors", "answer_ids"))
-    project = head.forward
+    text = bare.config.get_text_config()
+    # Gemma 4 caps logits behind the head, where our log-probabilities come out.
+    cap = text.final_logit_softcapping if bare.config.model_type == "gemma4" else None
+    project = head.forward if cap is None else _capped(head.forward, cap)
 
     def at_answers(states: Tensor) -> Tensor:
         return score(project, states.flatten(0, 1)[places], ids)
@@ -186,18 +229,24 @@ def scores_under_mask(model: Any, batch: dict[str, Tensor], attention_mask: Tens
     encode = torch.no_grad()(tower.forward) if is_frozen else tower.forward
     inputs = {name: value for name, value in batch.items() if name not in LAYOUT}
     inputs |= {name: batch[name] for name in ("input_ids", "position_ids")}
-    with _forward(head, at_answers), _forward(tower, encode):
+    uncapped = nullcontext() if cap is None else _replaced(text, "final_logit_softcapping", None)
+    with _replaced(head, "forward", at_answers), _replaced(tower, "forward", encode), uncapped:
         return model(**inputs, attention_mask=attention_mask, use_cache=False).logits
 
 
+def _capped(project: Callable[[Tensor], Tensor], cap: float) -> Callable[[Tensor], Tensor]:
+    return lambda states: torch.tanh(project(states) / cap) * cap
+
+
 @contextmanager
-def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let `module` compute something else for a while."""
-    before = vars(module).get("forward")  # as accelerate and LoRA leave it; else it is the class's
-    module.forward = forward
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let `owner` have another attribute for a while; a module, another `forward`."""
+    before = {
+        key: own for key, own in vars(owner).items() if key == name
+    }  # accelerate and LoRA leave a `forward` there
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
+        delattr(owner, name)
+        vars(owner).update(before)

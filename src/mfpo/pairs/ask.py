@@ -63,23 +63,26 @@ def _ask_transformers(
     import torch
 
     from mfpo.answer.questions import Question
+    from mfpo.answer.together import parts
     from mfpo.images import decode_image
 
     answers: list[list[Sampled] | RecordError] = []
     for start in range(0, len(asked), settings.batch_size):
         some = asked[start : start + settings.batch_size]
         questions = [Question(question_id=one.id, image=one.image_name, text=one.text) for one in some]
+        images = [decode_image(one.image) for one in some]
         try:
-            answers += sample(
-                model,
-                processor,
-                questions,
-                [decode_image(one.image) for one in some],
-                samples=settings.samples,
-                temperature=settings.temperature,
-                max_new_tokens=settings.max_new_tokens,
-                seed=settings.seed,
-            )
+            for part in parts(model, processor, [one.text for one in some], images):
+                answers += sample(
+                    model,
+                    processor,
+                    questions[part],
+                    images[part],
+                    samples=settings.samples,
+                    temperature=settings.temperature,
+                    max_new_tokens=settings.max_new_tokens,
+                    seed=settings.seed,
+                )
         except torch.OutOfMemoryError:
             raise MfpoError(
                 f"no GPU memory for {len(some)} questions with {settings.samples + 1} answers each; give a smaller "

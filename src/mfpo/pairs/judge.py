@@ -132,14 +132,19 @@ class LocalJudge:
         """Whether each thing is in its image: by the likelier of the tokens with which yes and no begin."""
         import torch
 
+        from mfpo.answer.together import parts
         from mfpo.images import decode_image
         from mfpo.models import encode_questions
 
+        model, processor = self._model, self._processor
         questions = [f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?" for name in names]
         images = [decode_image(one.image) for one in asked]
+        rows = []
         with torch.inference_mode():
-            batch = encode_questions(self._processor, questions, images).to(self._model.device, self._model.dtype)
-            logits = self._model(**batch).logits[:, -1].float()
+            for part in parts(model, processor, questions, images):
+                batch = encode_questions(processor, questions[part], images[part]).to(model.device, model.dtype)
+                rows.append(model(**batch).logits[:, -1].float())
+        logits = torch.cat(rows)
         sure, unsure = (logits[:, self._tokens_of(word)].amax(dim=1) for word in ("yes", "no"))
         return [TRUE if is_there else FALSE for is_there in (sure > unsure).tolist()]
 

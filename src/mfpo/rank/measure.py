@@ -11,7 +11,7 @@ import torch
 
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs
-from mfpo.logprobs.sequences import collate, token_logps
+from mfpo.logprobs.sequences import token_logps
 from mfpo.models import plain_generation
 from mfpo.rank.entropy import predictive_entropy, token_entropy
 from mfpo.rank.semantic_entropy import (
@@ -46,14 +46,15 @@ def _of_chosen(
     pairs = Pairs(records, processor, cells=TEXT, max_length=settings.max_length)
     for start in range(0, len(pairs), settings.batch_size):
         stop = min(start + settings.batch_size, len(pairs))
-        rows = [pairs[row].prompts[0].split()[0] for row in range(start, stop)]
-        batch = collate(rows, pairs.pad_id)
+        chosen = [pairs[row].only(("chosen",)) for row in range(start, stop)]
+        batch = pairs.collate(chosen)
+        batch.pop("rows")
         with torch.inference_mode():
             if settings.entropy == "token":
                 entropies = token_entropy(token_logps(model, batch))
             else:
                 entropies = predictive_entropy(model, batch)
-        yield entropies.tolist(), sum(row.cut != (0,) for row in rows)
+        yield entropies.tolist(), sum(pair.prompts[0].cut != (0,) for pair in chosen)
 
 
 def _of_samples(

@@ -46,7 +46,14 @@ def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSetting
     method = OBJECTIVES[settings.method]
     weigh = partial(method.weigh, **options_of(settings, method.weigh)) if method.weigh else None
     cells = _cells(settings, is_eval=is_eval)
-    return Pairs(dataset, processor, cells=cells, max_length=settings.max_length, weigh=weigh)
+    return Pairs(
+        dataset,
+        processor,
+        cells=cells,
+        max_length=settings.max_length,
+        weigh=weigh,
+        batch_setting="per_device_train_batch_size",
+    )
 
 
 def _cells(settings: TrainSettings, *, is_eval: bool) -> tuple[str, ...]:

@@ -15,18 +15,15 @@ from mfpo.folders import check_new
 from mfpo.hub import find_model
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
-from mfpo.models import device, load_processor, quiet, shape_of
+from mfpo.models import device, quiet, shape_of
 from mfpo.train.arguments import steps_of_stages
-from mfpo.train.base import check_model, title
 from mfpo.train.batches import Order
-from mfpo.train.data import data_name, open_data, open_pairs
 from mfpo.train.memory import Memory, estimate
 from mfpo.train.metrics import count_tokens
-from mfpo.train.plan import Plan, plan_stages
 from mfpo.train.policy import PROJECTORS, attention_of, lora_targets, make_trainable, vision_towers
 from mfpo.train.processes import processes
 from mfpo.train.reference import read_known
-from mfpo.train.run import check_settings, files_of
+from mfpo.train.run import check_settings, open_run
 from mfpo.train.settings import TrainSettings
 from mfpo.train.stage import Run, kept_reference
 from mfpo.train.vision_cache import keep_features
@@ -48,6 +45,15 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class ReferencePass:
+    """How many answers the reference computes, and how many are kept in `file` already."""
+
+    answers: int
+    kept: int
+    file: Path
+
+
+@dataclass(frozen=True)
 class Shown:
     """A prompt or an answer of the first batch, decoded from its tokens: `sequence` says which."""
 
@@ -62,8 +68,8 @@ class DryRun:
     """What a training would do.
 
     `sequences`, `tokens` and `tokens_saved`, the share of tokens saved by shared prefixes, are those of the first step
-    of each stage, on average; `memory` is that of its largest batch, in one process, by device. `answers` are those
-    whose log p the reference pass computes, `answers_kept` those that are kept in `reference_file`.
+    of each stage, on average; `memory` is that of its largest batch, in one process, by device. `reference` is of the
+    records, and of the held-out pairs if there are any.
     """
 
     parameters: dict[str, Part]
@@ -71,9 +77,7 @@ class DryRun:
     sequences: float
     tokens: float
     tokens_saved: float
-    answers: int
-    answers_kept: int
-    reference_file: Path
+    reference: list[ReferencePass]
     memory: dict[str, Memory]
     batch: list[Shown]
 
@@ -92,33 +96,26 @@ def dry_run(
     Raises MfpoError as `train` does before it loads the weights, and when `out` exists.
     """
     check_new(Path(out))
-    run, plan = _opened(
-        Path(data) if isinstance(data, str) else data,
-        find_model(str(model)) if isinstance(model, str | Path) else model,
-        Path(out),
-        (settings or TrainSettings()).resolved(),
-        processor,
-    )
+    settings = (settings or TrainSettings()).resolved()
+    base = find_model(str(model)) if isinstance(model, str | Path) else model
+    # What a base in 4 bits needs may not be installed here.
+    check_settings(base, replace(settings, quantize_4bit=False))
+    run, plan = open_run(Path(data) if isinstance(data, str) else data, base, Path(out), settings, processor)
     steps = steps_of_stages(plan, run.settings)
-    policy = _policy(run, model if not isinstance(model, str | Path) else run.model)
+    policy = _policy(run, base)
     shared = shares_prefix(policy)
     firsts = [_first_step(run, rows) for _, rows in plan]
     batches = [run.pairs.collate([run.pairs[row] for row in rows], shared=shared) for step in firsts for rows in step]
     largest = max(batches, key=lambda batch: batch["input_ids"].numel())
     counts = [count_tokens(batch) for batch in batches]
     tokens, unshared = (float(sum(count[name] for count in counts)) for name in ("tokens", "tokens_unshared"))
-    file, hashes = kept_reference(run)
-    known = read_known(file)
-    answers = [sequence in known for record in hashes for sequence in record]
     return DryRun(
         parameters=parameters_by_part(policy),
         stages=[Stage(name, len(rows), count) for (name, rows), count in zip(plan, steps, strict=True)],
         sequences=sum(len(batch["answer_ids"]) for batch in batches) / len(plan),
         tokens=tokens / len(plan),
         tokens_saved=1 - tokens / unshared,
-        answers=len(answers) - sum(answers),
-        answers_kept=sum(answers),
-        reference_file=file,
+        reference=[_reference_pass(of) for of in (run, run.held_out) if of],
         memory={name: estimate(policy, largest, run.settings, bf16=bf16) for name, bf16 in _devices(run.settings)},
         batch=list(decoded(run.pairs, firsts[0][0], run.processor.tokenizer)),
     )
@@ -135,33 +132,11 @@ def _devices(settings: TrainSettings) -> Iterator[tuple[str, bool]]:
     yield "on a GPU", settings.bf16
 
 
-def _opened(
-    data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, processor: Any
-) -> tuple[Run, Plan]:
-    """The run that `train` would start, checked as there."""
-    # What a base in 4 bits needs may not be installed here.
-    check_settings(model, replace(settings, quantize_4bit=False))
-    if not isinstance(model, Path):
-        check_model(model, processor)
-    dataset = open_data(data, settings)
-    if settings.eval:
-        open_data(Path(settings.eval), settings, is_eval=True)
-    plan = plan_stages(dataset, settings, data_name(data))
-    processor = processor or load_processor(model)
-    folder = out.with_name(out.name + ".partial")
-    run = Run(
-        model=model if isinstance(model, Path) else folder / "base",
-        model_files=files_of(data, model, processor)["model_files"],
-        titles=(title(model), data_name(data)),
-        dataset=dataset,
-        pairs=open_pairs(dataset, processor, settings),
-        cache=data if isinstance(data, Path) else folder,
-        out=out,
-        folder=folder,
-        settings=settings,
-        processor=processor,
-    )
-    return run, plan
+def _reference_pass(run: Run) -> ReferencePass:
+    file, hashes = kept_reference(run)
+    known = read_known(file)
+    are_kept = [sequence in known for record in hashes for sequence in record]
+    return ReferencePass(answers=len(are_kept) - sum(are_kept), kept=sum(are_kept), file=file)
 
 
 def _policy(run: Run, model: Any) -> Any:

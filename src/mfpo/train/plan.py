@@ -9,7 +9,7 @@ import torch
 
 from mfpo.errors import MfpoError
 from mfpo.logprobs.pairs import Pairs
-from mfpo.logprobs.sequences import collate, token_logps
+from mfpo.logprobs.sequences import token_logps
 from mfpo.rank.entropy import token_entropy
 from mfpo.rank.levels import cut_levels, level_names, stages
 from mfpo.records import column
@@ -49,9 +49,10 @@ def rerank(policy: Any, pairs: Pairs, left: Sequence[tuple[str, list[int]]], set
     mine = share(rows)
     for start in range(0, len(mine), settings.per_device_train_batch_size):
         batch = mine[start : start + settings.per_device_train_batch_size]
-        encoded = [pairs[row].prompts[0].split()[0] for row in batch]
+        encoded = pairs.collate([pairs[row].only(("chosen",)) for row in batch])
+        encoded.pop("rows")
         with torch.inference_mode(), precision(settings):
-            values = token_entropy(token_logps(policy, collate(encoded, pairs.pad_id)))
+            values = token_entropy(token_logps(policy, encoded))
         measured |= dict(zip(batch, values.tolist(), strict=True))
     entropies = gathered(measured)
     levels = cut_levels([entropies[row] for row in rows], [pairs.ids[row] for row in rows], len(left))

@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTra
 
 from mfpo.adapters import with_adapter
 from mfpo.errors import MfpoError, SettingError
-from mfpo.logprobs.prefix import shares_prefix
+from mfpo.logprobs.prefix import can_flex, shares_prefix
 from mfpo.models import device, load_model, load_weights
 from mfpo.train.processes import say
 from mfpo.train.settings import TrainSettings
@@ -28,7 +28,7 @@ from mfpo.train.settings import TrainSettings
 PROJECTORS = ("merger", "deepstack_merger_list")
 
 # What chooses among experts: `mlp.gate`, `feed_forward.router`, `router.proj`, `mlp.shared_expert_gate`.
-_ROUTER = re.compile(r"(^|[._])(gate|router)(\.|$)")
+_ROUTER = re.compile(r"(^|\.)(gate|\w*router|shared_expert_gate)(\.|$)")
 
 # Of FSDP2 in bfloat16. accelerate's own would also round what comes out of the model, our log-probabilities.
 SHARDED_PRECISION = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -97,6 +97,8 @@ def attention_of(base: Any, settings: TrainSettings) -> str:
     fault = None
     if not decoder._supports_flex_attn:
         fault = f"transformers has none for a {text.model_type!r} language model"
+    elif not can_flex(base.config):
+        fault = "the model's layers have a sliding window, or see images both ways, which is no mask for it here"
     elif device().type == "cpu":
         fault = "torch's has no backward pass on a CPU"
     elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:

@@ -67,17 +67,12 @@ def run(
     """Like `train`, but returns the run folder instead of loading the trained model."""
     settings = settings.resolved()
     check_settings(model, settings)
+    this, plan = open_run(data, model, out, settings, processor)
     in_memory = not isinstance(model, Path)
-    if in_memory:
-        check_model(model, processor)
-    dataset = open_data(data, settings)
-    held_out = open_data(Path(settings.eval), settings, is_eval=True) if settings.eval else None
-    plan = plan_stages(dataset, settings, data_name(data))
-    steps_of_stages(plan, settings)  # refuses too few
-    processor = processor or load_processor(model)
     names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
     made_by: dict[str, Any] = {"command": "train", **names, "settings": settings.shown()}
-    made_by |= as_first_says(files_of(data, model, processor) if processes().is_main_process else None)
+    data_files = as_first_says(_data_files(data) if processes().is_main_process else None)
+    made_by |= {"data_files": data_files, "model_files": this.model_files}
     made_by |= {"eval_files": as_first_says(fingerprint(Path(settings.eval), "*.parquet"))} if settings.eval else {}
     repository = _repository(settings, out)
     if processes().num_processes > 1:
@@ -86,22 +81,8 @@ def run(
         if processes().is_main_process:
             (folder / "config.yaml").write_text(yaml.safe_dump(settings.shown(), sort_keys=False), encoding="utf-8")
             if in_memory:
-                save_model(model, processor, folder / "base")
+                save_model(model, processor, this.model)
         processes().wait_for_everyone()
-        this = Run(
-            model=folder / "base" if in_memory else model,
-            model_files=made_by["model_files"],
-            titles=(title(model), data.resolve().name if isinstance(data, Path) else data_name(data)),
-            dataset=dataset,
-            pairs=open_pairs(dataset, processor, settings),
-            cache=data if isinstance(data, Path) else folder,
-            out=out,
-            folder=folder,
-            settings=settings,
-            processor=processor,
-        )
-        if settings.eval and held_out:
-            this = replace(this, held_out=_of_held_out(this, held_out, Path(settings.eval)))
         if not (folder / "model").exists():
             plan = _train_stages(this, plan)
         processes().wait_for_everyone()
@@ -112,10 +93,34 @@ def run(
     return out
 
 
-def _of_held_out(run: Run, dataset: datasets.Dataset, data: Path) -> Run:
-    """The run with the held-out pairs, of the folder `data`, for its records."""
-    pairs = open_pairs(dataset, run.processor, run.settings, is_eval=True)
-    return replace(run, dataset=dataset, pairs=pairs, cache=data)
+def open_run(
+    data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, processor: Any
+) -> tuple[Run, Plan]:
+    """The run that the arguments ask for, and its stages, checked as far as they can be without the weights."""
+    if not isinstance(model, Path):
+        check_model(model, processor)
+    dataset = open_data(data, settings)
+    held_out = open_data(Path(settings.eval), settings, is_eval=True) if settings.eval else None
+    plan = plan_stages(dataset, settings, data_name(data))
+    steps_of_stages(plan, settings)  # refuses too few
+    processor = processor or load_processor(model)
+    folder = out.with_name(out.name + ".partial")
+    run = Run(
+        model=model if isinstance(model, Path) else folder / "base",
+        model_files=as_first_says(_model_files(model, processor) if processes().is_main_process else None),
+        titles=(title(model), data.resolve().name if isinstance(data, Path) else data_name(data)),
+        dataset=dataset,
+        pairs=open_pairs(dataset, processor, settings),
+        cache=data if isinstance(data, Path) else folder,
+        out=out,
+        folder=folder,
+        settings=settings,
+        processor=processor,
+    )
+    if settings.eval and held_out:
+        pairs = open_pairs(held_out, processor, settings, is_eval=True)
+        run = replace(run, held_out=replace(run, dataset=held_out, pairs=pairs, cache=Path(settings.eval)))
+    return run, plan
 
 
 def _train_stages(run: Run, plan: Plan) -> Plan:
@@ -131,12 +136,12 @@ def _repository(settings: TrainSettings, out: Path) -> str | None:
     return open_repository(settings, out) if settings.push_to_hub and processes().is_main_process else None
 
 
-def files_of(data: Path | datasets.Dataset, model: Any, processor: Any = None) -> dict[str, Any]:
-    """Hashes of the dataset and of the model."""
-    return {
-        "data_files": fingerprint(data, "*.parquet") if isinstance(data, Path) else dataset_hash(data),
-        "model_files": model_files(model) if isinstance(model, Path) else [model_hash(model, processor)],
-    }
+def _data_files(data: Path | datasets.Dataset) -> str:
+    return fingerprint(data, "*.parquet") if isinstance(data, Path) else dataset_hash(data)
+
+
+def _model_files(model: Any, processor: Any) -> list[str]:
+    return model_files(model) if isinstance(model, Path) else [model_hash(model, processor)]
 
 
 def check_settings(model: Any, settings: TrainSettings) -> None:
