@@ -87,7 +87,7 @@ def test_amber_by_lmms_eval(tmp_path, reference_data):
     assert result.counts["generative"]["answers"] == 304
     # Of a data set in another order the ids are not known.
     write(tmp_path / "samples_amber_g.jsonl", [row | {"doc_id": 1003 - row["doc_id"]} for row in rows])
-    with pytest.raises(MfpoError, match="rows .* are to no question of AMBER"):
+    with pytest.raises(MfpoError, match=r"rows .* are to no question of AMBER"):
         score("amber", tmp_path / "samples_amber_g.jsonl", folder)
 
 

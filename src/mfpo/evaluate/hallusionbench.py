@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from mfpo.answer.hallusion import hallusion_id
 from mfpo.answer.judge import Judge, Template, read_template
 from mfpo.answer.replies import begins_with
 from mfpo.errors import MfpoError
@@ -161,7 +162,7 @@ def read_hallusion_answers(path: Path) -> list[Answer]:
     """
     answers = read_answers(path, by_place=True, keys=(*TEXT_KEYS, "model_prediction"))
     names = [
-        _name(row) if "set_id" in row else _of_vlmevalkit(answer.question_id)
+        hallusion_id(row) if "set_id" in row else _of_vlmevalkit(answer.question_id)
         for answer, (_, row) in zip(answers, read_result_rows(path), strict=True)
     ]
     # A file is called otherwise in each tool.
@@ -174,18 +175,13 @@ def _of_vlmevalkit(name: str | None) -> str | None:
     return "_".join(parts[:2] + parts[3:]) if len(parts) == 6 else name
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
-    return "_".join(str(row.get(key)).strip() for key in keys)
-
-
 def _question(row: Mapping[str, Any], where: str) -> HallusionQuestion:
     texts = {key: row.get(key) for key in ("question", "gt_answer_details", "gt_answer", "visual_input")}
     if row.get("category") not in ("VD", "VS") or None in texts.values() or str(row["gt_answer"]) not in ("0", "1"):
         raise MfpoError(f"{where}: is no question of HallusionBench; give HallusionBench.json")
-    category, subcategory, set_id, figure, number = _name(row).split("_")
+    category, subcategory, set_id, figure, number = hallusion_id(row).split("_")
     return HallusionQuestion(
-        _name(row),
+        hallusion_id(row),
         category,
         f"{category}_{subcategory}_{set_id}_{number}",
         f"{category}_{subcategory}_{set_id}_{figure}",
