@@ -45,7 +45,8 @@ the figures of the script are stored, to four decimals | {chair:.4f} \
 | CHAIR by default | the same | the same | {default:.2f} | our table of words ([evaluate.md](evaluate.md#chair)) |
 | POPE | AoiDragon/POPE `evaluate.py` | five figures in three splits, {questions:,} answers drawn at random from eight \
 spellings, a plain reading of the script | {pope:.4f} | nothing known; `tolerant` reads more |
-| RePOPE | YanNeu/RePOPE `src/eval_utils.py` | synthetic answers to as many questions as it keeps, a plain reading \
+| RePOPE | YanNeu/RePOPE `src/eval_utils.py` | random answers to as many questions as it keeps, \
+and once (2026-11-29) to its own files, a plain reading \
 (`tests/evaluate/test_pope.py`) | below 0.001 | nothing known |
 | HallusionBench | tianyi-lab/HallusionBench `evaluation.py`, `utils.py` | \
 13 figures on random answers to 432 synthetic questions, and once (2026-11-29) to its own 1,129, a \
