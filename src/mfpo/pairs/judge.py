@@ -105,7 +105,7 @@ class LocalJudge:
     provenance = "the model itself"
 
     def __init__(self, tools: Tools) -> None:
-        self._model, self._processor, self._batch = tools.model, tools.processor, tools.settings.batch_size
+        self._asker, self._batch = tools.asker, tools.settings.batch_size
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
         """The things that each answer names; equal questions about one image are asked once."""
@@ -135,22 +135,25 @@ class LocalJudge:
         from mfpo.images import decode_image
         from mfpo.models import encode_questions
 
+        asker = self._asker()
         questions = [f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?" for name in names]
         images = [decode_image(one.image) for one in asked]
         with torch.inference_mode():
-            batch = encode_questions(self._processor, questions, images).to(self._model.device, self._model.dtype)
-            logits = self._model(**batch).logits[:, -1].float()
-        sure, unsure = (logits[:, self._tokens_of(word)].amax(dim=1) for word in ("yes", "no"))
+            batch = encode_questions(asker.processor, questions, images).to(asker.model.device, asker.model.dtype)
+            logits = asker.model(**batch).logits[:, -1].float()
+        tokenizer = asker.processor.tokenizer
+        sure, unsure = (logits[:, _tokens_of(word, tokenizer)].amax(dim=1) for word in ("yes", "no"))
         return [TRUE if is_there else FALSE for is_there in (sure > unsure).tolist()]
 
-    def _tokens_of(self, word: str) -> list[int]:
-        """The tokens that are `word` in one of its spellings; which one a model uses depends on its template.
 
-        Where a tokenizer has none of them whole, those with which they begin.
-        """
-        spellings = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
-        ids = [self._processor.tokenizer(text, add_special_tokens=False).input_ids for text in spellings]
-        return sorted({some[0] for some in ids if len(some) == 1} or {some[0] for some in ids})
+def _tokens_of(word: str, tokenizer: Any) -> list[int]:
+    """The tokens that are `word` in one of its spellings; which one a model uses depends on its template.
+
+    Where a tokenizer has none of them whole, those with which they begin.
+    """
+    spellings = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in spellings]
+    return sorted({some[0] for some in ids if len(some) == 1} or {some[0] for some in ids})
 
 
 def _message(text: str) -> dict[str, str]:
