@@ -161,6 +161,11 @@ def test_images_alone_are_asked_for_a_description(folder):
     assert source.question(rows[1], 1).text == open_questions(folder / "photos", None, 0).question(rows[1], 1).text
     with pytest.raises(RecordError, match="cannot be read"):
         source.question(rows[0], 0)
+    before = source.provenance
+    assert before["count"] == 2
+    assert "red.png" not in json.dumps(before)  # there may be a million
+    (folder / "photos" / "red.png").write_bytes(b"another")
+    assert open_questions(folder / "photos", None, 0).provenance != before
     (folder / "none").mkdir()
     with pytest.raises(MfpoError, match="no image there"):
         open_questions(folder / "none", None, 0)

@@ -115,11 +115,7 @@ def hallusionbench(
     given = check_asked(answers, asked, "HallusionBench", allow_missing=allow_missing)
     said = {question: given[question.id].text for question in questions if question.id in given}
     original = {question.pair: question for question in said if question.is_original}
-    facts: dict[str, Any] = {
-        "answers": len(said),
-        "missing": len(questions) - len(said),
-        **thinking(given.values()),
-    }
+    facts: dict[str, Any] = dict(thinking(given.values()))
     if judge:
         prompts = read_template(template, _PLACES) if template else DEFAULT
         same_prompts = read_template(same_template, _SAME_PLACES) if same_template else DEFAULT_SAME
@@ -130,6 +126,7 @@ def hallusionbench(
         read = {question: read_hallusion(text) for question, text in said.items()}
         verdicts = {question: _verdict(reading, question.label) for question, reading in read.items()}
         same = {question for question in said if read[question] == read.get(original.get(question.pair, question))}
+    facts = {"answers": len(verdicts), "missing": len(questions) - len(verdicts)} | facts
     facts["uncertain"] = list(verdicts.values()).count(UNCERTAIN)
     details = [{"question_id": question.id, "verdict": verdict} for question, verdict in verdicts.items()]
     return Result(_tallies(verdicts) | _causes(verdicts, original, same), facts, details)
@@ -203,7 +200,7 @@ def _judged(
     template: Template,
     same_template: Template,
 ) -> tuple[dict[HallusionQuestion, int], set[HallusionQuestion]]:
-    """The judge's verdicts on the answers, and those that say the same as the answer on the original."""
+    """The judge's verdicts, where it does not refuse one, and the answers that say the same as that on the original."""
     contents = {q.id: template.fill(q.text, q.reference, text) for q, text in said.items()}
     contents |= {
         f"{q.id} (same)": same_template.fill(text, said[original[q.pair]])
@@ -212,9 +209,11 @@ def _judged(
     }
     prompts = {name: [{"role": "user", "content": content}] for name, content in contents.items()}
     replies = judge.ask(prompts, str.lower, temperature=1.0, max_tokens=512)
-    texts = {name: verdict.reading or "" for name, verdict in replies.items()}
+    texts = {name: verdict.reading or "" for name, verdict in replies.items() if verdict.fault is None}
     verdicts = {
-        q: WRONG if "incorrect" in texts[q.id] else RIGHT if "correct" in texts[q.id] else UNCERTAIN for q in said
+        q: WRONG if "incorrect" in texts[q.id] else RIGHT if "correct" in texts[q.id] else UNCERTAIN
+        for q in said
+        if q.id in texts
     }
     return verdicts, {q for q in said if "same" in texts.get(f"{q.id} (same)", "")}
 
@@ -276,7 +275,7 @@ def _causes(
     found = {
         question.id: cause_of(question, verdict, verdicts[original[question.pair]], question in same)
         for question, verdict in verdicts.items()
-        if question.pair in original
+        if original.get(question.pair) in verdicts
     }
     kinds = {"language_hallucination": (True, False), "visual_illusion": (False, True), "mixed": (True, True)}
     return {
