@@ -96,7 +96,8 @@ def _stop(found: Sequence[Word], place: int) -> int:
     """Where the phrase and what describes it end: at a mark, a joining word, another clause, or its verb."""
     for number in range(place, len(found)):
         word = found[number]
-        if word.text in _ENDS or word.text in _JOINS or word.text in _CLAUSE or word.is_finite:
+        is_verb = word.is_finite or (word.tag == "VB" and word.letter not in "JNS" and found[number - 1].tag != "TO")
+        if word.text in _ENDS or word.text in _JOINS or word.text in _CLAUSE or is_verb:
             return number
     return len(found)
 
@@ -110,19 +111,40 @@ def _from_list(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None
     if before in _JOINS and after in _ENDS and found[first - 2].letter in "NSC.":
         # "A cup, a knife, and [a fork]" becomes "a cup and a knife".
         end = first - 2 if found[first - 2].text == "," else first - 1
-        comma = next((i for i in reversed(range(end)) if found[i].text == ","), 0)
-        is_list = found[comma - 1].letter in "NS" and _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
+        comma = _comma_before(found, end)
+        is_list = _is_member(found, comma, end) and all(word.tag != "VBG" for word in found[comma:end])
+        if is_list and after == "," and found[comma - 1].letter == "S" and found[comma + 1].text in _ARTICLES:
+            return None  # "two animals, a bear and a dog, in hats": these are the two
         has_verb = any(word.is_finite for word in found[:comma])
         joined = [Cut(found[comma].start, found[comma].end, f" {before}")] if is_list and has_verb else []
         return [Cut(found[end - 1].end, found[stop - 1].end), *joined]
     if before == "," and found[first - 2].letter in "NS" and after in (",", "and", "or"):
-        return [Cut(found[first - 1].start, found[stop - 1].end)]
+        is_one = not _is_member(found, _comma_before(found, first - 1), first - 1)
+        last = stop if is_one and _has_last(found, stop) else stop - 1
+        return [Cut(found[first - 1].start, found[last].end)]
     if after in _JOINS and stop + 1 < len(found) and before not in (",", *_JOINS) and _goes_on(found, first, stop):
         return [Cut(found[first].start, found[stop + 1].start)]
     if before == "including" and after == ",":
         rest = stop + 1 + (found[stop + 1].text in _JOINS)  # "including a cup, and a fork"
-        return [Cut(found[first].start, found[rest].start)] if _is_thing(found, rest) else None
+        comma = _stop(found, rest)
+        joined = [Cut(found[comma].start, found[comma].end)] if _has_last(found, comma) else []
+        return [*joined, Cut(found[first].start, found[rest].start)] if _is_thing(found, rest) else None
     return None
+
+
+def _comma_before(found: Sequence[Word], place: int) -> int:
+    return next((i for i in reversed(range(place)) if found[i].text == ","), 0)
+
+
+def _is_member(found: Sequence[Word], comma: int, end: int) -> bool:
+    """Whether the words between a comma and `end` are a member of a list."""
+    return found[comma - 1].letter in "NS" and _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
+
+
+def _has_last(found: Sequence[Word], comma: int) -> bool:
+    """Whether a list ends with ", and a fork", whose comma only a list of three needs."""
+    joins = comma + 2 < len(found) and found[comma].text == "," and found[comma + 1].text in _JOINS
+    return joins and _is_thing(found, comma + 2)
 
 
 def _goes_on(found: Sequence[Word], first: int, stop: int) -> bool:
@@ -163,6 +185,9 @@ def _with_opener(found: Sequence[Word], first: int, stop: int) -> list[Cut] | No
     if left.letter in "NS" or (left.tag == "VBG" and opener > 1 and found[opener - 2].text in BE):
         return [Cut(left.end, found[stop - 1].end)]
     if left.text == "," and (stop == len(found) or found[stop].text in _ENDS):
+        after = next((word.tag for word in found[stop + 1 :] if word.tag != "RB"), "")
+        if after in ("VBG", "VBN"):
+            return None  # "a train, with two people, waiting for it": the train would wait
         return [Cut(left.start, found[stop - 1].end)]
     return None
 

@@ -173,7 +173,7 @@ def read_claims(claims: Any) -> list[ClaimRow] | None:
         is_told = claim["answer"] in ("chosen", "rejected") and claim["verdict"] in ("true", "false", "unknown")
         if not (has_place and is_told and is_text(claim["object"])):
             raise RecordError(
-                f"claims[{number}] needs an answer (chosen or rejected), a start and an end in whole numbers, an object "
+                f"claims[{number}] needs an answer (chosen or rejected), a start and an end (whole numbers), an object "
                 "and a verdict (true, false or unknown)"
             )
     return claims
