@@ -3,7 +3,7 @@
 import pytest
 
 from mfpo.class_names import class_of, coco_class
-from mfpo.objects import CATEGORIES
+from mfpo.coco_words import CATEGORIES
 
 
 def test_each_class_is_known_however_its_name_is_written():

@@ -5,11 +5,11 @@ import json
 import pytest
 from textblob.en.inflect import pluralize
 
-from mfpo import objects
+from mfpo import coco_words
 from mfpo.build.words import candidates, open_tagger
 from mfpo.objects import category_of, mentions
 
-TERMS = {term: category for term, category in objects._TERMS.items() if category != "none"}
+TERMS = {term: category for term, category in coco_words.TERMS.items() if category != "none"}
 ONE = ["A {} and a cup.", "{} on the left.", "There is a red {}.", "In it is one {}.", "The {} bears a name."]
 SEVERAL = ["Two {} are walking.", "{} stand in a row.", "Next to {} stands a house.", "It shows many {}."]
 

@@ -3,8 +3,8 @@
 import pytest
 from textblob.en.inflect import pluralize
 
-from mfpo import objects
-from mfpo.objects import CATEGORIES, category_of, mentions
+from mfpo.coco_words import CATEGORIES, TERMS
+from mfpo.objects import category_of, mentions
 
 
 def named(text: str) -> list[tuple[str, str]]:
@@ -18,7 +18,7 @@ def test_the_80_classes_in_cocos_order():
 
 
 def test_plurals_of_all_terms():
-    terms = {term: category for term, category in objects._TERMS.items() if category != "none"}
+    terms = {term: category for term, category in TERMS.items() if category != "none"}
     assert len(terms) > 300
     assert {term: category_of(pluralize(term)) for term in terms} == terms
 

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from mfpo.objects import CATEGORIES, mentions
+from mfpo.coco_words import CATEGORIES
 
 _ONE_WORD = {category.replace(" ", ""): category for category in CATEGORIES} | {
     # PASCAL VOC's other words, and one by which COCO's misspelt class is often named.
@@ -44,6 +44,8 @@ def class_of(name: str) -> str | None:
     >>> class_of("polar_bear"), class_of("hot_dog"), class_of("dog_collar")
     ('bear', 'hot dog', None)
     """
+    from mfpo.objects import mentions  # with textblob, which takes a second
+
     plain = plain_name(name)
     found = mentions(plain)
     last = found[-1].category if found and found[-1].end == len(plain) else None

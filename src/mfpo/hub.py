@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from mfpo.errors import MfpoError, first_line
+from mfpo.files import read_json
 
 # Everything that a model needs and nothing that could run: no pickles, no code.
 _SAFE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
@@ -48,3 +50,12 @@ def check_model_files(path: Path) -> None:
         raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
     if not any(path.glob("*.safetensors")):
         raise MfpoError(f"{path}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
+
+
+def check_kind(path: Path, kinds: Collection[str]) -> None:
+    """Raises MfpoError when the model's model_type is none of `kinds`, and as `check_model_files`."""
+    check_model_files(path)
+    config = read_json(path / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in kinds:
+        raise MfpoError(f"{path}: a {kind!r} model, but needed is {' or '.join(kinds)}")

@@ -4,14 +4,10 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 
 from textblob.en.inflect import pluralize, singularize
 
-# CHAIR's animals and vehicles: the word before one of them says its age or use, and is no person.
-ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
-_VEHICLES = ("car", "airplane", "bus", "train", "truck", "boat")
-_BEFORE = {"baby": ANIMALS, "adult": ANIMALS, "passenger": _VEHICLES}
+from mfpo.coco_words import TERMS
 
 # Unicode has two hyphens besides ASCII's, and a soft one, which is no character of the word.
 _HYPHENS, _SOFT_HYPHEN = "-\u2010\u2011", "\u00ad"
@@ -47,16 +43,6 @@ class Mention:
     end: int
 
 
-def _read_words() -> tuple[tuple[str, ...], dict[str, str]]:
-    """The classes in COCO's order, and each term's class; terms that name no class have "none"."""
-    lines = files("mfpo").joinpath("coco_words.txt").read_text(encoding="utf-8").splitlines()
-    classes = [line.partition(":") for line in lines if not line.startswith("#")]
-    terms = {word.strip(): name for name, _, words in classes for word in [name, *words.split(",")] if word.strip()}
-    for before, names in _BEFORE.items():
-        terms |= {f"{before} {word}": name for word, name in list(terms.items()) if name in names and " " not in word}
-    return tuple(dict.fromkeys(name for name, _, _ in classes if name != "none")), terms
-
-
 def singulars(words: Iterable[str]) -> dict[str, str]:
     """Each of `words`, and its plurals, with the word itself; a word stays one though it looks like a plural ("bus").
 
@@ -83,10 +69,9 @@ def singular(word: str, forms: Mapping[str, str], terms: Container[str]) -> str:
     return spaced if spaced in terms else "-".join(parts)
 
 
-CATEGORIES, _TERMS = _read_words()
-_PAIRS = {term for term in _TERMS if " " in term}
+_PAIRS = {term for term in TERMS if " " in term}
 # The inflector makes "bu" of "bus", "glas" of "glass" and "ty" of "ties", so it is asked only about other words.
-_SINGULARS = singulars(part for term in _TERMS for part in term.split())
+_SINGULARS = singulars(part for term in TERMS for part in term.split())
 
 
 def mentions(text: str) -> list[Mention]:
@@ -98,9 +83,9 @@ def mentions(text: str) -> list[Mention]:
     >>> mentions("Two buses pass a hot dog stand.")
     [Mention(category='bus', start=4, end=9), Mention(category='hot dog', start=17, end=24)]
     """
-    found = [(term, start, end) for term, start, end in _terms(text) if _TERMS[term] != "none"]
+    found = [(term, start, end) for term, start, end in _terms(text) if TERMS[term] != "none"]
     has_toilet = any(term.startswith("toilet") for term, _, _ in found)
-    return [Mention(_TERMS[term], start, end) for term, start, end in found if not (term == "seat" and has_toilet)]
+    return [Mention(TERMS[term], start, end) for term, start, end in found if not (term == "seat" and has_toilet)]
 
 
 def is_denied(text: str, start: int, end: int) -> bool:
@@ -131,7 +116,7 @@ def is_term(words: str) -> bool:
     (True, True, False)
     """
     parts = [_SINGULARS.get(part, "") for part in words.lower().split()]
-    return _TERMS.get(" ".join(parts), "none") != "none"
+    return TERMS.get(" ".join(parts), "none") != "none"
 
 
 def join_pairs(words: Sequence[str], pairs: Container[str]) -> Iterator[tuple[int, int]]:
@@ -154,10 +139,10 @@ def _terms(text: str) -> Iterator[tuple[str, int, int]]:
     words = [_singular(token.group()) for token in tokens]
     for start, end in join_pairs(words, _PAIRS):
         term = " ".join(words[start:end])
-        if term in _TERMS:
+        if term in TERMS:
             yield term, tokens[start].start(), tokens[end - 1].end()
 
 
 @lru_cache(maxsize=100_000)
 def _singular(word: str) -> str:
-    return singular(word, _SINGULARS, _TERMS)
+    return singular(word, _SINGULARS, TERMS)

@@ -11,7 +11,6 @@ from mfpo.errors import MfpoError
 from mfpo.files import read_id, read_rows, some
 from mfpo.folders import whole_file
 from mfpo.image_names import ByImage
-from mfpo.objects import mentions
 
 # Id, file name and COCO classes of an image.
 Truth = tuple[str, str | None, frozenset[str]]
@@ -32,6 +31,8 @@ def load_annotations(path: Path) -> ByImage[frozenset[str]]:
 
 def our_classes(caption: str) -> list[str]:
     """The classes that a caption names by our table of words."""
+    from mfpo.objects import mentions  # with textblob, which takes a second
+
     return [mention.category for mention in mentions(caption)]
 
 

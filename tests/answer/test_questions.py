@@ -51,6 +51,15 @@ def test_published_forms_are_one_question(tmp_path, images, name, row, question)
     assert read_questions(write(tmp_path / name, [row]), images) == [expected]
 
 
+def test_hallusionbench_is_asked_by_its_scripts_names_where_it_has_a_figure(tmp_path, images, caplog):
+    row = {"category": "VS", "subcategory": "chart", "visual_input": "1", "set_id": "0", "figure_id": "1"}
+    row |= {"question_id": "2", "question": "What?", "gt_answer": "0", "filename": "./red.png"}
+    rows = [row | {"figure_id": "0", "visual_input": "0", "filename": None}, row]
+    (question,) = read_questions(write(tmp_path / "HallusionBench.json", rows), images)
+    assert question == {"question_id": "VS_chart_0_1_2", "image": "./red.png", "text": "What?"}
+    assert "1 questions of HallusionBench have no figure" in caplog.text
+
+
 @pytest.mark.parametrize(
     "name", ["amber/query_generative.json", "mmhal/mmhal-bench_answer_template.json", "pope/coco_pope_random.jsonl"]
 )

@@ -274,6 +274,21 @@ def test_similarity_by_vectors_of_a_real_pipeline(tmp_path):
     assert (found.hallucinated, found.covered, found.cog) == (("bird", "cat"), {1}, {0, 1})
 
 
+def test_words_are_similar_above_a_cosine_of_08(tmp_path):
+    spacy = pytest.importorskip("spacy")
+    draw = np.random.default_rng(0)
+    vectors = {word: draw.normal(1, 0.6, 3).astype(np.float32) for word in "abcdefghijkl"}
+    pipeline = spacy.blank("en")
+    for word, vector in vectors.items():
+        pipeline.vocab.set_vector(word, vector)
+    pipeline.to_disk(tmp_path)
+    similar = similar_by_spacy(str(tmp_path))
+    unit = {word: vector / np.linalg.norm(vector) for word, vector in vectors.items()}
+    cosines = {(one, other): unit[one] @ unit[other] for one in unit for other in unit}
+    assert 20 < sum(cosine > 0.8 for cosine in cosines.values()) < 124
+    assert {pair for pair in cosines if similar(*pair)} == {pair for pair, cosine in cosines.items() if cosine > 0.8}
+
+
 def test_what_is_installed_is_said(benchmark):
     reading = open_reading(benchmark.words)
     assert reading.nouns in ("nltk", "words")

@@ -207,3 +207,16 @@ def test_an_uncertain_answer_without_a_figure_is_no_mistake(rows, tmp_path):
 )
 def test_an_answer_that_does_not_know_is_uncertain(text, said):
     assert read_hallusion(text) == said
+
+
+def test_a_question_that_the_judge_refuses_is_in_no_figure(rows, tmp_path, stub_judge):
+    filled(rows, tmp_path)
+    judge = stub_judge(lambda prompt: "correct")
+    server, refused = judge.server, rows[0]["question"]
+    well = server.well
+    server.well = lambda request, body: (server.bad_request if refused in str(body) else well)(request, body)
+    result = hallusionbench(tmp_path / "result.json", tmp_path / "HallusionBench.json", judge=judge)
+    missing = [row for row in rows if row["question"] == refused]
+    assert (result.facts["answers"], result.facts["missing"]) == (len(rows) - len(missing), len(missing))
+    assert result["question_accuracy"] == 100
+    assert len(result.facts["judge"]["refused"]) == len(missing)

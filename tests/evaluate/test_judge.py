@@ -122,12 +122,48 @@ def test_what_was_judged_before_the_endpoint_failed_is_kept(fake_server, tmp_pat
     texts = ["a", "bb", "ccc", "dddd"]
     with fake_server(length) as server:
         well = server.well
-        server.well = lambda request, body: (well if len(server.bodies) <= 2 else server.bad_request)(request, body)
-        with pytest.raises(MfpoError, match=r"judge, question q2: .*400.*too long.*what was judged is kept"):
+        server.well = lambda request, body: (well if len(server.bodies) <= 2 else server.telltale)(request, body)
+        with pytest.raises(MfpoError, match=r"judge, question q2: .*401.*bad key.*what was judged is kept"):
             readings(judge(server, tmp_path, concurrency=1), texts)
         server.well, before = well, len(server.bodies)
         assert readings(judge(server, tmp_path, concurrency=1), texts) == [1, 2, 3, 4]
         assert len(server.bodies) - before == 2
+
+
+def test_a_question_that_the_endpoint_refuses_is_told_and_the_others_are_judged(fake_server, tmp_path):
+    texts = ["a", "bb", "ccc", "bb"]
+    with fake_server(length) as server:
+        well = server.well
+        server.well = lambda request, body: (server.bad_request if "bb" in str(body) else well)(request, body)
+        asked = judge(server, tmp_path)
+        verdicts = asked.ask(prompts(*texts), number, temperature=0.0, max_tokens=32)
+        assert [verdict.reading for verdict in verdicts.values()] == [1, None, 3, None]
+        assert ["too long" in str(verdict.fault) for verdict in verdicts.values()] == [False, True, False, True]
+        assert list(asked.report()["refused"]) == ["q1", "q3"]
+        assert len(server.bodies) == 3  # equal prompts are asked once
+        server.well = well
+        assert readings(judge(server, tmp_path), texts) == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(3, r"refuses all questions.*too long.*send_temperature"), (30, "20 questions in a row failed")],
+)
+def test_an_endpoint_that_refuses_all_questions_ends_the_run(fake_server, tmp_path, count, words):
+    with fake_server(length) as server:
+        server.well = server.bad_request
+        with pytest.raises(MfpoError, match=words):
+            readings(judge(server, tmp_path), ["x" * n for n in range(count)])
+
+
+def test_a_quota_that_is_used_up_ends_the_run(fake_server, tmp_path):
+    def quota(request, body):
+        server.send(request, 429, {"error": {"message": "pay", "code": "insufficient_quota"}})
+
+    with fake_server(length) as server:
+        server.well = quota
+        with pytest.raises(MfpoError, match=r"question q0: .*pay"):
+            readings(judge(server, tmp_path, retries=0, concurrency=1), ["a", "b"])
 
 
 @pytest.mark.parametrize("fault", ["server_error", "cut", "malformed", "page", "no_choices"])
@@ -307,9 +343,9 @@ def test_ctrl_c_ends_at_once_and_nothing_is_sent_after_it(fake_server, tmp_path,
 def test_a_fatal_error_ends_at_once(fake_server, tmp_path):
     hangs = threading.Event()
     with fake_server(lambda prompt: hangs.wait(20) and "1") as server:
-        server.faults.append("bad_request")
+        server.faults.append("telltale")
         start = time.monotonic()
-        with pytest.raises(MfpoError, match="too long"):
+        with pytest.raises(MfpoError, match="bad key"):
             readings(judge(server, tmp_path), ["a", "b", "c"])
         assert time.monotonic() - start < 5
         hangs.set()

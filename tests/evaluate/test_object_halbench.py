@@ -7,12 +7,12 @@ from importlib.util import find_spec
 import pytest
 from textblob.en.inflect import pluralize
 
+from mfpo.coco_words import CATEGORIES
 from mfpo.errors import MfpoError
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.object_halbench import DEFAULT, load_prompts, object_halbench
 from mfpo.evaluate.object_lists import read_objects
 from mfpo.evaluate.object_terms import load_table
-from mfpo.objects import CATEGORIES
 
 TRUTH = {"1": frozenset({"dog", "frisbee", "person"}), "2": frozenset({"cat"}), "3": frozenset({"toilet"})}
 

@@ -40,7 +40,7 @@ def test_pope_by_lmms_eval(tmp_path):
 
 
 def test_pope_by_vlmevalkit(tmp_path):
-    """Each question once, with its splits, and without its image; two of a split have the same words."""
+    """Each question once, with its splits, and without POPE's image; two of a split have the same words."""
     asked = [("dog", "yes", SPLITS), ("cat", "no", ("random", "adversarial")), ("cup", "no", ("popular",))]
     asked += [("dog", "no", ("adversarial",)), ("dog", "yes", SPLITS)]
     said = ["Yes", "Yes", "No", "No", "No"]
@@ -53,7 +53,7 @@ def test_pope_by_vlmevalkit(tmp_path):
         write(tmp_path / "pope" / f"coco_pope_{split}.json", rows[::-1])
     rows = [
         {"index": n, "question": f"Is there a {thing} in the image? Please answer yes or no.", "prediction": text}
-        | {"answer": label.capitalize(), "category": ",".join(splits)}
+        | {"answer": label.capitalize(), "category": ",".join(splits), "image_path": "x.jpg"}
         for n, ((thing, label, splits), text) in enumerate(zip(asked, said, strict=True))
     ]
     (tmp_path / "model_POPE.json").write_text(json.dumps(rows))
@@ -62,9 +62,50 @@ def test_pope_by_vlmevalkit(tmp_path):
     for split, (part, whole) in right.items():
         assert result[f"{split}.accuracy"] == pytest.approx(100 * part / whole)
         assert result[f"{split}.recall"] == 50
+    (tmp_path / "pope").rename(tmp_path / "repope")
+    with pytest.raises(MfpoError, match="RePOPE changes the label; give POPE's questions"):
+        score("pope", tmp_path / "model_POPE.json", tmp_path / "repope")
+    (tmp_path / "repope").rename(tmp_path / "pope")
     (tmp_path / "model_POPE.json").write_text(json.dumps([*rows, rows[-1]]))
     with pytest.raises(MfpoError, match="question 4 is none of POPE's split random by its words and label"):
         score("pope", tmp_path / "model_POPE.json", tmp_path / "pope")
+
+
+def amber_g(number, truth, text):
+    """A row of lmms-eval's samples of `amber_g`: no id, and the objects in the image as the text of a list."""
+    row = sample(number, None, "amber_chair", text, str(truth), "Describe this image")
+    return row | {"amber_chair": {"chair_score": 0, "chair_num": 1}}
+
+
+def test_amber_by_lmms_eval(tmp_path, reference_data):
+    folder = reference_data / "amber"
+    truths = [one["truth"] for one in json.loads((folder / "annotations.json").read_text())[:1004]]
+    rows = [amber_g(number, truth, ", ".join(truth)) for number, truth in enumerate(truths)]
+    write(tmp_path / "samples_amber_g.jsonl", rows[700:])
+    result = score("amber", tmp_path / "samples_amber_g.jsonl", folder, allow_missing=True)
+    assert result["generative.hal"] == pytest.approx(0, abs=1e-3)
+    assert result.counts["generative"]["answers"] == 304
+    # Of a data set in another order the ids are not known.
+    write(tmp_path / "samples_amber_g.jsonl", [row | {"doc_id": 1003 - row["doc_id"]} for row in rows])
+    with pytest.raises(MfpoError, match=r"rows .* are to no question of AMBER"):
+        score("amber", tmp_path / "samples_amber_g.jsonl", folder)
+
+
+def test_amber_by_vlmevalkit(tmp_path, reference_data):
+    folder = reference_data / "amber"
+    truths = {one["id"]: one for one in json.loads((folder / "annotations.json").read_text())}
+    asked = json.loads((folder / "query_discriminative.json").read_text())
+    rows = [
+        {"index": n, "image_path": one["image"], "question": one["query"], "category": truths[one["id"]]["type"]}
+        | {"answer": truths[one["id"]]["truth"], "prediction": truths[one["id"]]["truth"].capitalize()}
+        for n, one in enumerate(asked[:-1000:-1])
+    ]
+    (tmp_path / "model_AMBER.json").write_text(json.dumps(rows))
+    result = score("amber", tmp_path / "model_AMBER.json", folder, allow_missing=True)
+    assert result["discriminative.accuracy"] == pytest.approx(100, abs=1e-3)
+    (tmp_path / "model_AMBER.json").write_text(json.dumps([*rows[:-1], rows[-1] | {"image_path": ""}]))
+    with pytest.raises(MfpoError, match=r"1 of 999 rows \(998\) are to no question of AMBER"):
+        score("amber", tmp_path / "model_AMBER.json", folder)
 
 
 def test_mme_by_lmms_eval(tmp_path):

@@ -277,9 +277,11 @@ def test_repope_takes_the_answers_to_pope(tmp_path, folder):
         name = f"coco_{'re' if folder == 'annotations' else ''}pope_{split}.json"
         write(tmp_path / folder / name, kept)
         prompts = {row["question_id"]: row["text"].replace("image", "imange") for row in rows}
+        # lmms-eval's answers bring POPE's labels, of which RePOPE changes some.
+        labels = {row["question_id"]: draw.choice(["yes", "no"]) for row in rows}
         write(
             tmp_path / f"answers_{split}.jsonl",
-            [{"question_id": n, "prompt": prompts[n], "text": said[n]} for n in said],
+            [{"question_id": n, "prompt": prompts[n], "text": said[n], "label": labels[n]} for n in said],
         )
         expected[split] = repope([said[row["question_id"]] for row in kept], [row["label"] for row in kept])
     answers = [tmp_path / f"answers_{split}.jsonl" for split in SPLITS]

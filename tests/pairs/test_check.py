@@ -12,10 +12,9 @@ from mfpo.evaluate.chair import chair
 from mfpo.images import encode_image
 from mfpo.objects import is_denied, mentions
 from mfpo.pairs.ask import Asker
-from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Shown, check_choice
+from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Shown, check_choice, open_checker
 from mfpo.pairs.coco import object_claims
 from mfpo.pairs.questions import Asked
-from mfpo.pairs.run import open_checker
 from mfpo.pairs.settings import PairsSettings
 from mfpo.settings import with_options
 from mfpo.truth import load_annotations
@@ -31,7 +30,7 @@ def open_check(choice, tmp_path, asker=None, **values):
     from mfpo.pairs.check import CHECKERS
 
     settings = with_options(PairsSettings, CHECKERS[choice.partition("=")[0]])(**values)
-    return open_checker(choice, asker or Asker({}, lambda asked: []), tmp_path / "own", settings)
+    return open_checker(choice, lambda: asker, tmp_path / "own", settings)
 
 
 def test_false_objects_are_those_that_chair_counts(reference_data):

@@ -1,6 +1,8 @@
 """`mfpo pairs` from the shell: an endpoint that is asked and judges, a killed run, settings without a use."""
 
+import base64
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +129,31 @@ def test_a_question_that_the_endpoint_refuses_is_set_aside_even_if_it_is_the_las
     assert "too long" in aside
 
 
+def test_an_image_that_the_judge_refuses_is_set_aside_and_the_run_goes_on(tmp_path, command, server, here):
+    Image.new("RGB", (32, 32), "blue").save("photos/blue.png")
+    rows = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    rows[3]["image"] = "blue.png"
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blue = base64.b64encode((tmp_path / "photos/blue.png").read_bytes()).decode()
+    well = server.well
+
+    def refuse(request, body):
+        is_question = "yes or no" in str(body)
+        (server.bad_request if is_question and blue in str(body) else well)(request, body)
+
+    server.well = refuse
+    judged = ["--check", "judge=m", f"judge_endpoint={server.url}"]
+    assert here(*command, *judged, "--out", "own")[0] == 3
+    (aside,) = map(json.loads, (tmp_path / "own" / "rejected_rows.jsonl").read_text().splitlines())
+    assert (aside["row"], aside["id"]) == (3, "q3")
+    assert re.fullmatch(r"the judge refuses \(.*400.*too long.*\)", aside["reason"])
+    assert json.loads((tmp_path / "own" / "summary.json").read_text())["reasons"] == {"the judge refuses": 1}
+    server.well = lambda request, body: (server.telltale if "yes or no" in str(body) else well)(request, body)
+    status, said = here(*command, *judged, "--out", "other")
+    assert (status, said.count("error: ")) == (1, 1)
+    assert "401" in said
+
+
 def test_an_endpoint_that_is_down_ends_the_run_in_one_line(tmp_path, command, server, here):
     server.well = server.bad_request
     rows = [{"question_id": f"q{n}", "image": "red.png", "text": "What is there?"} for n in range(30)]
@@ -134,6 +161,26 @@ def test_an_endpoint_that_is_down_ends_the_run_in_one_line(tmp_path, command, se
     status, said = here(*command, "--check", "coco=truth.jsonl", "--out", "own", "shard_size=30")
     assert (status, said.count("\n")) == (1, 1)
     assert f"error: {server.url}: 20 questions in a row failed, the last with: the endpoint failed" in said
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ("coco=questions.jsonl", "questions.jsonl, line 1: must be"),
+        ("detector=photos", "photos: no model there"),
+        ("detector=llava", "a 'llava' model, but needed is grounding-dino or owlv2"),
+        ("judge=m judge_endpoint=x", "the endpoint is 'x'"),
+        ("judge=m attempts=0", "attempts is 0"),
+    ],
+)
+def test_a_wrong_checker_is_told_before_the_model_is_loaded(command, here, tmp_path, check, words):
+    (tmp_path / "llava").mkdir()
+    (tmp_path / "llava" / "config.json").write_text('{"model_type": "llava"}')
+    (tmp_path / "llava" / "model.safetensors").write_bytes(b"")
+    name, *values = check.split()
+    status, said = here(*command[:4], "--model", "llava", "--check", name, "--out", "own", *values)
+    assert (status, said.count("\n")) == (1, 1)
+    assert words in said  # and nothing of the model, whose file is empty
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from mfpo.build.settings import BuildSettings
 from mfpo.errors import MfpoError, RecordError
 from mfpo.pairs import out as pairs_out
 from mfpo.pairs.ask import Asker
+from mfpo.pairs.check import open_checker
 from mfpo.pairs.questions import open_questions
 from mfpo.pairs.run import pairs_into
 from mfpo.pairs.settings import PairsSettings
@@ -60,9 +61,9 @@ def folder(tmp_path):
 def run(folder, out, progress=iter, format="parquet", **values):
     source = open_questions(folder / "questions.jsonl", folder / "photos", 0)
     settings = PairsSettings(shard_size=3, **values)
-    return pairs_into(
-        source, Asker({"model": "given"}, answers), "dataset", out, settings, format=format, progress=progress
-    )
+    asker = Asker({"model": "given"}, answers)
+    checker = open_checker("dataset", lambda: asker, out, settings)
+    return pairs_into(source, asker, checker, out, settings, format=format, progress=progress)
 
 
 def content(folder):
@@ -160,6 +161,11 @@ def test_images_alone_are_asked_for_a_description(folder):
     assert source.question(rows[1], 1).text == open_questions(folder / "photos", None, 0).question(rows[1], 1).text
     with pytest.raises(RecordError, match="cannot be read"):
         source.question(rows[0], 0)
+    before = source.provenance
+    assert before["count"] == 2
+    assert "red.png" not in json.dumps(before)  # there may be a million
+    (folder / "photos" / "red.png").write_bytes(b"another")
+    assert open_questions(folder / "photos", None, 0).provenance != before
     (folder / "none").mkdir()
     with pytest.raises(MfpoError, match="no image there"):
         open_questions(folder / "none", None, 0)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mfpo.objects import CATEGORIES
+from mfpo.coco_words import CATEGORIES
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.pen import RGB
 from mfpo.picturebook.scenes import PARTNERS, SIDE, THEMES, draw_scene, make_scene

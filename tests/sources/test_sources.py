@@ -252,6 +252,23 @@ def test_an_unreadable_embedded_image(folder: Path) -> None:
     assert "image 'images[0]' cannot be read" in first_error(folder.parent / "t.parquet", folder)
 
 
+CLAIM = {"answer": "chosen", "start": 2, "end": 5, "object": "dog", "verdict": "true"}
+
+
+def test_claims_are_kept(folder: Path) -> None:
+    source = open_source(jsonl(folder, GOOD | {"claims": [CLAIM]}), images=folder)
+    assert source.record(next(iter(source)), 0)["claims"] == [CLAIM]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"answer": "other"}, {"start": "2"}, {"start": -1}, {"end": 1}, {"end": 2**40}, {"object": 3}, {"verdict": True}],
+)
+def test_a_broken_claim_sets_its_row_aside(change: dict, folder: Path) -> None:
+    broken = first_error(jsonl(folder, GOOD | {"claims": [CLAIM, CLAIM | change]}), folder)
+    assert broken.startswith("claims[1] needs an answer (chosen or rejected), a start and an end")
+
+
 def test_a_foreign_objects_column_is_not_taken_for_masks(folder: Path) -> None:
     source = open_source(jsonl(folder, MESSAGES | {"images": ["dog.png"], "objects": ["dog"]}), images=folder)
     assert source.record(next(iter(source)), 0)["objects"] is None

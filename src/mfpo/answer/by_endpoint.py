@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mfpo.answer.collect import Engine
-from mfpo.answer.openai_client import complete, explain, longest_answer, open_client, side_by_side
+from mfpo.answer.openai_client import (
+    Failures,
+    complete,
+    explain,
+    fails_all,
+    longest_answer,
+    open_client,
+    side_by_side,
+)
 from mfpo.answer.questions import Question
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
@@ -19,9 +27,6 @@ from mfpo.records import IMAGE_PLACE, EncodedImage, content_parts
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-# So many failures without a success between them, and the endpoint is taken to be down.
-HOPELESS = 20
 
 
 def open_endpoint(
@@ -38,15 +43,13 @@ def open_endpoint(
         how["temperature"] = settings.temperature
 
     def ask(questions: Sequence[Question]) -> Iterator[tuple[Question, dict[str, Any]]]:
-        in_a_row = 0
+        failures = Failures(str(client.base_url), "the answers so far are kept")
         reply_to = partial(_reply, client, model, how, images)
         for question, reply in side_by_side(client, reply_to, questions, settings.concurrency):
-            in_a_row = in_a_row + 1 if "error" in reply else 0
-            if in_a_row == HOPELESS:
-                raise MfpoError(
-                    f"{client.base_url}: {HOPELESS} questions in a row failed, the last with: {reply['error']}; "
-                    "run again to go on, the answers so far are kept"
-                )
+            if "error" in reply:
+                failures.add(question["question_id"], reply["error"])
+            else:
+                failures.clear()
             yield question, reply
 
     return Engine({"model": name or model, "decode": how, "endpoint": endpoint}, ask)
@@ -80,10 +83,10 @@ def _reply(
 
     try:
         completion = complete(client, model, chat(question, images), how)
-    except (openai.AuthenticationError, openai.NotFoundError) as error:
-        fault = f"{client.base_url}: {explain(error, client)}"
     except openai.APIError as error:
-        return question, {"text": None, "error": explain(error, client)}
+        fault = explain(error, client)
+        if not fails_all(error):
+            return question, {"text": None, "error": fault}
     else:
         if completion is None:
             lacking = "the reply is no chat completion; check the address, mostly ending in /v1"
@@ -94,4 +97,4 @@ def _reply(
             return question, {"text": completion.text.strip()}
         return question, {"text": None, "error": lacking}
     # Raised out here, so that the client's error, which holds the key, is no part of this one.
-    raise MfpoError(fault)
+    raise MfpoError(f"{client.base_url}: {fault}")

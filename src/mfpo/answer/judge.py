@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,16 @@ from rich.progress import track
 from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.answer.openai_client import (
     Completion,
+    Failures,
     complete,
     explain,
     longest_answer,
     open_client,
+    refuses_one,
     side_by_side,
 )
 from mfpo.answer.replies import without_thoughts
-from mfpo.errors import MfpoError
+from mfpo.errors import MfpoError, RecordError
 from mfpo.files import some
 from mfpo.folders import lock
 
@@ -44,10 +46,14 @@ _PLACE = re.compile(r"\{(\w*)\}")
 
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
-    """All that the judge replied to one question, and what the first readable reply says (None: there is none)."""
+    """All that the judge replied to one question, and what the first readable reply says (None: there is none).
+
+    `fault` is why the endpoint refused the question, if it did.
+    """
 
     replies: tuple[str, ...]
     reading: T | None
+    fault: str | None = None
 
 
 class Judge:
@@ -63,6 +69,8 @@ class Judge:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._answered_by: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._failures = Failures(settings.endpoint, f"what was judged is kept in {cache}")
 
     def ask(
         self,
@@ -71,18 +79,21 @@ class Judge:
         *,
         temperature: float,
         max_tokens: int,
+        rows: Mapping[str, str] | None = None,
     ) -> dict[str, Verdict[T]]:
         """The verdict on each of the named prompts, from the cache or from the endpoint.
 
         `read` gives what a reply says, without the judge's thoughts, or None when it cannot be read, and then the judge
-        is asked again. Raises MfpoError when the cache is none or another run writes it, as `open_client`, and when the
-        endpoint fails for good; what it replied before is in the cache.
+        is asked again. A prompt that the endpoint refuses has a `fault`; `rows` says which prompts belong together.
+        Raises MfpoError when the cache is none or another run writes it, as `open_client`, when the endpoint fails for
+        good, and when it refuses all prompts, or those of 20 rows in a row; what it replied before is in the cache.
         """
         settings = self.settings
         prompts = {name: _sendable(messages) for name, messages in prompts.items()}
         parameters: dict[str, Any] = {**longest_answer(settings.endpoint, settings.max_tokens or max_tokens)}
         parameters |= {"temperature": temperature} if settings.send_temperature else {}
         keys = {name: _hash([settings.model, messages, parameters]) for name, messages in prompts.items()}
+        refused: dict[str, str] = {}
         with _open_cache(self._cache) as self._file:
             self._replies = _read_cache(self._file, self._cache)
             # Equal prompts have one key and are asked once.
@@ -93,16 +104,21 @@ class Judge:
                 settle = partial(self._settle, client, parameters, read)
                 asked = [(key, name, prompts[name]) for key, name in left.items()]
                 settled = side_by_side(client, settle, asked, settings.concurrency)
-                for _ in track(settled, "judging", total=len(left), console=Console(stderr=True)):
-                    pass
+                shown = track(settled, "judging", total=len(left), console=Console(stderr=True))
+                refused = self._refusals(shown, rows or {})
+        self._refused |= {name: refused[key] for name, key in keys.items() if key in refused}
         replied = (self._replies[key] for key in set(keys.values()))
         self._counts["thinking"] += sum(any(without_thoughts(reply) != reply for reply in each) for each in replied)
-        return {name: Verdict(tuple(self._replies[key]), self._reading(key, read)) for name, key in keys.items()}
+        return {
+            name: Verdict(tuple(self._replies[key]), self._reading(key, read), refused.get(key))
+            for name, key in keys.items()
+        }
 
     def report(self) -> dict[str, Any]:
         """Who judged, how often it was asked, and the tokens and the cost of this run; a cost unknown is None.
 
-        `thinking` counts the verdicts in which the judge also thinks, if there are any.
+        `thinking` counts the verdicts in which the judge also thinks, and `refused` holds the questions that it refuses
+        with the reason, if there are any.
         """
         settings, counts = self.settings, self._counts
         prices = (settings.prompt_price, settings.completion_price)
@@ -114,8 +130,26 @@ class Judge:
             "answered_by": sorted(self._answered_by),
             **{name: counts[name] for name in names},
             **({"thinking": counts["thinking"]} if counts["thinking"] else {}),
+            **({"refused": self._refused} if self._refused else {}),
             "cost": sum(parts) if len(parts) == 2 else None,
         }
+
+    def _refusals(self, settled: Iterable[tuple[str, str, str | None]], rows: Mapping[str, str]) -> dict[str, str]:
+        """Why some of the questions are refused, by key, when all are settled."""
+        refused = {}
+        for key, name, fault in settled:
+            if fault is None:
+                self._failures.clear()
+                continue
+            refused[key] = fault
+            self._failures.add(rows.get(name, name), fault)
+        if refused and not (self._counts["asked"] or self._counts["cached"]):
+            _, fault = refused.popitem()
+            raise MfpoError(
+                f"judge: {self.settings.endpoint} refuses all questions, the last with: {fault}; check the judge's "
+                "settings, such as send_temperature and max_tokens"
+            )
+        return refused
 
     def _reading(self, key: str, read: Callable[[str], T | None]) -> T | None:
         readings = (read(without_thoughts(reply)) for reply in self._replies[key])
@@ -130,12 +164,14 @@ class Judge:
         parameters: Mapping[str, Any],
         read: Callable[[str], T | None],
         asked: tuple[str, str, Messages],
-    ) -> None:
-        """Ask until a reply can be read or `attempts` is reached."""
+    ) -> tuple[str, str, str | None]:
+        """Ask until a reply can be read or `attempts` is reached; returns key, name, and why it is refused, if so."""
         key, name, messages = asked
         broken = 0
         while self._is_open(key, read):
             completion = self._request(client, name, messages, parameters)
+            if isinstance(completion, RecordError):
+                return key, name, str(completion)
             if completion:
                 self._keep(key, name, completion)
                 continue
@@ -145,19 +181,23 @@ class Judge:
                     f"judge, question {some([name])}: {self.settings.endpoint} replies, but not with a chat completion"
                     "; check the address (it mostly ends in /v1), then run again: what was judged is kept"
                 )
+        return key, name, None
 
     def _request(
         self, client: "OpenAI", name: str, messages: Messages, parameters: Mapping[str, Any]
-    ) -> Completion | None:
+    ) -> Completion | RecordError | None:
         import openai
 
         try:
             return complete(client, self.settings.model, messages, parameters)
         except openai.APIError as error:
-            fault = f"{self.settings.endpoint}: {explain(error, client)}"
+            fault = explain(error, client)
+            if refuses_one(error):
+                return RecordError(fault)
         # Raised out here, so that the client's error, which holds the key, is no part of this one.
         raise MfpoError(
-            f"judge, question {some([name])}: {fault}; run again to go on, what was judged is kept in {self._cache}"
+            f"judge, question {some([name])}: {self.settings.endpoint}: {fault}; run again to go on, what was judged "
+            f"is kept in {self._cache}"
         )
 
     def _keep(self, key: str, name: str, completion: Completion) -> None:

@@ -5,6 +5,7 @@ The key is read from OPENAI_API_KEY and never written; a local server needs none
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from multiprocessing import TimeoutError as NotYet
 from multiprocessing.pool import IMapIterator, ThreadPool
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,6 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 OPENAI = "https://api.openai.com/v1"
+# So many rows that fail in a row, and no other is tried.
+HOPELESS = 20
 _NO_KEY = "none"
 # A shorter one is a dummy, whose letters stand in many a text.
 _SHORTEST_KEY = 12
@@ -29,6 +32,10 @@ _HINTS = {
 }
 
 
+# What is wrong with one request: it is too long, its image too large, or a filter forbids it.
+_REFUSED = (400, 403, 413, 422)
+
+
 class Completion(NamedTuple):
     """The endpoint's reply: `text` is None if it has none, `finished` is the reason why it ended."""
 
@@ -36,6 +43,26 @@ class Completion(NamedTuple):
     finished: str | None
     model: str
     usage: Any
+
+
+class Failures:
+    """The rows that an endpoint failed at since it last replied; `kept` says what is there for the next run."""
+
+    def __init__(self, endpoint: str, kept: str) -> None:
+        self._endpoint, self._kept = endpoint, kept
+        self._rows: set[str] = set()
+
+    def add(self, row: str, reason: object) -> None:
+        """Raises MfpoError when too many failed."""
+        self._rows.add(row)
+        if len(self._rows) == HOPELESS:
+            raise MfpoError(
+                f"{self._endpoint}: {HOPELESS} questions in a row failed, the last with: {reason}; run again to go on, "
+                f"{self._kept}"
+            )
+
+    def clear(self) -> None:
+        self._rows.clear()
 
 
 def check_endpoint(endpoint: str) -> None:
@@ -51,21 +78,28 @@ def check_endpoint(endpoint: str) -> None:
         raise SettingError(f"the endpoint is {endpoint!r}, but must be like http://localhost:8000/v1")
 
 
+def check_client(endpoint: str) -> str:
+    """The key. Raises, without openai's import, which takes a second, SettingError when the endpoint or the key cannot
+    be one, and MfpoError without the `openai` package.
+    """
+    check_endpoint(endpoint)
+    if find_spec("openai") is None:
+        raise MfpoError("an endpoint needs the openai package; pip install 'mfpo[judge]'")
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
+    if not (key.isascii() and key.isprintable()):
+        raise SettingError("OPENAI_API_KEY holds a letter or line break that no key has; copy the key again")
+    return key
+
+
 def open_client(endpoint: str, *, retries: int, timeout: float) -> "OpenAI":
     """A thread-safe client of the `endpoint`.
 
     After 408, 409, 429, 5xx, a dropped connection or `timeout` seconds without a byte, a request is repeated, up to
-    `retries` times, after the server's Retry-After or 0.5, 1, 2, ... 8 s. Raises SettingError when the endpoint or the
-    key cannot be one, and MfpoError without the `openai` package.
+    `retries` times, after the server's Retry-After or 0.5, 1, 2, ... 8 s. Raises MfpoError as `check_client`.
     """
-    check_endpoint(endpoint)
-    try:
-        from openai import OpenAI
-    except ImportError:
-        raise MfpoError("an endpoint needs the openai package; pip install 'mfpo[judge]'") from None
-    key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
-    if not (key.isascii() and key.isprintable()):
-        raise SettingError("OPENAI_API_KEY holds a letter or line break that no key has; copy the key again")
+    key = check_client(endpoint)
+    from openai import OpenAI
+
     return OpenAI(base_url=endpoint, api_key=key, timeout=timeout, max_retries=retries)
 
 
@@ -105,6 +139,16 @@ def explain(error: Exception, client: "OpenAI") -> str:
         return f"not reached, or the connection was cut, {tries}"
     hint = _HINTS.get(getattr(error, "status_code", 0))
     return _without_key(" ".join(str(error).split()), client)[:200] + (f"; {hint}" if hint else "")
+
+
+def fails_all(error: Exception) -> bool:
+    """Whether every other request would fail alike: a wrong key, model or address, or a quota that is used up."""
+    return getattr(error, "status_code", 0) in (401, 404) or getattr(error, "code", None) == "insufficient_quota"
+
+
+def refuses_one(error: Exception) -> bool:
+    """Whether the endpoint refuses this request, and may well take others."""
+    return getattr(error, "status_code", 0) in _REFUSED and not fails_all(error)
 
 
 def side_by_side(

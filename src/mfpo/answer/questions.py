@@ -1,15 +1,17 @@
 """Questions about images, as benchmarks publish them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from mfpo.answer.hallusion import hallusion_id, is_hallusion
 from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.files import read_id, read_label, read_rows
 from mfpo.images import bare_image, decode_image, embedded_name, load_image
 from mfpo.records import Message, is_text, place_images, without_places
 
-# LLaVA's and POPE's, AMBER's, MMHal-Bench's; the first that a row has counts.
+# LLaVA's and POPE's, AMBER's, MMHal-Bench's and HallusionBench's; the first that a row has counts.
 _TEXT_KEYS = ("text", "query", "question")
 
 
@@ -27,14 +29,18 @@ def read_questions(source: Path | Iterable[Mapping[str, Any]], images: Path) -> 
     """The questions of a JSONL file, a JSON list, or a list in memory; `label` where a row has one.
 
     Ids become texts; MMHal-Bench's questions, which have none, get their number from 0, and their image is the file
-    that `image_src` ends with. `name` is a row's `image_id` or the end of its `image_path`, or else a hash. Raises
-    MfpoError when a row lacks a key, an id is duplicate, an image under `images` cannot be read, or a text has several
-    placeholders.
+    that `image_src` ends with. HallusionBench's get the names of its script, and those without a figure are left out,
+    with a warning. `name` is a row's `image_id` or the end of its `image_path`, or else a hash. Raises MfpoError when a
+    row lacks a key, an id is duplicate, an image under `images` cannot be read, or a text has several placeholders.
     """
     questions: dict[str, Question] = {}
     seen: set[str] = set()
     faults = []
+    without_figure = 0
     for number, (where, row) in enumerate(_rows(source)):
+        if is_hallusion(row) and row.get("filename") is None:
+            without_figure += 1
+            continue
         question = read_question(row, number, where)
         question_id, image = question["question_id"], question["image"]
         if question_id in questions:
@@ -52,6 +58,8 @@ def read_questions(source: Path | Iterable[Mapping[str, Any]], images: Path) -> 
     if faults:
         rest = f" (and {len(faults) - 1} more cannot be read)" if faults[1:] else ""
         raise MfpoError(faults[0] + rest)
+    if without_figure:
+        getLogger(__name__).warning(f"{without_figure} questions of HallusionBench have no figure and are not asked")
     return list(questions.values())
 
 
@@ -66,6 +74,8 @@ def read_question(row: Mapping[str, Any], number: int, where: str) -> Question:
     """The question in row `number`. Raises MfpoError as `read_questions`, but looks at no image."""
     if "prompt" in row:
         raise MfpoError(f"{where}: is an answer, not a question; give the file of the questions")
+    if is_hallusion(row):
+        row = {"question_id": hallusion_id(row), "image": row["filename"], "question": row["question"]}
     source = row.get("image_src")
     if isinstance(source, str) and "image" not in row:
         row = {"question_id": number, "image": source.rpartition("/")[2], **row}

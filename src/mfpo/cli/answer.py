@@ -14,7 +14,7 @@ from mfpo.settings import read_settings
 
 
 def answer(
-    questions: Annotated[Path, typer.Argument(help="JSONL or JSON of LLaVA, POPE, AMBER or MMHal-Bench.")],
+    questions: Annotated[Path, typer.Argument(help="JSONL or JSON; docs/answer.md names the benchmarks.")],
     model: Annotated[str, typer.Option(help="As in `train`; with --endpoint, the endpoint's name for the model.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],

@@ -1,5 +1,6 @@
 """The command `mfpo pairs`."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from mfpo.cli.console import Config, Model, Out, Overrides, console, counted, say_set_aside
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new
-from mfpo.pairs.check import CHECKERS, check_choice
+from mfpo.pairs.check import CHECKERS, check_choice, open_checker
 from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.picturebook import NAMES as BOOKS
 from mfpo.picturebook import model_folder
@@ -47,12 +48,18 @@ def pairs(
     check_new(out)
     questions = _open_questions(source, images, settings.seed)
     named = model if endpoint else model_folder(model)
-    from mfpo.pairs.ask import open_asker  # seconds of imports: a mistake is told before them
-    from mfpo.pairs.run import pairs_into
 
-    asker = open_asker(named, settings, engine=engine, endpoint=endpoint)
+    @cache
+    def asker() -> Any:
+        from mfpo.pairs.ask import open_asker
+
+        return open_asker(named, settings, engine=engine, endpoint=endpoint)
+
+    checker = open_checker(check, asker, out, settings)
+    from mfpo.pairs.run import pairs_into  # seconds of imports: a mistake is told before them
+
     summary = pairs_into(
-        questions, asker, check, out, settings, format=format, progress=lambda rows: counted(rows, "asking")
+        questions, asker(), checker, out, settings, format=format, progress=lambda rows: counted(rows, "asking")
     )
     _report(out, summary)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, read_answers, thinking
+from mfpo.evaluate.amber_answers import read_amber_answers
+from mfpo.evaluate.answers import Answer, Asked, check_asked, check_captions, thinking
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark, nested
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Array, Tally, quotient
@@ -119,7 +120,7 @@ def amber(
     """
     data = load_amber(annotations) if isinstance(annotations, Path) else annotations
     if isinstance(answers, Path):
-        answers = read_answers(answers)
+        answers = read_amber_answers(answers, data.questions)
     if reading is None:
         from mfpo.evaluate.amber_words import open_reading  # and with it textblob, which takes seconds
 

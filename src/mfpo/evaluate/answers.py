@@ -142,13 +142,14 @@ def _answer(row: dict[str, Any], where: str, by_place: bool, keys: Sequence[str]
 
 def is_another(answer: Answer, asked: Asked) -> bool:
     """Benchmarks number their questions alike, so that only image and prompt tell whose answers these are."""
-    images = [_stem(image) for image in asked.images]
-    if answer.image_id is not None and images and _stem(answer.image_id) not in images:
+    images = [stem(image) for image in asked.images]
+    if answer.image_id is not None and images and stem(answer.image_id) not in images:
         return True
     return answer.prompt is not None and plain(asked.text) not in plain(answer.prompt)
 
 
-def _stem(image: str) -> str:
+def stem(image: str) -> str:
+    """The name of an image without folder and extension."""
     return Path(image_key(image)).stem
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from nltk.tokenize import PunktSentenceTokenizer, word_tokenize
 from textblob.en.inflect import singular_ie, singularize
 
+from mfpo.coco_words import CATEGORIES
 from mfpo.errors import MfpoError
 from mfpo.evaluate.object_terms import PAIRS
 from mfpo.files import check_json, read_field, read_json, read_text, read_texts, some
-from mfpo.objects import CATEGORIES
 
 # Terms of two words that the script takes as one, each as itself. It cannot find "stove top oven", which has three, nor
 # "sports ball", as its singular is "sport ball".

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from mfpo.answer.hallusion import hallusion_id
 from mfpo.answer.judge import Judge, Template, read_template
 from mfpo.answer.replies import begins_with
 from mfpo.errors import MfpoError
@@ -114,11 +115,7 @@ def hallusionbench(
     given = check_asked(answers, asked, "HallusionBench", allow_missing=allow_missing)
     said = {question: given[question.id].text for question in questions if question.id in given}
     original = {question.pair: question for question in said if question.is_original}
-    facts: dict[str, Any] = {
-        "answers": len(said),
-        "missing": len(questions) - len(said),
-        **thinking(given.values()),
-    }
+    facts: dict[str, Any] = dict(thinking(given.values()))
     if judge:
         prompts = read_template(template, _PLACES) if template else DEFAULT
         same_prompts = read_template(same_template, _SAME_PLACES) if same_template else DEFAULT_SAME
@@ -129,6 +126,7 @@ def hallusionbench(
         read = {question: read_hallusion(text) for question, text in said.items()}
         verdicts = {question: _verdict(reading, question.label) for question, reading in read.items()}
         same = {question for question in said if read[question] == read.get(original.get(question.pair, question))}
+    facts = {"answers": len(verdicts), "missing": len(questions) - len(verdicts)} | facts
     facts["uncertain"] = list(verdicts.values()).count(UNCERTAIN)
     details = [{"question_id": question.id, "verdict": verdict} for question, verdict in verdicts.items()]
     return Result(_tallies(verdicts) | _causes(verdicts, original, same), facts, details)
@@ -161,7 +159,7 @@ def read_hallusion_answers(path: Path) -> list[Answer]:
     """
     answers = read_answers(path, by_place=True, keys=(*TEXT_KEYS, "model_prediction"))
     names = [
-        _name(row) if "set_id" in row else _of_vlmevalkit(answer.question_id)
+        hallusion_id(row) if "set_id" in row else _of_vlmevalkit(answer.question_id)
         for answer, (_, row) in zip(answers, read_result_rows(path), strict=True)
     ]
     # A file is called otherwise in each tool.
@@ -174,18 +172,13 @@ def _of_vlmevalkit(name: str | None) -> str | None:
     return "_".join(parts[:2] + parts[3:]) if len(parts) == 6 else name
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
-    return "_".join(str(row.get(key)).strip() for key in keys)
-
-
 def _question(row: Mapping[str, Any], where: str) -> HallusionQuestion:
     texts = {key: row.get(key) for key in ("question", "gt_answer_details", "gt_answer", "visual_input")}
     if row.get("category") not in ("VD", "VS") or None in texts.values() or str(row["gt_answer"]) not in ("0", "1"):
         raise MfpoError(f"{where}: is no question of HallusionBench; give HallusionBench.json")
-    category, subcategory, set_id, figure, number = _name(row).split("_")
+    category, subcategory, set_id, figure, number = hallusion_id(row).split("_")
     return HallusionQuestion(
-        _name(row),
+        hallusion_id(row),
         category,
         f"{category}_{subcategory}_{set_id}_{number}",
         f"{category}_{subcategory}_{set_id}_{figure}",
@@ -207,7 +200,7 @@ def _judged(
     template: Template,
     same_template: Template,
 ) -> tuple[dict[HallusionQuestion, int], set[HallusionQuestion]]:
-    """The judge's verdicts on the answers, and those that say the same as the answer on the original."""
+    """The judge's verdicts, where it does not refuse one, and the answers that say the same as that on the original."""
     contents = {q.id: template.fill(q.text, q.reference, text) for q, text in said.items()}
     contents |= {
         f"{q.id} (same)": same_template.fill(text, said[original[q.pair]])
@@ -216,9 +209,11 @@ def _judged(
     }
     prompts = {name: [{"role": "user", "content": content}] for name, content in contents.items()}
     replies = judge.ask(prompts, str.lower, temperature=1.0, max_tokens=512)
-    texts = {name: verdict.reading or "" for name, verdict in replies.items()}
+    texts = {name: verdict.reading or "" for name, verdict in replies.items() if verdict.fault is None}
     verdicts = {
-        q: WRONG if "incorrect" in texts[q.id] else RIGHT if "correct" in texts[q.id] else UNCERTAIN for q in said
+        q: WRONG if "incorrect" in texts[q.id] else RIGHT if "correct" in texts[q.id] else UNCERTAIN
+        for q in said
+        if q.id in texts
     }
     return verdicts, {q for q in said if "same" in texts.get(f"{q.id} (same)", "")}
 
@@ -280,7 +275,7 @@ def _causes(
     found = {
         question.id: cause_of(question, verdict, verdicts[original[question.pair]], question in same)
         for question, verdict in verdicts.items()
-        if question.pair in original
+        if original.get(question.pair) in verdicts
     }
     kinds = {"language_hallucination": (True, False), "visual_illusion": (False, True), "mixed": (True, True)}
     return {

@@ -160,7 +160,7 @@ def mmhal(
         facts={"official_prompt": prompt.is_the_one(_OFFICIAL)} | judged_counts(given, len(questions), unreadable),
         details=[
             {"question_id": name, "type": kinds[name], "rating": official[name], "tolerant": tolerant[name]}
-            | {"reply": verdict.replies[-1]}
+            | {"reply": verdict.replies[-1] if verdict.replies else None}
             for name, verdict in verdicts.items()
         ],
         official=official,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from textblob.en import tag
 
+from mfpo.coco_words import ANIMALS, CATEGORIES
 from mfpo.errors import MfpoError
 from mfpo.files import some
 from mfpo.nouns import word_letters
-from mfpo.objects import ANIMALS, CATEGORIES, TOKEN, join_pairs, singular, singulars
+from mfpo.objects import TOKEN, join_pairs, singular, singulars
 
 OFFICIAL_TAGGER = "en_core_web_trf"
 # Of the table in RLHF-V's script, without its outer blanks.

@@ -37,12 +37,13 @@ def _translated(row: dict[str, Any]) -> dict[str, Any]:
         question: dict[str, Any] = next((part for part in row.values() if _is_question(part)), {})
         text = said[0] if isinstance(said, list) and len(said) == 1 else said
         translated = {"question_id": row["doc_id"]} | question | {"doc_id": row["doc_id"], "text": text}
+        translated["target"] = row.get("target")
         return translated | _asked(row.get("input"), row.get("target"))
     if "prediction" in row and "index" in row:
         text = row["prediction"]
         failed = isinstance(text, str) and text.startswith(_FAILED)
         translated = {"question_id": row["index"], "text": text, "error": text if failed else None}
-        translated |= {"category": row.get("category")}
+        translated |= {"category": row.get("category"), "image": row.get("image_path") or None}
         return translated | _asked(row.get("question"), row.get("answer"))
     return row
 

@@ -107,9 +107,12 @@ def _score(answers: Sequence[Answer], questions: Sequence[YesNoQuestion], name: 
 def _score_relabelled(
     answers: Sequence[Answer], questions: Sequence[YesNoQuestion], name: str, allow_missing: bool
 ) -> Split:
-    """The figures of RePOPE's script, which leaves out the answers that it cannot read."""
+    """The figures of RePOPE's script, which leaves out the answers that it cannot read.
+
+    The labels that answers bring are POPE's.
+    """
     left_out = {str(number) for number in range(1, _QUESTIONS + 1)}.difference(one.question_id for one in questions)
-    kept = [answer for answer in answers if answer.question_id not in left_out]
+    kept = [replace(answer, label=None) for answer in answers if answer.question_id not in left_out]
     tolerant = existence(kept, questions, allow_missing=allow_missing, name=name)
     readable = [answer for answer in kept if not answer.failed and read_as_repope(answer.text)]
     official = existence(readable, questions, read=read_as_repope, allow_missing=True, name=name)
@@ -144,6 +147,11 @@ def read_pope(
         answers_to_all = read_answers(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
         named = [_splits_in(row) for _, row in read_result_rows(files[0])]
         if all(named):
+            if _is_repope(annotations):
+                raise MfpoError(
+                    f"{files[0]}: VLMEvalKit's answers go by the words and label of a question, and RePOPE changes the "
+                    "label; give POPE's questions by --annotations, or answers with POPE's question_id, a file a split"
+                )
             return by_category(answers_to_all, named, questions, files[0]), questions
         return by_split(answers_to_all, questions, files[0]), questions
     found = split_files(files)
@@ -164,7 +172,7 @@ def by_category(
 ) -> dict[str, list[Answer]]:
     """The answers by the splits that are `named` for each, with the ids of POPE's questions.
 
-    VLMEvalKit's rows have no image. But all figures of a split depend on labels and answers alone, so an answer may
+    VLMEvalKit's rows may have no image. But all figures of a split depend on labels and answers alone, so an answer may
     have the id of any question with its words and label. Raises MfpoError when there is no such question left.
     """
     found: dict[str, list[Answer]] = {split: [] for split in SPLITS}
@@ -179,7 +187,7 @@ def by_category(
                     f"{path}: question {answer.question_id} is none of POPE's split {split} by its words and label; "
                     "give VLMEvalKit's answers to POPE, and POPE's questions by --annotations"
                 )
-            found[split].append(replace(answer, question_id=same.popleft()))
+            found[split].append(replace(answer, question_id=same.popleft(), image_id=None))
     return {split: given for split, given in found.items() if given}
 
 

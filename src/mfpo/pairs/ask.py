@@ -126,11 +126,10 @@ def _open_endpoint(model: str, endpoint: str, settings: "PairsSettings") -> Aske
 
     Asking raises MfpoError when 20 questions in a row fail.
     """
-    from mfpo.answer.by_endpoint import HOPELESS
-    from mfpo.answer.openai_client import check_endpoint, open_client, side_by_side
+    from mfpo.answer.openai_client import Failures, check_endpoint, open_client, side_by_side
 
     check_endpoint(endpoint)
-    failed: set[str] = set()  # since the last answer
+    failures = Failures(endpoint, "the whole shards so far are kept")
 
     def ask(asked: Sequence[Asked]) -> list[list[Sampled] | RecordError]:
         # Opened each time, as `side_by_side` closes it.
@@ -144,15 +143,10 @@ def _open_endpoint(model: str, endpoint: str, settings: "PairsSettings") -> Aske
         told: dict[tuple[int, int], Sampled | RecordError] = {}
         for number, place, answer in side_by_side(client, reply, wanted, settings.concurrency):
             told[number, place] = answer
-            if not isinstance(answer, RecordError):
-                failed.clear()
-                continue
-            failed.add(asked[number].id)
-            if len(failed) == HOPELESS:
-                raise MfpoError(
-                    f"{endpoint}: {HOPELESS} questions in a row failed, the last with: {answer}; run again to go on, "
-                    "the whole shards so far are kept"
-                )
+            if isinstance(answer, RecordError):
+                failures.add(asked[number].id, answer)
+            else:
+                failures.clear()
         rows = [[told[number, place] for place in range(settings.samples + 1)] for number in range(len(asked))]
         faults = [next((answer for answer in row if isinstance(answer, RecordError)), None) for row in rows]
         return [fault or row for fault, row in zip(faults, rows, strict=True)]  # type: ignore[misc]
@@ -171,20 +165,20 @@ def _reply(
     import openai
 
     from mfpo.answer.by_endpoint import chat_about
-    from mfpo.answer.openai_client import complete, explain, longest_answer
+    from mfpo.answer.openai_client import complete, explain, fails_all, longest_answer
 
     number, place, seed = wanted
     how: dict[str, Any] = {"temperature": 0.0} if seed is None else {"temperature": settings.temperature, "seed": seed}
     how |= longest_answer(endpoint, settings.max_new_tokens)
     try:
         completion = complete(client, model, chat_about(asked[number].image, asked[number].text), how)
-    except (openai.AuthenticationError, openai.NotFoundError) as error:
-        fault = f"{client.base_url}: {explain(error, client)}"
     except openai.APIError as error:
-        return number, place, RecordError(f"the endpoint failed ({explain(error, client)})")
+        fault = explain(error, client)
+        if not fails_all(error):
+            return number, place, RecordError(f"the endpoint failed ({fault})")
     else:
         if completion is None:
             return number, place, RecordError("the endpoint failed (the reply is no chat completion)")
         return number, place, Sampled((completion.text or "").strip(), completion.finished == "length")
     # Raised out here, so that the client's error, which holds the key, is no part of this one.
-    raise MfpoError(fault)
+    raise MfpoError(f"{client.base_url}: {fault}")

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.registry import Registry
+from mfpo.settings import options_of
 
 if TYPE_CHECKING:
+    from mfpo.pairs.ask import Asker
     from mfpo.pairs.questions import Asked
     from mfpo.pairs.settings import PairsSettings
 
@@ -62,11 +64,13 @@ class Checker(Protocol):
 
 
 class Tools(NamedTuple):
-    """What a checker may use: the settings, the asked model if it is on this machine, a file for kept verdicts."""
+    """What a checker may use: the settings, the model that is asked, a file for kept verdicts.
+
+    `asker` opens the model, which takes long; so a checker calls it when it has something to check, not before.
+    """
 
     settings: "PairsSettings"
-    model: Any
-    processor: Any
+    asker: "Callable[[], Asker]"
     verdicts: Path
 
 
@@ -105,3 +109,14 @@ def check_choice(choice: str) -> None:
         raise MfpoError(f"check {brief(choice)} takes nothing behind dataset; {CHOICES}")
     if name == "coco" and not Path(where).is_file():
         raise MfpoError(f"{where}: no such file; {CHOICES}")
+
+
+def open_checker(choice: str, asker: "Callable[[], Asker]", out: Path, settings: "PairsSettings") -> Checker:
+    """The checker that `--check CHOICE` names; `asker` opens the model, which is not done yet.
+
+    Raises MfpoError as `check_choice` and as the checker does.
+    """
+    check_choice(choice)
+    name, _, where = choice.partition("=")
+    tools = Tools(settings, asker, out.with_name(out.name + ".verdicts.jsonl"))
+    return CHECKERS[name](where, tools, **options_of(settings, CHECKERS[name]))

@@ -7,6 +7,7 @@ from typing import Any
 from mfpo.errors import RecordError, brief
 from mfpo.folders import file_states
 from mfpo.pairs.check import FALSE, TRUE, Claim, Shown, Tools, checker
+from mfpo.truth import load_annotations
 
 
 @checker("coco")
@@ -14,8 +15,6 @@ class CocoCheck:
     """COCO instances JSON, or JSONL with `image_id` and `objects`. Raises MfpoError as `load_annotations`."""
 
     def __init__(self, where: str, tools: Tools) -> None:
-        from mfpo.truth import load_annotations  # with textblob, which takes seconds
-
         self._truth = load_annotations(Path(where))
         self._file = where
         self.provenance: Any = {"coco": file_states([Path(where)])}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from mfpo.errors import RecordError
 from mfpo.pairs.check import Checked
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, check_again
 from mfpo.settings import about
@@ -31,16 +32,20 @@ def corrected(
     else:
         texts = [_by_rules(one.answers, answer) for one, answer in zip(questions, worst, strict=True)]
     changed = [
-        (one.asked, text) for one, text, answer in zip(questions, texts, worst, strict=True) if _is_new(text, answer)
+        (one.asked, text)
+        for one, text, answer in zip(questions, texts, worst, strict=True)
+        if isinstance(text, str) and _is_new(text, answer)
     ]
     again = iter(check_again(changed, checker))
     pairs: list[Pair | str] = []
     for text, answer in zip(texts, worst, strict=True):
-        if not _is_new(text, answer):
+        if isinstance(text, RecordError):
+            pairs.append(str(text))
+        elif not _is_new(text, answer):
             pairs.append("nothing is left of the corrected answer" if not text else "the correction changes nothing")
-            continue
-        checked = next(again)
-        pairs.append(Pair(checked, answer) if isinstance(checked, Checked) else checked)
+        else:
+            checked = next(again)
+            pairs.append(Pair(checked, answer) if isinstance(checked, Checked) else checked)
     return pairs
 
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from mfpo.errors import RecordError, SettingError
+from mfpo.hub import check_kind, find_model
 from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Claim, Shown, Tools, checker
 from mfpo.settings import about
 
 DEFAULT = "IDEA-Research/grounding-dino-base"
+# What `load_detector` takes.
+_KINDS = ("grounding-dino", "owlv2")
 
 
 @checker("detector")
@@ -27,6 +30,8 @@ class DetectorCheck:
     ) -> None:
         if absent > there:
             raise SettingError(f"absent {absent} is above there {there}")
+        # torch takes seconds: what can be told without it is told before.
+        check_kind(find_model(where or DEFAULT), _KINDS)
         from mfpo.build.regions.detectors import load_detector
         from mfpo.build.settings import RegionSettings
 

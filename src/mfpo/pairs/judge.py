@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mfpo.answer.openai_client import OPENAI
+from mfpo.answer.openai_client import OPENAI, check_client
 from mfpo.errors import RecordError
 from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Claim, Shown, Tools, checker
 from mfpo.settings import about
+
+if TYPE_CHECKING:
+    from mfpo.answer.judge import Verdict
 
 _SPLIT = """Here is a description of an image:
 
@@ -59,44 +62,51 @@ class EndpointJudge:
             retries=tools.settings.retries,
             timeout=tools.settings.timeout,
         )
+        check_client(endpoint)
         self._judge = Judge(settings, tools.verdicts)
         self._tokens = tools.settings.max_new_tokens
         self.provenance = {"judge": model, "endpoint": endpoint}
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
-        """The claims of each answer; one whose answer is unreadable, after all attempts, is unknown."""
+        """The claims of each answer; one whose answer is unreadable, after all attempts, is unknown.
+
+        A RecordError for an answer about which the endpoint refuses a request: its image is too large, for example.
+        """
         from mfpo.answer.by_endpoint import chat_about
 
-        prompts = {str(i): [_message(_SPLIT.format(text=answer.text))] for i, answer in enumerate(answers)}
-        split = self._judge.ask(prompts, _read_claims, temperature=0.0, max_tokens=2 * self._tokens + 512)
-        claims = [split[str(number)].reading or [] for number in range(len(answers))]
-        asked = {
-            f"{number} {place}": chat_about(answer.asked.image, _YES_NO.format(question=question))
-            for number, answer in enumerate(answers)
-            for place, (_, question) in enumerate(claims[number])
-        }
+        names = [f"{answer.asked.id}, answer {number}" for number, answer in enumerate(answers)]
+        rows = {name: answer.asked.id for name, answer in zip(names, answers, strict=True)}
+        prompts = {name: [_message(_SPLIT.format(text=one.text))] for name, one in zip(names, answers, strict=True)}
+        split = self._judge.ask(prompts, _read_claims, temperature=0.0, max_tokens=2 * self._tokens + 512, rows=rows)
+        asked = {}
+        for name, answer in zip(names, answers, strict=True):
+            for place, (_, question) in enumerate(split[name].reading or []):
+                asked[name, place] = chat_about(answer.asked.image, _YES_NO.format(question=question))
+        keys = {key: f"{key[0]}, claim {key[1]}" for key in asked}
         # At temperature 0 the reply begins with the likelier of the two words.
-        verdicts = self._judge.ask(asked, _read_verdict, temperature=0.0, max_tokens=64)
+        told = self._judge.ask(
+            {keys[key]: chat for key, chat in asked.items()},
+            _read_verdict,
+            temperature=0.0,
+            max_tokens=64,
+            rows={keys[key]: rows[key[0]] for key in asked},
+        )
         return [
-            tuple(
-                sorted(
-                    Claim(*_place(answer.text, said), said, verdicts[f"{number} {place}"].reading or UNKNOWN)
-                    for place, (said, _) in enumerate(claims[number])
-                )
-            )
-            for number, answer in enumerate(answers)
+            _claims(answer.text, split[name], [told[keys[key]] for key in keys if key[0] == name])
+            for name, answer in zip(names, answers, strict=True)
         ]
 
-    def rewrite(self, answers: Sequence[tuple[Any, Checked]]) -> list[str]:
-        """Each answer as the judge puts it right; "" where it does not."""
-        prompts = {}
-        for number, (_, answer) in enumerate(answers):
+    def rewrite(self, answers: Sequence[tuple[Any, Checked]]) -> list[str | RecordError]:
+        """Each answer as the judge puts it right; "" where it does not, a RecordError where it refuses."""
+        prompts, rows = {}, {}
+        for number, (asked, answer) in enumerate(answers):
             false = "\n".join(f"- {claim.object}" for claim in answer.claims if claim.verdict == FALSE)
-            prompts[str(number)] = [_message(_REWRITE.format(text=answer.text, false=false))]
+            rows[f"{asked.id}, rewriting {number}"] = asked.id
+            prompts[f"{asked.id}, rewriting {number}"] = [_message(_REWRITE.format(text=answer.text, false=false))]
         written = self._judge.ask(
-            prompts, lambda text: text.strip() or None, temperature=0.0, max_tokens=2 * self._tokens
+            prompts, lambda text: text.strip() or None, temperature=0.0, max_tokens=2 * self._tokens, rows=rows
         )
-        return [written[str(number)].reading or "" for number in range(len(answers))]
+        return [_refusal(verdict) or verdict.reading or "" for verdict in written.values()]
 
 
 class LocalJudge:
@@ -105,7 +115,7 @@ class LocalJudge:
     provenance = "the model itself"
 
     def __init__(self, tools: Tools) -> None:
-        self._model, self._processor, self._batch = tools.model, tools.processor, tools.settings.batch_size
+        self._asker, self._batch = tools.asker, tools.settings.batch_size
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
         """The things that each answer names; equal questions about one image are asked once."""
@@ -136,7 +146,8 @@ class LocalJudge:
         from mfpo.images import decode_image
         from mfpo.models import encode_questions
 
-        model, processor = self._model, self._processor
+        asker = self._asker()
+        model, processor = asker.model, asker.processor
         questions = [f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?" for name in names]
         images = [decode_image(one.image) for one in asked]
         rows = []
@@ -144,18 +155,36 @@ class LocalJudge:
             for part in parts(model, processor, questions, images):
                 batch = encode_questions(processor, questions[part], images[part]).to(model.device, model.dtype)
                 rows.append(model(**batch).logits[:, -1].float())
-        logits = torch.cat(rows)
-        sure, unsure = (logits[:, self._tokens_of(word)].amax(dim=1) for word in ("yes", "no"))
+        logits, tokenizer = torch.cat(rows), processor.tokenizer
+        sure, unsure = (logits[:, _tokens_of(word, tokenizer)].amax(dim=1) for word in ("yes", "no"))
         return [TRUE if is_there else FALSE for is_there in (sure > unsure).tolist()]
 
-    def _tokens_of(self, word: str) -> list[int]:
-        """The tokens that are `word` in one of its spellings; which one a model uses depends on its template.
 
-        Where a tokenizer has none of them whole, those with which they begin.
-        """
-        spellings = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
-        ids = [self._processor.tokenizer(text, add_special_tokens=False).input_ids for text in spellings]
-        return sorted({some[0] for some in ids if len(some) == 1} or {some[0] for some in ids})
+def _tokens_of(word: str, tokenizer: Any) -> list[int]:
+    """The tokens that are `word` in one of its spellings; which one a model uses depends on its template.
+
+    Where a tokenizer has none of them whole, those with which they begin.
+    """
+    spellings = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in spellings]
+    return sorted({some[0] for some in ids if len(some) == 1} or {some[0] for some in ids})
+
+
+def _refusal(*verdicts: "Verdict[Any]") -> RecordError | None:
+    fault = next((verdict.fault for verdict in verdicts if verdict.fault), None)
+    return RecordError(f"the judge refuses ({fault})") if fault else None
+
+
+def _claims(
+    text: str, split: "Verdict[list[tuple[str, str]]]", told: Sequence["Verdict[str]"]
+) -> tuple[Claim, ...] | RecordError:
+    """The claims of an answer, in the order of their places; `told` holds the verdict on each that `split` names."""
+    return _refusal(split, *told) or tuple(
+        sorted(
+            Claim(*_place(text, said), said, verdict.reading or UNKNOWN)
+            for (said, _), verdict in zip(split.reading or [], told, strict=True)
+        )
+    )
 
 
 def _message(text: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What to ask about: a folder of images, or a file of questions."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -75,7 +76,13 @@ class ImageFolder:
         self._names = [file.relative_to(folder).as_posix() for file in files]
         if not files:
             raise MfpoError(f"{folder}: no image there ({', '.join(IMAGE_FILES)}); give the folder of the images")
-        self.provenance = {"images": file_states(files), "prompts": PROMPTS}
+        states = json.dumps(file_states(files))  # a hash of them, as there may be a million
+        self.provenance = {
+            "images": str(folder.absolute()),
+            "count": len(files),
+            "states": hashlib.sha256(states.encode()).hexdigest(),
+            "prompts": PROMPTS,
+        }
 
     def __len__(self) -> int:
         return len(self._names)

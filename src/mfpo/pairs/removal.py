@@ -16,7 +16,7 @@ _BE = "is are was were be been being"
 # With a form of be before them these are no whole sentence without a place: "is placed on the table".
 _NEED_PLACE = """
 placed located situated positioned set filled covered made surrounded lined equipped accompanied adorned topped
-decorated attached connected used composed mounted
+decorated attached connected used composed mounted resting leaning perched
 """
 _BEFORE_NOUN = "other few several some many more another various multiple different a an the two three"
 _QUANTITIES = "group pair bunch couple lot number row slice piece set variety plate bowl cup glass"
@@ -27,6 +27,7 @@ _JOINS = frozenset(["and", "or"])
 _ARTICLES = frozenset(["a", "an"])
 _CLAUSE = frozenset(["while", "which", "who", "that", "where", "as", "but", "when"])
 _OF_THINGS = frozenset(["that", "which", "whose"])
+_PERSONS = frozenset(["him", "her", "them", "his", "their"])
 # Lists that hang together, or are denied.
 _HELD = frozenset(["either", "both", "between", "neither", "nor", "no", "not"])
 _DANGLING = re.compile(
@@ -59,10 +60,11 @@ def remove(sentence: str, start: int, end: int) -> list[Cut] | None:
         return None
     first = _phrase_start(found, first)
     stop = _stop(found, last + 1)
-    if any(word.text in _OF_THINGS for word in found[stop : stop + 1]):
-        return None  # "a bowl that is full": the clause would be left to another thing
+    if any(word.text in _OF_THINGS or word.text == "(" or word.tag == "VB" for word in found[stop : stop + 1]):
+        return None  # "a bowl that is full", "a bowl (two)": this would be left to another thing
     is_object = any(word.is_finite for word in found[:first])
     for cuts in (
+        _place_alone(found, first, last, stop),
         _from_list(found, first, stop) if is_object else None,
         _with_opener(found, first, stop),
     ):
@@ -96,7 +98,8 @@ def _stop(found: Sequence[Word], place: int) -> int:
     """Where the phrase and what describes it end: at a mark, a joining word, another clause, or its verb."""
     for number in range(place, len(found)):
         word = found[number]
-        if word.text in _ENDS or word.text in _JOINS or word.text in _CLAUSE or word.is_finite:
+        is_verb = word.is_finite or (word.tag == "VB" and word.letter not in "JNS" and found[number - 1].tag != "TO")
+        if word.text in _ENDS or word.text in _JOINS or word.text in _CLAUSE or is_verb:
             return number
     return len(found)
 
@@ -110,29 +113,55 @@ def _from_list(found: Sequence[Word], first: int, stop: int) -> list[Cut] | None
     if before in _JOINS and after in _ENDS and found[first - 2].letter in "NSC.":
         # "A cup, a knife, and [a fork]" becomes "a cup and a knife".
         end = first - 2 if found[first - 2].text == "," else first - 1
-        comma = next((i for i in reversed(range(end)) if found[i].text == ","), 0)
-        is_list = found[comma - 1].letter in "NS" and _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
+        comma = _comma_before(found, end)
+        is_list = _is_member(found, comma, end) and all(word.tag != "VBG" for word in found[comma:end])
+        if is_list and after == "," and found[comma - 1].letter == "S" and found[comma + 1].text in _ARTICLES:
+            return None  # "two animals, a bear and a dog, in hats": these are the two
         has_verb = any(word.is_finite for word in found[:comma])
         joined = [Cut(found[comma].start, found[comma].end, f" {before}")] if is_list and has_verb else []
         return [Cut(found[end - 1].end, found[stop - 1].end), *joined]
     if before == "," and found[first - 2].letter in "NS" and after in (",", "and", "or"):
-        return [Cut(found[first - 1].start, found[stop - 1].end)]
+        opens = found[_phrase_start(found, first - 2) - 1]
+        is_two = opens.is_finite or opens.text in ("with", "of", "as", "including")  # no list of three or more
+        last = stop if is_two and _has_last(found, stop) else stop - 1
+        return [Cut(found[first - 1].start, found[last].end)]
     if after in _JOINS and stop + 1 < len(found) and before not in (",", *_JOINS) and _goes_on(found, first, stop):
         return [Cut(found[first].start, found[stop + 1].start)]
     if before == "including" and after == ",":
         rest = stop + 1 + (found[stop + 1].text in _JOINS)  # "including a cup, and a fork"
-        return [Cut(found[first].start, found[rest].start)] if _is_thing(found, rest) else None
+        comma = _stop(found, rest)
+        joined = [Cut(found[comma].start, found[comma].end)] if _has_last(found, comma) else []
+        return [*joined, Cut(found[first].start, found[rest].start)] if _is_thing(found, rest) else None
     return None
+
+
+def _comma_before(found: Sequence[Word], place: int) -> int:
+    return next((i for i in reversed(range(place)) if found[i].text == ","), 0)
+
+
+def _is_member(found: Sequence[Word], comma: int, end: int) -> bool:
+    """Whether the words between a comma and `end` are a member of a list."""
+    return found[comma - 1].letter in "NS" and _is_thing(found, comma + 1) and _stop(found, comma + 1) == end
+
+
+def _has_last(found: Sequence[Word], comma: int) -> bool:
+    """Whether a list ends with ", and a fork", whose comma only a list of three needs."""
+    joins = comma + 2 < len(found) and found[comma].text == "," and found[comma + 1].text in _JOINS
+    return joins and _is_thing(found, comma + 2)
 
 
 def _goes_on(found: Sequence[Word], first: int, stop: int) -> bool:
     """Whether the "and" at `stop` joins a thing that may take the place of the phrase from `first` on."""
     after = found[stop + 1]
-    if found[stop - 1].letter == "J" or any(word.tag == "TO" for word in found[first:stop]):
-        return False  # "a cup with a red and blue label", "benches to sit and rest"
+    if found[stop - 1].letter == "J" or any(
+        word.tag == "TO" or word.text in PREPOSITIONS for word in found[first:stop]
+    ):
+        return False  # "a cup with a red and blue label", "benches to sit and rest", "a cup with tea and milk"
     if after.text in _ARTICLES and found[first - 1].text in PREPOSITIONS and found[first - 1].text != "including":
         return False  # "a lamp on a table and a picture": it may join the picture to the lamp
     head = next((word.letter for word in found[stop + 1 :] if word.letter in "NS."), ".")
+    if head == "." or after.text == "others":
+        return False  # "one in an orange shirt and the other in blue", "some on their seats and others beside them"
     if found[first].text in _ARTICLES and after.letter in "JN" and head == "N":
         return False  # "an orange and yellow umbrella", "a cup and fork": the article is of both
     return _is_thing(found, stop + 1)
@@ -163,18 +192,34 @@ def _with_opener(found: Sequence[Word], first: int, stop: int) -> list[Cut] | No
     if left.letter in "NS" or (left.tag == "VBG" and opener > 1 and found[opener - 2].text in BE):
         return [Cut(left.end, found[stop - 1].end)]
     if left.text == "," and (stop == len(found) or found[stop].text in _ENDS):
+        tag = next((word.tag for word in found[stop + 1 :] if word.tag != "RB"), "")
+        if tag in ("VBG", "VBN"):
+            return None  # "a train, with two people, waiting for it": the train would wait
         return [Cut(left.start, found[stop - 1].end)]
     return None
 
 
-def _opener(found: Sequence[Word], first: int) -> int | None:
-    """The first word of the preposition, or of the participle, that the phrase at `first` hangs on."""
-    place = None
+def _place_alone(found: Sequence[Word], first: int, last: int, stop: int) -> list[Cut] | None:
+    """The cut of the place in "a man sitting on a bench with a cup before him", where the cup is the man's."""
+    after = [word.text for word in found[last + 1 : stop]]
+    place = _preposition(found, first)
+    if not place or after[:1] != ["with"] or not _PERSONS.intersection(after):
+        return None
+    left = found[place - 1]
+    return [Cut(left.end, found[last].end)] if left.letter in "NS" or left.tag == "VBG" else None
+
+
+def _preposition(found: Sequence[Word], first: int) -> int | None:
+    """The first word of the preposition before the phrase at `first`."""
     for compound in _COMPOUNDS:
         if tuple(word.text for word in found[max(0, first - len(compound)) : first]) == compound:
-            place = first - len(compound)
-    if place is None and first and found[first - 1].text in PREPOSITIONS:
-        place = first - 1
+            return first - len(compound)
+    return first - 1 if first and found[first - 1].text in PREPOSITIONS else None
+
+
+def _opener(found: Sequence[Word], first: int) -> int | None:
+    """The first word of the preposition, or of the participle, that the phrase at `first` hangs on."""
+    place = _preposition(found, first)
     if place is None and first and found[first - 1].tag == "VBG":
         return None if first > 1 and found[first - 2].text in BE else first - 1
     if place is None:
@@ -192,5 +237,12 @@ def _is_whole(sentence: str) -> bool:
     """Whether it has a verb, and no word that waits for another."""
     found = words(sentence)
     disagrees = _DISAGREES.search(sentence)
-    is_alone = disagrees and not any(word.text in _JOINS for word in found if word.start > disagrees.end())
+    is_alone = disagrees and not _goes_with_more([word for word in found if word.start >= disagrees.end()])
     return any(word.is_finite for word in found) and not is_alone and not _DANGLING.search(sentence)
+
+
+def _goes_with_more(found: Sequence[Word]) -> bool:
+    """Whether the thing that stands there is the first of several."""
+    stop = _stop(found, 0)
+    marks = [word.text for word in found[stop : stop + 1]]
+    return bool(_JOINS.intersection(marks)) or (marks == [","] and found[stop + 1].letter in "DJNS#")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
 from mfpo.errors import RecordError, one_line
 from mfpo.folders import provenance_of, whole_folder, write_json
 from mfpo.pairs.ask import Asker, open_asker
-from mfpo.pairs.check import CHECKERS, Checked, Checker, Shown, Tools, check_choice
+from mfpo.pairs.check import CHECKERS, Checked, Checker, Shown, check_choice, open_checker
 from mfpo.pairs.out import COLUMNS, Note, Summary, count_pair, empty_note, merge_notes, record_of, write_jsonl
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
 from mfpo.pairs.questions import Asked, Questions, open_questions
@@ -51,23 +52,16 @@ def pairs(
     check_use(settings, check, engine, endpoint)
     if isinstance(source, str | Path):
         source = open_questions(Path(source), None if images is None else Path(images), settings.seed)
-    asker = open_asker(model, settings, processor=processor, engine=engine, endpoint=endpoint)
-    pairs_into(source, asker, check, Path(out), settings)
+    asker = cache(partial(open_asker, model, settings, processor=processor, engine=engine, endpoint=endpoint))
+    checker = open_checker(check, asker, Path(out), settings)
+    pairs_into(source, asker(), checker, Path(out), settings)
     return read_dataset(Path(out))
-
-
-def open_checker(choice: str, asker: Asker, out: Path, settings: PairsSettings) -> Checker:
-    """The checker that `--check CHOICE` names. Raises MfpoError as the checker does."""
-    name, _, where = choice.partition("=")
-    opener = CHECKERS[name]
-    tools = Tools(settings, asker.model, asker.processor, out.with_name(out.name + ".verdicts.jsonl"))
-    return opener(where, tools, **options_of(settings, opener))
 
 
 def pairs_into(
     source: Questions,
     asker: Asker,
-    check: str,
+    checker: Checker,
     out: Path,
     settings: PairsSettings,
     *,
@@ -80,7 +74,6 @@ def pairs_into(
     with the same questions, model, check and settings resumes a killed run and ends with the same bytes; with others it
     is refused. Raises MfpoError when `out` exists, and when no question has a pair.
     """
-    checker = open_checker(check, asker, out, settings)
     made_by = {
         "command": "pairs",
         "source": provenance_of(source),

@@ -84,7 +84,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         for key in ("step", *MARGINS.values()):
             is_wanted = key != MARGINS["image"] or key in rows[0]
             if is_wanted and not (isinstance(row.get(key), int | float) and math.isfinite(row[key])):
-                raise MfpoError(f"{where}: no number {key!r}; give a run whose method reads chosen and rejected answers")
+                raise MfpoError(f"{where}: no number {key!r}; give a run whose method compares two answers")
     return rows
 
 

@@ -158,11 +158,25 @@ def read_objects(objects: Any) -> list[NamedMask] | None:
 
 
 def read_claims(claims: Any) -> list[ClaimRow] | None:
-    """What `mfpo pairs` says of the answers in column `claims`; None for a foreign column of that name."""
+    """What `mfpo pairs` says of the answers in column `claims`; None for a foreign column of that name.
+
+    Raises RecordError for a claim about no answer, at no place in it, or without an object and a verdict.
+    """
     is_ours = isinstance(claims, list) and all(
         isinstance(claim, dict) and claim.keys() == ClaimRow.__annotations__.keys() for claim in claims
     )
-    return claims if is_ours else None
+    if not is_ours:
+        return None
+    for number, claim in enumerate(claims):
+        start, end = claim["start"], claim["end"]
+        has_place = type(start) is int and type(end) is int and 0 <= start <= end < 2**31
+        is_told = claim["answer"] in ("chosen", "rejected") and claim["verdict"] in ("true", "false", "unknown")
+        if not (has_place and is_told and is_text(claim["object"])):
+            raise RecordError(
+                f"claims[{number}] needs an answer (chosen or rejected), a start and an end (whole numbers), an object "
+                "and a verdict (true, false or unknown)"
+            )
+    return claims
 
 
 def _is_size(size: Any) -> bool:

@@ -18,7 +18,7 @@ from mfpo.errors import RecordError
 from mfpo.files import read_json
 from mfpo.folders import write_json
 from mfpo.pairs.ask import open_asker
-from mfpo.pairs.check import FALSE, TRUE, Claim, Shown, Tools, checker
+from mfpo.pairs.check import FALSE, TRUE, Claim, Shown, Tools, checker, open_checker
 from mfpo.pairs.dataset import DatasetCheck
 from mfpo.pairs.run import pairs_into
 from mfpo.pairs.settings import PairsSettings
@@ -139,7 +139,8 @@ def _train_round(study: Study, way: Way, seed: int, number: int, model: Path, fo
             pairing="corrected", temperature=1.0, samples=2, max_new_tokens=128, batch_size=32, seed=seed
         )
         asker = open_asker(model, settings)
-        pairs_into(questions, asker, f"book={way.error}", own, settings, progress=lambda rows: track(rows, "asking"))
+        check = open_checker(f"book={way.error}", lambda: asker, own, settings)
+        pairs_into(questions, asker, check, own, settings, progress=lambda rows: track(rows, "asking"))
     data = Data(corruption="region" if way.method == "mfpo" else "global")
     source = Rows(open_source(own), 0, count)
     ranked = ranked_pairs(source, folder / "built", data, seed=seed, regions="dataset", model=model)

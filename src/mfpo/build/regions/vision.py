@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer
 
 from mfpo.build.regions import Search
 from mfpo.build.regions.matching import is_region
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, first_line
+from mfpo.files import read_json
 from mfpo.folders import file_states
-from mfpo.hub import find_model
+from mfpo.hub import check_kind, find_model
 from mfpo.masks import encode_mask
 from mfpo.models import BROKEN, default_dtype, device, load_weights, quiet
 from mfpo.records import Region
@@ -38,16 +39,8 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
     Raises MfpoError when it is missing, of another kind, not in safetensors, or lacks weights.
     """
     folder = find_model(name)
-    if not (folder / "config.json").is_file():
-        raise MfpoError(f"{name}: no model there (no config.json); give a folder written by save_pretrained")
-    if not any(folder.glob("*.safetensors")):
-        raise MfpoError(f"{name}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
-    try:
-        kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-        if kind not in kinds:
-            raise MfpoError(f"{name}: a {kind!r} model, but needed is {' or '.join(kinds)}")
-    except BROKEN as error:
-        raise MfpoError(f"{name}: cannot be loaded ({first_line(error)})") from None
+    check_kind(folder, kinds)
+    kind = read_json(folder / "config.json")["model_type"]
     # float32 also where it computes in bfloat16: see `inference`.
     return load_weights(kinds[kind], folder, dtype=torch.float32).to(device()), folder
 
