@@ -117,6 +117,8 @@ def versions() -> dict[str, str]:
 
 def check_shards(folder: Path) -> None:
     """Raises MfpoError when the folder holds no dataset of ours."""
+    if not folder.is_dir():
+        raise MfpoError(f"{folder}: no such folder; make it with `mfpo build ... --out {folder}`")
     if not any(folder.glob("*.parquet")):
         raise MfpoError(f"{folder}: no Parquet shards there; make them with `mfpo build ... --out {folder}`")
 

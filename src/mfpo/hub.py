@@ -46,6 +46,10 @@ def check_model_files(path: Path) -> None:
         if not (path / "adapter_model.safetensors").is_file():
             raise MfpoError(f"{path}: no adapter_model.safetensors there; nothing else is loaded")
         return
+    if not path.is_dir():
+        raise MfpoError(f"{path}: no such folder; give that of a model, a name on the Hub, or picturebook")
+    if (path / "model" / "config.json").is_file() or (path / "model" / "adapter_config.json").is_file():
+        raise MfpoError(f"{path}: a run's folder; its model is {path / 'model'}")
     if not (path / "config.json").is_file():
         raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
     if not any(path.glob("*.safetensors")):

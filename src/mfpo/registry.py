@@ -61,8 +61,10 @@ class Registry(Generic[T]):
 
 def load_plugin(file: Path) -> None:
     """Run a user's file, whose decorators register its contents. Raises MfpoError with the line when it fails."""
-    if file.suffix != ".py" or not file.is_file():
-        raise MfpoError(f"{file}: no such Python file; give --plugin FILE.py")
+    if not file.is_file():
+        raise MfpoError(f"{file}: no such file; give --plugin FILE.py")
+    if file.suffix != ".py":
+        raise MfpoError(f"{file}: not a Python file by its name; give --plugin FILE.py")
     run_plugin(file, file.read_bytes())
 
 

@@ -508,7 +508,7 @@ def test_the_published_video_checkpoints_load(name: str, prefix: str, models: di
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("clipseg=nowhere", "nowhere: no model there"),
+        ("clipseg=nowhere", "nowhere: no such folder"),
         ("clipseg={sam}", "a 'sam' model, but needed is clipseg"),
         ("sam3={clipseg}", "a 'clipseg' model, but needed is sam3 or sam3_video"),
         ("grounded-sam={sam},{sam}", "a 'sam' model, but needed is grounding-dino or owlv2"),

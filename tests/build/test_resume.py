@@ -160,3 +160,12 @@ def test_a_dataset_in_memory_is_built_with_its_images_as_they_are(tmp_path: Path
     assert build(plain, tmp_path / "plain", BuildSettings(corruption="crop"))[1]["chosen"] == turns[1]
     with pytest.raises(MfpoError, match=r"columns images, note, prompt, but trl, .* needs chosen, rejected"):
         build(plain.remove_columns(["chosen", "rejected"]), tmp_path / "none", SETTINGS)
+
+
+def test_a_file_that_gave_no_record_can_be_mended(pairs: Path, tmp_path: Path) -> None:
+    good = pairs.read_text()
+    pairs.write_text('{"id": 1}\n')
+    with pytest.raises(MfpoError, match="none of the 1 rows"):
+        build(open_source(pairs), tmp_path / "out", SETTINGS, everywhere)
+    pairs.write_text(good)
+    assert len(build(open_source(pairs), tmp_path / "out", SETTINGS, everywhere)) == 6

@@ -9,7 +9,8 @@ from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.books import CONTEXT
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.model import PATCH
-from mfpo.picturebook.pretrain import ContextSettings, PretrainSettings, patch_labels, pretrain
+from mfpo.picturebook.pretrain import patch_labels, pretrain
+from mfpo.picturebook.pretrain_settings import ContextSettings, PretrainSettings
 from mfpo.picturebook.scenes import SIDE, draw_scene, make_scene
 
 

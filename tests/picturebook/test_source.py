@@ -7,7 +7,7 @@ from pycocotools import mask as rle
 from mfpo.errors import SettingError
 from mfpo.objects import mentions
 from mfpo.picturebook.corrections import absent_kinds, correct
-from mfpo.picturebook.pretrain import PretrainSettings
+from mfpo.picturebook.pretrain_settings import PretrainSettings
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.picturebook.splits import SPLITS, scene_seeds

@@ -1,5 +1,6 @@
 """What `train` refuses before the first step, in one line."""
 
+import shutil
 import json
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_tracker_that_is_not_installed_is_refused(tiny_llava, ranked, tmp_path):
 def test_folder_without_model_is_refused(tiny_llava, ranked, tmp_path):
     load_processor(tiny_llava).save_pretrained(tmp_path / "none")
     assert f"{tmp_path / 'none'}: no model there" in refused(ranked, tmp_path / "none", tmp_path)
-    assert f"{tmp_path / 'absent'}: no model there" in refused(ranked, tmp_path / "absent", tmp_path)
+    assert f"{tmp_path / 'absent'}: no such folder" in refused(ranked, tmp_path / "absent", tmp_path)
 
 
 def test_model_without_processor_is_refused(tiny_llava, ranked, tmp_path):
@@ -194,3 +195,10 @@ def test_sharded_adapters_are_refused(tiny_llava, ranked, tmp_path, monkeypatch)
 def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
     with pytest.raises(RecordError, match=r"record 'r00': the prompt with its images has \d+ tokens"):
         train(ranked, tiny_llava, tmp_path / "run", TrainSettings(max_length=20))
+
+
+def test_the_folder_of_a_run_is_told_where_its_model_is(tiny_llava, ranked, tmp_path):
+    shutil.copytree(tiny_llava, tmp_path / "run" / "model")
+    assert f"{tmp_path / 'run'}: a run's folder; its model is {tmp_path / 'run' / 'model'}" in refused(
+        ranked, tmp_path / "run", tmp_path
+    )

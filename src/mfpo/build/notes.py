@@ -63,6 +63,11 @@ def note_path(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
+def has_notes(folder: Path) -> bool:
+    """Whether a shard in the folder is complete; without any there is nothing to resume."""
+    return any(folder.glob("train-*.json"))
+
+
 def read_note(shard: Path) -> Note:
     note: Note = json.loads(note_path(shard).read_text(encoding="utf-8"))
     return note

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from mfpo.build.engine import Engine, Shard, Threads, Work, chunks
-from mfpo.build.notes import Summary, delete_notes, merge_notes, note_path, read_note
+from mfpo.build.notes import Summary, delete_notes, has_notes, merge_notes, note_path, read_note
 from mfpo.build.regions import CHOICES, Segmenter
 from mfpo.build.settings import BuildSettings, resolve_tagger
 from mfpo.build.vectors import open_vectors, vectors_state
@@ -71,7 +71,7 @@ def build_into(
         "settings": asdict(settings),
     }
     started = time.monotonic()
-    with whole_folder(out, made_by, anew=False) as folder:
+    with whole_folder(out, made_by, anew=not has_notes(out.with_name(f"{out.name}.partial"))) as folder:
         taken: set[str] = set()
         rows = _number(source, progress(source), taken)
         shards = (

@@ -13,6 +13,7 @@ from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console, counted
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new, check_readable
 from mfpo.hub import is_hub_name
+from mfpo.picturebook import NAMES as BOOKS
 from mfpo.settings import read_settings, with_options
 from mfpo.sources import SOURCES, open_source
 
@@ -47,7 +48,7 @@ def build(
 
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos corruption=region
     """
-    if source.startswith("picturebook:"):
+    if _count_of_scenes(source):
         import mfpo.picturebook.edits  # noqa: F401 - registers the corruptions that only drawings can have
     settings = _read_settings(regions, config, overrides or [], corruption=corruption, seed=seed)
     if engine not in ("local", "ray"):
@@ -62,6 +63,16 @@ def build(
         _draw_preview(rows, preview, settings, regions, out)
     elif out:
         _build(rows, out.resolve() if engine == "ray" else out, settings, regions, engine, workers)
+
+
+def _count_of_scenes(source: str) -> int | None:
+    """The number behind the name of a book. Raises MfpoError when there is a name of a book, but no number."""
+    name, colon, count = source.partition(":")
+    if name not in BOOKS or not colon:
+        return None
+    if not count.isdecimal() or int(count) == 0:
+        raise MfpoError(f"{source}: {brief(count)} is not a number of records; write {name}:600")
+    return int(count)
 
 
 def _read_settings(regions: str, config: Path | None, overrides: list[str], **given: Any) -> Any:
@@ -82,7 +93,7 @@ def _check_arguments(
     preview: str | None,
 ) -> None:
     """Raises MfpoError if a named file, folder or format is missing, or the output exists."""
-    if not (Path(source).exists() or is_hub_name(source) or source.startswith("picturebook:")):
+    if not (Path(source).exists() or is_hub_name(source) or _count_of_scenes(source)):
         raise MfpoError(f"{source}: no such file; give an existing .jsonl, .json or .parquet file, or a folder of them")
     if images is not None and not images.is_dir():
         raise MfpoError(f"{images}: no such folder; give the image folder with --images")
@@ -104,17 +115,14 @@ def _check_arguments(
 
 def _open_rows(source: str, format: str | None, images: Path | None, settings: Any, *, is_shared: bool) -> Any:
     """The source that the command line names; absolute if it `is_shared` with workers in other folders."""
-    name, colon, count = source.partition(":")
-    if name == "picturebook" and colon:
-        if not count.isdecimal() or int(count) == 0:
-            raise MfpoError(f"{source}: {brief(count)} is not a number of records; write picturebook:600")
+    if count := _count_of_scenes(source):
         if settings.split or settings.subset:
             raise SettingError(
                 "split and subset choose files of a dataset, and the picture book has none; leave them out"
             )
         from mfpo.picturebook.source import PictureBookSource
 
-        return PictureBookSource(int(count), seed=settings.seed)
+        return PictureBookSource(count, seed=settings.seed, book=source.partition(":")[0])
     if is_shared:
         source = str(Path(source).resolve()) if Path(source).exists() else source
         images = images and images.resolve()

@@ -19,7 +19,12 @@ _FORMATS = ("parquet", "trl", "ms-swift")
 
 
 def pairs(
-    source: Annotated[str, typer.Argument(help="Folder of images, JSONL or JSON of questions, or `picturebook:N`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, JSONL or JSON of questions, or `picturebook:N` (or picturebook-context:N)."
+        ),
+    ],
     model: Model,
     out: Out,
     check: Annotated[

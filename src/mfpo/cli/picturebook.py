@@ -23,9 +23,12 @@ def picturebook_pretrain(
     Example: mfpo picturebook pretrain --out runs/picturebook seed=0
     """
     _check_book(book)
-    from mfpo.picturebook.pretrain import SETTINGS, pretrain
+    from mfpo.picturebook.pretrain_settings import SETTINGS
 
-    pretrain(out, read_settings(SETTINGS[book], config, overrides or []), book)
+    settings = read_settings(SETTINGS[book], config, overrides or [])
+    from mfpo.picturebook.pretrain import pretrain  # seconds of imports: a mistake is told before them
+
+    pretrain(out, settings, book)
     console.print(f"{out} holds the model")
 
 

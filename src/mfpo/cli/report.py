@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mfpo.cli.console import Data, console
+from mfpo.folders import check_shards
 
 
 def inspect(data: Data) -> None:
@@ -13,7 +14,8 @@ def inspect(data: Data) -> None:
 
     Example: mfpo inspect data/photos
     """
-    from mfpo.report import inspect as run
+    check_shards(data)
+    from mfpo.report import inspect as run  # seconds of imports: a mistake is told before them
 
     console.print(f"open {run(data)}")
 

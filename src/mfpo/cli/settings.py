@@ -17,6 +17,7 @@ from mfpo.evaluate.benchmark import BENCHMARKS
 from mfpo.pairs.check import CHECKERS
 from mfpo.registry import Registry
 from mfpo.settings import ChosenSettings, Settings, with_options
+from mfpo.train.objectives import OBJECTIVES
 
 # What takes the settings, and the module and name of their class, which is imported when it is asked for.
 _CLASSES = {
@@ -29,10 +30,10 @@ _CLASSES = {
     "distortion": ("mfpo probe distortion", "mfpo.probe.settings", "DistortionSettings"),
     "attention": ("mfpo probe attention", "mfpo.probe.settings", "AttentionSettings"),
     "rewards": ("mfpo probe rewards", "mfpo.probe.settings", "RewardsSettings"),
-    "study": ("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
+    "reproduce": ("mfpo reproduce --scale paper", "mfpo.study.real_settings", "RealSettings"),
     "demo": ("mfpo demo", "mfpo.demo_settings", "DemoSettings"),
-    "pretrain": ("mfpo picturebook pretrain", "mfpo.picturebook.pretrain", "PretrainSettings"),
-    "pretrain-context": ("its --book picturebook-context", "mfpo.picturebook.pretrain", "ContextSettings"),
+    "pretrain": ("mfpo picturebook pretrain", "mfpo.picturebook.pretrain_settings", "PretrainSettings"),
+    "pretrain-context": ("its --book picturebook-context", "mfpo.picturebook.pretrain_settings", "ContextSettings"),
 }
 # The functions that bring settings of their own, by the command that takes them.
 _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
@@ -54,6 +55,8 @@ def show_settings(
     if name is None:
         _show(("name", "settings of"), users.items())
         return
+    if name in OBJECTIVES:
+        raise SettingError(f"{name} is a method; its settings are among those of `mfpo settings train`")
     if name not in users:
         raise SettingError(f"nothing with settings is named {brief(name)}; {nearest(name, users)}")
     if name in _CLASSES:
@@ -71,7 +74,11 @@ def show_settings(
                 _show_fields(added)
         return
     function = next(registry[name] for registry in _FUNCTIONS.values() if name in registry)
-    _show_fields(fields(with_options(Settings, function)))
+    shown = fields(with_options(Settings, function))
+    if shown:
+        _show_fields(shown)
+    else:
+        console.print(f"{name} has no settings of its own")
     if "judge" in inspect.signature(function).parameters:
         console.print("and its judge's: `mfpo settings judge`")
 

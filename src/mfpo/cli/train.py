@@ -59,14 +59,16 @@ def merge(
 
     Example: mfpo merge runs/mfpo --out models/llava-mfpo
     """
-    import torch
+    adapter = run if (run / "adapter_config.json").exists() else run / "model"
+    if not adapter.exists():
+        raise MfpoError(f"{run}: neither an adapter nor a run of `mfpo train` there; give the folder of one")
+    if not (adapter / "adapter_config.json").exists():
+        raise MfpoError(f"{adapter}: no adapter there to merge; lora_rank=0 trains the model itself")
+    import torch  # seconds of imports: a mistake is told before them
 
     from mfpo.folders import whole_folder
     from mfpo.models import in_precision, load_model, load_processor, stored_dtype
 
-    adapter = run if (run / "adapter_config.json").exists() else run / "model"
-    if not (adapter / "adapter_config.json").exists():
-        raise MfpoError(f"{adapter}: no adapter there to merge; lora_rank=0 trains the model itself")
     # Added up in float32 and rounded once, to the precision of the base.
     model = in_precision(load_model(adapter, dtype=torch.float32), stored_dtype(adapter))
     with whole_folder(out, {"command": "merge", "run": run}) as folder:
