@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.answer.collect import Answer, check_out, collect
+from mfpo.answer.openai_client import check_client
 from mfpo.answer.settings import AnswerSettings, choose_engine
 
 
@@ -30,6 +31,8 @@ def answer(
     image cannot be read, and SettingError for settings that engine and decoder do not use.
     """
     chosen = choose_engine(settings, engine, endpoint, retry_failed=retry_failed)
+    if endpoint is not None:
+        check_client(endpoint)
     out = None if out is None else Path(out)
     if out is not None:
         check_out(out, retry_failed=retry_failed)

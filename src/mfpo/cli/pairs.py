@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mfpo.answer.openai_client import check_client
 from mfpo.cli.console import Config, Model, Out, Overrides, console, counted, say_set_aside
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new
@@ -49,6 +50,8 @@ def pairs(
     cls = with_options(PairsSettings, CHECKERS[check.partition("=")[0]])
     settings: Any = read_settings(cls, config, overrides or [], pairing=pairing, seed=seed)
     check_use(settings, check, engine, endpoint)
+    if endpoint is not None:
+        check_client(endpoint)
     _check_arguments(source, format)
     check_new(out)
     questions = _open_questions(source, images, settings.seed)

@@ -121,8 +121,10 @@ def merge_notes(folder: Path, name: str) -> Summary:
         counts = "; ".join(
             f"{count} x {reason}" for reason, count in (summary["left_out"] | summary["reasons"]).items()
         )
+        first = next((f", the first: {row['reason']}" for row in (*left_out, *set_aside)), "")
         raise MfpoError(
-            f"none of the {summary['asked']} questions of {name} has a pair: {counts or 'there are none'}; see {folder}"
+            f"none of the {summary['asked']} questions of {name} has a pair: {counts or 'there are none'}{first}; see "
+            f"{folder}"
         )
     write_json(folder / "summary.json", summary)
     return summary
