@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps of each side that are timed")
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]
-    records, processor = make_records(shape, arguments.steps).map(with_counter), make_processor()
+    records, processor = make_records(shape, arguments.steps).map(with_counter), make_processor(shape)
     model = make_model(shape)
     pairs = Pairs(records, processor, cells=METHOD.cells, max_length=2048)
     spent: dict[str, list[float]] = {"shared": [], "plain": []}

@@ -57,8 +57,8 @@ Row = dict[str, Any]
 PEAK_FLOPS = 989e12
 
 TINY = {
-    "7b-lora": Shape(64, 96, 4, 2, tower_width=64, tower_layers=1, batch=1, answers=(5, 9), lora_rank=4),
-    "7b-full": Shape(64, 96, 4, 2, tower_width=64, tower_layers=1, batch=1, answers=(5, 9), checkpointing=True),
+    "7b-lora": Shape(64, 96, 4, 2, tower_width=64, tower_layers=1, batch=1, answers=(5, 9), lora_rank=4, side=56),
+    "7b-full": Shape(64, 96, 4, 2, 64, tower_layers=1, batch=1, answers=(5, 9), checkpointing=True, side=56),
 }
 
 
@@ -128,9 +128,11 @@ def training_step(side: str, shape_name: str, shape: Shape, *, steps: int) -> It
 
 def answers(shape: Shape, *, questions: int, at_once: int, tokens: int) -> Iterator[Row]:
     """Greedy answers of `tokens` tokens about an image each; random weights hardly ever end one earlier."""
-    model, processor = make_model(replace(shape, lora_rank=0, checkpointing=False)).eval(), make_processor()
+    model, processor = make_model(replace(shape, lora_rank=0, checkpointing=False)).eval(), make_processor(shape)
     random = np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (336, 336, 3), dtype=np.uint8)) for _ in range(at_once)]
+    pictures = [
+        Image.fromarray(random.integers(0, 256, (shape.side, shape.side, 3), dtype=np.uint8)) for _ in range(at_once)
+    ]
     asked: list[Any] = [{"question_id": str(n), "image": "", "text": f"w{n} w2 w3"} for n in range(at_once)]
     with torch.inference_mode():
         greedy(model, processor, asked, pictures, 2)  # warms up
@@ -274,7 +276,7 @@ def all_parts(*, tiny: bool) -> list[Part]:
         *steps["7b-lora"],
         Part("answers", partial(answers, shapes["7b-lora"], **counts), 25, 60),
         Part("regions", partial(regions, tiny=tiny), 25, 60),
-        Part("build", partial(build, 16 if tiny else 1_000), 15, 40),
+        Part("build", partial(build, 4 if tiny else 1_000), 15, 40),
         *flex,
         *steps["7b-full"],
     ]

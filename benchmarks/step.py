@@ -73,6 +73,7 @@ class Shape:
     lora_rank: int = 0
     dtype: torch.dtype = torch.float32
     checkpointing: bool = False
+    side: int = 336  # of an image, in pixels; a token for each 14 x 14 of them
 
 
 # The tower has about the share of the work that it has in LLaVA-1.5-7B. In 7b-full all sides hold bfloat16 weights, as
@@ -90,7 +91,7 @@ SIDES = ("mfpo", "dpo", "trl_dpo", "plain_live", "plain_precomputed")
 
 
 def make_model(shape: Shape, *, attention: str = "sdpa") -> Any:
-    """A random LLaVA with CLIP-336's 576 image tokens; on the GPU if there is one. The tower is frozen.
+    """A random LLaVA, on the GPU if there is one. The tower is frozen.
 
     `attention` is the language model's.
     """
@@ -99,7 +100,7 @@ def make_model(shape: Shape, *, attention: str = "sdpa") -> Any:
     tower = {"hidden_size": shape.tower_width, "num_hidden_layers": shape.tower_layers}
     tower |= {"num_attention_heads": shape.tower_width // 64, "intermediate_size": 4 * shape.tower_width}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**tower, image_size=336, patch_size=14),
+        vision_config=CLIPVisionConfig(**tower, image_size=shape.side, patch_size=14),
         text_config=LlamaConfig(**text, vocab_size=32_000, intermediate_size=shape.inner),
         image_token_index=3,
     )
@@ -119,7 +120,7 @@ def make_model(shape: Shape, *, attention: str = "sdpa") -> Any:
     return model
 
 
-def make_processor() -> Any:
+def make_processor(shape: Shape) -> Any:
     """One token a word, so that answers have the lengths that are asked for."""
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<image>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
@@ -132,7 +133,8 @@ def make_processor() -> Any:
         eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
     )
-    images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    side = shape.side
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return LlavaProcessor(
         images,
         fast,
@@ -150,7 +152,7 @@ def make_records(shape: Shape, batches: int) -> datasets.Dataset:
         return [{"role": role, "content": " ".join(random.choice(WORDS, words))}]
 
     def picture() -> list[Image.Image]:
-        return [Image.fromarray(random.integers(0, 256, (336, 336, 3), dtype=np.uint8))]
+        return [Image.fromarray(random.integers(0, 256, (shape.side, shape.side, 3), dtype=np.uint8))]
 
     low, high = shape.answers
     rows = [
@@ -173,7 +175,7 @@ def make_records(shape: Shape, batches: int) -> datasets.Dataset:
 def ours(method: str, shape: Shape, records: datasets.Dataset) -> Iterator[Callable[[], float]]:
     """Shared prefixes; the reference pass over the same batch is done apart, by `reference_seconds`."""
     model = make_model(shape, attention="flex_attention" if torch.cuda.is_available() else "sdpa")
-    pairs = Pairs(records, make_processor(), cells=TEXT_AND_IMAGE if method == "mfpo" else TEXT, max_length=2048)
+    pairs = Pairs(records, make_processor(shape), cells=TEXT_AND_IMAGE if method == "mfpo" else TEXT, max_length=2048)
     for start in range(0, len(pairs), shape.batch):
         batch = pairs.collate([pairs[row] for row in range(start, start + shape.batch)], shared=True)
         batch.pop("rows")
@@ -215,7 +217,7 @@ def plain(has_reference: bool, shape: Shape, records: datasets.Dataset) -> Itera
     model = make_model(shape)
     # With adapters, peers take the model without them, not a second one.
     reference = model if shape.lora_rank or not has_reference else make_model(shape).requires_grad_(False)
-    processor = make_processor()
+    processor = make_processor(shape)
     for start in range(0, len(records), shape.batch):
         rows = records.select(range(start, start + shape.batch))
         kinds = [("images", "chosen"), ("images", "rejected"), ("rejected_images", "chosen")]
@@ -280,7 +282,7 @@ def trl_dpo(shape: Shape, records: datasets.Dataset) -> Iterator[Callable[[], fl
                 disable_tqdm=True,
             ),
             train_dataset=records.remove_columns(["id", "rejected_images"]),
-            processing_class=make_processor(),
+            processing_class=make_processor(shape),
         )
         model = trainer.model_wrapped
         model.train()
@@ -346,7 +348,7 @@ def step_flops(shape: Shape) -> float:
     reference pass, of which an epoch bears its part. Norms, softmax, adapters, what a mask hides and what checkpointing
     computes again do not count.
     """
-    pairs = Pairs(make_records(shape, 1), make_processor(), cells=TEXT_AND_IMAGE, max_length=2048)
+    pairs = Pairs(make_records(shape, 1), make_processor(shape), cells=TEXT_AND_IMAGE, max_length=2048)
     batch = pairs.collate([pairs[row] for row in range(shape.batch)], shared=True)
     is_token = batch["documents"] >= 0
     # A token sees itself, the prompt before it and its own answer before it: as many as its position says, and one.
@@ -354,7 +356,8 @@ def step_flops(shape: Shape) -> float:
     body = 2 * shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.inner) * int(is_token.sum())
     head = 2 * 32_000 * shape.width * int(batch["answer_mask"].sum())
     attention = 4 * shape.layers * shape.width * seen
-    tower = 2 * shape.tower_layers * 12 * shape.tower_width**2 * 577 * len(batch["pixel_values"])
+    patches = (shape.side // 14) ** 2 + 1
+    tower = 2 * shape.tower_layers * 12 * shape.tower_width**2 * patches * len(batch["pixel_values"])
     passes = 2 if shape.lora_rank else 3
     return (passes + 1 / EPOCHS) * (body + head + attention) + (1 + 1 / EPOCHS) * tower
 

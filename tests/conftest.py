@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -17,22 +18,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where the tests take the longest. Workers take file after file: a long one at the end would leave the others idle.
 LONG = (
-    "tests/train",
-    "tests/study",
     "tests/test_docs.py",
+    "tests/study",
+    "tests/train",
     "tests/test_demo.py",
+    "tests/test_adapters.py",
     "tests/build",
     "tests/picturebook",
+    "tests/test_gpu_benchmark.py",
+    "tests/report/test_browser.py",
     "tests/evaluate/test_object_halbench.py",
     "tests/cli",
     "tests/rank",
-    "tests/report/test_browser.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; with `--no-loadscope-reorder`, as in the Makefile, the workers keep to it."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    items.sort(key=lambda item: next((n for n, long in enumerate(LONG) if item.nodeid.startswith(long)), len(LONG)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports() -> None:
+    """The garbage collector, which a training calls twice a stage, need not look through all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

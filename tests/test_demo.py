@@ -1,13 +1,15 @@
-"""A small demo, and another that is killed: every figure is there, and is the same again."""
+"""A small demo, and one that goes on from its half: every figure is there, and is the same again."""
 
 import json
 import os
+import shutil
 
 import pytest
 from rich.console import Console
 
+from mfpo import demo as module
 from mfpo.cli.demo import demo as command
-from mfpo.demo import METHODS, demo
+from mfpo.demo import METHODS, demo, score
 from mfpo.demo_settings import DemoSettings
 from mfpo.picturebook.book import FIGURES
 
@@ -19,7 +21,15 @@ def run(tmp_path_factory):
     """The folder of a demo, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "run"
     console = Console(record=True, width=120)
-    demo(folder, SETTINGS, console=console)
+
+    def copy_and_score(*given, **options):
+        if not (half := folder.with_name("half")).exists():
+            shutil.copytree(folder.with_name("run.partial"), half)
+        return score(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "score", copy_and_score)
+        demo(folder, SETTINGS, console=console)
     return folder, console.export_text()
 
 
@@ -51,19 +61,11 @@ def test_it_prints_how_far_it_is_the_table_and_the_page(run):
     assert not folder.with_name("run.partial").exists()
 
 
-def test_a_killed_demo_goes_on_and_has_the_figures_of_another_run(run, tmp_path, monkeypatch):
-    """Killed while it asks: pairs, ranking and models are not made again."""
-    import mfpo.demo as module
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "score", killed)
-        with pytest.raises(KeyboardInterrupt):
-            demo(tmp_path / "run", SETTINGS, console=Console(quiet=True))
+def test_a_killed_demo_goes_on_and_has_the_same_figures(run, tmp_path, monkeypatch):
+    """Killed before it asked: pairs, ranking and models are not made again."""
+    shutil.copytree(run[0].with_name("half"), tmp_path / "run.partial")
     for name in ("build", "rank", "train"):
-        monkeypatch.setattr(module, name, killed)
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("made again"))
     demo(tmp_path / "run", SETTINGS, console=Console(quiet=True))
     assert results(tmp_path / "run") == results(run[0])
 

@@ -28,8 +28,11 @@ SMALLER = {
     "rounds = 4": "rounds = 1",
     "--count 500": "--count 4",
     "steps=0,500,999": "steps=0,999 max_new_tokens=8",
+    "entropy=semantic": "entropy=semantic samples=2 max_new_tokens=16",
     "lora_rank=128": "lora_rank=4 epochs=1",
     "learning_rate=1e-6": "learning_rate=1e-6 epochs=1",
+    'TrainSettings(method="mfpo", ': 'TrainSettings(method="mfpo", epochs=1, ',
+    "TrainSettings(lora_rank=0)": "TrainSettings(lora_rank=0, epochs=1)",
 }
 # Each has a test of its own, with a smaller setting: make, the demo and the pretraining take minutes.
 ELSEWHERE = ("make", "mfpo demo", "mfpo picturebook pretrain", "python benchmarks/")
@@ -56,6 +59,14 @@ def run(line, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main()
     assert not stopped.value.code, f"`{line}` failed"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes_at_a_time():
+    """The picture book samples captions of 64 scenes together, and the pages here want 4 pairs or 8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mfpo.picturebook.source._BATCH", 8)
+        yield
 
 
 @pytest.fixture(scope="session")

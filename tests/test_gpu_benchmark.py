@@ -1,21 +1,22 @@
 """`benchmarks/gpu.py` with tiny shapes on a CPU, and its time budget."""
 
 import json
-import subprocess
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from fixtures.processes import script, start
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def test_all_parts_run_with_tiny_shapes(tmp_path):
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--tiny", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    log = tmp_path / "log.txt"
+    process = start(script, BENCHMARKS / "gpu.py", "--tiny", "--out", tmp_path, log=log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert not [row for row in rows if {"skipped", "failed"} & row.keys()]
     logps = [row for row in rows if "family" in row]

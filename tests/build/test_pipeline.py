@@ -3,8 +3,6 @@
 import io
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -20,6 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import mfpo
+from fixtures import killed_runs
+from fixtures.processes import start
 from mfpo.build.engine import Threads
 from mfpo.build.noise import add_noise
 from mfpo.build.pipeline import build_into
@@ -263,42 +263,29 @@ def test_the_summary_says_what_of_the_dataset_was_left_out(tmp_path: Path) -> No
     assert build_into(Drawn(2), tmp_path / "other", SMALL, DatasetRegions())["left_out"] == []
 
 
-def test_a_process_killed_three_times_ends_with_the_same_bytes(
+def test_a_process_killed_twice_ends_with_the_same_bytes(
     write_pairs: Callable, content: Callable, tmp_path: Path
 ) -> None:
-    write_pairs(tmp_path / "pairs.parquet", 320)
-    script = """
-import sys
-from pathlib import Path
-from mfpo.build.settings import BuildSettings
-from mfpo.build.engine import Threads
-from mfpo.build.pipeline import build_into
-from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.build.steps import build_record, generator
-from mfpo.sources import open_source
-source = open_source(Path(sys.argv[1]))
-build_into(source, Path(sys.argv[2]), BuildSettings(shard_size=8), DatasetRegions(), engine=Threads(2))
-"""
-    command = [sys.executable, "-c", script, str(tmp_path / "pairs.parquet")]
+    write_pairs(tmp_path / "pairs.parquet", 160)
+    out = tmp_path / "out"
 
     def notes() -> dict[Path, int]:
         """The finished shards, and when they were written."""
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial").glob("train-*.json")}
 
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
-    random = np.random.default_rng(0)
-    for stop in np.sort(random.integers(1, 30, 3)):
+    for stop in (2, 9):
         before = notes()
-        process = subprocess.Popen([*command, str(tmp_path / "out")])
-        while process.poll() is None and len(notes()) < max(stop, len(before) + 1):
+        process = start(killed_runs.build, tmp_path / "pairs.parquet", out)
+        while process.is_alive() and len(notes()) < stop:
             time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.02))
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert notes().items() >= before.items(), "a finished shard was done again"
-    assert 3 <= len(notes()) < 40
-    subprocess.run([*command, str(tmp_path / "out")], check=True)
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert 9 <= len(notes()) < 20
+    killed_runs.build(tmp_path / "pairs.parquet", out)
+    killed_runs.build(tmp_path / "pairs.parquet", tmp_path / "whole")
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_workers_change_nothing(write_pairs: Callable, content: Callable, tmp_path: Path) -> None:
@@ -309,14 +296,41 @@ def test_workers_change_nothing(write_pairs: Callable, content: Callable, tmp_pa
     assert content(tmp_path / "five") == content(tmp_path / "one")
 
 
+class Heavy(Drawn):
+    """Each row brings two images of 200 kB, whose bytes no other row shares."""
+
+    def __init__(self, count: int) -> None:
+        random = np.random.default_rng(0)
+        noise = (Image.fromarray(random.integers(0, 256, (256, 256, 3), dtype=np.uint8)) for _ in range(2))
+        self.count, self.encoded = count, [encode_image(image, "png")["bytes"] for image in noise]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.count):  # a decoder ignores what follows the image
+            yield {"id": f"r{number}", "images": [data + str(number).encode() for data in self.encoded]}
+
+    def record(self, row: dict[str, Any], number: int) -> SourceRecord:
+        image, rejected = ({"bytes": data, "path": None} for data in row["images"])
+        texts = {"question": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
+        origin = Origin(dataset=self.name, row=number)
+        return new_record(id=row["id"], images=[image], **texts, source=origin) | {"rejected_images": [rejected]}
+
+
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
-    benchmark = Path(__file__).parents[2] / "benchmarks" / "build.py"
+    def status(name: str) -> int:
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) // 1024
 
     def peak(records: int) -> int:
-        command = [sys.executable, benchmark, "--peak-rss-of", str(records)]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        """MiB that the build takes at most."""
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmRSS")
+        settings = BuildSettings(corruption="given", shard_size=16)
+        summary = build_into(Heavy(records), tmp_path / str(records), settings)
+        assert summary["written"] == records
+        return status("VmHWM") - before
 
-    assert peak(3_000) < 1.1 * peak(500)
+    peak(32)
+    assert peak(320) < peak(33) + 20  # of 120 MiB
 
 
 @pytest.mark.parametrize("corruption", ["blur", "black"])

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from typing import Annotated
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fixtures.processes import command, start
 from mfpo.build.corruptions import corruption
 from mfpo.build.noise import share
 from mfpo.build.regions import segmenter
@@ -25,7 +25,6 @@ from mfpo.sources import source
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
-MFPO = [sys.executable, "-c", "from mfpo.cli import main; main()"]
 DOG = np.zeros((48, 64), dtype=bool)
 DOG[10:30, 20:50] = True
 
@@ -55,7 +54,7 @@ def folder(tmp_path, monkeypatch):
 
 def build(*arguments, source="pairs.jsonl"):
     common = ["build", source, "--images", "photos", "--regions", "coco=instances.json", "shard_size=8"]
-    return [*MFPO, *common, *map(str, arguments)]
+    return [*common, *map(str, arguments)]
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def here(folder, monkeypatch, capsys):
     """Runs it in this process: its imports take longer than a build does."""
 
     def run_here(*arguments, **source):
-        monkeypatch.setattr(sys, "argv", ["mfpo", *build(*arguments, **source)[3:]])
+        monkeypatch.setattr(sys, "argv", ["mfpo", *build(*arguments, **source)])
         with pytest.raises(SystemExit) as stopped:
             main()
         captured = capsys.readouterr()
@@ -78,13 +77,14 @@ def content(folder):
 
 def killed_at(shards, out):
     """Start a build and kill it when that many shards are done; returns their notes and times."""
-    process = subprocess.Popen(build("--out", out))
+    process = start(command, *build("--out", out))
     notes = {}
-    while process.poll() is None and len(notes) < shards:
+    while process.is_alive() and len(notes) < shards:
         notes = {path: path.stat().st_mtime_ns for path in out.with_suffix(".partial").glob("train-*.json")}
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     return notes
 
 
@@ -102,17 +102,18 @@ def test_a_killed_build_goes_on_beside_its_output(folder, here):
 
 
 def test_two_builds_into_one_folder(folder, here):
-    process = subprocess.Popen(build("--out", "out"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(folder.glob("out.partial/train-*.json")):
+    process = start(command, *build("--out", "out"))
+    while process.is_alive() and not list(folder.glob("out.partial/train-*.json")):
         time.sleep(0.001)
-    process.send_signal(signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGSTOP)
     status, _, err = here("--out", "out")
-    process.send_signal(signal.SIGCONT)
+    os.kill(process.pid, signal.SIGCONT)
     assert (status, err) == (
         1,
         "error: out.partial: another run is writing it; wait for that one, or write elsewhere\n",
     )
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0
     assert here("--out", "whole")[0] == 0
     assert content(folder / "out") == content(folder / "whole")
 

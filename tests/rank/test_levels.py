@@ -4,8 +4,6 @@ import json
 import math
 import shutil
 import signal
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +11,8 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, DebertaV2Config, DebertaV2ForSequenceClassification
 
+from fixtures.killed_runs import rank_one_shard
+from fixtures.processes import start
 from mfpo.demo import build_pairs
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model, load_processor
@@ -201,29 +201,11 @@ def test_semantic_entropy_by_objects_on_the_picture_book(tmp_path):
     assert entropies_of(tmp_path / "out2") == entropies
 
 
-DIE = """
-import os, signal, sys
-from pathlib import Path
-from mfpo.rank import run as curriculum
-from mfpo.rank.settings import RankSettings
-
-measure, calls = curriculum._of_shard, []
-
-def measure_and_die(*arguments):
-    calls.append(arguments)
-    if len(calls) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return measure(*arguments)
-
-curriculum._of_shard = measure_and_die
-curriculum.rank_into(*map(Path, sys.argv[1:]), RankSettings(batch_size=4))
-"""
-
-
 def test_a_killed_run_goes_on_behind_its_last_whole_shard(ranked, tiny_llava, preference_data, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    killed = subprocess.run([sys.executable, "-c", DIE, preference_data, tiny_llava, out], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = start(rank_one_shard, preference_data, tiny_llava, out, RankSettings(batch_size=4))
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not out.exists()
     measured = []
 

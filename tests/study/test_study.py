@@ -303,11 +303,12 @@ def test_ranked_pairs_prefer_the_sample_that_names_nothing_absent(study):
         assert absent_kinds(answer_text(record["rejected"]), scene)
 
 
-def test_people_turn_round_a_share_of_the_ranked_pairs():
-    ranked, human = (list(PictureBookSource(20, kind=kind)) for kind in ("ranked", "human"))
+def test_people_turn_round_a_share_of_the_ranked_pairs(monkeypatch):
+    monkeypatch.setattr("mfpo.picturebook.source._BATCH", 24)
+    ranked, human = (list(PictureBookSource(6, kind=kind)) for kind in ("ranked", "human"))
     turned = [one | {"chosen": one["rejected"], "rejected": one["chosen"]} for one in ranked]
     assert all(one in (as_ranked, round_) for one, as_ranked, round_ in zip(human, ranked, turned, strict=True))
-    assert 0 < sum(one == round_ for one, round_ in zip(human, turned, strict=True)) < 10
+    assert 0 < sum(one == round_ for one, round_ in zip(human, turned, strict=True)) < 4
 
 
 def test_fewer_hallucinations_and_more_cover_are_gains(study, monkeypatch):

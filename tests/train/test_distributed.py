@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser, prepare_multi_gpu_env
 
+from fixtures import sharded_logps, sharded_run
+from fixtures.processes import command, start_two
 from fixtures.runs import STAGED, metrics_of
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
@@ -23,28 +26,12 @@ from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-NO_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-KINDS = {"full": {}, "lora": {"lora_rank": 4, "rerank": True, "reset_reference": True, "gradient_accumulation": 2}}
+LORA = STAGED | {"lora_rank": 4, "rerank": True, "reset_reference": True, "gradient_accumulation": 2}
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request, ranked) -> dict:
-    measured = {"eval": str(ranked), "eval_steps": 2} if request.param == "lora" else {}
-    return STAGED | KINDS[request.param] | measured
-
-
-@pytest.fixture(scope="module")
-def one(kind, tiny_llava, ranked, tmp_path_factory) -> Path:
-    """A run of one process with batches of 4."""
-    out = tmp_path_factory.mktemp("one") / "run"
-    train(ranked, tiny_llava, out, TrainSettings(**kind))
-    return out
-
-
-def command(data: Path, model: Path, out: Path, settings: dict) -> list[str]:
+def arguments(data: Path, model: Path, out: Path, settings: dict) -> list[Any]:
     given = [f"{name}={value}" for name, value in (settings | {"batch_size": 2}).items()]
-    return [*TORCHRUN, "-m", "mfpo.cli", "train", str(data), "--model", str(model), "--out", str(out), *given]
+    return ["train", data, "--model", model, "--out", out, *given]
 
 
 def assert_same_curve(run: Path, other: Path) -> None:
@@ -63,73 +50,90 @@ def assert_same_curve(run: Path, other: Path) -> None:
             assert ours["learning_rate"] == theirs["learning_rate"]
 
 
-@pytest.mark.parametrize("kind", ["lora"], indirect=True)
-def test_two_processes_that_are_killed_go_on_as_one_with_batches_of_four(kind, one, tiny_llava, ranked, tmp_path):
-    """As the shipped config launches them. Levels of 5, 5 and 4 records: the last batches are filled up, which must
-    not count."""
+def kill_in_the_first_stage(processes: list[Any], out: Path) -> None:
+    log = out.with_name("run.partial") / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while (not log.exists() or log.read_text().count("\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    assert not out.exists(), "it was killed too late"
+
+
+def end_of(processes: list[Any], log: Path) -> str:
+    """What they printed."""
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0] * len(processes), log.read_text()[-2000:]
+    return log.read_text()
+
+
+def assert_went_on(printed: str) -> None:
+    # A loaded machine may kill it in the second stage.
+    assert "going on from step" in printed or "stage 1 of" not in printed
+
+
+def test_two_processes_that_are_killed_go_on_as_one_with_batches_of_four(tiny_llava, ranked, tmp_path):
+    """Levels of 5, 5 and 4 records: the last batches are filled up, which must not count."""
+    settings = LORA | {"eval": str(ranked), "eval_steps": 2}
+    one = train(ranked, tiny_llava, tmp_path / "one", TrainSettings(**settings))
     data = tmp_path / "data"  # without the kept reference, so that the processes share the work
     shutil.copytree(ranked, data, ignore=shutil.ignore_patterns(".reference"))
-    run = tmp_path / "run"
-    assert "2 processes train together" in kill_and_resume(
-        launch("ddp.yaml", command(data, tiny_llava, run, kind)), run
-    )
+    run, log = tmp_path / "run", tmp_path / "log.txt"
+    mfpo, environment = arguments(data, tiny_llava, run, settings), environment_of(CONFIGS / "ddp.yaml")
+    kill_in_the_first_stage(start_two(command, *mfpo, **environment), run)
+    printed = end_of(start_two(command, *mfpo, log=log, **environment), log)
+    assert_went_on(printed)
+    assert "2 processes train together" in printed
     assert_same_curve(run, one)
     assert sum("eval/image_dependence" in line for line in metrics_of(run)) == 3, "held-out pairs are measured too"
     for ours, theirs in zip(*(pq.read_table(out / "reference.parquet").to_pylist() for out in (run, one)), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def kill_and_resume(start: list[str], out: Path) -> str:
-    """Start the run `out`, kill all its processes in the first stage, start it again, and return what it says."""
-    first = subprocess.Popen(start, stderr=subprocess.DEVNULL, env=NO_GPU)
-    log = out.with_name("run.partial") / "metrics.jsonl"
-    deadline = time.monotonic() + 100
-    while (not log.exists() or log.read_text().count("\n") < 3) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    for process in [*psutil.Process(first.pid).children(recursive=True), first]:  # each worker has its own session
-        process.kill()
-    first.wait()
-    assert not out.exists(), "it was killed too late"
-    done = subprocess.run(start, capture_output=True, text=True, timeout=300, env=NO_GPU)
-    assert done.returncode == 0, done.stderr[-2000:]
-    # A loaded machine may kill it in the second stage.
-    assert "going on from step" in done.stderr or "stage 1 of" not in done.stderr
-    return done.stderr
+def test_sharded_run_that_is_killed_goes_on_as_one_process(staged_run, tiny_llava, ranked, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log.txt"
+    mfpo = arguments(ranked, tiny_llava, out, STAGED)
 
+    def begin() -> list[Any]:
+        return start_two(sharded_run.main, *mfpo, log=log, **environment_of(CONFIGS / "fsdp2.yaml"))
 
-@pytest.mark.parametrize("kind", ["full"], indirect=True)
-def test_sharded_run_that_is_killed_goes_on_as_one_process(kind, one, tiny_llava, ranked, tmp_path):
-    out = tmp_path / "run"
-    start = launch("fsdp2.yaml", command(ranked, tiny_llava, out, kind))
-    module = start.index("mfpo.cli")
-    start[module - 1 : module + 1] = [str(Path(__file__).with_name("sharded_run.py"))]
-    kill_and_resume(start, out)
-    assert_same_curve(out, one)
+    kill_in_the_first_stage(begin(), out)
+    log.unlink()
+    assert_went_on(end_of(begin(), log))
+    assert_same_curve(out, staged_run)
     pairs = Pairs(read_dataset(ranked), load_processor(out / "model"), cells=TEXT_AND_IMAGE, max_length=999)
     batch = pairs.collate([pairs[0], pairs[1]])
     batch.pop("rows")
     with torch.no_grad():
-        models = map(load_model, (out / "model", one / "model", tiny_llava))
+        models = map(load_model, (out / "model", staged_run / "model", tiny_llava))
         sharded, whole, untrained = (sequence_logps(model, batch) for model in models)
     torch.testing.assert_close(sharded, whole, rtol=1e-3, atol=1e-2)
     assert (sharded - untrained).abs().max() > 1
 
 
-def launch(config: str, start: list[str]) -> list[str]:
-    """The command of `command`, started by accelerate with a shipped config."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
-    return [*launcher, "--num_processes", "2", *start[len(TORCHRUN) :]]
+def environment_of(config: Path) -> dict[str, str]:
+    """What `accelerate launch` tells its processes by the environment."""
+    given = launch_command_parser().parse_args(
+        ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0", "script.py"]
+    )
+    told = prepare_multi_gpu_env(_validate_launch_command(given)[0])
+    return {name: value for name, value in told.items() if value != os.environ.get(name)}
 
 
-def test_sharded_model_has_the_log_probabilities_and_gradients_of_the_whole(tiny_llava, preference_data):
-    script = str(Path(__file__).with_name("sharded_logps.py"))
-    done = subprocess.run([*TORCHRUN, script, str(preference_data), str(tiny_llava)], capture_output=True, timeout=200)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+def test_sharded_model_has_the_log_probabilities_and_gradients_of_the_whole(tiny_llava, preference_data, tmp_path):
+    log = tmp_path / "log.txt"
+    end_of(start_two(sharded_logps.main, preference_data, tiny_llava, log=log), log)
 
 
-def test_a_mistake_is_told_once(tiny_llava, ranked, tmp_path):
-    start = command(ranked, tiny_llava, tmp_path / "run", {"learning_rat": 1e-3})
-    done = subprocess.run(start, capture_output=True, text=True, timeout=200)
+@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2.yaml"])
+def test_a_mistake_is_told_once_by_the_processes_that_accelerate_launches(config):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+    mistaken = ["train", "data", "--model", "m", "--out", "o", "learning_rat=1"]
+    launch += ["--num_processes", "2", "--main_process_port", "0", "-m", "mfpo.cli", *mistaken]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     assert done.stderr.count("no setting is named 'learning_rat', did you mean 'learning_rate'?") == 1
 

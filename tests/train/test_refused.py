@@ -1,7 +1,7 @@
 """What `train` refuses before the first step, in one line."""
 
-import shutil
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa

@@ -1,15 +1,15 @@
 """Runs that are killed for real, or that fill the disk, end with the same bytes as runs that are left alone."""
 
 import errno
-import json
 import resource
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 
+from fixtures.killed_runs import train_until
+from fixtures.processes import start
 from fixtures.runs import PLAIN, STAGED, Killed, assert_same_run
 from mfpo.errors import MfpoError
 from mfpo.train import run as run_module
@@ -29,17 +29,21 @@ def lora_stages(tiny_llava, ranked, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("settings", "whole", "every"),  # kills fall within a checkpoint, between stages, at the end
-    [({}, "staged_run", 10), ({"lora_rank": 4, "rerank": True, "reset_reference": True}, "lora_stages", 7)],
+    [({}, "staged_run", 14), ({"lora_rank": 4, "rerank": True, "reset_reference": True}, "lora_stages", 11)],
 )
 def test_run_killed_again_and_again_ends_like_one_left_alone(
     settings, whole, every, request, tiny_llava, ranked, tmp_path
 ):
-    command = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(ranked), str(tiny_llava)]
-    command += [str(tmp_path / "run"), json.dumps(STAGED | settings), str(every)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) >= 4, "it was hardly killed"
-    assert_same_run(tmp_path / "run", request.getfixturevalue(whole))
+    out, deaths = tmp_path / "run", 0
+    while not out.exists():
+        # A process does some of what the one before has done, and must come further than it.
+        until = every * (deaths + 1)
+        process = start(train_until, until, ranked, tiny_llava, out, TrainSettings(**STAGED | settings))
+        process.join(100)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        deaths += process.exitcode != 0
+    assert deaths >= 4, "it was hardly killed"
+    assert_same_run(out, request.getfixturevalue(whole))
 
 
 def test_kill_while_the_stages_are_removed_is_survived(plain_run, tiny_llava, preference_data, tmp_path, monkeypatch):
