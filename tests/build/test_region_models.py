@@ -563,7 +563,7 @@ def test_a_folder_that_lacks_a_file(without: str, message: str, models: dict[str
 def test_a_broken_file_is_one_line(file: str, content: str, models: dict[str, str], tmp_path: Path) -> None:
     copy = copy_of(models["clipseg"], tmp_path)
     (copy / file).write_text(content)
-    with pytest.raises(MfpoError, match="cannot be loaded|is empty|not valid JSON|a None model") as caught:
+    with pytest.raises(MfpoError, match=r"cannot be loaded|is empty|not valid JSON|a None model") as caught:
         open_segmenter(f"clipseg={copy}")
     assert "\n" not in str(caught.value)
 
