@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -215,8 +216,9 @@ def test_so_it_is_sampled_and_judges_itself(mixing, tmp_path):
     answers, claims, logits = [], [], []
     model.register_forward_hook(lambda module, args, output: logits.append(output.logits[:, -1]))
     for size in (1, 3):
-        asker = open_asker(model, PairsSettings(samples=2, max_new_tokens=4, batch_size=size), processor=processor)
-        answers.append(asker.ask(asked))
+        settings = PairsSettings(samples=2, max_new_tokens=4, batch_size=size)
+        asker = partial(open_asker, model, settings, processor=processor)
+        answers.append(asker().ask(asked))
         logits.clear()
         claims.append(open_checker("judge", asker, tmp_path / "own", PairsSettings(batch_size=size))(said))
         claims[-1].append(torch.cat(logits[-9:]))
