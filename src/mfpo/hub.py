@@ -48,18 +48,19 @@ def check_model_files(path: Path) -> None:
         return
     if not path.is_dir():
         raise MfpoError(f"{path}: no such folder; give that of a model, a name on the Hub, or picturebook")
-    if (path / "model" / "config.json").is_file() or (path / "model" / "adapter_config.json").is_file():
-        raise MfpoError(f"{path}: a run's folder; its model is {path / 'model'}")
     if not (path / "config.json").is_file():
+        if any((path / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise MfpoError(f"{path}: a run's folder; its model is {path / 'model'}")
         raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
     if not any(path.glob("*.safetensors")):
         raise MfpoError(f"{path}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
 
 
-def check_kind(path: Path, kinds: Collection[str]) -> None:
-    """Raises MfpoError when the model's model_type is none of `kinds`, and as `check_model_files`."""
+def check_kind(path: Path, kinds: Collection[str]) -> str:
+    """The model's model_type. Raises MfpoError when it is none of `kinds`, and as `check_model_files`."""
     check_model_files(path)
     config = read_json(path / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in kinds:
         raise MfpoError(f"{path}: a {kind!r} model, but needed is {' or '.join(kinds)}")
+    return str(kind)

@@ -358,6 +358,13 @@ def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[
     return batch
 
 
+def end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the one that the chat template writes, and those that the model may generate."""
+    generated = model.generation_config.eos_token_id
+    generated = generated if isinstance(generated, list) else [generated]
+    return sorted({tokenizer.eos_token_id, *generated} - {None})
+
+
 @contextmanager
 def plain_generation(model: Any, tokenizer: Any) -> Iterator[None]:
     """Let `model.generate` choose the likeliest token: of the model's generation settings, only special tokens hold.

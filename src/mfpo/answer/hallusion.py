@@ -7,6 +7,7 @@ _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 
 def is_hallusion(row: Mapping[str, Any]) -> bool:
+    """Whether it is a row of that file."""
     return all(key in row for key in (*_KEYS, "filename"))
 
 

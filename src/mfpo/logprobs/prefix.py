@@ -241,9 +241,8 @@ def _capped(project: Callable[[Tensor], Tensor], cap: float) -> Callable[[Tensor
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Let `owner` have another attribute for a while; a module, another `forward`."""
-    before = {
-        key: own for key, own in vars(owner).items() if key == name
-    }  # accelerate and LoRA leave a `forward` there
+    # What accelerate and LoRA leave there; else it is the class's.
+    before = {key: own for key, own in vars(owner).items() if key == name}
     setattr(owner, name, value)
     try:
         yield

@@ -8,10 +8,11 @@ from functools import cache
 
 import numpy as np
 
+from mfpo.picturebook import NAMES
 from mfpo.picturebook.drawings import KINDS
 from mfpo.picturebook.scenes import GROUND_CELLS, SKY_CELLS, THEMES, Scene, Thing, left_to_right, put
 
-BOOK = "picturebook-context"
+_, BOOK = NAMES
 
 # How often a slot of a menu holds what the menu says, and else nothing, another kind, or the same kind elsewhere.
 _AS_ON_MENU = 0.82

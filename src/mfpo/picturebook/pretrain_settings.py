@@ -1,7 +1,9 @@
 """The settings of `mfpo picturebook pretrain`, by book."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from mfpo.picturebook import NAMES
 from mfpo.settings import Settings, setting
 
 
@@ -21,18 +23,23 @@ class PretrainSettings(Settings):
     bf16: bool = setting(True, "compute in bfloat16, as for the shipped weights; slow on a CPU without AVX-512")
 
 
+def _another(name: str, default: Any) -> Any:
+    """The setting with another default."""
+    return field(default=default, metadata=PretrainSettings.__dataclass_fields__[name].metadata)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ContextSettings(PretrainSettings):
     """The defaults of the second book's model, which learns true captions of scenes that are nearly always the same."""
 
-    scenes: int = setting(10_000, "number of scenes to draw", least=1)
-    tower_steps: int = setting(0, "steps of the patch classifier; 0 takes the first book's tower", least=0)
-    language_steps: int = setting(1_200, "steps of projector and language model", least=1)
-    language_rate: float = setting(2e-3, "their learning rate", above=0)
-    batch_size: int = setting(48, "scenes per step, half captions, half dialogues of questions", least=2)
-    prior: float = setting(0.0, "how often a caption mentions an absent partner", least=0, most=1)
-    noised: float = setting(0.3, "share of the captions that stay while their whole image is noise", least=0, most=1)
+    scenes: int = _another("scenes", 10_000)
+    tower_steps: int = _another("tower_steps", 0)
+    language_steps: int = _another("language_steps", 1_200)
+    language_rate: float = _another("language_rate", 2e-3)
+    batch_size: int = _another("batch_size", 48)
+    prior: float = _another("prior", 0.0)
+    noised: float = _another("noised", 0.3)
 
 
 # The settings of each book's model.
-SETTINGS: dict[str, type[PretrainSettings]] = {"picturebook": PretrainSettings, "picturebook-context": ContextSettings}
+SETTINGS: dict[str, type[PretrainSettings]] = dict(zip(NAMES, (PretrainSettings, ContextSettings), strict=True))

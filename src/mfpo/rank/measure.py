@@ -12,13 +12,12 @@ import torch
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import token_logps
-from mfpo.models import plain_generation
+from mfpo.models import end_ids, plain_generation
 from mfpo.rank.entropy import predictive_entropy, token_entropy
 from mfpo.rank.semantic_entropy import (
     Entails,
     cluster_by_entailment,
     cluster_by_objects,
-    end_ids,
     load_entailment,
     mean_logps,
     sample_answers,

@@ -89,13 +89,6 @@ def sample_answers(
     return replace(prompt, answers=answers, cut=tuple((~is_end.any(dim=1)).long().tolist()))
 
 
-def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: the one that the chat template writes, and those that the model may generate."""
-    generated = model.generation_config.eos_token_id
-    generated = generated if isinstance(generated, list) else [generated]
-    return sorted({tokenizer.eos_token_id, *generated} - {None})
-
-
 def mean_logps(model: Any, sampled: Encoded, pad_id: int) -> Tensor:
     """log p of each answer divided by its number of tokens, (answers,)."""
     means = []

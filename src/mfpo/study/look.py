@@ -5,6 +5,7 @@ Each objective is trained at its own rate, the best of the same few on validatio
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mfpo.study.conflicts import FIGURES, counts, same_without_regions, unusual_
 from mfpo.study.experiments import BASE, experiment, mfpo, terms
 from mfpo.study.picturebook import PictureBookScale
 from mfpo.study.questions import by_size, steps_note
-from mfpo.study.results import Claim, Result, Table, fill
+from mfpo.study.results import Claim, Result, Table, fill, worth
 from mfpo.study.statistics import Array, estimate
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
@@ -159,17 +160,13 @@ def _with(trial: Trial, **settings: Any) -> Trial:
 
 
 def _best_rates(study: Study, pairs: int) -> dict[str, float]:
-    """The rate of each objective with the highest harmonic mean of 100 - CHAIR_s and Cover."""
+    """The rate at which each objective is worth most."""
 
-    def harmonic_mean(trial: Trial) -> float:
-        scores = study.scores(trial)
-        right, cover = 100 - estimate(scores, "chair_s").mean, estimate(scores, "cover").mean
-        return 2 * right * cover / (right + cover)
+    def worth_at(trial: Trial, rate: float) -> float:
+        scores = study.scores(at_rate(trial, rate))
+        return worth({figure: estimate(scores, figure) for figure in ("chair_s", "cover")})
 
-    return {
-        kind: max(_RATES, key=lambda rate: harmonic_mean(at_rate(trial, rate)))
-        for kind, trial in objectives(pairs).items()
-    }
+    return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in objectives(pairs).items()}
 
 
 def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> list[str]:

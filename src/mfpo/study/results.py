@@ -123,6 +123,12 @@ def estimated(scores: Mapping[str, Sequence[Scores]], columns: Mapping[str, str]
     return Table(rows, shown)
 
 
+def worth(figures: Mapping[str, Estimate]) -> float:
+    """The harmonic mean of 100 - CHAIR_s and Cover, by which rates are chosen: silence does not win."""
+    right, cover = 100 - figures["chair_s"].mean, figures["cover"].mean
+    return 2 * right * cover / (right + cover)
+
+
 def judge(claims: Sequence[Claim], scores: Mapping[str, Sequence[Scores]]) -> list[Verdict]:
     """The verdicts on the claims, from the rows' scores."""
     verdicts = []

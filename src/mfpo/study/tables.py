@@ -7,7 +7,7 @@ from typing import Any
 from mfpo.picturebook.rates import CANDIDATES, RATES
 from mfpo.study.experiments import BASE, corruption_trials, experiment, mfpo, term_trials
 from mfpo.study.paper import PAPER
-from mfpo.study.results import Result, claim, fill
+from mfpo.study.results import Result, claim, fill, worth
 from mfpo.study.statistics import difference, told
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
@@ -197,12 +197,10 @@ def rates(study: Study) -> Result:
     trials = {name: trained(method, learning_rate=rate) for (method, rate), name in names.items()}
     table = fill(study, {"base": BASE, **trials})
 
-    def harmonic_mean(method: str, rate: float) -> float:
-        row = table.rows[names[method, rate]]
-        right, cover = 100 - row["chair_s"].mean, row["cover"].mean
-        return 2 * right * cover / (right + cover)
+    def worth_at(method: str, rate: float) -> float:
+        return worth(table.rows[names[method, rate]])
 
-    best = {method: max(CANDIDATES, key=partial(harmonic_mean, method)) for method in RATES}
+    best = {method: max(CANDIDATES, key=partial(worth_at, method)) for method in RATES}
     notes = [
         f"{method}: {rate:g} is best{' (the edge)' if rate in (CANDIDATES[0], CANDIDATES[-1]) else ''}; "
         f"the tables use {RATES[method]:g}."

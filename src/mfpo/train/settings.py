@@ -1,7 +1,7 @@
 """The settings of training, each with the source of its default; a method adds its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from mfpo.errors import brief, nearest
@@ -145,7 +145,8 @@ class TrainSettings(TransformersSettings):
             faults.append(
                 "image_loss=joint has one term for text and image, weighted by text_weight; leave image_weight out"
             )
-        if image_loss not in (None, "hinge") and own["hinge_margin"] != 4.5:
+        unset = {field.name: field.default for field in fields(self)}
+        if image_loss not in (None, "hinge") and own["hinge_margin"] != unset["hinge_margin"]:
             faults.append("hinge_margin is for image_loss=hinge; set that too")
         return faults
 

@@ -19,7 +19,7 @@ from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import writing
 from mfpo.logprobs.pairs import Pair, Pairs, check_fit
 from mfpo.logprobs.prefix import shares_prefix
-from mfpo.rank.semantic_entropy import end_ids
+from mfpo.models import end_ids
 from mfpo.settings import options_of
 from mfpo.train.arguments import training_arguments
 from mfpo.train.batches import Order, Records, all_of, steps_per_epoch

@@ -14,7 +14,6 @@ from mfpo.build.regions import Search
 from mfpo.build.regions.matching import is_region
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, first_line
-from mfpo.files import read_json
 from mfpo.folders import file_states
 from mfpo.hub import check_kind, find_model
 from mfpo.masks import encode_mask
@@ -39,8 +38,7 @@ def load_vision_model(name: str, kinds: Mapping[str, Any]) -> tuple[Any, Path]:
     Raises MfpoError when it is missing, of another kind, not in safetensors, or lacks weights.
     """
     folder = find_model(name)
-    check_kind(folder, kinds)
-    kind = read_json(folder / "config.json")["model_type"]
+    kind = check_kind(folder, kinds)
     # float32 also where it computes in bfloat16: see `inference`.
     return load_weights(kinds[kind], folder, dtype=torch.float32).to(device()), folder
 
