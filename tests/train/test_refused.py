@@ -11,6 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mfpo.errors import MfpoError, RecordError
+from mfpo.hub import check_model_files
 from mfpo.models import load_model, load_processor
 from mfpo.records import read_dataset
 from mfpo.train import run as run_module
@@ -202,3 +203,5 @@ def test_the_folder_of_a_run_is_told_where_its_model_is(tiny_llava, ranked, tmp_
     assert f"{tmp_path / 'run'}: a run's folder; its model is {tmp_path / 'run' / 'model'}" in refused(
         ranked, tmp_path / "run", tmp_path
     )
+    shutil.copytree(tiny_llava, tmp_path / "run", dirs_exist_ok=True)
+    check_model_files(tmp_path / "run")  # a model beside which there is another
