@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from datasets import Image, List
 from rich.console import Console
 
 from mfpo.logprobs.cells import columns
@@ -13,11 +14,13 @@ from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.menus import menu
 from mfpo.picturebook.scenes import make_scene
+from mfpo.records import read_dataset
 from mfpo.study.conflicts import counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE
 from mfpo.study.look import PLAIN, LookScale, at_rate, look, objectives, variants
 from mfpo.study.picturebook import PictureBookScale
 from mfpo.study.study import Study
+from mfpo.study.trials import Data
 from mfpo.train.objectives import OBJECTIVES
 
 HABIT = BOOKS["picturebook"]
@@ -75,6 +78,26 @@ def test_each_row_has_what_its_objective_reads_and_controls_vary_text_and_margin
         assert of == PLAIN
         assert dict(trial.settings) == plain | change
         assert trial.data.pairs == (120 if name == "pairs" else 60)
+    of, trial = rows[f"{PLAIN}, counterfactuals as pairs"]
+    assert (of, trial.settings) == (PLAIN, kinds[PLAIN].settings)
+    assert trial.data == replace(kinds["counterfactual"].data, counterfactuals=True)
+
+
+def test_counterfactuals_as_pairs_are_records_of_their_own(tmp_path):
+    scale = PictureBookScale(tmp_path, scenes=12, pairs=6)
+    data = Data(pairs=6, corruption="counterfactual", edit="replace", edits=9)
+    pairs = read_dataset(scale.data(data, 0)).cast_column("images", List(Image(decode=False)))
+    both = read_dataset(scale.data(replace(data, counterfactuals=True), 0)).cast_column(
+        "images", List(Image(decode=False))
+    )
+    assert both[: len(pairs)]["images"] == pairs["images"]
+    assert len(both) == 2 * len(pairs)
+    masked = pairs.cast_column("rejected_images", List(Image(decode=False)))
+    for pair, other in zip(masked, list(both)[len(pairs) :], strict=True):
+        assert other["images"] == pair["rejected_images"]
+        assert (other["prompt"], other["chosen"], other["rejected"]) == (pair["prompt"], pair["counter"], pair["chosen"])
+    assert len(set(both["id"])) == len(both)
+    assert set(both["level"]) == {"easy", "medium", "hard"}
 
 
 @pytest.fixture

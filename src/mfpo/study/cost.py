@@ -115,4 +115,5 @@ def cost(study: Study, scale: RealScale, experiments: Iterable[Callable[[Study],
 
 def _pairs(plan: Plan, trial: Trial, seed: int) -> float:
     """The pairs that a training sees, each epoch counted."""
-    return (trial.data.pairs or plan.scale.pairs) * trial.data.noises * plan.settings(trial, seed).num_train_epochs
+    records = (trial.data.pairs or plan.scale.pairs) * trial.data.records_a_pair
+    return records * plan.settings(trial, seed).num_train_epochs

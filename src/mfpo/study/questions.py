@@ -54,7 +54,7 @@ def steps_note(study: Study, trials: Mapping[str, Trial], points: Mapping[str, M
 def steps_of(study: Study, trial: Trial) -> int:
     """How many steps of the optimizer a trial is trained for, on one process, if no pair is set aside."""
     settings = study.settings(study.with_rate(trial), study.seeds[0])
-    records = (trial.data.pairs or study.scale.pairs) * trial.data.noises
+    records = (trial.data.pairs or study.scale.pairs) * trial.data.records_a_pair
     ids = [f"{number}" for number in range(records)]
     levels = stages(cut_levels([0.0] * records, ids)) if settings.curriculum else [("all", ids)]
     return sum(steps_of_training(len(rows), settings, processes=1) for _, rows in levels)

@@ -6,6 +6,7 @@ from pathlib import Path
 from sys import stderr
 from typing import Any
 
+from datasets import Dataset, concatenate_datasets
 from rich.progress import track
 
 from mfpo.build.pipeline import build_into
@@ -13,7 +14,7 @@ from mfpo.build.regions import open_segmenter
 from mfpo.build.settings import BuildSettings
 from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
-from mfpo.records import SourceRecord
+from mfpo.records import SourceRecord, column, read_dataset
 from mfpo.settings import read_settings
 from mfpo.sources import Source
 from mfpo.study.trials import Data
@@ -34,8 +35,16 @@ def ranked_pairs(source: Source, out: Path, data: Data, *, seed: int, regions: s
             if summary["set_aside"]:
                 count, of = summary["set_aside"], summary["read"]
                 print(f"{count} of {of} pairs set aside, with reasons in {out / 'rejected_rows.jsonl'}", file=stderr)
-        rank(out, model, ranked, RankSettings())
+        rank(_with_counterfactuals(read_dataset(out)) if data.counterfactuals else out, model, ranked, RankSettings())
     return ranked
+
+
+def _with_counterfactuals(records: Dataset) -> Dataset:
+    """The records, and then those of m', to which y' is the right answer and y_w a wrong one."""
+    swapped = {"images": "rejected_images", "rejected_images": "images", "chosen": "rejected", "counter": "chosen"}
+    others = records.remove_columns(["id", "rejected"]).rename_columns(swapped)
+    ids = [f"{name}, counterfactual" for name in column(records, "id")]
+    return concatenate_datasets([records, others.add_column("id", ids)])
 
 
 def _build_settings(data: Data) -> dict[str, Any]:

@@ -18,7 +18,8 @@ class Data:
     `pairs` is their number, None for all that the scale has; `source` is where they come from: `corrected` answers, as
     RLHF-V's, two answers `ranked`, as Silkie's, or two compared by people (`human`), as LLaVA-RLHF's. `themes` are
     those of the scenes: all, or only some, so that the others are unseen. Each pair comes `noises` times, with its
-    image noised anew; `differing` is that of the build, `edit` and `edits` are those of counterfactuals.
+    image noised anew; `differing` is that of the build, `edit` and `edits` are those of counterfactuals. With
+    `counterfactuals` these are pairs too: m' with y' as the chosen answer and y_w as the rejected one.
     A default must never change: what is kept is known by what differs from the defaults.
     """
 
@@ -32,6 +33,12 @@ class Data:
     noises: int = 1
     edit: str = "any"
     edits: int = 1
+    counterfactuals: bool = False
+
+    @property
+    def records_a_pair(self) -> int:
+        """How many records of training each pair becomes, if none is set aside."""
+        return self.noises * (2 if self.counterfactuals else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
