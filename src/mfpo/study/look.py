@@ -146,7 +146,10 @@ def variants(pairs: int) -> dict[str, tuple[str, Trial]]:
     return rows | {
         f"{PLAIN}, twice the epochs": (PLAIN, _with(kinds[PLAIN], epochs=6)),
         f"{PLAIN}, twice the pairs": (PLAIN, replace(kinds[PLAIN], data=replace(data, pairs=2 * pairs))),
-        f"{PLAIN}, counterfactuals as pairs": (PLAIN, replace(kinds[PLAIN], data=replace(edited, counterfactuals=True))),
+        f"{PLAIN}, counterfactuals as pairs": (
+            PLAIN,
+            replace(kinds[PLAIN], data=replace(edited, counterfactuals=True)),
+        ),
         f"{PLAIN}, twice the margin": (PLAIN, _with(kinds[PLAIN], margin_weight=2.0)),
     }
 
