@@ -91,8 +91,8 @@ def test_counterfactuals_as_pairs_are_records_of_their_own(tmp_path):
     )
     assert len(both) == 2 * len(pairs) > 6
     for pair, same, other in zip(pairs, both, both[len(pairs) :], strict=False):
-        assert same["images"] == pair["images"] and same["chosen"] == pair["chosen"]
-        assert other["images"] == pair["rejected_images"] and other["prompt"] == pair["prompt"]
+        assert (same["images"], same["chosen"]) == (pair["images"], pair["chosen"])
+        assert (other["images"], other["prompt"]) == (pair["rejected_images"], pair["prompt"])
         assert (other["chosen"], other["rejected"]) == (pair["counter"], pair["chosen"])
     assert len({row["id"] for row in both}) == len(both)
     assert {row["level"] for row in both} == {"easy", "medium", "hard"}
