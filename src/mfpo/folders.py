@@ -123,6 +123,14 @@ def check_shards(folder: Path) -> None:
         raise MfpoError(f"{folder}: no Parquet shards there; make them with `mfpo build ... --out {folder}`")
 
 
+def check_run(folder: Path) -> None:
+    """Raises MfpoError when the folder holds neither a training run nor a demo."""
+    if not any((folder / name).is_file() for name in ("metrics.jsonl", "results.json")):
+        raise MfpoError(
+            f"{folder}: neither metrics.jsonl nor results.json there; give a folder of `mfpo train` or `demo`"
+        )
+
+
 def check_new(out: Path) -> None:
     """Raises MfpoError when the folder to write exists already."""
     if out.exists():

@@ -196,6 +196,8 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path):
         ["eval", "chiar", "none.jsonl"],
         ["eval", "chair", str(data), "--annotations", str(data), "allow_mising=true"],
         ["eval", "mmhal", str(data), "--annotations", str(data), "--judge", "m", "atempts=2"],
+        ["inspect", "none"],
+        ["report", "none"],
         ["reproduce", "tabel1", *out],
         ["reproduce", "table1", "--scale", "paper", "--config", "none.yaml", *out],
         ["settings", "trian"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mfpo.errors import MfpoError, SettingError
-from mfpo.probe.rewards import probe_rewards
+from mfpo.probe.rewards import Final, probe_rewards, row_of
 from mfpo.probe.settings import RewardsSettings
 
 
@@ -46,6 +46,10 @@ def test_a_balance_over_nothing_is_none(tmp_path):
     run = write_run(tmp_path / "run", [0.0, 0.0], [1.0, 1.0])
     (end,) = probe_rewards([run], tmp_path / "out", RewardsSettings(window=2)).values()
     assert end.balance is None
+
+
+def test_no_zero_is_negative():
+    assert row_of("dpo", Final(10, -0.001, None, -0.01))[2:] == ("0.00", "–", "-0.01")
 
 
 def test_bad_runs_are_named(tmp_path):

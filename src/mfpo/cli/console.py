@@ -19,7 +19,7 @@ Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `m
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
 Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the Hub, or `picturebook`.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `mfpo settings COMMAND` lists them.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings; `mfpo settings COMMAND` lists them.")
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; KEY=VALUE overrides it.")]
 

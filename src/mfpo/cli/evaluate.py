@@ -54,7 +54,7 @@ def _command(name: str) -> Any:
         answers: Annotated[Path, typer.Argument(help="JSONL of answers, ours or another tool's; docs/evaluate.md.")],
         overrides: Annotated[
             list[str] | None,
-            typer.Argument(metavar="[KEY=VALUE]...", help=f"Settings; `mfpo settings {name}` lists them."),
+            typer.Argument(metavar="KEY=VALUE", help=f"Settings; `mfpo settings {name}` lists them."),
         ] = None,
         annotations: Annotations = None,
         judge: Annotated[str | None, typer.Option(help="The judge, as the endpoint calls it.", hidden=no_judge)] = None,

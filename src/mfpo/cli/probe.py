@@ -67,7 +67,7 @@ def probe_attention(data: Data, model: Models, out: Out, config: Config = None, 
 def probe_rewards(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Folders written by `mfpo train`, and settings."),
+        typer.Argument(metavar="RUN|KEY=VALUE", help="Folders written by `mfpo train`, and settings."),
     ],
     out: Out,
     config: Config = None,

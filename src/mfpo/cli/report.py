@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mfpo.cli.console import Data, console
-from mfpo.folders import check_shards
+from mfpo.folders import check_run, check_shards
 
 
 def inspect(data: Data) -> None:
@@ -25,6 +25,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder written by `mfpo dem
 
     Example: mfpo report runs/mfpo
     """
+    check_run(run)
     from mfpo.report import write_report
 
     console.print(f"open {write_report(run)}")

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from mfpo.errors import MfpoError, brief
 from mfpo.files import read_json, read_rows
+from mfpo.folders import check_run
 from mfpo.images import decode_image, load_image
 from mfpo.records import column
 from mfpo.report import plots, scores
@@ -48,6 +49,7 @@ def write_report(run: Path) -> Path:
     Sections without a file are omitted.
     Raises MfpoError when it holds neither metrics.jsonl nor results.json, or when one of them cannot be read.
     """
+    check_run(run)
     # The demo calls this while its folder still has the name that whole_folder gave it.
     title = run.resolve().name.removesuffix(".partial")
     results = _read_json(run / "results.json")
@@ -55,8 +57,6 @@ def write_report(run: Path) -> Path:
     # The demo has a run folder for each method; a training run is one itself.
     runs = {title: run} | {name: run / name for name in models}
     logs = {name: _rows(log) for name, folder in runs.items() if (log := folder / "metrics.jsonl").exists()}
-    if not models and not logs:
-        raise MfpoError(f"{run}: neither metrics.jsonl nor results.json there; give a folder of `mfpo train` or `demo`")
     trained = [name for name in models if name != "base"]
     dataset = open_samples(run / "ranked") if (run / "ranked").is_dir() else None
     page = Page(
