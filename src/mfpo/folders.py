@@ -21,6 +21,9 @@ from mfpo.errors import MfpoError, SettingError, brief, first_line
 # What a result may depend on.
 _PACKAGES = ("mfpo", "torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pillow")
 
+# What a run writes into its folder before it computes anything.
+_SETTINGS = {"made_by.json", "config.yaml"}
+
 
 @contextmanager
 def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> Iterator[Path]:
@@ -28,8 +31,8 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
 
     `made_by` holds the command and its settings. The folder of a killed run is yielded again, so that the
     caller can resume, if its settings and versions are the same; otherwise it is removed with a note on
-    stderr, or, if it is too costly to make `anew`, it is an error. Also raises MfpoError when `out` exists already,
-    or when a foreign folder is in the way.
+    stderr, or, if it is too costly to make `anew` and holds more than its settings, it is an error. Also raises
+    MfpoError when `out` exists already, or when a foreign folder is in the way.
     """
     check_new(out)
     folder = out.with_name(out.name + ".partial")
@@ -41,7 +44,8 @@ def whole_folder(out: Path, made_by: dict[str, Any], *, anew: bool = True) -> It
         if note.exists():
             before = json.loads(note.read_text(encoding="utf-8"))
             changed = [key for key in provenance | before if before.get(key) != provenance.get(key)]
-            if changed and not anew:
+            is_begun = any(path.name not in _SETTINGS for path in folder.iterdir())
+            if changed and is_begun and not anew:
                 what = "; ".join(_difference(key, before.get(key), provenance.get(key)) for key in changed)
                 raise MfpoError(
                     f"{folder} belongs to a run with other settings: {what}; repeat that command to resume it, remove "

@@ -270,6 +270,8 @@ def _complete_llava(processor: Any, config: Any) -> None:
 def check_texts(processor: Any, texts: Sequence[str]) -> None:
     """Raises RecordError when one of `texts` holds what the processor takes for an image, a video or a sound."""
     tokens = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")}
+    # Gemma 3's processor calls by that name what a template writes, and its tokenizer what stands for the image.
+    tokens.add(getattr(processor.tokenizer, "image_token", None))
     if (placeholder := getattr(processor, "image_token_id", None)) is not None:
         tokens.add(processor.tokenizer.convert_ids_to_tokens(placeholder))
     for text in texts:

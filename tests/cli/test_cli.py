@@ -1,6 +1,7 @@
 """The commands as a user types them: what they say, and what they do with bad input."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -329,6 +330,31 @@ def test_verbose_shows_the_traceback(tmp_path):
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert "Traceback" in finished.stderr
+
+
+def test_a_torchvision_of_another_torch_is_one_line(tmp_path, photos):
+    """As PyPI's is beside a torch for CPUs: whatever is imported from transformers raises."""
+    package = tmp_path / "site" / "torchvision"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    about = package.with_name("torchvision-0.28.0.dist-info")
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
+    (tmp_path / "q.jsonl").write_text('{"question_id": 1, "image": "red.png", "text": "What is it?"}\n')
+    arguments = ["answer", "q.jsonl", "--model", "picturebook", "--images", photos, "--out", "answers.jsonl"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "mfpo.cli", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(
+        "error: the torchvision installed here cannot be imported ('operator torchvision::nms does not exist'); install"
+    )
+    assert finished.stderr.count("\n") == 1
 
 
 def test_sixteen_photos_go_through_build_and_onto_a_page(mfpo, reference_data, tmp_path):

@@ -175,6 +175,14 @@ def test_existing_run_is_not_overwritten(plain_run, tiny_llava, ranked):
         train(ranked, tiny_llava, plain_run, TrainSettings())
 
 
+def test_a_refused_run_is_not_in_the_way_of_its_mended_command(tiny_llava, preference_data, tmp_path, capsys):
+    message = refused(preference_data, tiny_llava, tmp_path, method="dpo", attention="flex_attention")
+    assert message.endswith("set attention=sdpa")
+    mended = TrainSettings(method="dpo", attention="sdpa", max_steps=1)
+    train(preference_data, tiny_llava, tmp_path / "refused", mended)
+    assert "refused.partial: belongs to a run with other settings; starting over" in capsys.readouterr().err
+
+
 def test_image_that_cannot_be_read_names_the_record(tiny_llava, preference_data, tmp_path):
     rows = read_dataset(preference_data).with_format("arrow")[:]["images"].to_pylist()
     rows[3] = [{"bytes": b"junk", "path": None}]

@@ -30,7 +30,7 @@ from mfpo.cli.report import inspect, report
 from mfpo.cli.reproduce import reproduce
 from mfpo.cli.settings import show_settings
 from mfpo.cli.train import merge, train
-from mfpo.errors import MfpoError, one_line
+from mfpo.errors import MfpoError, brief, one_line
 from mfpo.registry import load_plugin
 
 app = typer.Typer(
@@ -78,6 +78,15 @@ def main() -> None:
             raise
         _complain(f"error: {one_line(error)}")
         sys.exit(1)
+    except ImportError as error:
+        fault = _fault_of_torchvision(error)
+        if fault is None or "-v" in sys.argv or "--verbose" in sys.argv:
+            raise
+        _complain(
+            f"error: the torchvision installed here cannot be imported ({fault}); install the build that is made for "
+            "this torch, from the same index, or `pip uninstall torchvision`"
+        )
+        sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -87,6 +96,14 @@ def main() -> None:
         if stop.code == 130:  # what typer makes of Ctrl-C
             _complain("stopped" + _kept(sys.argv[1:]))
         raise
+
+
+def _fault_of_torchvision(error: BaseException) -> str | None:
+    """What torchvision raised when transformers, which imports it wherever it is installed, could not be imported."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return brief(str(cause)) if cause is not error and "torchvision" in str(cause) else None
 
 
 def _kept(arguments: Iterable[str]) -> str:

@@ -67,11 +67,11 @@ def merge(
     import torch  # seconds of imports: a mistake is told before them
 
     from mfpo.folders import whole_folder
-    from mfpo.models import in_precision, load_model, load_processor, stored_dtype
+    from mfpo.models import in_precision, load_model, load_processor, quiet, stored_dtype
 
     # Added up in float32 and rounded once, to the precision of the base.
     model = in_precision(load_model(adapter, dtype=torch.float32), stored_dtype(adapter))
-    with whole_folder(out, {"command": "merge", "run": run}) as folder:
+    with quiet(), whole_folder(out, {"command": "merge", "run": run}) as folder:
         model.save_pretrained(folder)
         load_processor(adapter).save_pretrained(folder)
     console.print(f"{out} holds the merged model")
