@@ -231,6 +231,7 @@ def new_record(
 
 
 def without_places(text: str) -> str:
+    """The text without places for images, and without white space around it."""
     return text.replace(IMAGE_PLACE, "").strip()
 
 

@@ -69,6 +69,7 @@ def has_notes(folder: Path) -> bool:
 
 
 def read_note(shard: Path) -> Note:
+    """What was counted of a complete shard."""
     note: Note = json.loads(note_path(shard).read_text(encoding="utf-8"))
     return note
 
@@ -146,6 +147,7 @@ def repeats(id: str) -> str:
 
 
 def delete_notes(folder: Path) -> None:
+    """Remove the notes of all shards, once they are merged."""
     for path in folder.glob("train-*.json"):
         path.unlink()
 

@@ -37,6 +37,7 @@ class Draft:
 
 
 def draft_record(record: SourceRecord, settings: BuildSettings) -> Draft:
+    """The record with the keywords of its chosen answer; with `differing`, those that the rejected one lacks."""
     against = answer_text(record["rejected"]) if settings.differing else ""
     return Draft(record, rank_keywords(answer_text(record["chosen"]), settings, against=against))
 

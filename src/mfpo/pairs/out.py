@@ -57,6 +57,7 @@ class Summary(TypedDict):
 
 
 def empty_note() -> Note:
+    """The note of a shard before its first question."""
     return Note(
         asked=0,
         answered=0,
@@ -69,6 +70,7 @@ def empty_note() -> Note:
 
 
 def count_pair(note: Note, pair: Pair) -> None:
+    """Add a pair to the note: its claims that could be told, and its words."""
     note["paired"] += 1
     for side, answer in ((note["chosen"], pair.chosen), (note["rejected"], pair.rejected)):
         side["true"] += answer.true

@@ -106,6 +106,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def final(run: Rewards) -> Final:
+    """The last smoothed values of a run."""
     balance = run.balance
     return Final(run.steps[-1], run.text[-1], run.image[-1] if run.image else None, balance[-1] if balance else None)
 

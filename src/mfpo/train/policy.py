@@ -35,6 +35,7 @@ SHARDED_PRECISION = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtyp
 
 
 def computes_in_bf16(settings: TrainSettings) -> bool:
+    """Whether forward passes are in bfloat16, as set; on a CPU never."""
     return settings.bf16 and device().type == "cuda"
 
 
@@ -84,6 +85,7 @@ def keep_backward_pass(model: Any) -> None:
 
 
 def wanted_attention(settings: TrainSettings) -> str:
+    """The attention that is set, or the fastest of the device: FlexAttention on a GPU, else sdpa."""
     return settings.attention or ("flex_attention" if device().type == "cuda" else "sdpa")
 
 

@@ -17,6 +17,7 @@ class StageLog:
     first_step: int
 
     def write(self, metrics: dict[str, float], step: int) -> None:
+        """Append a line: the metrics at `step` of this stage."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self.stage, "step": self.first_step + step, **metrics}) + "\n")
 
