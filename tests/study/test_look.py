@@ -18,6 +18,7 @@ from mfpo.study.conflicts import counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE
 from mfpo.study.look import PLAIN, LookScale, at_rate, look, objectives, variants
 from mfpo.study.picturebook import PictureBookScale
+from mfpo.study.render import markdown
 from mfpo.study.study import Study
 from mfpo.study.trials import Data
 from mfpo.train.objectives import OBJECTIVES
@@ -124,9 +125,14 @@ def test_the_page_says_first_what_is_nowhere_worse_than_text_and_margin(study):
         *(f"{kind}, {size} pairs" for size in sizes for kind in objectives(size)),
         *(f"{kind}, 61 pairs" for kind in variants(61)),
     ]
-    assert result.notes[0].startswith(f"counterfactual is nowhere worse than {PLAIN} by its interval, and better in ")
-    assert "CHAIR_s (counterfactual, 60 pairs)" in result.notes[0]
-    assert not any(note.startswith("DPO is nowhere") for note in result.notes)
+    assert result.lead[0].startswith(f"counterfactual is nowhere worse than {PLAIN} by its interval, and better in ")
+    assert "CHAIR_s (counterfactual, 60 pairs)" in result.lead[0]
+    assert not any(said.startswith("DPO is nowhere") for said in result.lead)
+    gains = {row: figures.get("chair_s_gain") for row, figures in result.table.rows.items()}
+    assert gains["base"] is gains[f"{PLAIN}, 60 pairs"] is None
+    assert gains["counterfactual, 61 pairs"].mean == pytest.approx(15, abs=1)
+    assert gains["MFPO, counterfactual, 61 pairs"].mean == pytest.approx(0)
+    assert "| better than text + margin in CHAIR_s by |" in markdown(result, "", {})
     rates = next(note for note in result.notes if note.startswith("Learning rates"))
     assert all(f"{kind}: 0.0001" in rates for kind in objectives(61))
 

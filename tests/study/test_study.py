@@ -333,7 +333,7 @@ def test_verdicts_are_told_in_order_and_by_their_interval():
 
     verdicts = [verdict(-5, -1, is_papers=False), verdict(1, 3), verdict(-1, 3), verdict(4, 6, seeds=1)]
     table = Table({}, {"chair_s": "CHAIR_s"}, verdicts=[*verdicts, verdict(-3, -1)])
-    assert sentences(table) == [
+    assert sentences(Result("", table)) == [
         "against the paper: in CHAIR_s, a is 2.0 worse than b (-3.0 to -1.0)",
         "one seed: in CHAIR_s, a is 5.0 better than b (4.0 to 6.0)",
         "not settled: in CHAIR_s, a is 1.0 better than b (-1.0 to 3.0)",
@@ -371,7 +371,7 @@ def test_pages_have_the_papers_numbers_beside_ours(tmp_path):
 def test_a_small_difference_of_the_paper_is_told_as_such():
     claim = Claim("a", "b", gain=2.6)
     table = Table({}, {"chair_s": "CHAIR_s"}, verdicts=[Verdict(claim, Estimate(-2, None, -3, -1, 3))])
-    assert sentences(table) == [
+    assert sentences(Result("", table)) == [
         "against the paper: in CHAIR_s, a is 2.0 worse than b (-3.0 to -1.0); in the paper 2.6 better"
     ]
     (note,) = notes_of(Result("", table))

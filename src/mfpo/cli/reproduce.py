@@ -146,6 +146,6 @@ def _write(study: Any, name: str, result: Any, command: str) -> None:
     write_text(pages / f"{name}.md", markdown(result, command, facts))
     write_html(result, html, command, facts)
     console.print(terminal(result))
-    for sentence in [*sentences(result.table), *notes_of(result)]:
+    for sentence in [*sentences(result), *notes_of(result)]:
         console.print(sentence)
     console.print(f"open {html}")

@@ -33,6 +33,9 @@ _RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 _VALIDATION_SEED = 90
 _VALIDATION_SCENES = 300
 
+# The figures in which each row is compared with text + margin.
+_COMPARED = ("chair_s", "cover", "existence_accuracy")
+
 # More than any scene has.
 _ALL_THINGS = 9
 
@@ -93,7 +96,7 @@ def _look(study: Study, book: str, base: str) -> Result:
     plain = points[PLAIN]
     claims = [
         Claim(row, plain[size], figure, is_papers=False)
-        for figure in ("chair_s", "cover", "existence_accuracy")
+        for figure in _COMPARED
         for kind, rows in points.items()
         if kind != PLAIN
         for size, row in rows.items()
@@ -101,12 +104,12 @@ def _look(study: Study, book: str, base: str) -> Result:
     table = fill(study, trials, claims=claims)
     told = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
     notes = [
-        *_never_worse(table, points),
         f"Learning rates, each the best of the same {len(_RATES)} on {_VALIDATION_SCENES} validation scenes: {told}.",
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
-    return Result(f"When it pays to look: {base}", table, by_size(study, table, points), notes)
+    plots, lead = by_size(study, table, points), _never_worse(table, points)
+    return Result(f"When it pays to look: {base}", _beside_plain(table), plots, notes, lead)
 
 
 def objectives(pairs: int) -> dict[str, Trial]:
@@ -171,6 +174,15 @@ def _best_rates(study: Study, pairs: int) -> dict[str, float]:
         return worth({figure: estimate(scores, figure) for figure in ("chair_s", "cover")})
 
     return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in objectives(pairs).items()}
+
+
+def _beside_plain(table: Table) -> Table:
+    """The table with how much better each row is than text + margin, in place of as many verdicts."""
+    rows = {row: dict(figures) for row, figures in table.rows.items()}
+    for verdict in table.verdicts:
+        rows[verdict.claim.better][f"{verdict.claim.figure}_gain"] = verdict.gain
+    gains = {f"{figure}_gain": f"better than {PLAIN} in {table.columns[figure]} by" for figure in _COMPARED}
+    return replace(table, rows=rows, columns={**table.columns, **gains}, verdicts=())
 
 
 def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> list[str]:

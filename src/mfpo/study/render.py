@@ -72,10 +72,14 @@ def interval(estimate: Estimate, digits: int) -> str:
     return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
-def sentences(table: Table) -> list[str]:
-    """The verdicts in words, what goes against the paper first, and of the others what points against the claim."""
+def sentences(result: Result) -> list[str]:
+    """What a page begins with: its lead, then the verdicts in words.
+
+    What goes against the paper comes first, and of the others what points against the claim.
+    """
+    table = result.table
     order = ("against the paper", "one seed", "not settled", "as in the paper", "settled")
-    told = []
+    told = [*result.lead]
     for verdict in sorted(table.verdicts, key=lambda each: (order.index(each.word), each.gain.mean >= 0)):
         claim, gain = verdict.claim, verdict.gain
         figure, digits = table.columns.get(claim.figure, claim.figure), _digits(claim.figure)
@@ -120,7 +124,8 @@ def markdown(result: Result, command: str, facts: dict[str, str]) -> str:
     """A page for the docs; the plots are in the page of `write_html`."""
     header, rows = cells(result)
     lines = [f"# {result.title}", ""]
-    lines += [f"- {sentence}" for sentence in sentences(result.table)] + [""] * bool(result.table.verdicts)
+    said = sentences(result)
+    lines += [f"- {sentence}" for sentence in said] + [""] * bool(said)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
     lines += [line for note in notes_of(result) for line in (note, "")]
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
@@ -141,7 +146,7 @@ def facts_of(study: Study) -> dict[str, str]:
 def write_html(result: Result, path: Path, command: str, facts: dict[str, str]) -> None:
     """A self-contained page: the verdicts, the plots, the table."""
     header, rows = cells(result)
-    lead = {f"{number}.": text for number, text in enumerate(sentences(result.table), start=1)}
+    lead = {f"{number}.": text for number, text in enumerate(sentences(result), start=1)}
     notes = [note.removesuffix(".") for note in notes_of(result)]  # the page adds a full stop
     lead |= {f"Note {number}:" if notes[1:] else "Note:": note for number, note in enumerate(notes, start=1)}
     has_bands = any(line.low is not None for drawn in result.plots for line in drawn.lines.values())

@@ -80,12 +80,13 @@ class Plot:
 
 @dataclass(frozen=True)
 class Result:
-    """An experiment's result; `notes` are sentences for its page."""
+    """An experiment's result; `lead` are the sentences that its page begins with, `notes` those that it ends with."""
 
     title: str
     table: Table
     plots: Sequence[Plot] = ()
     notes: Sequence[str] = ()
+    lead: Sequence[str] = ()
 
 
 def fill(
