@@ -36,7 +36,8 @@ def main() -> None:
         with ZipFile(PAGES / "scores.zip") as kept:
             kept.extractall(out)
         scale = PictureBookScale(Path(out) / "picturebook")
-        for page in sorted([*PAGES.glob("figure*.md"), PAGES / "data-size.md", PAGES / "image-loss.md"]):
+        with_plots = ("figure*", "data-size", "image-loss", "look*")
+        for page in sorted(path for name in with_plots for path in PAGES.glob(f"{name}.md")):
             command = re.findall(r"^mfpo reproduce .*", page.read_text(encoding="utf-8"), re.MULTILINE)[0]
             words = shlex.split(command)
             study = Kept(Path(out), scale, range(int(words[words.index("--seeds") + 1])), console)
