@@ -104,7 +104,7 @@ def _look(study: Study, book: str, base: str) -> Result:
     table = fill(study, trials, claims=claims)
     told = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
     notes = [
-        f"Learning rates, each the best of the same {len(_RATES)} with {pairs} pairs on {_VALIDATION_SCENES} validation "
+        f"Learning rates, each the best of {len(_RATES)} with {pairs} pairs on {_VALIDATION_SCENES} validation "
         f"scenes: {told}. With fewer pairs an objective with a lower rate has moved less.",
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
