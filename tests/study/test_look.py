@@ -128,6 +128,8 @@ def test_the_page_says_first_what_is_nowhere_worse_than_text_and_margin(study):
     assert result.lead[0].startswith(f"counterfactual is nowhere worse than {PLAIN} by its interval, and better in ")
     assert "CHAIR_s (counterfactual, 60 pairs)" in result.lead[0]
     assert not any(said.startswith("DPO is nowhere") for said in result.lead)
+    assert result.lead[-3].startswith(f"CHAIR_s. Better than {PLAIN} of as many pairs: counterfactual, 60 pairs; ")
+    assert ". Worse: none. Not settled: " in result.lead[-3]
     gains = {row: figures.get("chair_s_gain") for row, figures in result.table.rows.items()}
     assert gains["base"] is gains[f"{PLAIN}, 60 pairs"] is None
     assert gains["counterfactual, 61 pairs"].mean == pytest.approx(15, abs=1)

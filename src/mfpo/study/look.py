@@ -109,8 +109,8 @@ def _look(study: Study, book: str, base: str) -> Result:
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
-    plots, lead = by_size(study, table, points), _never_worse(table, points)
-    return Result(f"When it pays to look: {base}", _beside_plain(table), plots, notes, lead)
+    lead = [*_never_worse(table, points), *_settled(table)]
+    return Result(f"When it pays to look: {base}", _beside_plain(table), by_size(study, table, points), notes, lead)
 
 
 def objectives(pairs: int) -> dict[str, Trial]:
@@ -175,6 +175,21 @@ def _best_rates(study: Study, pairs: int) -> dict[str, float]:
         return worth({figure: estimate(scores, figure) for figure in ("chair_s", "cover")})
 
     return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in objectives(pairs).items()}
+
+
+def _settled(table: Table) -> list[str]:
+    """For each figure the rows that are better than text + margin and those that are worse, by their interval."""
+    told = []
+    for figure in _COMPARED:
+        verdicts = [verdict for verdict in table.verdicts if verdict.claim.figure == figure]
+        settled = [verdict for verdict in verdicts if verdict.word == "settled"]
+        better = [verdict.claim.better for verdict in settled if verdict.gain.mean > 0]
+        worse = [verdict.claim.better for verdict in settled if verdict.gain.mean < 0]
+        told.append(
+            f"{table.columns[figure]}. Better than {PLAIN} of as many pairs: {'; '.join(better) or 'none'}. "
+            f"Worse: {'; '.join(worse) or 'none'}. Not settled: {len(verdicts) - len(settled)} of {len(verdicts)}."
+        )
+    return told
 
 
 def _beside_plain(table: Table) -> Table:
