@@ -502,7 +502,7 @@ def check(name: str, result: Result, study: Study) -> None:
         if said.is_papers and name not in WITHOUT_NUMBERS:
             assert said.gain == pytest.approx((worse - better) * (1 if said.figure in LOWER_IS_BETTER else -1))
             assert said.gain > 0
-    assert len(sentences(table)) == len(table.verdicts)
+    assert len(sentences(Result("", table))) == len(table.verdicts)
     assert markdown(result, "command", {}).count("\n| ") == len(rows) + 2  # header and line
 
 
