@@ -246,6 +246,9 @@ def test_regions_are_drawn_on_their_own_image_of_a_record(tmp_path):
 def test_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(MfpoError, match=r"neither metrics\.jsonl nor results\.json"):
         write_report(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(MfpoError, match=r"results\.json: it has no models"):
+        write_report(tmp_path)
 
 
 def test_folder_without_shards_is_an_error(tmp_path):

@@ -161,8 +161,6 @@ HEADER = ("run", "step", "text margin", "image margin", "balance")
 def row_of(name: str, end: Final) -> tuple[str, ...]:
     """The final values as they are printed; a value that there is not is a dash."""
     values = (end.text_margin, end.image_margin, end.balance)
-    return (
-        name,
-        str(end.step),
-        *("–" if value is None else f"{round(value, 2) + 0:.2f}" for value in values),
-    )  # no -0.00
+    # A zero is added as -0.0 + 0 is 0.0.
+    shown = ("–" if value is None else f"{round(value, 2) + 0:.2f}" for value in values)
+    return (name, str(end.step), *shown)

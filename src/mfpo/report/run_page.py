@@ -57,6 +57,8 @@ def write_report(run: Path) -> Path:
     # The demo has a run folder for each method; a training run is one itself.
     runs = {title: run} | {name: run / name for name in models}
     logs = {name: _rows(log) for name, folder in runs.items() if (log := folder / "metrics.jsonl").exists()}
+    if not models and not logs:
+        raise MfpoError(f"{run / 'results.json'}: it has no models; give a folder of `mfpo train` or `demo`")
     trained = [name for name in models if name != "base"]
     dataset = open_samples(run / "ranked") if (run / "ranked").is_dir() else None
     page = Page(
