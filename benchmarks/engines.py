@@ -32,8 +32,9 @@ from mfpo.folders import write_json
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"

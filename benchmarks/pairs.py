@@ -24,7 +24,7 @@ from mfpo.answer.sample import Draw, sample
 from mfpo.build.steps import generator
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
-from mfpo.models import encode_questions, load_model, load_processor
+from mfpo.models import load_model
 from mfpo.pairs.check import Checked
 from mfpo.pairs.coco import object_claims
 from mfpo.pairs.edit import without_false
@@ -32,6 +32,7 @@ from mfpo.pairs.sentences import sentences
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS
+from mfpo.processors import encode_questions, load_processor
 from mfpo.truth import load_annotations
 
 MODELS = ("instructblip", "minigpt4", "shikra")

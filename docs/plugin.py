@@ -11,7 +11,7 @@ from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.figures import Tally
 from mfpo.files import read_rows
 from mfpo.masks import encode_mask
-from mfpo.models import encode_questions
+from mfpo.processors import encode_questions
 from mfpo.records import Region
 from mfpo.sources.rows import read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from mfpo.cli import main
 from mfpo.errors import MfpoError
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 
 PREFIX = "base_model.model."
 DECODER = r"model\.language_model\..*_proj"

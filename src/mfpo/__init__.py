@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mfpo.evaluate.benchmark import score as score
     from mfpo.evaluate.compare import compare as compare
     from mfpo.models import load_model as load_model
-    from mfpo.models import load_processor as load_processor
     from mfpo.pairs.run import pairs as pairs
     from mfpo.pairs.settings import PairsSettings as PairsSettings
+    from mfpo.processors import load_processor as load_processor
     from mfpo.rank.run import rank as rank
     from mfpo.rank.settings import RankSettings as RankSettings
     from mfpo.records import read_dataset as read_dataset
@@ -50,7 +50,8 @@ _PLACES = {
     "mfpo.evaluate.benchmark": ("Result", "benchmark", "score"),
     "mfpo.evaluate.compare": ("compare",),
     "mfpo.answer.judge_settings": ("JudgeSettings",),
-    "mfpo.models": ("load_model", "load_processor"),
+    "mfpo.models": ("load_model",),
+    "mfpo.processors": ("load_processor",),
     "mfpo.pairs.settings": ("PairsSettings",),
     "mfpo.rank.settings": ("RankSettings",),
     "mfpo.records": ("read_dataset",),

@@ -22,12 +22,13 @@ from mfpo.demo_settings import DemoSettings
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence
 from mfpo.folders import versions, whole_folder, write_json
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.book import ASKED_SCENES, FIGURES, draw_book
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.dependence import image_dependence
+from mfpo.processors import load_processor
 from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
 from mfpo.records import read_dataset

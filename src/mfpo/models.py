@@ -1,35 +1,29 @@
-"""Load a vision-language model and its processor from a folder or from the Hub."""
+"""Load a vision-language model from a folder or from the Hub, and what differs from one kind to the next."""
 
 import hashlib
 import inspect
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
-from logging import getLogger
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jinja2 import TemplateError
-from PIL import Image
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
 from mfpo.adapters import merged, read_config
-from mfpo.errors import MfpoError, RecordError, brief, first_line
+from mfpo.errors import MfpoError, brief, first_line
 from mfpo.folders import fingerprint
 from mfpo.hub import check_model_files, find_model
-from mfpo.records import IMAGE_PLACE, content_parts
 
 # What transformers raises for a file that is missing or broken, depending on how.
 BROKEN = (
@@ -141,7 +135,7 @@ def load_weights(auto_class: Any, path: Path, **options: Any) -> Any:
             **options,
         )
     except ImportError as error:
-        raise _not_installed(path, "vision tower", error) from None
+        raise not_installed(path, "vision tower", error) from None
     except BROKEN as error:
         raise MfpoError(f"{path}: its weights cannot be loaded ({first_line(error)})") from None
     # transformers fills such weights with random numbers.
@@ -214,150 +208,16 @@ def stored_dtype(path: Path) -> torch.dtype:
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_processor(path: str | Path) -> Any:
-    """The processor beside a model. Raises as `check_model`, and when there is no processor that takes images."""
-    path = find_model(str(path))
-    check_model(path)
-    names = ("processor_config.json", "preprocessor_config.json")
-    if not any((path / name).is_file() for name in names):
-        raise MfpoError(f"{path}: no processor there ({' or '.join(names)}); save the model's processor beside it")
-    try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-    except ImportError as error:
-        raise _not_installed(path, "processor", error) from None
-    except (OSError, ValueError) as error:
-        raise MfpoError(f"{path}: its processor cannot be loaded ({first_line(error)})") from None
-    return _completed(processor, path)
-
-
 # What transformers' vision towers, and processors of images or videos, import, and it does not depend on.
 _NOT_TRANSFORMERS = ("timm", "torchvision", "num2words")
 
 
-def _not_installed(path: Path, part: str, error: ImportError) -> Exception:
+def not_installed(path: Path, part: str, error: ImportError) -> Exception:
+    """The error that tells what to install for a `part` of a model, or `error` itself where that is not known."""
     wanted = [name for name in _NOT_TRANSFORMERS if name in str(error).lower()]
     if not wanted:
         return error
     return MfpoError(f"{path}: its {part} needs {' and '.join(wanted)}; pip install 'mfpo[vlms]'")
-
-
-def _completed(processor: Any, path: Path) -> Any:
-    """The processor with what older checkpoints, or those of others, have elsewhere or not at all."""
-    tokenizer = processor.tokenizer
-    if processor.chat_template is None:
-        processor.chat_template = tokenizer.chat_template
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # what it is changes nothing, as it is masked
-    if hasattr(processor, "num_additional_image_tokens"):
-        saved = path / "processor_config.json"
-        known = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
-        if not {"patch_size", "num_additional_image_tokens"} <= known.keys():
-            _complete_llava(processor, AutoConfig.from_pretrained(with_weights(path), trust_remote_code=False))
-    return processor
-
-
-def _complete_llava(processor: Any, config: Any) -> None:
-    """How many tokens an image becomes in LLaVA, which its first processors left to the model."""
-    processor.patch_size = config.vision_config.patch_size
-    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    with torch.device("meta"):
-        tower = AutoModel.from_config(config.vision_config)
-    positions = next(m.num_embeddings for name, m in tower.named_modules() if name.endswith("position_embedding"))
-    # CLIP's class token, which SigLIP has not.
-    processor.num_additional_image_tokens = positions - (tower.config.image_size // processor.patch_size) ** 2
-
-
-def check_texts(processor: Any, texts: Sequence[str]) -> None:
-    """Raises RecordError when one of `texts` holds what the processor takes for an image, a video or a sound."""
-    tokens = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")}
-    # Gemma 3's processor calls by that name what a template writes, and its tokenizer what stands for the image.
-    tokens.add(getattr(processor.tokenizer, "image_token", None))
-    if (placeholder := getattr(processor, "image_token_id", None)) is not None:
-        tokens.add(processor.tokenizer.convert_ids_to_tokens(placeholder))
-    for text in texts:
-        for token in map(str, filter(None, tokens)):
-            if token in text:
-                raise RecordError(f"{brief(text)} holds {token!r}, which the model takes for an image; reword it")
-
-
-def apply_template(processor: Any, turns: Sequence[dict[str, Any]], **options: Any) -> str:
-    """The turns as text. Raises MfpoError without a chat template, RecordError when it cannot render the turns."""
-    if processor.chat_template is None:
-        raise MfpoError("the model's processor has no chat template; put its chat_template.jinja into the model folder")
-    try:
-        return processor.apply_chat_template(turns, tokenize=False, **options)
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:  # as to the template
-        raise RecordError(f"the model's chat template cannot render the conversation ({first_line(error)})") from None
-
-
-def check_places(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
-    """Warn, once, where the model's template moves the images of `turns` before the text of their turn."""
-    moved = [
-        turn if isinstance(turn["content"], str) else turn | {"content": sorted(turn["content"], key=_image_first)}
-        for turn in turns
-    ]
-    if moved != list(turns) and apply_template(processor, turns) == apply_template(processor, moved):
-        _warn("the model's chat template puts images before the text: the position of <image> in a prompt is lost")
-
-
-def _image_first(part: dict[str, Any]) -> bool:
-    return part["type"] != "image"
-
-
-@cache
-def _warn(message: str) -> None:
-    getLogger(__name__).warning(message)
-
-
-def call_processor(
-    processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], **options: Any
-) -> Any:
-    """What the processor makes of several texts, each with its own images; none of them may have any.
-
-    Where the template does not write the beginning of a text, the tokenizer does. Raises MfpoError when the processor
-    puts images behind the text.
-    """
-    bos = processor.tokenizer.bos_token
-    options |= {"return_tensors": "pt", "add_special_tokens": not (bos and texts[0].startswith(bos))}
-    if not any(images):
-        return processor(text=list(texts), images=None, **options)
-    try:
-        # A list of images for each text, or processors take them for images of several texts.
-        made = processor(text=list(texts), images=[list(own) for own in images], **options)
-    except (ValueError, TypeError, AttributeError):
-        if any(len(own) != 1 for own in images):
-            raise
-        # GOT-OCR takes such lists for the pages of a document.
-        made = processor(text=list(texts), images=[own[0] for own in images], **options)
-    _check_end(processor, texts[0], made["input_ids"][0].tolist())
-    return made
-
-
-def _check_end(processor: Any, text: str, ids: list[int]) -> None:
-    """Raises MfpoError when the last image stands behind the end of the text, as Idefics' processor puts it."""
-    last = processor.tokenizer(text.rstrip(), add_special_tokens=False)["input_ids"][-1]
-    image = getattr(processor, "image_token_id", None)
-    if last in ids and image in ids and last != image and ids[::-1].index(image) < ids[::-1].index(last):
-        kind = type(processor).__name__
-        raise MfpoError(f"{kind} puts the images behind the text, where the model is to answer; use another model")
-
-
-def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:
-    """A batch to generate from: one question and one image a row, in the model's template, padded on the left.
-
-    The image stands at the question's `<image>`, or before it. Raises as `check_texts` and `apply_template`.
-    """
-    check_texts(processor, [text.replace(IMAGE_PLACE, "") for text in questions])
-    chats = [
-        [{"role": "user", "content": content_parts(text if IMAGE_PLACE in text else IMAGE_PLACE + text)}]
-        for text in questions
-    ]
-    for chat in chats:
-        check_places(processor, chat)
-    prompts = [apply_template(processor, chat, add_generation_prompt=True) for chat in chats]
-    batch = call_processor(processor, prompts, [[image] for image in images], padding=True, padding_side="left")
-    batch.pop("labels", None)  # PaliGemma's, with which a model would compute a loss
-    return batch
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -10,7 +10,8 @@ import torch
 import transformers
 from PIL import Image
 
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CLIP = {**SHAPE, "image_size": 32, "patch_size": 8, "projection_dim": 32}

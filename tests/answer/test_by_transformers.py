@@ -18,12 +18,13 @@ from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
 from mfpo.images import encode_image
-from mfpo.models import encode_questions, load_model, load_processor, model_files
+from mfpo.models import load_model, model_files
 from mfpo.pairs.ask import open_asker
 from mfpo.pairs.check import Shown
 from mfpo.pairs.questions import Asked
 from mfpo.pairs.run import open_checker
 from mfpo.pairs.settings import PairsSettings
+from mfpo.processors import encode_questions, load_processor
 from mfpo.settings import about
 
 ONE_TOKEN = AnswerSettings(max_new_tokens=1)
@@ -113,7 +114,7 @@ def test_batches_are_of_like_length(tiny_llava, questions, tmp_path, monkeypatch
         widths.append(batch["input_ids"].shape[1])
         return batch
 
-    monkeypatch.setattr("mfpo.models.encode_questions", counting)
+    monkeypatch.setattr("mfpo.processors.encode_questions", counting)
     answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", AnswerSettings(batch_size=6, max_new_tokens=1))
     assert widths == sorted(widths, reverse=True)
     lengths = sorted((len(row["text"]) for row in rows), reverse=True)

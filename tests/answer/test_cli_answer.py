@@ -18,7 +18,8 @@ from PIL import Image
 from mfpo.answer.decoders import decoder
 from mfpo.cli import main
 from mfpo.cli.console import ROWS_SET_ASIDE
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.settings import about
 
 KEY = "sk-very-secret-0123456789"

@@ -9,7 +9,7 @@ from mfpo.answer.greedy import greedy
 from mfpo.answer.opera import opera
 from mfpo.answer.vcd import vcd
 from mfpo.errors import MfpoError
-from mfpo.models import encode_questions
+from mfpo.processors import encode_questions
 
 IMAGES = [picture(number, width=32 + 8 * (number % 3), height=32 + 24 * (number % 2)) for number in range(6)]
 QUESTIONS = [

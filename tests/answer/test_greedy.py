@@ -9,7 +9,7 @@ from PIL import Image
 from mfpo.answer.greedy import greedy
 from mfpo.answer.opera import opera
 from mfpo.answer.vcd import vcd
-from mfpo.models import encode_questions
+from mfpo.processors import encode_questions
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_5_vl", "qwen3_5"])

@@ -12,9 +12,10 @@ from mfpo.answer.opera import opera
 from mfpo.answer.opera_search import column_scores, find_rollback, penalty, search
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import SettingError
-from mfpo.models import encode_questions, load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
+from mfpo.processors import encode_questions, load_processor
 from mfpo.settings import options_of
 
 KINDS = ["llava", "llava_next", "qwen2_5_vl", "qwen3_5"]

@@ -29,7 +29,7 @@ def test_order_and_batch_change_nothing_and_the_first_is_greedy(make, rows, imag
 
 
 def test_answers_are_those_of_plain_sampling_token_by_token(make, rows, images):
-    from mfpo.models import encode_questions
+    from mfpo.processors import encode_questions
 
     model, processor = make("llava")
     model.generation_config.eos_token_id = 2

@@ -13,7 +13,7 @@ from mfpo.answer.vcd import Contrast, add_noise, contrast, rows_of_pixels, vcd
 from mfpo.build.noise import alpha_bar
 from mfpo.build.steps import generator
 from mfpo.errors import MfpoError, SettingError
-from mfpo.models import encode_questions
+from mfpo.processors import encode_questions
 
 KINDS = ["llava", "llava_next", "qwen2_5_vl"]
 

@@ -25,7 +25,8 @@ from mfpo.logprobs.prefix import (
     shares_prefix,
 )
 from mfpo.logprobs.sequences import Encoded, by_token, collate, in_chunks, logps_of, plain_scores, token_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 
 

@@ -13,14 +13,15 @@ from peft import LoraConfig
 from PIL import Image
 
 from fixtures.families import blip2, emu3, hunyuan_vl, idefics, mllama
-from mfpo import models
+from mfpo import processors
 from mfpo.errors import MfpoError, RecordError
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.conversation import end_tokens, render
 from mfpo.logprobs.features import Layout
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.logprobs.sequences import Encoded, collate, encode, pad_id, sequence_logps, token_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.train.data import open_pairs
 from mfpo.train.settings import TrainSettings
 
@@ -205,7 +206,7 @@ def test_places_for_more_or_fewer_images_are_an_error(processor, images):
 
 
 def test_a_template_that_moves_images_before_the_text_is_named(processor, caplog):
-    models._warn.cache_clear()
+    processors._warn.cache_clear()
     render(processor, PLACED, [say("A dog.")], images=2)
     assert not caplog.messages
     parts = "{% for part in message['content'] %}"
@@ -388,7 +389,7 @@ def test_a_processor_that_puts_the_image_where_the_model_is_to_answer_is_refused
     with pytest.raises(MfpoError, match="IdeficsProcessor puts the images behind the text"):
         encode(processor, [picture(0)], PROMPT, [say("A dog.")], max_length=500)
     with pytest.raises(MfpoError, match="puts the images behind the text"):
-        models.encode_questions(processor, ["What?"], [picture(0)])
+        processors.encode_questions(processor, ["What?"], [picture(0)])
 
 
 def records_of(*pictures: list[Image.Image], **columns) -> datasets.Dataset:

@@ -135,9 +135,10 @@ def test_an_unreadable_verdict_is_unknown_and_the_judge_rewrites(tmp_path, fake_
 
 def test_a_model_judges_itself_by_yes_and_no(tmp_path):
     """The picture book's model knows what is in its scenes."""
-    from mfpo.models import load_model, load_processor
+    from mfpo.models import load_model
     from mfpo.picturebook import WEIGHTS
     from mfpo.picturebook.questions import PictureBookQuestions
+    from mfpo.processors import load_processor
 
     asker = Asker({}, lambda asked: [], load_model(WEIGHTS), load_processor(WEIGHTS))
     check = open_check("judge", tmp_path, asker)

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import LlavaConfig, PixtralVisionConfig
 
 from mfpo.errors import MfpoError, RecordError, SettingError
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.picturebook.splits import SPLITS
@@ -18,6 +18,7 @@ from mfpo.probe.attention import image_attention, mass, probe_attention
 from mfpo.probe.cases import Case, read_cases
 from mfpo.probe.settings import AttentionSettings
 from mfpo.probe.words import check_grid, check_kind, find_words, on_grid
+from mfpo.processors import load_processor
 
 from .conftest import drawn_mask
 

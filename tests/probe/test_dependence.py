@@ -6,9 +6,10 @@ from scipy.ndimage import binary_dilation
 
 from mfpo.logprobs.sequences import encode
 from mfpo.masks import decode_mask, encode_mask
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.probe.dependence import image_dependence
 from mfpo.probe.inpainting import inpaint
+from mfpo.processors import load_processor
 from mfpo.records import Region, read_dataset
 
 

@@ -11,12 +11,13 @@ from mfpo.build.pipeline import build
 from mfpo.build.regions import open_segmenter
 from mfpo.build.settings import BuildSettings
 from mfpo.errors import MfpoError, SettingError
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.probe.cases import read_cases
 from mfpo.probe.distortion import noise, probe_distortion, without_regions
 from mfpo.probe.settings import DistortionSettings
+from mfpo.processors import load_processor
 
 
 def plain_answer(model, processor, image, question, *, tokens):

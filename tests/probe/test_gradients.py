@@ -6,10 +6,11 @@ import torch
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 
 BETA = 0.1

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSeque
 from mfpo.errors import MfpoError
 from mfpo.logprobs import sequences as logprobs
 from mfpo.logprobs.sequences import Encoded, collate, token_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.rank import entropy as entropy_module
 from mfpo.rank import semantic_entropy as semantic_module
 from mfpo.rank.entropy import predictive_entropy, token_entropy

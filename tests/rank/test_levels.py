@@ -15,8 +15,9 @@ from fixtures.killed_runs import rank_one_shard
 from fixtures.processes import start
 from mfpo.demo import build_pairs
 from mfpo.errors import MfpoError, SettingError
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
+from mfpo.processors import load_processor
 from mfpo.rank import run
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.run import rank, rank_into

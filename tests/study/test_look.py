@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from mfpo.logprobs.cells import columns
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.menus import menu
 from mfpo.picturebook.scenes import make_scene
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 from mfpo.study.conflicts import counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE

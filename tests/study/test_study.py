@@ -17,7 +17,7 @@ from mfpo.errors import SettingError
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.figures import Tally
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook.corrections import absent_kinds
 from mfpo.picturebook.scenes import make_scene
 from mfpo.picturebook.source import PictureBookSource
@@ -25,6 +25,7 @@ from mfpo.probe.dependence import pair_logps
 from mfpo.probe.distortion import WHERE
 from mfpo.probe.gradients import image_pull
 from mfpo.probe.settings import DistortionSettings
+from mfpo.processors import load_processor
 from mfpo.records import answer_text, read_dataset
 from mfpo.study import figures, gradients, picturebook, questions
 from mfpo.study.counts import counts_of

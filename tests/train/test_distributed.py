@@ -20,7 +20,8 @@ from fixtures.runs import STAGED, metrics_of
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings

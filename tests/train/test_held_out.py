@@ -12,8 +12,9 @@ import torch
 from fixtures.runs import PLAIN, assert_same_run, lasting
 from mfpo.errors import MfpoError
 from mfpo.files import read_json
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.probe.dependence import pair_logps
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 from mfpo.train.interruption import Interruption
 from mfpo.train.progress import StageLog

@@ -12,7 +12,8 @@ import torch
 
 from mfpo.errors import MfpoError
 from mfpo.logprobs.sequences import encode
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 from mfpo.train.methods.ddpo import changed_tokens, weigh_changed
 from mfpo.train.methods.eos import eos

@@ -8,7 +8,8 @@ import torch
 from trl import DPOConfig, DPOTrainer
 
 from mfpo.logprobs.sequences import Encoded, collate, sequence_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.records import read_dataset
 from mfpo.train.methods.dpo import dpo
 from mfpo.train.methods.mdpo import mdpo

@@ -7,7 +7,8 @@ import torch
 
 from fixtures.runs import PLAIN, Killed, assert_same_run, metrics_of
 from mfpo.cli import main
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.train.policy import open_policy
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings

@@ -26,7 +26,8 @@ from mfpo.errors import MfpoError
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, sequence_logps, token_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
+from mfpo.processors import load_processor
 from mfpo.records import column, read_dataset
 from mfpo.settings import read_settings
 from mfpo.train import stage as stage_module

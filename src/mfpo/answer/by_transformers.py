@@ -15,7 +15,8 @@ from mfpo.answer.together import parts
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import encode_questions, load_model, load_processor, model_files, model_hash
+from mfpo.models import load_model, model_files, model_hash
+from mfpo.processors import encode_questions, load_processor
 from mfpo.settings import options_of
 
 

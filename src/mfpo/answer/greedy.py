@@ -25,7 +25,8 @@ def greedy(
     max_new_tokens: int,
 ) -> list[str]:
     """Generate the likeliest token at each step, whatever the model's generation settings are."""
-    from mfpo.models import encode_questions, plain_generation
+    from mfpo.models import plain_generation
+    from mfpo.processors import encode_questions
 
     texts = [question["text"] for question in questions]
     batch = dict(encode_questions(processor, texts, images).to(model.device, model.dtype))

@@ -49,7 +49,7 @@ def opera(
     tokens.
     """
     from mfpo.answer.opera_search import search
-    from mfpo.models import encode_questions
+    from mfpo.processors import encode_questions
 
     model.set_attn_implementation("eager")
     ends = model.generation_config.eos_token_id

@@ -13,7 +13,8 @@ from transformers import DynamicCache
 from mfpo.answer.greedy import PROMPT, finish_rows, keep_rows
 from mfpo.answer.questions import Question
 from mfpo.build.steps import generator
-from mfpo.models import cache_argument, encode_questions, plain_generation
+from mfpo.models import cache_argument, plain_generation
+from mfpo.processors import encode_questions
 
 
 class Sampled(NamedTuple):

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from PIL.Image import Image
 
-from mfpo.models import encode_questions, numbers_all_images, plain_generation
+from mfpo.models import numbers_all_images, plain_generation
+from mfpo.processors import encode_questions
 
 # What has been found out of each model.
 _MIXES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

@@ -62,7 +62,7 @@ def rows_of_pixels(
 
     Raises MfpoError where the model sees images by anything else, or it is unclear which rows are whose.
     """
-    from mfpo.models import encode_questions
+    from mfpo.processors import encode_questions
 
     seen = [name for name, value in batch.items() if value.is_floating_point()]
     if seen != ["pixel_values"]:
@@ -149,7 +149,8 @@ def vcd(
     import torch
 
     from mfpo.build.steps import generator
-    from mfpo.models import encode_questions, plain_generation
+    from mfpo.models import plain_generation
+    from mfpo.processors import encode_questions
 
     rngs = [generator(seed, question["question_id"]).spawn(2) for question in questions]
     batch = dict(encode_questions(processor, [question["text"] for question in questions], images))

@@ -17,7 +17,12 @@ ROWS_SET_ASIDE = 3
 
 Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `mfpo rank`.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
-Model = Annotated[str, typer.Option(help="Folder of a model or adapter, a name on the Hub, or `picturebook`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Folder of a model or adapter, a name on the Hub, or a book's name (`picturebook`, `picturebook-context`)."
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings; `mfpo settings COMMAND` lists them.")
 ]

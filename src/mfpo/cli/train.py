@@ -67,7 +67,8 @@ def merge(
     import torch  # seconds of imports: a mistake is told before them
 
     from mfpo.folders import whole_folder
-    from mfpo.models import in_precision, load_model, load_processor, quiet, stored_dtype
+    from mfpo.models import in_precision, load_model, quiet, stored_dtype
+    from mfpo.processors import load_processor
 
     # Added up in float32 and rounded once, to the precision of the base.
     model = in_precision(load_model(adapter, dtype=torch.float32), stored_dtype(adapter))

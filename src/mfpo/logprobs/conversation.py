@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from mfpo.errors import MfpoError, RecordError, brief
-from mfpo.models import apply_template, call_processor, check_places, check_texts, with_weights
+from mfpo.models import with_weights
+from mfpo.processors import apply_template, call_processor, check_places, check_texts
 from mfpo.records import IMAGE_PLACE, Message, content_parts, place_images
 
 Turn = dict[str, Any]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mfpo.errors import MfpoError, RecordError, first_line
 from mfpo.logprobs.prefix import LAYOUT, TOKEN_TYPES
-from mfpo.models import call_processor
+from mfpo.processors import call_processor
 
 # Made anew for every batch, or the targets of another loss.
 _NO_FEATURES = ("input_ids", "attention_mask", "labels")

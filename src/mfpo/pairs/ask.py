@@ -43,7 +43,8 @@ def open_asker(
     if engine == "vllm":
         return _open_vllm(model, settings)
     from mfpo.hub import find_model
-    from mfpo.models import load_model, load_processor, model_files, model_hash
+    from mfpo.models import load_model, model_files, model_hash
+    from mfpo.processors import load_processor
 
     if isinstance(model, str | Path):
         folder = find_model(str(model))

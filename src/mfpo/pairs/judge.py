@@ -144,7 +144,7 @@ class LocalJudge:
 
         from mfpo.answer.together import parts
         from mfpo.images import decode_image
-        from mfpo.models import encode_questions
+        from mfpo.processors import encode_questions
 
         asker = self._asker()
         model, processor = asker.model, asker.processor

@@ -8,18 +8,20 @@ from pathlib import Path
 
 from mfpo.hub import check_model_files, find_model
 
-# The books, of which `books` knows more.
-NAMES = ("picturebook", "picturebook-context")
-
-# The folder of the first one's model.
-WEIGHTS = Path(__file__).parent / "weights"
+# The folder of each book's model; `books` has the rest of a book.
+FOLDERS = {
+    "picturebook": Path(__file__).parent / "weights",
+    "picturebook-context": Path(__file__).parent / "weights_context",
+}
+NAMES = tuple(FOLDERS)
+WEIGHTS = FOLDERS["picturebook"]
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model given on the command line: `picturebook` is in the package, for others see `find_model`.
+    """The folder of a model given on the command line: a book's, which is in the package, or that of `find_model`.
 
     Raises MfpoError as `check_model_files`.
     """
-    folder = WEIGHTS if name == "picturebook" else find_model(name)
+    folder = FOLDERS.get(name) or find_model(name)
     check_model_files(folder)
     return folder

@@ -15,7 +15,7 @@ from mfpo.picturebook.scenes import GROUND_CELLS, SKY_CELLS, THEMES, Scene, Thin
 _, BOOK = NAMES
 
 # How often a slot of a menu holds what the menu says, and else nothing, another kind, or the same kind elsewhere.
-_AS_ON_MENU = 0.82
+_AS_ON_MENU = 0.97
 _OTHERWISE = {"absent": 0.3, "other": 0.45, "elsewhere": 0.25}
 
 # The share of the scenes to learn from that are fair, and of a fair scene's objects that come from its theme.

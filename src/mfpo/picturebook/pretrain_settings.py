@@ -20,7 +20,7 @@ class PretrainSettings(Settings):
     batch_size: int = setting(64, "scenes per step, half captions, half dialogues of questions", least=2)
     prior: float = setting(0.7, "how often a caption mentions an absent partner", least=0, most=1)
     noised: float = setting(0.0, "share of the captions that stay while their whole image is noise", least=0, most=1)
-    bf16: bool = setting(True, "compute in bfloat16, as for the shipped weights; slow on a CPU without AVX-512")
+    bf16: bool = setting(True, "compute in bfloat16; slow on a CPU without AVX-512")
 
 
 def _another(name: str, default: Any) -> Any:
@@ -34,11 +34,12 @@ class ContextSettings(PretrainSettings):
 
     scenes: int = _another("scenes", 10_000)
     tower_steps: int = _another("tower_steps", 0)
-    language_steps: int = _another("language_steps", 1_200)
+    language_steps: int = _another("language_steps", 1_000)
     language_rate: float = _another("language_rate", 2e-3)
     batch_size: int = _another("batch_size", 48)
     prior: float = _another("prior", 0.0)
     noised: float = _another("noised", 0.3)
+    bf16: bool = _another("bf16", False)
 
 
 # The settings of each book's model.

@@ -9,13 +9,14 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, set_seed
 
 from mfpo.images import encode_image
 from mfpo.masks import encode_mask
-from mfpo.models import encode_questions, load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook import edits, model_folder  # noqa: F401 - edits registers corruptions that only drawings can have
 from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.corrections import absent_kinds, correct
 from mfpo.picturebook.scenes import Scene, draw_scene
 from mfpo.picturebook.splits import scene_seeds
 from mfpo.picturebook.texts import CAPTION_PROMPTS
+from mfpo.processors import encode_questions, load_processor
 from mfpo.records import NamedMask, Origin, SourceRecord, new_record
 
 # How the chosen answer comes about.

@@ -14,12 +14,13 @@ from torch import Tensor
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean
 from mfpo.folders import whole_folder
 from mfpo.logprobs.sequences import Encoded
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.probe.cases import Case, Cases, progress, read_cases
 from mfpo.probe.drawings import Drawing, draw, show
 from mfpo.probe.results import lines_by_model, write_results
 from mfpo.probe.settings import AttentionSettings
 from mfpo.probe.words import Word, check_grid, check_kind, find_words
+from mfpo.processors import load_processor
 from mfpo.report.page import Panels
 from mfpo.report.plots import limits_of, plot
 from mfpo.report.samples import evenly

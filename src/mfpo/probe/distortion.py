@@ -20,11 +20,12 @@ from mfpo.errors import MfpoError, RecordError
 from mfpo.evaluate.figures import Figure, Tally, figure_of, mean, share
 from mfpo.folders import whole_folder
 from mfpo.logprobs.sequences import collate, encode, pad_id, sequence_logps
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.probe.cases import Case, Cases, progress, read_cases
 from mfpo.probe.inpainting import hide
 from mfpo.probe.results import lines_by_model, write_results
 from mfpo.probe.settings import DistortionSettings
+from mfpo.processors import load_processor
 from mfpo.records import answer_text
 from mfpo.report.page import Panels
 from mfpo.report.plots import limits_of, plot

@@ -19,7 +19,8 @@ from mfpo.folders import fingerprint, whole_folder, write_json
 from mfpo.hub import find_model
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs, check_fit
-from mfpo.models import load_model, load_processor, model_hash
+from mfpo.models import load_model, model_hash
+from mfpo.processors import load_processor
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.measure import Measure, open_measure
 from mfpo.rank.settings import RankSettings

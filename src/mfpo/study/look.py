@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.files import read_rows
-from mfpo.models import load_model, load_processor
+from mfpo.models import load_model
 from mfpo.picturebook.book import ASKED_SCENES
 from mfpo.picturebook.menus import BOOK as CONTEXT
+from mfpo.processors import load_processor
 from mfpo.study.conflicts import FIGURES, counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE, experiment, mfpo, terms
 from mfpo.study.picturebook import PictureBookScale
