@@ -57,8 +57,8 @@ def _quiet() -> Iterator[None]:
 @_quiet()
 def read_config(path: Path) -> PeftConfig:
     """The configuration of the adapter in the folder `path`. Raises MfpoError when peft does not know it."""
-    given = read_json(path / "adapter_config.json")
-    _check_kinds(path, given)
+    raw_config = read_json(path / "adapter_config.json")
+    _check_kinds(path, raw_config)
     try:
         config = PeftConfig.from_pretrained(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -66,7 +66,7 @@ def read_config(path: Path) -> PeftConfig:
     if config.peft_type is None or config.is_prompt_learning:
         raise MfpoError(f"{path}: a {config.peft_type} adapter cannot be merged into its base; give a LoRA adapter")
     for name in ("r", "lora_alpha", "alpha"):  # peft's defaults would scale the adapter by something else
-        if hasattr(config, name) and given.get(name) is None:
+        if hasattr(config, name) and raw_config.get(name) is None:
             raise MfpoError(f"{path}: its adapter_config.json names no {name}; give the one that it was trained with")
     for field in fields(config):
         value = getattr(config, field.name)
@@ -80,17 +80,17 @@ def read_config(path: Path) -> PeftConfig:
     return config
 
 
-def _check_kinds(path: Path, given: Any) -> None:
+def _check_kinds(path: Path, raw_config: Any) -> None:
     """Raises MfpoError for wrong types, which peft would report as missing attributes and the like."""
-    if not isinstance(given, dict):
+    if not isinstance(raw_config, dict):
         raise MfpoError(f"{path}: its adapter_config.json is not a peft config: it must be an object {{...}}")
     for name in ("target_modules", "exclude_modules"):
-        if not isinstance(value := given.get(name), str | list | None):
+        if not isinstance(value := raw_config.get(name), str | list | None):
             raise MfpoError(
                 f"{path}: {name} in its adapter_config.json is {brief(value)}, but must be a text or a list"
             )
     for name in ("rank_pattern", "alpha_pattern"):
-        value = given.get(name, {})
+        value = raw_config.get(name, {})
         if not isinstance(value, dict) or not all(isinstance(number, int | float) for number in value.values()):
             raise MfpoError(
                 f"{path}: {name} in its adapter_config.json is {brief(value)}, but must be an object of numbers"
@@ -211,9 +211,9 @@ def _places(tensors: Iterable[str], modules: Iterable[str]) -> dict[str, str]:
 def _retarget(config: PeftConfig, todays: dict[str, str]) -> PeftConfig:
     """The configuration, written in old names, for the modules with today's."""
     for pattern in (config.rank_pattern, config.alpha_pattern):
-        own = {todays[old]: pattern[key] for old in todays if (key := get_pattern_key(pattern, old)) in pattern}
+        new_pattern = {todays[old]: pattern[key] for old in todays if (key := get_pattern_key(pattern, old)) in pattern}
         pattern.clear()
-        pattern.update(own)
+        pattern.update(new_pattern)
     config.target_modules = set(todays.values())
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     return config
@@ -236,8 +236,8 @@ def _check_tensors(
             and (tensor.shape, tensor.is_floating_point()) != (known[name].shape, known[name].is_floating_point())
         ],
     }
-    found = [
+    messages = [
         f"{len(names)} tensors are {fault}, such as {min(names)[:100]!r}" for fault, names in faults.items() if names
     ]
-    if found:
-        raise MfpoError(f"{path}: its adapter does not fit its base: {'; '.join(found)}")
+    if messages:
+        raise MfpoError(f"{path}: its adapter does not fit its base: {'; '.join(messages)}")

@@ -47,6 +47,6 @@ def class_of(name: str) -> str | None:
     from mfpo.objects import mentions  # with textblob, which takes a second
 
     plain = plain_name(name)
-    found = mentions(plain)
-    last = found[-1].category if found and found[-1].end == len(plain) else None
+    objects = mentions(plain)
+    last = objects[-1].category if objects and objects[-1].end == len(plain) else None
     return coco_class(name) or _WHOLE.get(plain.replace(" ", "")) or last

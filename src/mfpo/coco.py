@@ -80,13 +80,13 @@ def _entries(content: Any, part: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _by_id(content: Any, part: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    entries: dict[str, tuple[str, dict[str, Any]]] = {}
     for where, entry in _entries(content, part):
         id = _id(entry, "id", where)
-        if id in found:
+        if id in entries:
             raise _Fault(f"two of its {part} have the id {id[:40]}", where)
-        found[id] = where, entry
-    return found
+        entries[id] = where, entry
+    return entries
 
 
 def _references(annotations: Iterable[tuple[str, dict[str, Any]]], key: str, known: Container[str]) -> list[str]:
@@ -124,8 +124,8 @@ def _needed(value: T | None, key: str, where: str) -> T:
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    given = image.get("height"), image.get("width")
-    sides = [int(side) for side in given if isinstance(side, int | float) and 0 < side < 2**16 and side == side // 1]
+    size = image.get("height"), image.get("width")
+    sides = [int(side) for side in size if isinstance(side, int | float) and 0 < side < 2**16 and side == side // 1]
     return (sides[0], sides[1]) if len(sides) == 2 else None
 
 

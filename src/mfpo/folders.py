@@ -199,8 +199,8 @@ def provenance_of(thing: Any) -> Any:
 
 def file_states(files: Iterable[Path]) -> dict[str, list[int]]:
     """Size in bytes and modification time in ns of each file, which identify it when a killed run resumes."""
-    found = [(os.path.abspath(file), file.stat()) for file in sorted(files) if file.is_file()]
-    return {name: [state.st_size, state.st_mtime_ns] for name, state in found}
+    states = [(os.path.abspath(file), file.stat()) for file in sorted(files) if file.is_file()]
+    return {name: [state.st_size, state.st_mtime_ns] for name, state in states}
 
 
 def fingerprint(folder: Path, pattern: str) -> str:

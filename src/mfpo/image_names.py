@@ -49,17 +49,17 @@ class ByImage(dict[str, T]):
 
         Raises MfpoError when the names of two images differ only by the zeros before their number.
         """
-        own = image_key(id)
+        id_key = image_key(id)
         if name is None:
-            self._ids[own].add(own)
-            return own
+            self._ids[id_key].add(id_key)
+            return id_key
         stem, _ = os.path.splitext(os.path.basename(name))
         digits = stem.rpartition("_")[2]
         number = image_key(os.path.basename(name))
         is_number = number.isdecimal()
         # 12 digits are COCO's, whatever ids a subset has.
-        key = number if number == own or (is_number and len(digits) == 12) else name
-        self._ids[own].add(key)
+        key = number if number == id_key or (is_number and len(digits) == 12) else name
+        self._ids[id_key].add(key)
         if is_number:
             self._numbers[number].add(key)
         for way in {name, os.path.splitext(name)[0], stem}:
@@ -75,19 +75,19 @@ class ByImage(dict[str, T]):
         """The key of the image that is `called` so, None if there is none. Raises RecordError for several."""
         number = image_key(called)
         if called.isdecimal():
-            found = self._ids.get(number, set())
+            keys = self._ids.get(number, set())
             # A file of this number makes the id doubtful, but is not meant by a number that is no id.
-            found = found and found | self._numbers.get(number, set())
+            keys = keys and keys | self._numbers.get(number, set())
         else:
             ways = (called, os.path.splitext(called)[0])
             named = next((self._names[way] for way in ways if way in self._names), set())
-            found = named or {number} & self.keys() or self._ids.get(called, set())
-        if len(found) > 1:
-            names = ", ".join(repr(name[:40]) for name in sorted(found)[:3])
+            keys = named or {number} & self.keys() or self._ids.get(called, set())
+        if len(keys) > 1:
+            names = ", ".join(repr(name[:40]) for name in sorted(keys)[:3])
             raise RecordError(
-                f"image {called[:40]!r} may be any of {len(found)} of {self._file} ({names}); give its file's name"
+                f"image {called[:40]!r} may be any of {len(keys)} of {self._file} ({names}); give its file's name"
             )
-        return next(iter(found), None)
+        return next(iter(keys), None)
 
 
 def find_all(called: Iterable[str], known: Mapping[str, T]) -> dict[str, T]:

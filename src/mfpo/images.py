@@ -56,12 +56,12 @@ def decode_base64(text: str, name: str) -> bytes:
 
     Raises RecordError, which says `name`, for others.
     """
-    found = _BASE64.match(text)
-    if found and found["python"]:
+    match = _BASE64.match(text)
+    if match and match["python"]:
         raise RecordError(
             f"image {brief(name)} is bytes as Python prints them, b'...'; give base64 without b and quotes"
         )
-    bare = "".join(text[found.end() if found else 0 :].split()).replace("-", "+").replace("_", "/")
+    bare = "".join(text[match.end() if match else 0 :].split()).replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except ValueError as error:

@@ -234,20 +234,20 @@ def plain_generation(model: Any, tokenizer: Any) -> Iterator[None]:
     Those settings may sample, penalise repetitions, demand lengths, forbid or force tokens, and `generate` takes from
     them whatever it is not told: so they go for as long. Where they name no end, it is the tokenizer's.
     """
-    own = model.generation_config  # changed in place, as a model may be wrapped, by PEFT for instance
-    settings = vars(own).copy()
+    defaults = model.generation_config  # changed in place, as a model may be wrapped, by PEFT for instance
+    settings = vars(defaults).copy()
     plain = GenerationConfig(
-        bos_token_id=own.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if own.pad_token_id is None else own.pad_token_id,
+        bos_token_id=defaults.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id if defaults.eos_token_id is None else defaults.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if defaults.pad_token_id is None else defaults.pad_token_id,
     )
-    vars(own).clear()
-    vars(own).update(vars(plain))
+    vars(defaults).clear()
+    vars(defaults).update(vars(plain))
     try:
         yield
     finally:
-        vars(own).clear()
-        vars(own).update(settings)
+        vars(defaults).clear()
+        vars(defaults).update(settings)
 
 
 def cache_argument(model: Any) -> str:

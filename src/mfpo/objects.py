@@ -83,9 +83,9 @@ def mentions(text: str) -> list[Mention]:
     >>> mentions("Two buses pass a hot dog stand.")
     [Mention(category='bus', start=4, end=9), Mention(category='hot dog', start=17, end=24)]
     """
-    found = [(term, start, end) for term, start, end in _terms(text) if TERMS[term] != "none"]
-    has_toilet = any(term.startswith("toilet") for term, _, _ in found)
-    return [Mention(TERMS[term], start, end) for term, start, end in found if not (term == "seat" and has_toilet)]
+    terms = [(term, start, end) for term, start, end in _terms(text) if TERMS[term] != "none"]
+    has_toilet = any(term.startswith("toilet") for term, _, _ in terms)
+    return [Mention(TERMS[term], start, end) for term, start, end in terms if not (term == "seat" and has_toilet)]
 
 
 def is_denied(text: str, start: int, end: int) -> bool:
@@ -105,8 +105,8 @@ def category_of(phrase: str) -> str | None:
     >>> category_of("the red double-decker buses")
     'bus'
     """
-    found = mentions(phrase)
-    return found[-1].category if found else None
+    objects = mentions(phrase)
+    return objects[-1].category if objects else None
 
 
 def is_term(words: str) -> bool:

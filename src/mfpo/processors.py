@@ -116,14 +116,14 @@ def call_processor(
         return processor(text=list(texts), images=None, **options)
     try:
         # A list of images for each text, or processors take them for images of several texts.
-        made = processor(text=list(texts), images=[list(own) for own in images], **options)
+        batch = processor(text=list(texts), images=[list(text_images) for text_images in images], **options)
     except (ValueError, TypeError, AttributeError):
-        if any(len(own) != 1 for own in images):
+        if any(len(text_images) != 1 for text_images in images):
             raise
         # GOT-OCR takes such lists for the pages of a document.
-        made = processor(text=list(texts), images=[own[0] for own in images], **options)
-    _check_end(processor, texts[0], made["input_ids"][0].tolist())
-    return made
+        batch = processor(text=list(texts), images=[text_images[0] for text_images in images], **options)
+    _check_end(processor, texts[0], batch["input_ids"][0].tolist())
+    return batch
 
 
 def _check_end(processor: Any, text: str, ids: list[int]) -> None:

@@ -55,9 +55,9 @@ def prepare_truth(
         raise MfpoError(f"{out} exists already; give another --out or remove it")
     truth = ByImage[set[str]](out)
     names: dict[str, dict[str, str]] = {}
-    found = [entry for path in instances for entry in _read_truth(path)]
-    found += [entry for path in captions for entry in _named_in_captions(path, classes_in)]
-    for image_id, name, objects in found:
+    entries = [entry for path in instances for entry in _read_truth(path)]
+    entries += [entry for path in captions for entry in _named_in_captions(path, classes_in)]
+    for image_id, name, objects in entries:
         key = truth.add(image_id, name)
         truth.setdefault(key, set()).update(objects)
         # A name that is no number of COCO's goes beside the id.
@@ -75,7 +75,7 @@ def _read_truth(path: Path) -> list[Truth]:
     unknown = sorted(repr(name[:40])[1:-1] for name, known in classes.items() if known is None)
     if unknown:
         raise MfpoError(f"{path}: {some(unknown)} not among COCO's 80 classes, the only ones that CHAIR looks for")
-    return [(id, name, frozenset(str(classes[one]) for one in objects)) for id, name, objects in images]
+    return [(id, name, frozenset(str(classes[object_name]) for object_name in objects)) for id, name, objects in images]
 
 
 def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:

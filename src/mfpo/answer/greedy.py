@@ -75,13 +75,13 @@ def finish_rows(
         answers |= dict(zip(rows[~goes_on].tolist(), tokens[~goes_on, start:], strict=True))
         if not goes_on.any():
             return [answers[row] for row in range(len(answers))]
-        kept = goes_on.nonzero()[:, 0]
-        rows, tokens = rows[kept], tokens[kept]
-        mask = pad(batch["attention_mask"][kept], (0, tokens.shape[1] - before), value=1)
+        unfinished = goes_on.nonzero()[:, 0]
+        rows, tokens = rows[unfinished], tokens[unfinished]
+        mask = pad(batch["attention_mask"][unfinished], (0, tokens.shape[1] - before), value=1)
         batch = {"input_ids": tokens, "attention_mask": mask}
-        keep_rows(model, cache, kept)
+        keep_rows(model, cache, unfinished)
         if draw:
-            draw.keep(kept)
+            draw.keep(unfinished)
 
 
 def keep_rows(model: Any, cache: Any, rows: "Tensor") -> None:

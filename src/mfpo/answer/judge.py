@@ -204,14 +204,14 @@ class Judge:
         """Add a reply to the cache."""
         reply = completion.text or ""
         tokens = {kind: getattr(completion.usage, kind, None) for kind in _TOKENS}
-        kept = {"key": key, "question": name, "model": completion.model, "reply": reply, **tokens}
+        row = {"key": key, "question": name, "model": completion.model, "reply": reply, **tokens}
         with self._lock:
             self._counts.update({"asked": 1, "asked_again": bool(self._replies[key])})
             self._counts.update({kind: count for kind, count in tokens.items() if isinstance(count, int)})
             self._counts["without_token_count"] += None in tokens.values()
             self._answered_by.add(completion.model)
             self._replies[key].append(reply)
-            self._file.write(json.dumps(kept).encode() + b"\n")
+            self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
 
 
@@ -234,10 +234,11 @@ class Template:
         >>> Template("{answer}, said {who}.", ("who", "answer")).fill("Ann", "{who}?")
         '{who}?, said Ann.'
         """
-        given = dict(zip(self.names, values, strict=True))
+        values_by_name = dict(zip(self.names, values, strict=True))
         unnamed = iter(values)
         return _PLACE.sub(
-            lambda match: next(unnamed) if not match.group(1) else given.get(match.group(1), match.group()), self.text
+            lambda match: next(unnamed) if not match.group(1) else values_by_name.get(match.group(1), match.group()),
+            self.text,
         )
 
     def is_the_one(self, sha256: str) -> bool:

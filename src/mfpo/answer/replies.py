@@ -29,14 +29,14 @@ def without_thoughts(text: str) -> str:
     >>> [without_thoughts(text) for text in ("<think>A dog?</think> Yes.", "A dog?</think> Yes.", "<think>A dog?")]
     ['Yes.', 'Yes.', '']
     """
-    said, *rest = _THINK.split(text)
+    answer, *rest = _THINK.split(text)
     thinks = False
     for slash, part in zip(rest[::2], rest[1::2], strict=True):
         if slash and not thinks:
-            said = ""
+            answer = ""
         thinks = not slash
-        said += "" if thinks else part
-    return said.strip() if rest else text
+        answer += "" if thinks else part
+    return answer.strip() if rest else text
 
 
 def without_lead(text: str) -> str:

@@ -45,11 +45,11 @@ def add_noise(
     pixels = batch["pixel_values"]
     noise = np.zeros(pixels.shape, dtype=np.float32)
     ends = np.cumsum(sizes)
-    for rng, size, end, own in zip(rngs, sizes, ends, _own_sizes(batch, len(sizes)), strict=True):
-        shape = (size, *pixels.shape[1 : pixels.dim() - len(own)], *own)
+    for rng, size, end, image_size in zip(rngs, sizes, ends, _own_sizes(batch, len(sizes)), strict=True):
+        shape = (size, *pixels.shape[1 : pixels.dim() - len(image_size)], *image_size)
         noise[end - size : end][tuple(map(slice, shape))] = _noise(rng, shape, frames)
-    kept = alpha_bar(step)
-    noised = kept**0.5 * pixels + (1 - kept) ** 0.5 * torch.from_numpy(noise).to(pixels)
+    abar = alpha_bar(step)
+    noised = abar**0.5 * pixels + (1 - abar) ** 0.5 * torch.from_numpy(noise).to(pixels)
     if pixels.dim() == 5:  # (rows, tiles, ...): rows of fewer tiles are filled up with zeros, by which models know them
         noised[(pixels == 0).flatten(2).all(dim=2)] = 0
     return noised

@@ -103,8 +103,8 @@ def search(works: Sequence[Work], segmenter: Segmenter | None) -> Sequence[Work]
     if segmenter is None or not drafts:
         return works
     started = time.perf_counter()
-    found = find_regions(list(drafts.values()), segmenter)
-    for number, regions in zip(drafts, found, strict=True):
+    results = find_regions(list(drafts.values()), segmenter)
+    for number, regions in zip(drafts, results, strict=True):
         if isinstance(regions, RecordError):
             works[number].fault = str(regions)
         else:

@@ -100,21 +100,21 @@ def topics_of(phrases: Sequence[Candidate]) -> NDArray[np.int64]:
     overlap = _overlaps([set(phrases[i].nouns) for i in related])
     members = np.ones(len(related))
     while overlap.size and overlap.max() >= _TOPIC_OVERLAP:
-        kept, gone = sorted(divmod(int(overlap.argmax()), len(related)))
-        merged = (members[kept] * overlap[kept] + members[gone] * overlap[gone]) / (members[kept] + members[gone])
-        overlap[kept], overlap[:, kept], overlap[kept, kept] = merged, merged, 0
-        overlap[gone], overlap[:, gone] = 0, 0
-        members[kept] += members[gone]
-        topics[topics == related[gone]] = related[kept]
+        first, later = sorted(divmod(int(overlap.argmax()), len(related)))
+        merged = (members[first] * overlap[first] + members[later] * overlap[later]) / (members[first] + members[later])
+        overlap[first], overlap[:, first], overlap[first, first] = merged, merged, 0
+        overlap[later], overlap[:, later] = 0, 0
+        members[first] += members[later]
+        topics[topics == related[later]] = related[first]
     return topics
 
 
 def _overlaps(sets: Sequence[set[str]]) -> Matrix:
     """The share of words that two sets have in common, (n, n), 0 for a set with itself."""
     overlap = np.zeros((len(sets), len(sets)))
-    for (i, one), (j, other) in combinations(enumerate(sets), 2):
-        if shared := len(one & other):
-            overlap[i, j] = overlap[j, i] = shared / (len(one) + len(other) - shared)
+    for (i, words), (j, other) in combinations(enumerate(sets), 2):
+        if shared := len(words & other):
+            overlap[i, j] = overlap[j, i] = shared / (len(words) + len(other) - shared)
     return overlap
 
 
@@ -123,15 +123,15 @@ def page_rank(omega: Matrix, damping: float) -> Matrix:
 
     The paper iterates to this fixed point from r = 1 - a; solved at once it is exact, and quicker in graphs this small.
     """
-    given = omega.sum(axis=0)
+    outgoing = omega.sum(axis=0)
     # A phrase without an edge (all phrases are one topic) gives nothing away.
-    shares = omega / np.where(given > 0, given, 1)
+    shares = omega / np.where(outgoing > 0, outgoing, 1)
     return np.linalg.solve(np.eye(len(omega)) - damping * shares, np.full(len(omega), 1 - damping))
 
 
-def _same_thing(one: Candidate, other: Candidate) -> bool:
+def _same_thing(phrase: Candidate, other: Candidate) -> bool:
     """Whether one phrase is the other without its first nouns, and not another object ("dog", "hot dog")."""
-    shared = min(len(one.nouns), len(other.nouns))
-    if one.nouns[-shared:] != other.nouns[-shared:]:
+    shared = min(len(phrase.nouns), len(other.nouns))
+    if phrase.nouns[-shared:] != other.nouns[-shared:]:
         return False
-    return len({category_of(one.text), category_of(other.text)} - {None}) < 2
+    return len({category_of(phrase.text), category_of(other.text)} - {None}) < 2

@@ -111,17 +111,17 @@ def _judge(search: Search, instances: Instances, result: list[Region] | RecordEr
     if isinstance(result, RecordError):
         raise result
     size = list(search.pixels.shape[:2])
-    found = {region["keyword"]: region["mask"] for region in result}
-    for mask in [*found.values(), *(mask for masks in instances.values() for mask in masks)]:
+    region_masks = {region["keyword"]: region["mask"] for region in result}
+    for mask in [*region_masks.values(), *(mask for masks in instances.values() for mask in masks)]:
         if list(mask["size"]) != size:
             raise RecordError(f"image is {size[0]} x {size[1]}, but a mask of it is {mask['size']}")
     report.keywords += len(instances)
     for keyword, masks in instances.items():
-        if keyword not in found:
+        if keyword not in region_masks:
             report.no_region += 1
             continue
-        report.one += iou(found[keyword], masks) >= _SAME_PLACE
-        report.united += iou(found[keyword], [as_rle(coco_mask.merge(masks))]) >= _SAME_PLACE
+        report.one += iou(region_masks[keyword], masks) >= _SAME_PLACE
+        report.united += iou(region_masks[keyword], [as_rle(coco_mask.merge(masks))]) >= _SAME_PLACE
 
 
 def iou(mask: RLE, others: list[RLE]) -> float:

@@ -23,8 +23,8 @@ def betas(schedule: Schedule) -> NDArray[np.float64]:
         case "linear":
             return np.linspace(1e-4, 0.02, STEPS)
         case "cosine":
-            kept = np.cos((np.arange(STEPS + 1) / STEPS + 0.008) / 1.008 * np.pi / 2) ** 2
-            return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+            abars = np.cos((np.arange(STEPS + 1) / STEPS + 0.008) / 1.008 * np.pi / 2) ** 2
+            return np.minimum(1 - abars[1:] / abars[:-1], 0.999)
 
 
 def alpha_bar(step: int, schedule: Schedule = "sigmoid") -> float:
@@ -42,16 +42,16 @@ def add_noise(pixels: Pixels, mask: Mask, *, step: int, schedule: Schedule, rng:
 
     pixels: (height, width, 3) of 0..255, computed in [-1, 1], clipped and rounded. mask: (height, width).
     """
-    kept = alpha_bar(step, schedule)
+    abar = alpha_bar(step, schedule)
     inside = np.flatnonzero(mask)
     rejected = pixels.reshape(-1, 3).copy()
     # In place and by index, which for a photo takes half the time of plain arithmetic on pixels[mask].
     noised = rejected.take(inside, axis=0).astype(np.float32)
     noised /= 127.5
     noised -= 1
-    noised *= np.sqrt(kept, dtype=np.float32)
+    noised *= np.sqrt(abar, dtype=np.float32)
     noise = rng.standard_normal(noised.shape, dtype=np.float32)
-    noise *= np.sqrt(1 - kept, dtype=np.float32)
+    noise *= np.sqrt(1 - abar, dtype=np.float32)
     noised += noise
     np.clip(noised, -1, 1, out=noised)
     noised += 1

@@ -125,15 +125,15 @@ def _first_of_each_id(shard: Path, note: Note, taken: set[str]) -> Note:
     """
     rows = sorted([*note["written"], *note["set_aside"]], key=lambda row: row["row"])
     faults = {row["row"]: row["reason"] for row in note["set_aside"]}
-    kept: set[str] = set()
+    ids: set[str] = set()
     for row in rows:
         if row["id"] in taken:
             faults[row["row"]] = repeats(row["id"])
         elif row["row"] not in faults:
-            kept.add(row["id"])
+            ids.add(row["id"])
             taken.add(row["id"])
-    if len(kept) < len(note["written"]):
-        keep_first(shard, kept)
+    if len(ids) < len(note["written"]):
+        keep_first(shard, ids)
     written = [row for row in note["written"] if row["row"] not in faults]
     set_aside = [
         SetAside(row=row["row"], id=row["id"], reason=faults[row["row"]]) for row in rows if row["row"] in faults

@@ -86,14 +86,14 @@ def finish_record(draft: Draft, regions: list[Region], settings: BuildSettings) 
         seed=settings.seed,
         fallback=fallback,
     )
-    made = {
+    columns = {
         "rejected_images": rejected_images,
         "counter": edit.counter and [Message(role="assistant", content=edit.counter)],
         "keywords": draft.keywords,
         "regions": edit.regions,
         "corruption": corruption,
     }
-    return cast(Record, draft.record | made), edit.area
+    return cast(Record, draft.record | columns), edit.area
 
 
 def _corrupted(

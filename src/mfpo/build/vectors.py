@@ -89,8 +89,8 @@ def _embeddings(folder: Path) -> Vectors:
         tokens = tokenizer([f"a {phrase}" for phrase in phrases], add_special_tokens=False, return_offsets_mapping=True)
         rows = []
         for ids, offsets in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
-            own = [number for number, (_, end) in zip(ids, offsets, strict=True) if end > len("a ")]
-            rows.append(matrix[own].double().mean(dim=0))
+            phrase_ids = [number for number, (_, end) in zip(ids, offsets, strict=True) if end > len("a ")]
+            rows.append(matrix[phrase_ids].double().mean(dim=0))
         return torch.stack(rows).numpy()
 
     return vectors
@@ -98,19 +98,19 @@ def _embeddings(folder: Path) -> Vectors:
 
 def _embedding_matrix(folder: Path) -> torch.Tensor:
     """The input embeddings, (vocabulary, d), of the model in `folder`, whatever its family calls the modules above."""
-    found = []
+    places = []
     try:
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as weights:
-                found += [(file, name) for name in weights.keys() if name.endswith("embed_tokens.weight")]  # noqa: SIM118
-        if len(found) == 1:
-            file, name = found[0]
+                places += [(file, name) for name in weights.keys() if name.endswith("embed_tokens.weight")]  # noqa: SIM118
+        if len(places) == 1:
+            file, name = places[0]
             with safe_open(file, "pt") as weights:
                 return weights.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise MfpoError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
     raise MfpoError(
-        f"{folder}: {len(found)} of the weights in its *.safetensors are named ...embed_tokens.weight, but must be 1; "
+        f"{folder}: {len(places)} of the weights in its *.safetensors are named ...embed_tokens.weight, but must be 1; "
         "give a language or vision-language model with its weights, or sentence=MODEL"
     )
 

@@ -89,7 +89,7 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
     tagged = (tagger or tag_with_textblob)(text)
     words = tuple([word for word, _ in tagged])
     letters = word_letters(words, [tag for _, tag in tagged], is_term)
-    found: dict[tuple[str, ...], tuple[str, list[int]]] = {}
+    phrases: dict[tuple[str, ...], tuple[str, list[int]]] = {}
     for match in _NOUN_PHRASE.finditer(letters):
         start, end = match.span()
         phrase, nouns = _phrase(words[start:end], letters[start:end])
@@ -97,8 +97,8 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
             # "Pizza slices" and "the sink area" still show a pizza and a sink.
             phrase, nouns = _phrase(words[start : end - 1], f"{letters[start : end - 2]}N")
         if nouns[-1] not in INVISIBLE:
-            found.setdefault(nouns, (phrase, []))[1].append(start)
-    return [Candidate(phrase, nouns, tuple(positions)) for nouns, (phrase, positions) in found.items()]
+            phrases.setdefault(nouns, (phrase, []))[1].append(start)
+    return [Candidate(phrase, nouns, tuple(positions)) for nouns, (phrase, positions) in phrases.items()]
 
 
 @lru_cache

@@ -108,7 +108,7 @@ def _fault_of_torchvision(error: BaseException) -> str | None:
 
 def _kept(arguments: Iterable[str]) -> str:
     """What a command that was stopped has kept for the next time, if anything."""
-    kept = {
+    saved_work = {
         "pairs": "its whole shards",
         "build": "its whole shards",
         "rank": "the entropies that it measured",
@@ -118,8 +118,8 @@ def _kept(arguments: Iterable[str]) -> str:
         "demo": "its whole parts",
         "reproduce": "its whole parts",
     }
-    command = next((word for word in arguments if word in kept), None)
-    return f"; the same command finds {kept[command]} again" if command else ""
+    command = next((word for word in arguments if word in saved_work), None)
+    return f"; the same command finds {saved_work[command]} again" if command else ""
 
 
 def _complain(message: str) -> None:

@@ -75,12 +75,12 @@ def _count_of_scenes(source: str) -> int | None:
     return int(count)
 
 
-def _read_settings(regions: str, config: Path | None, overrides: list[str], **given: Any) -> Any:
+def _read_settings(regions: str, config: Path | None, overrides: list[str], **options: Any) -> Any:
     """The settings, including those of the user's own segmenter."""
     check_choice(regions)
     name = regions.partition("=")[0]
     settings = CommandSettings if name in OUR_SEGMENTERS else with_options(CommandSettings, SEGMENTERS[name])
-    return read_settings(settings, config, overrides, **given)
+    return read_settings(settings, config, overrides, **options)
 
 
 def _check_arguments(

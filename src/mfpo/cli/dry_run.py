@@ -44,7 +44,7 @@ def show(found: "DryRun") -> None:
     ]
     _print(["reference pass: answers of", "to compute", "kept", "in"], passes)
     memory = [
-        (label, *(f"{getattr(one, name) / 2**30:.2f}" for one in found.memory.values()))
+        (label, *(f"{getattr(device_memory, name) / 2**30:.2f}" for device_memory in found.memory.values()))
         for name, label in _MEMORY.items()
     ]
     _print(["memory, GiB, estimated", *found.memory], memory)

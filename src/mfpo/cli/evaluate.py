@@ -167,8 +167,8 @@ def _settings(
         raise SettingError("this benchmark takes no judge; leave out --judge and --endpoint")
     has_judge = takes_judge and (is_needed(function, "judge") or not of_judges.isdisjoint(values))
     settings = from_mapping(with_options(JudgeSettings if has_judge else Settings, function), values, where)
-    given = {name: getattr(settings, name) for name in values if name not in of_judges}
-    return given | ({"judge": settings} if has_judge else {})
+    arguments = {name: getattr(settings, name) for name in values if name not in of_judges}
+    return arguments | ({"judge": settings} if has_judge else {})
 
 
 def _takes_files(function: Callable[..., Any]) -> bool:

@@ -75,13 +75,13 @@ def _check_names(names: list[str]) -> None:
             raise SettingError(f"no experiment is named {brief(name)}; {nearest(name, ['all', *NAMES])}")
 
 
-def _check_options(given: set[str], names: list[str], out: Path, end: int, scale: str, config: Path | None) -> None:
+def _check_options(options: set[str], names: list[str], out: Path, end: int, scale: str, config: Path | None) -> None:
     """Raises SettingError for options that exclude each other; seeds are below `end`."""
-    if set(names) == {"rates"} and {"--seeds", "--first-seed"} & given:
+    if set(names) == {"rates"} and {"--seeds", "--first-seed"} & options:
         raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
     if out.exists() and not out.is_dir():
         raise SettingError(f"--out {out} is a file; give a folder")
-    if scale == "paper" and {"--scenes", "--pairs"} & given:
+    if scale == "paper" and {"--scenes", "--pairs"} & options:
         raise SettingError("--scenes and --pairs are for the picture book; the paper's scale uses those of its files")
     if end > _VALIDATION_SEED:
         raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")

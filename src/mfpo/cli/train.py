@@ -40,9 +40,9 @@ def train(
         from mfpo.cli.dry_run import show
         from mfpo.train.dry_run import dry_run as look_ahead
 
-        found = look_ahead(data, base, out, settings)
+        preview = look_ahead(data, base, out, settings)
         if processes().is_main_process:
-            show(found)
+            show(preview)
         return
     run(data, base, out, settings)
     if processes().is_main_process:

@@ -129,8 +129,8 @@ def amber(
     kinds = {_kind(questions[name]) for answer in answers if (name := str(answer.question_id)) in questions}
     asked = {kind: [name for name, question in questions.items() if _kind(question) == kind] for kind in sorted(kinds)}
     known = {name: Asked(questions[name].text, (questions[name].image,)) for names in asked.values() for name in names}
-    given = check_asked(answers, known, "AMBER", allow_missing=allow_missing)
-    by_kind = {kind: {name: given[name] for name in asked[kind] if name in given} for kind in asked}
+    answers_by_id = check_asked(answers, known, "AMBER", allow_missing=allow_missing)
+    by_kind = {kind: {name: answers_by_id[name] for name in asked[kind] if name in answers_by_id} for kind in asked}
     texts = {kind: {name: answer.text for name, answer in by_kind[kind].items()} for kind in asked}
     counts = {kind: _counts(texts[kind], len(asked[kind])) | thinking(by_kind[kind].values()) for kind in asked}
     descriptions = {
@@ -145,8 +145,8 @@ def amber(
         tallies,
         facts={"official": reading.official, "nouns": reading.nouns, "similarity": reading.similarity},
         details=[
-            {"id": name, "objects": list(found.objects), "hallucinated": list(found.hallucinated)}
-            for name, found in descriptions.items()
+            {"id": name, "objects": list(description.objects), "hallucinated": list(description.hallucinated)}
+            for name, description in descriptions.items()
         ],
         counts=counts,
         descriptions=descriptions,
@@ -274,23 +274,23 @@ def _f1(sums: Array, begin: float, above_zero: float) -> Array:
 
 def _generative(details: Mapping[str, Description], data: AmberData) -> dict[str, Tally]:
     parts: dict[str, dict[str, tuple[float, ...]]] = {"chair": {}, "cover": {}, "hal": {}, "cog": {}}
-    for name, found in details.items():
+    for name, description in details.items():
         question = data.questions[name]
-        parts["chair"][name] = len(found.hallucinated), len(found.objects)
-        parts["cover"][name] = len(found.covered), len(question.truth)
-        parts["hal"][name] = not found.hallucinated, 1
-        parts["cog"][name] = len(found.cog), len(question.hallu)
+        parts["chair"][name] = len(description.hallucinated), len(description.objects)
+        parts["cover"][name] = len(description.covered), len(question.truth)
+        parts["hal"][name] = not description.hallucinated, 1
+        parts["cog"][name] = len(description.cog), len(question.hallu)
     rate, hal = partial(_rate, part=0, whole=1, begin=_BEGIN), partial(_hal, begin=_BEGIN)
     return {f"generative.{name}": Tally(units, hal if name == "hal" else rate) for name, units in parts.items()}
 
 
 def _discriminative(texts: Mapping[str, str], data: AmberData) -> dict[str, Tally]:
     """The figures of all questions, of each dimension, and of all when free text is read as in POPE."""
-    said = {name: text if text in ("Yes", "No") else "" for name, text in texts.items()}
+    yes_no = {name: text if text in ("Yes", "No") else "" for name, text in texts.items()}
     read = {name: (read_yes_no(text) or "").capitalize() for name, text in texts.items()}
-    tallies = _rates("", said, data)
+    tallies = _rates("", yes_no, data)
     for dimension in dict.fromkeys(name for names in _DIMENSIONS.values() for name in names):
-        asked = {name: said[name] for name in said if dimension in _DIMENSIONS[data.questions[name].kind]}
+        asked = {name: yes_no[name] for name in yes_no if dimension in _DIMENSIONS[data.questions[name].kind]}
         if asked:
             # The script adds up the counts of the three kinds of attributes, with what each begins with.
             begin = 3 * _BEGIN if dimension == "attribute" else _BEGIN
@@ -300,11 +300,11 @@ def _discriminative(texts: Mapping[str, str], data: AmberData) -> dict[str, Tall
 
 
 def _rates(
-    prefix: str, said: Mapping[str, str], data: AmberData, begin: float = _BEGIN, above_zero: float = 0.0001
+    prefix: str, yes_no: Mapping[str, str], data: AmberData, begin: float = _BEGIN, above_zero: float = 0.0001
 ) -> dict[str, Tally]:
     """Accuracy, and precision, recall and F1 of the answer "No"; what is neither Yes nor No is wrong."""
     units: dict[str, tuple[float, ...]] = {}
-    for name, text in said.items():
+    for name, text in yes_no.items():
         is_no = data.questions[name].truth == "no"
         says_no = text == "No"
         correct = text == ("No" if is_no else "Yes")

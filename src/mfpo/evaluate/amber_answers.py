@@ -30,16 +30,16 @@ def read_amber_answers(path: Path, questions: Questions) -> list[Answer]:
     answers: list[Answer] = []
     lost: list[str] = []
     for answer, (_, row) in zip(read_answers(path), read_result_rows(path), strict=True):
-        found = answer.question_id
+        question_id = answer.question_id
         if "target" in row:
-            found = _in_place(row, questions)
+            question_id = _in_place(row, questions)
         elif row.get("category"):
             # Ten questions come twice, with one answer and kind, so that any of the two will do.
             same = ids[stem(answer.image_id or ""), _words(answer.prompt or "")]
-            found = same.popleft() if same else None
-        if found is None:
+            question_id = same.popleft() if same else None
+        if question_id is None:
             lost.append(str(answer.question_id))
-        answers.append(replace(answer, question_id=found))
+        answers.append(replace(answer, question_id=question_id))
     if lost:
         raise MfpoError(
             f"{path}: {len(lost)} of {len(answers)} rows ({some(lost)}) are to no question of AMBER, by place and "

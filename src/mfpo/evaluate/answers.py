@@ -87,7 +87,9 @@ def check_asked(
     nameless = sum(answer.question_id is None for answer in answers)
     if nameless:
         raise MfpoError(f"{nameless} of {len(answers)} answers have no question_id; give one in each row")
-    wrong = [str(one.question_id) for one in answers if is_another(one, asked.get(str(one.question_id), Asked()))]
+    wrong = [
+        str(answer.question_id) for answer in answers if is_another(answer, asked.get(str(answer.question_id), Asked()))
+    ]
     if wrong:
         raise MfpoError(
             f"{len(wrong)} of {len(answers)} answers have another image or prompt than their question ({some(wrong)}); "
@@ -99,10 +101,10 @@ def check_asked(
         "answered more than once": [name for name in counts if counts[name] > 1],
         "without an answer": [] if allow_missing else [name for name in asked if name not in counts],
     }
-    found = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
-    if found:
+    complaints = [f"{len(names)} {fault} ({some(names)})" for fault, names in faults.items() if names]
+    if complaints:
         hint = ", or score the others with allow_missing=true" if faults["without an answer"] else ""
-        raise MfpoError(f"question ids: {'; '.join(found)}; give one answer to each question of {benchmark}{hint}")
+        raise MfpoError(f"question ids: {'; '.join(complaints)}; give one answer to each question of {benchmark}{hint}")
     return {str(answer.question_id): answer for answer in answered(answers, allow_missing=allow_missing)}
 
 
@@ -119,9 +121,9 @@ def answered(answers: Sequence[Answer], *, allow_missing: bool) -> list[Answer]:
 
 def check_captions(texts: Iterable[str]) -> None:
     """Raise MfpoError when none describes anything: all that are not empty begin with yes or no."""
-    said = [text for text in texts if text.strip()]
-    if said and all(map(begins_with, said)):
-        raise MfpoError(f"all {len(said)} answers begin with yes or no, and none is a caption; give descriptions")
+    non_empty = [text for text in texts if text.strip()]
+    if non_empty and all(map(begins_with, non_empty)):
+        raise MfpoError(f"all {len(non_empty)} answers begin with yes or no, and none is a caption; give descriptions")
 
 
 def _answer(row: dict[str, Any], where: str, by_place: bool, keys: Sequence[str]) -> Answer:
@@ -136,8 +138,10 @@ def _answer(row: dict[str, Any], where: str, by_place: bool, keys: Sequence[str]
     prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | None):
         raise MfpoError(f"{where}: prompt is {brief(prompt)}, but must be a text")
-    said = without_thoughts(text)
-    return Answer(question_id, image_id, prompt, said, read_label(row, where), failed, thinking=said != text)
+    final_text = without_thoughts(text)
+    return Answer(
+        question_id, image_id, prompt, final_text, read_label(row, where), failed, thinking=final_text != text
+    )
 
 
 def is_another(answer: Answer, asked: Asked) -> bool:

@@ -130,17 +130,19 @@ def _scores(
         raise MfpoError(f"{len(double)} captions come more than once ({some(double)}); give each of them once")
     answers = answered(answers, allow_missing=allow_missing)
     check_captions(answer.text for answer in answers)
-    found = find_all((answer.image_id or "" for answer in answers), truth)
-    unknown = [(answer.image_id or _name(answer))[:80] for answer in answers if (answer.image_id or "") not in found]
+    classes_by_image = find_all((answer.image_id or "" for answer in answers), truth)
+    unknown = [
+        (answer.image_id or _name(answer))[:80] for answer in answers if (answer.image_id or "") not in classes_by_image
+    ]
     if unknown and not (allow_missing and len(unknown) < len(answers)):
         raise MfpoError(
             f"{len(unknown)} of {len(answers)} captions have images without annotations: {some(unknown)}; "
             "give the annotations of these images, or score the others with allow_missing=true"
         )
     return tuple(
-        CaptionScore(answer, tuple(classes_in(answer.text)), found[answer.image_id])
+        CaptionScore(answer, tuple(classes_in(answer.text)), classes_by_image[answer.image_id])
         for answer in answers
-        if answer.image_id in found
+        if answer.image_id in classes_by_image
     )
 
 

@@ -46,7 +46,7 @@ def compare(
 
 def _check_same_questions(a: Sequence[Answer], b: Sequence[Answer]) -> None:
     """Raise MfpoError when, as far as they say it, the answers are to other questions about the same images."""
-    names = [{str(one.question_id) for one in answers if one.question_id is not None} for answers in (a, b)]
+    names = [{str(answer.question_id) for answer in answers if answer.question_id is not None} for answers in (a, b)]
     alone = sorted(names[0] ^ names[1]) if all(names) else []
     if alone:
         raise MfpoError(
@@ -64,10 +64,10 @@ def _check_same_questions(a: Sequence[Answer], b: Sequence[Answer]) -> None:
 def _prompts(answers: Sequence[Answer], *, by_id: bool) -> dict[str, set[str]]:
     """The prompts by question or, where only one of two files numbers them, by image."""
     prompts: dict[str, set[str]] = {}
-    for one in answers:
-        if one.prompt is not None:
-            name = one.question_id if by_id else image_key(one.image_id or "")
-            prompts.setdefault(str(name), set()).add(plain(one.prompt))
+    for answer in answers:
+        if answer.prompt is not None:
+            name = answer.question_id if by_id else image_key(answer.image_id or "")
+            prompts.setdefault(str(name), set()).add(plain(answer.prompt))
     return prompts
 
 

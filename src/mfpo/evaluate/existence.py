@@ -37,8 +37,8 @@ def read_yes_no(text: str) -> str | None:
     >>> [read_yes_no(text) for text in ("1. Yes, not a cat.", "There isn't any dog.", "There is a dog.", "A dog?")]
     ['yes', 'no', 'yes', None]
     """
-    if said := begins_with(text):
-        return said
+    if first_word := begins_with(text):
+        return first_word
     sentence = re.split(r"[.!?\n]", EITHER.sub("", without_lead(text)).lower().replace("’", "'"), maxsplit=1)[0]
     if word := re.search(r"\b(?P<yes>yes)\b(?=\W*$|[^\w\s]*\s*[,;:–—])|\b(no|not|cannot)\b|n't\b", sentence):
         return "yes" if word["yes"] else "no"
@@ -83,21 +83,21 @@ def existence(
     if not questions:
         raise MfpoError("there is no question to score")
     asked = {question.question_id: asked_of(question) for question in questions}
-    given = check_asked(answers, asked, name, allow_missing=allow_missing)
+    answers_by_id = check_asked(answers, asked, name, allow_missing=allow_missing)
     labels = {question.question_id: question.label for question in questions}
-    wrong = [id for id, answer in given.items() if answer.label not in (None, labels[id])]
+    wrong = [id for id, answer in answers_by_id.items() if answer.label not in (None, labels[id])]
     if wrong:
         raise MfpoError(
-            f"{len(wrong)} of {len(given)} answers have another label than their question ({some(wrong)}); "
+            f"{len(wrong)} of {len(answers_by_id)} answers have another label than their question ({some(wrong)}); "
             f"give answers to {name}"
         )
-    readings = {id: read(answer.text) for id, answer in given.items()}
+    readings = {id: read(answer.text) for id, answer in answers_by_id.items()}
     facts = {
         "questions": len(readings),
         "unreadable": sum(reading is None for reading in readings.values()),
         "missing": len(questions) - len(readings),
     }
-    return PlainResult(_tallies(readings, labels), facts | thinking(given.values()))
+    return PlainResult(_tallies(readings, labels), facts | thinking(answers_by_id.values()))
 
 
 def load_questions(path: Path) -> list[YesNoQuestion]:
@@ -145,7 +145,9 @@ def read_existence_answers(path: Path, questions: Sequence[YesNoQuestion]) -> li
             f"{path}: answers without question_id go by their place, but {fault}; "
             "give the answers to these questions, each with its question, in their order, or with question_id"
         )
-    return [replace(answer, question_id=one.question_id) for answer, one in zip(answers, questions, strict=True)]
+    return [
+        replace(answer, question_id=question.question_id) for answer, question in zip(answers, questions, strict=True)
+    ]
 
 
 def asked_of(question: YesNoQuestion) -> Asked:
@@ -159,7 +161,8 @@ def questions_in(answers: Sequence[Answer]) -> list[YesNoQuestion]:
     if missing:
         raise MfpoError(f"question {some(missing)}: no label in the answers; give the questions with --annotations")
     return [
-        YesNoQuestion(str(one.question_id), one.image_id or "", one.prompt or "", str(one.label)) for one in answers
+        YesNoQuestion(str(answer.question_id), answer.image_id or "", answer.prompt or "", str(answer.label))
+        for answer in answers
     ]
 
 
@@ -169,11 +172,11 @@ def _tallies(readings: Mapping[str, str | None], labels: Mapping[str, str]) -> d
         "accuracy": {}, "precision": {}, "recall": {}, "f1": {}, "yes_ratio": {}
     }  # fmt: skip
     for name, reading in readings.items():
-        said, true = reading == "yes", labels[name] == "yes"
-        both = said and true
+        says_yes, true = reading == "yes", labels[name] == "yes"
+        both = says_yes and true
         parts["accuracy"][name] = reading == labels[name], 1
-        parts["precision"][name] = both, said
+        parts["precision"][name] = both, says_yes
         parts["recall"][name] = both, true
-        parts["f1"][name] = 2 * both, said + true
-        parts["yes_ratio"][name] = said, 1
+        parts["f1"][name] = 2 * both, says_yes + true
+        parts["yes_ratio"][name] = says_yes, 1
     return {name: Tally(units) for name, units in parts.items()}

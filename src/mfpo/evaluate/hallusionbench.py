@@ -112,20 +112,22 @@ def hallusionbench(
     if isinstance(answers, Path):
         answers = read_hallusion_answers(answers)
     asked = {question.id: Asked(question.text) for question in questions}
-    given = check_asked(answers, asked, "HallusionBench", allow_missing=allow_missing)
-    said = {question: given[question.id].text for question in questions if question.id in given}
-    original = {question.pair: question for question in said if question.is_original}
-    facts: dict[str, Any] = dict(thinking(given.values()))
+    answers_by_id = check_asked(answers, asked, "HallusionBench", allow_missing=allow_missing)
+    answer_texts = {question: answers_by_id[question.id].text for question in questions if question.id in answers_by_id}
+    original = {question.pair: question for question in answer_texts if question.is_original}
+    facts: dict[str, Any] = dict(thinking(answers_by_id.values()))
     if judge:
         prompts = read_template(template, _PLACES) if template else DEFAULT
         same_prompts = read_template(same_template, _SAME_PLACES) if same_template else DEFAULT_SAME
-        verdicts, same = _judged(said, original, judge, prompts, same_prompts)
+        verdicts, same = _judged(answer_texts, original, judge, prompts, same_prompts)
         facts["official_prompt"] = prompts.is_the_one(_OFFICIAL) and same_prompts.is_the_one(_OFFICIAL_SAME)
         facts["judge"] = judge.report()
     else:
-        read = {question: read_hallusion(text) for question, text in said.items()}
+        read = {question: read_hallusion(text) for question, text in answer_texts.items()}
         verdicts = {question: _verdict(reading, question.label) for question, reading in read.items()}
-        same = {question for question in said if read[question] == read.get(original.get(question.pair, question))}
+        same = {
+            question for question in answer_texts if read[question] == read.get(original.get(question.pair, question))
+        }
     facts = {"answers": len(verdicts), "missing": len(questions) - len(verdicts)} | facts
     facts["uncertain"] = list(verdicts.values()).count(UNCERTAIN)
     details = [{"question_id": question.id, "verdict": verdict} for question, verdict in verdicts.items()]
@@ -194,17 +196,17 @@ def _verdict(reading: str | None, label: str) -> int:
 
 
 def _judged(
-    said: Mapping[HallusionQuestion, str],
+    answer_texts: Mapping[HallusionQuestion, str],
     original: Mapping[str, HallusionQuestion],
     judge: Judge,
     template: Template,
     same_template: Template,
 ) -> tuple[dict[HallusionQuestion, int], set[HallusionQuestion]]:
     """The judge's verdicts, where it does not refuse one, and the answers that say the same as that on the original."""
-    contents = {q.id: template.fill(q.text, q.reference, text) for q, text in said.items()}
+    contents = {q.id: template.fill(q.text, q.reference, text) for q, text in answer_texts.items()}
     contents |= {
-        f"{q.id} (same)": same_template.fill(text, said[original[q.pair]])
-        for q, text in said.items()
+        f"{q.id} (same)": same_template.fill(text, answer_texts[original[q.pair]])
+        for q, text in answer_texts.items()
         if q.pair in original and not q.is_original
     }
     prompts = {name: [{"role": "user", "content": content}] for name, content in contents.items()}
@@ -212,10 +214,10 @@ def _judged(
     texts = {name: verdict.reading or "" for name, verdict in replies.items() if verdict.fault is None}
     verdicts = {
         q: WRONG if "incorrect" in texts[q.id] else RIGHT if "correct" in texts[q.id] else UNCERTAIN
-        for q in said
+        for q in answer_texts
         if q.id in texts
     }
-    return verdicts, {q for q in said if "same" in texts.get(f"{q.id} (same)", "")}
+    return verdicts, {q for q in answer_texts if "same" in texts.get(f"{q.id} (same)", "")}
 
 
 def _tallies(verdicts: Mapping[HallusionQuestion, int]) -> dict[str, Tally]:
@@ -272,14 +274,14 @@ def _causes(
     same: set[HallusionQuestion],
 ) -> dict[str, Tally]:
     """The shares of mistakes by language hallucination, by visual illusion, and by both, in percent."""
-    found = {
+    causes = {
         question.id: cause_of(question, verdict, verdicts[original[question.pair]], question in same)
         for question, verdict in verdicts.items()
         if original.get(question.pair) in verdicts
     }
     kinds = {"language_hallucination": (True, False), "visual_illusion": (False, True), "mixed": (True, True)}
     return {
-        name: Tally({id: (cause == kind, any(cause)) for id, cause in found.items()}) for name, kind in kinds.items()
+        name: Tally({id: (cause == kind, any(cause)) for id, cause in causes.items()}) for name, kind in kinds.items()
     }
 
 

@@ -138,21 +138,21 @@ def llava_bench(
         answers = read_answers(answers)
     message, questions = read_text(system).strip() if system else SYSTEM, data.questions
     asked = {name: Asked(question.text, (question.image,)) for name, question in questions.items()}
-    given = check_asked(answers, asked, "LLaVA-Bench (COCO)", allow_missing=allow_missing)
+    answers_by_id = check_asked(answers, asked, "LLaVA-Bench (COCO)", allow_missing=allow_missing)
     orders = _ORDERS[:1] if official else _ORDERS
     prompts = {
         f"{name} ({order})": [{"role": "system", "content": message}, {"role": "user", "content": content}]
-        for name, answer in given.items()
+        for name, answer in answers_by_id.items()
         for order, content in zip(orders, _contents(data, questions[name], answer.text), strict=False)
     }
     verdicts = judge.ask(prompts, read_scores, temperature=0.2, max_tokens=180)
-    by_order = {name: [verdicts[f"{name} ({order})"] for order in orders] for name in given}
+    by_order = {name: [verdicts[f"{name} ({order})"] for order in orders] for name in answers_by_id}
     scores = {name: _scores(each) for name, each in by_order.items()}
     categories = {name: question.category for name, question in questions.items()}
     unreadable = _unreadable(scores)
     return LlavaBench(
         _tallies(scores, categories),
-        facts=judged_counts(given, len(questions), unreadable),
+        facts=judged_counts(answers_by_id, len(questions), unreadable),
         details=[
             {"question_id": name, "category": categories[name]} | asdict(each) | {"replies": list(each.replies)}
             for name, each in scores.items()
@@ -186,11 +186,11 @@ def read_scores_tolerantly(reply: str) -> tuple[float, float] | None:
     >>> read_scores_tolerantly("**8/10** **9/10**"), read_scores_tolerantly("Assistant 1: 8\\nAssistant 2: 9")
     ((8.0, 9.0), (8.0, 9.0))
     """
-    said = _LIST_NUMBER.sub(r"assistant \1:", _MARKS.sub(" ", reply))
-    if match := _SCORES.match(said):
+    cleaned = _LIST_NUMBER.sub(r"assistant \1:", _MARKS.sub(" ", reply))
+    if match := _SCORES.match(cleaned):
         return read_scores(" ".join(filter(None, match.groups())))
     # Officially a list number is a score.
-    return None if said.startswith("assistant") else read_scores(reply)
+    return None if cleaned.startswith("assistant") else read_scores(reply)
 
 
 def load_llava_bench(folder: Path) -> LlavaData:
@@ -238,10 +238,10 @@ def _context(row: Mapping[str, Any]) -> str:
     return "\n".join(read_texts(row, "captions")) + "\n\n" + "\n".join(boxes)
 
 
-def _contents(data: LlavaData, question: LlavaQuestion, said: str) -> tuple[str, str]:
+def _contents(data: LlavaData, question: LlavaQuestion, answer: str) -> tuple[str, str]:
     """The judge's message in each of the orders."""
     rule = data.rules[question.category]
-    return _content(question, rule, question.reference, said), _content(question, rule, said, question.reference)
+    return _content(question, rule, question.reference, answer), _content(question, rule, answer, question.reference)
 
 
 def _content(question: LlavaQuestion, rule: Rule, first: str, second: str) -> str:
@@ -281,8 +281,8 @@ def _figures(tallies: Mapping[str, Tally]) -> dict[str, Any]:
 
 def _read_tolerantly(verdict: Verdict[tuple[float, float]]) -> Verdict[tuple[float, float]]:
     """The verdict with what the tolerant rule reads, where the official rule does or in the first reply that it can."""
-    said = [without_thoughts(reply) for reply in verdict.replies]
-    readings = map(read_scores_tolerantly, [text for text in said if read_scores(text)] or said)
+    texts = [without_thoughts(reply) for reply in verdict.replies]
+    readings = map(read_scores_tolerantly, [text for text in texts if read_scores(text)] or texts)
     return replace(verdict, reading=next(filter(None, readings), None))
 
 

@@ -144,11 +144,11 @@ def mmhal(
         answers = read_mmhal_answers(answers, questions)
     prompt = read_template(template, PLACES) if template else DEFAULT
     asked = {question.number: Asked(question.text, (question.image_id, question.image_file)) for question in questions}
-    given = check_asked(answers, asked, "MMHal-Bench, numbered from 0", allow_missing=allow_missing)
+    answers_by_id = check_asked(answers, asked, "MMHal-Bench, numbered from 0", allow_missing=allow_missing)
     prompts = {
-        question.number: [{"role": "user", "content": _content(prompt, question, given[question.number])}]
+        question.number: [{"role": "user", "content": _content(prompt, question, answers_by_id[question.number])}]
         for question in questions
-        if question.number in given
+        if question.number in answers_by_id
     }
     verdicts = judge.ask(prompts, read_rating, temperature=0.0, max_tokens=512)
     kinds = {question.number: question.kind for question in questions}
@@ -157,7 +157,8 @@ def mmhal(
     unreadable = [name for name, rating in official.items() if rating is None]
     return Mmhal(
         _tallies(official, kinds),
-        facts={"official_prompt": prompt.is_the_one(_OFFICIAL)} | judged_counts(given, len(questions), unreadable),
+        facts={"official_prompt": prompt.is_the_one(_OFFICIAL)}
+        | judged_counts(answers_by_id, len(questions), unreadable),
         details=[
             {"question_id": name, "type": kinds[name], "rating": official[name], "tolerant": tolerant[name]}
             | {"reply": verdict.replies[-1] if verdict.replies else None}
@@ -179,14 +180,14 @@ def read_rating(reply: str) -> Rating | None:
     (Rating(official=None, tolerant=4), Rating(official=1, tolerant=None), None)
     """
     text = reply.lower()
-    found = [rating for rating in range(7) if f"rating: {rating}" in text]
+    official_ratings = [rating for rating in range(7) if f"rating: {rating}" in text]
     matches = [match for match in _RATING.finditer(_MARKS.sub(" ", text)) if not match["denied"]]
     stated = [match for match in matches if not match["told"]]
     begins = [match for match in stated if match["begins"] is not None]
     numbers = [int(match["number"]) for match in begins or stated or matches]
     # Sentences that tell several ratings weigh them.
     clear = numbers and (stated or len(set(numbers)) == 1)
-    rating = Rating(found[0] if len(found) == 1 else None, numbers[-1] if clear else None)
+    rating = Rating(official_ratings[0] if len(official_ratings) == 1 else None, numbers[-1] if clear else None)
     return None if rating == (None, None) else rating
 
 
@@ -253,8 +254,8 @@ def _question(number: str, row: Mapping[str, Any]) -> MmhalQuestion:
 
 def _content(prompt: Template, question: MmhalQuestion, answer: Answer) -> str:
     # The official script takes Muffin's role name out of the answers.
-    said = answer.text.replace("Assistant:", "").strip()
-    return prompt.fill(", ".join(question.contents), question.text, question.human_answer, said)
+    answer_text = answer.text.replace("Assistant:", "").strip()
+    return prompt.fill(", ".join(question.contents), question.text, question.human_answer, answer_text)
 
 
 def _tallies(official: Mapping[str, int | None], kinds: Mapping[str, str]) -> dict[str, Tally]:

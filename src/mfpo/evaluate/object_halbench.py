@@ -125,21 +125,21 @@ def object_halbench(
     if isinstance(answers, Path):
         answers = read_answers(answers)
     truth = _truth_of(answers, annotations)
-    given = _by_image(answers, truth, prompts, allow_missing=allow_missing)
+    answers_by_image = _by_image(answers, truth, prompts, allow_missing=allow_missing)
     # The official script takes Muffin's role name out of the answers.
-    texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in given.items()}
-    asked = {image: (prompts or {}).get(image) or answer.prompt for image, answer in given.items()}
+    texts = {image: answer.text.replace("Assistant:", "").strip() for image, answer in answers_by_image.items()}
+    asked = {image: (prompts or {}).get(image) or answer.prompt for image, answer in answers_by_image.items()}
     terms, differences = _terms(texts, asked, table, judge, wording, tagger or "textblob")
-    counts = {"missing": len(prompts or answers) - len(given), "empty": list(texts.values()).count("")}
+    counts = {"missing": len(prompts or answers) - len(answers_by_image), "empty": list(texts.values()).count("")}
     return _result(
         {
-            name: _description(found, texts[name], truth[name], table)
-            for name, found in terms.items()
-            if found is not None
+            name: _description(image_terms, texts[name], truth[name], table)
+            for name, image_terms in terms.items()
+            if image_terms is not None
         },
-        [name for name, found in terms.items() if found is None],
+        [name for name, image_terms in terms.items() if image_terms is None],
         (*differences, *_differences_of_data(table, asked)),
-        counts | thinking(given.values()),
+        counts | thinking(answers_by_image.values()),
         judge,
     )
 
@@ -149,8 +149,8 @@ def _truth_of(answers: Sequence[Answer], annotations: Path | Mapping[str, frozen
     from mfpo.truth import load_annotations
 
     truth = load_annotations(annotations) if isinstance(annotations, Path) else annotations
-    found = find_all((answer.image_id or "" for answer in answers), truth)
-    return {image_key(name): classes for name, classes in found.items()}
+    classes_by_image = find_all((answer.image_id or "" for answer in answers), truth)
+    return {image_key(name): classes for name, classes in classes_by_image.items()}
 
 
 def _check_judge(judge: Judge | None, extract: str | None, template: Path | None, tagger: str | None) -> None:
@@ -204,10 +204,15 @@ def _result(
     """
     each = descriptions.items()
     units: dict[str, dict[str, tuple[float, ...]]] = {
-        "chair_s": {name: (bool(one.hallucinated), 1) for name, one in each},
-        "chair_s_refined": {name: (bool(one.hallucinated), bool(one.terms)) for name, one in each},
-        "chair_i": {name: (len(one.hallucinated), len(one.terms)) for name, one in each},
-        "recall": {name: (len(one.truth.intersection(one.classes)), len(one.truth)) for name, one in each},
+        "chair_s": {name: (bool(description.hallucinated), 1) for name, description in each},
+        "chair_s_refined": {
+            name: (bool(description.hallucinated), bool(description.terms)) for name, description in each
+        },
+        "chair_i": {name: (len(description.hallucinated), len(description.terms)) for name, description in each},
+        "recall": {
+            name: (len(description.truth.intersection(description.classes)), len(description.truth))
+            for name, description in each
+        },
     }
     described = descriptions.values()
     return ObjectHalBench(
@@ -215,16 +220,17 @@ def _result(
         facts={
             "printed_by_papers": ["chair_s_refined", "chair_i"],
             "answers": len(described),
-            "answers_with_objects": sum(bool(one.terms) for one in described),
-            "objects": sum(len(one.terms) for one in described),
-            "length": sum(one.length for one in described) / max(1, len(described)),
+            "answers_with_objects": sum(bool(description.terms) for description in described),
+            "objects": sum(len(description.terms) for description in described),
+            "length": sum(description.length for description in described) / max(1, len(described)),
             **counts,
             "unreadable": len(unreadable),
             "unreadable_images": list(unreadable),
             "judge": judge.report() if judge else None,
         },
         details=[
-            {"image_id": name, "objects": list(one.terms), "hallucinated": list(one.hallucinated)} for name, one in each
+            {"image_id": name, "objects": list(description.terms), "hallucinated": list(description.hallucinated)}
+            for name, description in each
         ],
         left_out=unreadable,
         descriptions=descriptions,
@@ -264,14 +270,14 @@ def _by_image(
     # Without the questions, nobody knows what else was asked.
     prompts = questions or {name: "" for answer in named if (name := str(answer.question_id)) in truth}
     asked = {image: Asked(prompt) for image, prompt in prompts.items()}
-    given = check_asked(named, asked, "Object HalBench", allow_missing=allow_missing)
-    check_captions(answer.text for answer in given.values())
-    unknown = [image for image in given if image not in truth]
+    answers_by_image = check_asked(named, asked, "Object HalBench", allow_missing=allow_missing)
+    check_captions(answer.text for answer in answers_by_image.values())
+    unknown = [image for image in answers_by_image if image not in truth]
     if unknown:
         raise MfpoError(
-            f"{len(unknown)} of {len(given)} images have no annotations ({some(unknown)}); give COCO 2014's"
+            f"{len(unknown)} of {len(answers_by_image)} images have no annotations ({some(unknown)}); give COCO 2014's"
         )
-    return given
+    return answers_by_image
 
 
 def _differences_of_data(table: "Table", asked: Mapping[str, str | None]) -> list[str]:

@@ -27,8 +27,8 @@ def read_objects(reply: str) -> list[str] | None:
     for part in (text, text.rpartition("\n")[2], bracketed):
         if (entries := _entries(part)) is not None:
             return _texts(entries)
-    found = [names for part in _BRACKETS.findall(text) if (names := _texts(_entries(part))) is not None]
-    return found[0] if len(found) == 1 else _lines(text)
+    lists = [names for part in _BRACKETS.findall(text) if (names := _texts(_entries(part))) is not None]
+    return lists[0] if len(lists) == 1 else _lines(text)
 
 
 def _entries(text: str) -> list[Any] | None:
@@ -50,5 +50,5 @@ def _texts(entries: list[Any] | None) -> list[str] | None:
 def _lines(text: str) -> list[str] | None:
     """The names in a list of a line each, with at most a line before it that announces the list."""
     first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
-    found = [_LISTED.fullmatch(line) for line in (rest if _ANNOUNCED.fullmatch(first) else [first, *rest])]
-    return [match.group(1) for match in found if match] if found and all(found) else None
+    matches = [_LISTED.fullmatch(line) for line in (rest if _ANNOUNCED.fullmatch(first) else [first, *rest])]
+    return [match.group(1) for match in matches if match] if matches and all(matches) else None

@@ -32,10 +32,10 @@ def read_result_rows(path: Path) -> Rows:
 
 def _translated(row: dict[str, Any]) -> dict[str, Any]:
     if "filtered_resps" in row and "doc_id" in row:
-        said = row["filtered_resps"]
+        responses = row["filtered_resps"]
         # The figures of a row hold what the task's figures need of its question.
         question: dict[str, Any] = next((part for part in row.values() if _is_question(part)), {})
-        text = said[0] if isinstance(said, list) and len(said) == 1 else said
+        text = responses[0] if isinstance(responses, list) and len(responses) == 1 else responses
         translated = {"question_id": row["doc_id"]} | question | {"doc_id": row["doc_id"], "text": text}
         translated["target"] = row.get("target")
         return translated | _asked(row.get("input"), row.get("target"))

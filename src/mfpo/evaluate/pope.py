@@ -89,8 +89,8 @@ def pope(
             f"there are no answers to the split {some(missing)}; give them, or score the others with allow_missing=true"
         )
     splits = {}
-    for split, given in answers.items():
-        splits[split] = score(given, annotations[split], f"POPE's split {split}", allow_missing)
+    for split, split_answers in answers.items():
+        splits[split] = score(split_answers, annotations[split], f"POPE's split {split}", allow_missing)
     tallies = {
         f"{split}.{figure}": tally
         for split, scored in splits.items()
@@ -111,13 +111,15 @@ def _score_relabelled(
 
     The labels that answers bring are POPE's.
     """
-    left_out = {str(number) for number in range(1, _QUESTIONS + 1)}.difference(one.question_id for one in questions)
-    kept = [replace(answer, label=None) for answer in answers if answer.question_id not in left_out]
-    tolerant = existence(kept, questions, allow_missing=allow_missing, name=name)
-    readable = [answer for answer in kept if not answer.failed and read_as_repope(answer.text)]
+    left_out = {str(number) for number in range(1, _QUESTIONS + 1)}.difference(
+        question.question_id for question in questions
+    )
+    repope_answers = [replace(answer, label=None) for answer in answers if answer.question_id not in left_out]
+    tolerant = existence(repope_answers, questions, allow_missing=allow_missing, name=name)
+    readable = [answer for answer in repope_answers if not answer.failed and read_as_repope(answer.text)]
     official = existence(readable, questions, read=read_as_repope, allow_missing=True, name=name)
     facts = {**official.facts, "missing": tolerant.facts["missing"]}
-    return Split(replace(official, facts=facts), tolerant, len(answers) - len(kept))
+    return Split(replace(official, facts=facts), tolerant, len(answers) - len(repope_answers))
 
 
 def _is_repope(annotations: Path) -> bool:
@@ -131,7 +133,7 @@ def read_as_repope(text: str) -> str | None:
     >>> [read_as_repope(text) for text in ("No, as I said yesterday.", "A snowboard.", "NO", "There isn't")]
     ['yes', 'no', 'no', None]
     """
-    return next((said for said in ("yes", "no") if said in text.lower()), None)
+    return next((word for word in ("yes", "no") if word in text.lower()), None)
 
 
 def read_pope(
@@ -154,8 +156,10 @@ def read_pope(
                 )
             return by_category(answers_to_all, named, questions, files[0]), questions
         return by_split(answers_to_all, questions, files[0]), questions
-    found = split_files(files)
-    return {split: read_existence_answers(file, questions.get(split, [])) for split, file in found.items()}, questions
+    files_by_split = split_files(files)
+    return {
+        split: read_existence_answers(file, questions.get(split, [])) for split, file in files_by_split.items()
+    }, questions
 
 
 def _splits_in(row: Mapping[str, Any]) -> list[str]:
@@ -175,7 +179,7 @@ def by_category(
     VLMEvalKit's rows may have no image. But all figures of a split depend on labels and answers alone, so an answer may
     have the id of any question with its words and label. Raises MfpoError when there is no such question left.
     """
-    found: dict[str, list[Answer]] = {split: [] for split in SPLITS}
+    answers_by_split: dict[str, list[Answer]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         ids: defaultdict[tuple[str, str], deque[str]] = defaultdict(deque)
         for question in questions.get(split, ()):
@@ -187,8 +191,8 @@ def by_category(
                     f"{path}: question {answer.question_id} is none of POPE's split {split} by its words and label; "
                     "give VLMEvalKit's answers to POPE, and POPE's questions by --annotations"
                 )
-            found[split].append(replace(answer, question_id=same.popleft(), image_id=None))
-    return {split: given for split, given in found.items() if given}
+            answers_by_split[split].append(replace(answer, question_id=same.popleft(), image_id=None))
+    return {split: split_answers for split, split_answers in answers_by_split.items() if split_answers}
 
 
 def by_split(
@@ -210,10 +214,10 @@ def by_split(
             f"{path}: its name tells none of {', '.join(SPLITS)}, and its {len(answers)} rows are not, by image and "
             f"prompt, all questions of one split after the other; give a file a split, named after it"
         )
-    found: dict[str, list[Answer]] = {split: [] for split in questions}
+    answers_by_split: dict[str, list[Answer]] = {split: [] for split in questions}
     for answer, (split, question) in zip(answers, fits[0], strict=True):
-        found[split].append(replace(answer, question_id=question.question_id))
-    return found
+        answers_by_split[split].append(replace(answer, question_id=question.question_id))
+    return answers_by_split
 
 
 def split_files(paths: Sequence[Path]) -> dict[str, Path]:
@@ -221,16 +225,16 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
 
     Raises MfpoError when a file is absent, its name tells no split or several, or when a split has two files.
     """
-    found: dict[str, Path] = {}
+    files_by_split: dict[str, Path] = {}
     for file in _files(paths):
         # lmms-eval's tasks are pope_adv, pope_pop and pope_random.
         named = [split for split in SPLITS if split in file.name or f"pope_{split[:3]}." in file.name]
         if len(named) != 1:
             raise MfpoError(f"{file}: its name must tell the split, which is one of {', '.join(SPLITS)}; rename it")
-        if named[0] in found:
-            raise MfpoError(f"{file} and {found[named[0]]} are both the split {named[0]}; give one of them")
-        found[named[0]] = file
-    return {split: found[split] for split in SPLITS if split in found}
+        if named[0] in files_by_split:
+            raise MfpoError(f"{file} and {files_by_split[named[0]]} are both the split {named[0]}; give one of them")
+        files_by_split[named[0]] = file
+    return {split: files_by_split[split] for split in SPLITS if split in files_by_split}
 
 
 def _files(paths: Sequence[str | Path]) -> list[Path]:
@@ -253,10 +257,10 @@ def _in_folder(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("*.jsonl")) + sorted(folder.glob("*.jsonl.gz"))
     stems = {file.name.partition(".jsonl")[0] for file in files}
-    found = sorted(folder.glob("*.json")) + sorted(folder.glob("*.json.gz"))
+    candidates = sorted(folder.glob("*.json")) + sorted(folder.glob("*.json.gz"))
     jsons = [
         file
-        for file in found
+        for file in candidates
         # "random.jsonl.made_by.json" is the note of a killed `mfpo answer`.
         if file.name.partition(".json")[0] not in stems
         and ".jsonl" not in file.suffixes

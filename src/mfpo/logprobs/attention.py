@@ -87,8 +87,8 @@ def _prompt_mask(prompt: int, images: list[int], window: int | None, device: tor
 def _answer_mask(prompt: int, answers: list[int], window: int | None, device: torch.device) -> Tensor:
     """What the tokens of `answers` see of their document, (1, 1, tokens of all answers, tokens)."""
     numbers = torch.arange(len(answers)).repeat_interleave(torch.tensor(answers))
-    own = (numbers[:, None] == numbers).tril()
-    sees = torch.cat([own.new_ones(len(own), prompt), own], dim=1)
+    same_answer = (numbers[:, None] == numbers).tril()
+    sees = torch.cat([same_answer.new_ones(len(same_answer), prompt), same_answer], dim=1)
     if window is not None:
         places = torch.cat([torch.arange(prompt), *(prompt + torch.arange(length) for length in answers)])
         sees &= places > places[prompt:, None] - window

@@ -81,8 +81,8 @@ def _rendered_answer(processor: Any, turns: list[Turn], prompt: str, answer: lis
     else:  # as Pixtral's, which shows the system's turn in the last one, if that is the user's
         alone = apply_template(processor, turns[-1:], add_generation_prompt=True)
         text = _behind(alone, apply_template(processor, turns[-1:] + answer), answer[0])
-    own = "\n".join(text for turn in turns + answer for text in _texts(turn))
-    if len(_PRINTED_PART.findall(prompt + text)) > len(_PRINTED_PART.findall(own)):
+    plain_text = "\n".join(text for turn in turns + answer for text in _texts(turn))
+    if len(_PRINTED_PART.findall(prompt + text)) > len(_PRINTED_PART.findall(plain_text)):
         raise RecordError("the model's chat template prints the parts of a turn instead of its text")
     end = 0
     for turn in answer:
@@ -101,18 +101,18 @@ def _behind(prompt: str, whole: str, answer: Turn) -> str:
             f"({brief(prompt)} is not how {brief(whole)} begins); use a template that only appends"
         )
     rest, text = whole[len(prompt.rstrip()) :], _texts(answer)[0]
-    own = text[: len(text) - len(text.lstrip())]
+    leading_space = text[: len(text) - len(text.lstrip())]
     bare = rest.lstrip()
-    return own + bare if rest.endswith(own + bare) else bare
+    return leading_space + bare if rest.endswith(leading_space + bare) else bare
 
 
 def _end_of(turn: Turn, rendered: str, start: int = 0) -> int:
     """Where the turn's texts end in what was rendered, with white space as the template has it."""
     for text in _texts(turn):
-        found = re.compile(r"\s*".join(map(re.escape, text.split()))).search(rendered, start)
-        if found is None:
+        match = re.compile(r"\s*".join(map(re.escape, text.split()))).search(rendered, start)
+        if match is None:
             raise RecordError(f"the model's chat template loses the text {brief(text)} of a turn by {turn['role']}")
-        start = found.end()
+        start = match.end()
     return start
 
 
@@ -138,7 +138,7 @@ def _adds_image(processor: Any, prompt: str, number: int) -> bool:
     """Whether the processor puts the image of that number before the text by itself, as BLIP-2's does the first."""
     images = [[_BLANK] * count for count in (number - 1, number)]
     try:
-        without, shown = (call_processor(processor, [prompt], [own])["input_ids"] for own in images)
+        without, shown = (call_processor(processor, [prompt], [blanks])["input_ids"] for blanks in images)
         return not torch.equal(without, shown)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError):  # as to the processor
         return False

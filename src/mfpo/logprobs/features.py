@@ -75,11 +75,11 @@ def _find_layouts(
         answered = _call(processor, prompt, images, suffix=[answer])
     else:
         answered = _call(processor, prompt + answer, images)
-    lengths = [made["input_ids"].shape[1] for made in (once, answered)]
+    lengths = [inputs["input_ids"].shape[1] for inputs in (once, answered)]
     layouts = {}
     for name in once:
         if name not in _NO_FEATURES:
-            fault, layout = _layout(name, *(made[name] for made in (once, twice, answered)), *lengths)
+            fault, layout = _layout(name, *(inputs[name] for inputs in (once, twice, answered)), *lengths)
             if fault:
                 raise MfpoError(f"the model's processor makes {name!r} of a prompt, which {fault}; give another model")
             layouts[name] = layout

@@ -40,8 +40,8 @@ class Pair:
     def only(self, names: Collection[str]) -> "Pair":
         """The record with these of its cells."""
         ours = iter(self.names)
-        kept = [[next(ours) in names for _ in prompt.answers] for prompt in self.prompts]
-        prompts = (prompt.only(which) for prompt, which in zip(self.prompts, kept, strict=True) if any(which))
+        wanted = [[next(ours) in names for _ in prompt.answers] for prompt in self.prompts]
+        prompts = (prompt.only(which) for prompt, which in zip(self.prompts, wanted, strict=True) if any(which))
         return Pair(self.row, tuple(prompts), tuple(name for name in self.names if name in names))
 
 
@@ -109,8 +109,8 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         for images, cells in groupby((CELLS[name] for name in self.names), key=lambda cell: cell.images):
             columns = [cell.answer for cell in cells]
             prompt = record["prompt"] if images else without_images(record["prompt"])
-            given = (record[images] if images else [], prompt, [record[column] for column in columns])
-            encoded = encode(self._processor, *given, max_length=self._max_length)
+            conversation = (record[images] if images else [], prompt, [record[column] for column in columns])
+            encoded = encode(self._processor, *conversation, max_length=self._max_length)
             if self._weigh:
                 tokens |= dict(zip(columns, encoded.answers, strict=True))
                 weights = tuple(self._weights(encoded.prompt_ids, tokens, column) for column in columns)
@@ -210,7 +210,7 @@ def _sizes(prompt: Encoded) -> dict[str, torch.Size]:
 def _row_of_another_size(pairs: Pairs) -> int | None:
     """The first record, among a few, whose images are not of the first record's sizes, so that a batch is padded."""
     sizes = [[_sizes(prompt) for prompt in pairs[row].prompts] for row in range(min(len(pairs), _TRIED))]
-    return next((row for row, own in enumerate(sizes) if own != sizes[0]), None)
+    return next((row for row, row_sizes in enumerate(sizes) if row_sizes != sizes[0]), None)
 
 
 def _check_alike(model: Any, pairs: Pairs, rows: Sequence[int], name: str) -> None:

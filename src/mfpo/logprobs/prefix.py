@@ -151,10 +151,10 @@ def _document_mask(config: Any, batch: dict[str, Tensor]) -> Tensor | dict[str, 
 def on_device(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch where the model is, and its features in the model's precision, as some models take no other."""
     bare = extract_model_from_parallel(model)
-    made = {name: value.to(bare.device) for name, value in batch.items()}
+    moved = {name: value.to(bare.device) for name, value in batch.items()}
     return {
         name: value.to(bare.dtype) if value.is_floating_point() and name not in LAYOUT else value
-        for name, value in made.items()
+        for name, value in moved.items()
     }
 
 
@@ -242,7 +242,7 @@ def _capped(project: Callable[[Tensor], Tensor], cap: float) -> Callable[[Tensor
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Let `owner` have another attribute for a while; a module, another `forward`."""
     # What accelerate and LoRA leave there; else it is the class's.
-    before = {key: own for key, own in vars(owner).items() if key == name}
+    before = {key: attribute for key, attribute in vars(owner).items() if key == name}
     setattr(owner, name, value)
     try:
         yield

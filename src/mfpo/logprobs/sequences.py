@@ -51,7 +51,7 @@ class Encoded:
     def split(self) -> list["Encoded"]:
         """The prompt once for each answer."""
         numbers = range(len(self.answers))
-        return [self.only([number == own for number in numbers]) for own in numbers]
+        return [self.only([number == answer for number in numbers]) for answer in numbers]
 
 
 def encode(
@@ -75,8 +75,10 @@ def encode(
             f"the prompt with its images has {len(prompt_ids)} tokens, so max_length={max_length} leaves no answer"
         )
     ids = [_answer_ids(processor.tokenizer, prompt_text, text) for text in answer_texts]
-    kept = tuple(torch.tensor(answer[:room]) for answer in ids)
-    return Encoded(prompt_ids, kept, features, cut=tuple(max(len(answer) - room, 0) for answer in ids), layouts=layouts)
+    answer_ids = tuple(torch.tensor(answer[:room]) for answer in ids)
+    return Encoded(
+        prompt_ids, answer_ids, features, cut=tuple(max(len(answer) - room, 0) for answer in ids), layouts=layouts
+    )
 
 
 def _answer_ids(tokenizer: Any, prompt_text: str, answer_text: str) -> list[int]:

@@ -70,10 +70,12 @@ def _ask_transformers(
     answers: list[list[Sampled] | RecordError] = []
     for start in range(0, len(asked), settings.batch_size):
         some = asked[start : start + settings.batch_size]
-        questions = [Question(question_id=one.id, image=one.image_name, text=one.text) for one in some]
-        images = [decode_image(one.image) for one in some]
+        questions = [
+            Question(question_id=question.id, image=question.image_name, text=question.text) for question in some
+        ]
+        images = [decode_image(question.image) for question in some]
         try:
-            for part in parts(model, processor, [one.text for one in some], images):
+            for part in parts(model, processor, [question.text for question in some], images):
                 answers += sample(
                     model,
                     processor,
@@ -108,16 +110,16 @@ def _open_vllm(model: Any, settings: "PairsSettings") -> Asker:
 
     def ask(asked: Sequence[Asked]) -> list[list[Sampled] | RecordError]:
         chats, how = [], []
-        for one in asked:
-            seeds: list[int | None] = [None, *_seeds(settings, one.id)]
-            chats += [chat_about(one.image, one.text)] * len(seeds)
+        for question in asked:
+            seeds: list[int | None] = [None, *_seeds(settings, question.id)]
+            chats += [chat_about(question.image, question.text)] * len(seeds)
             for seed in seeds:
                 temperature = 0.0 if seed is None else settings.temperature
                 how.append(SamplingParams(temperature=temperature, seed=seed, max_tokens=settings.max_new_tokens))
         outputs = [output.outputs[0] for output in llm.chat(chats, how, use_tqdm=False, lora_request=adapter)]
-        told = [Sampled(output.text.strip(), output.finish_reason == "length") for output in outputs]
+        answers = [Sampled(output.text.strip(), output.finish_reason == "length") for output in outputs]
         count = settings.samples + 1
-        return [told[start : start + count] for start in range(0, len(told), count)]
+        return [answers[start : start + count] for start in range(0, len(answers), count)]
 
     return Asker({"model": str(model), "fingerprint": model_files(folder), "engine": "vllm"}, ask)
 
@@ -137,18 +139,18 @@ def _open_endpoint(model: str, endpoint: str, settings: "PairsSettings") -> Aske
         client = open_client(endpoint, retries=settings.retries, timeout=settings.timeout)
         wanted = [
             (number, place, seed)
-            for number, one in enumerate(asked)
-            for place, seed in enumerate([None, *_seeds(settings, one.id)])
+            for number, question in enumerate(asked)
+            for place, seed in enumerate([None, *_seeds(settings, question.id)])
         ]
         reply = partial(_reply, client, model, endpoint, settings, asked)
-        told: dict[tuple[int, int], Sampled | RecordError] = {}
+        answers: dict[tuple[int, int], Sampled | RecordError] = {}
         for number, place, answer in side_by_side(client, reply, wanted, settings.concurrency):
-            told[number, place] = answer
+            answers[number, place] = answer
             if isinstance(answer, RecordError):
                 failures.add(asked[number].id, answer)
             else:
                 failures.clear()
-        rows = [[told[number, place] for place in range(settings.samples + 1)] for number in range(len(asked))]
+        rows = [[answers[number, place] for place in range(settings.samples + 1)] for number in range(len(asked))]
         faults = [next((answer for answer in row if isinstance(answer, RecordError)), None) for row in rows]
         return [fault or row for fault, row in zip(faults, rows, strict=True)]  # type: ignore[misc]
 

@@ -44,8 +44,8 @@ class Checked:
     @property
     def share(self) -> float | None:
         """The share of true claims among those with a verdict; None where there is none."""
-        told = self.true + self.false
-        return self.true / told if told else None
+        decided = self.true + self.false
+        return self.true / decided if decided else None
 
 
 class Shown(NamedTuple):

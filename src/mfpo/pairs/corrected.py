@@ -25,15 +25,17 @@ def corrected(
 
     Where the judge rewrites, the checker is `judge.EndpointJudge` (`settings.check_use`).
     """
-    worst = [min((a for a in one.answers if a.false), key=lambda answer: answer.share or 0.0) for one in questions]
+    worst = [
+        min((a for a in question.answers if a.false), key=lambda answer: answer.share or 0.0) for question in questions
+    ]
     if rewrite == "judge":
         judge: Any = checker
-        texts = judge.rewrite([(one.asked, answer) for one, answer in zip(questions, worst, strict=True)])
+        texts = judge.rewrite([(question.asked, answer) for question, answer in zip(questions, worst, strict=True)])
     else:
-        texts = [_by_rules(one.answers, answer) for one, answer in zip(questions, worst, strict=True)]
+        texts = [_by_rules(question.answers, answer) for question, answer in zip(questions, worst, strict=True)]
     changed = [
-        (one.asked, text)
-        for one, text, answer in zip(questions, texts, worst, strict=True)
+        (question.asked, text)
+        for question, text, answer in zip(questions, texts, worst, strict=True)
         if isinstance(text, str) and _is_new(text, answer)
     ]
     again = iter(check_again(changed, checker))

@@ -70,10 +70,10 @@ class DetectorCheck:
         keywords = [Keyword(text=name, score=1.0) for name in names]
         record: Any = None  # which a detector does not look at
         with inference():
-            (found,) = self._detect([Search(record, 0, pixels, keywords)])
+            (detections,) = self._detect([Search(record, 0, pixels, keywords)])
         return {
             name: float(boxes.scores.max()) if len(boxes.scores) else 0.0
-            for name, boxes in zip(names, found, strict=True)
+            for name, boxes in zip(names, detections, strict=True)
         }
 
     def _verdict(self, score: float) -> str:

@@ -23,7 +23,7 @@ def without_false(answer: Checked, others: Sequence[Checked] = ()) -> str:
     """
     spare = [text for other in others for text in _spare_sentences(other)]
     named = {claim.object for claim in answer.claims}
-    kept: list[str] = []
+    pieces: list[str] = []
     has_gone = False
     place = 0
     for start, end in sentences(answer.text):
@@ -36,8 +36,8 @@ def without_false(answer: Checked, others: Sequence[Checked] = ()) -> str:
             sentence = new
         has_gone = sentence is None or bool(is_orphan)
         if sentence is not None and not is_orphan:
-            kept.append((blank if kept else "") + sentence)
-    return "".join(kept).strip()
+            pieces.append((blank if pieces else "") + sentence)
+    return "".join(pieces).strip()
 
 
 def _mend(sentence: str, offset: int, false: Sequence[Claim]) -> str | None:
@@ -67,10 +67,10 @@ def _shift(span: tuple[int, int], cuts: Sequence[Cut]) -> tuple[int, int] | None
 
 def _spare_sentences(answer: Checked) -> list[tuple[str, frozenset[str]]]:
     """The sentences that claim true things and nothing else, and that stand alone; each with what it claims."""
-    found = []
+    spare = []
     for start, end in sentences(answer.text):
         claims = [claim for claim in answer.claims if start <= claim.start < end]
         text = answer.text[start:end]
         if claims and all(claim.verdict == TRUE for claim in claims) and not _POINTS_BACK.search(text):
-            found.append((text, frozenset(claim.object for claim in claims)))
-    return found
+            spare.append((text, frozenset(claim.object for claim in claims)))
+    return spare

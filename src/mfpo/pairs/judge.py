@@ -76,7 +76,9 @@ class EndpointJudge:
 
         names = [f"{answer.asked.id}, answer {number}" for number, answer in enumerate(answers)]
         rows = {name: answer.asked.id for name, answer in zip(names, answers, strict=True)}
-        prompts = {name: [_message(_SPLIT.format(text=one.text))] for name, one in zip(names, answers, strict=True)}
+        prompts = {
+            name: [_message(_SPLIT.format(text=answer.text))] for name, answer in zip(names, answers, strict=True)
+        }
         split = self._judge.ask(prompts, _read_claims, temperature=0.0, max_tokens=2 * self._tokens + 512, rows=rows)
         asked = {}
         for name, answer in zip(names, answers, strict=True):
@@ -84,7 +86,7 @@ class EndpointJudge:
                 asked[name, place] = chat_about(answer.asked.image, _YES_NO.format(question=question))
         keys = {key: f"{key[0]}, claim {key[1]}" for key in asked}
         # At temperature 0 the reply begins with the likelier of the two words.
-        told = self._judge.ask(
+        verdicts = self._judge.ask(
             {keys[key]: chat for key, chat in asked.items()},
             _read_verdict,
             temperature=0.0,
@@ -92,7 +94,7 @@ class EndpointJudge:
             rows={keys[key]: rows[key[0]] for key in asked},
         )
         return [
-            _claims(answer.text, split[name], [told[keys[key]] for key in keys if key[0] == name])
+            _claims(answer.text, split[name], [verdicts[keys[key]] for key in keys if key[0] == name])
             for name, answer in zip(names, answers, strict=True)
         ]
 
@@ -131,8 +133,8 @@ class LocalJudge:
         keys = list(asked)
         for start in range(0, len(keys), 4 * self._batch):
             some = keys[start : start + 4 * self._batch]
-            told = self._tell([asked[key] for key in some], [name for _, name in some])
-            verdicts |= dict(zip(some, told, strict=True))
+            batch_verdicts = self._tell([asked[key] for key in some], [name for _, name in some])
+            verdicts |= dict(zip(some, batch_verdicts, strict=True))
         return [
             tuple(Claim(start, end, name, verdicts[answer.asked.id, name]) for start, end, name in named)
             for answer, named in zip(answers, things, strict=True)
@@ -149,7 +151,7 @@ class LocalJudge:
         asker = self._asker()
         model, processor = asker.model, asker.processor
         questions = [f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?" for name in names]
-        images = [decode_image(one.image) for one in asked]
+        images = [decode_image(question.image) for question in asked]
         rows = []
         with torch.inference_mode():
             for part in parts(model, processor, questions, images):
@@ -176,13 +178,13 @@ def _refusal(*verdicts: "Verdict[Any]") -> RecordError | None:
 
 
 def _claims(
-    text: str, split: "Verdict[list[tuple[str, str]]]", told: Sequence["Verdict[str]"]
+    text: str, split: "Verdict[list[tuple[str, str]]]", verdicts: Sequence["Verdict[str]"]
 ) -> tuple[Claim, ...] | RecordError:
-    """The claims of an answer, in the order of their places; `told` holds the verdict on each that `split` names."""
-    return _refusal(split, *told) or tuple(
+    """The claims of an answer, in the order of their places; `verdicts` holds one for each that `split` names."""
+    return _refusal(split, *verdicts) or tuple(
         sorted(
-            Claim(*_place(text, said), said, verdict.reading or UNKNOWN)
-            for (said, _), verdict in zip(split.reading or [], told, strict=True)
+            Claim(*_place(text, words), words, verdict.reading or UNKNOWN)
+            for (words, _), verdict in zip(split.reading or [], verdicts, strict=True)
         )
     )
 
@@ -211,7 +213,7 @@ def _read_verdict(reply: str) -> str | None:
     return {"yes": TRUE, "no": FALSE, None: None}[begins_with(reply)]
 
 
-def _place(text: str, said: str) -> tuple[int, int]:
+def _place(text: str, words: str) -> tuple[int, int]:
     """Where the words of a claim stand in the answer; the whole answer where the judge changed them."""
-    start = text.lower().find(said.lower())
-    return (start, start + len(said)) if start >= 0 and said else (0, len(text))
+    start = text.lower().find(words.lower())
+    return (start, start + len(words)) if start >= 0 and words else (0, len(text))

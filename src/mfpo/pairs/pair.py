@@ -45,17 +45,17 @@ def check_again(texts: Sequence[tuple["Asked", str]], checker: "Checker") -> lis
     """Texts that were put right, with their claims, or what is still wrong with them."""
     from mfpo.pairs.check import Shown
 
-    found: list[Checked | str] = []
+    outcomes: list[Checked | str] = []
     claims_of = checker([Shown(asked, text) for asked, text in texts]) if texts else []
     for (_, text), claims in zip(texts, claims_of, strict=True):
         if isinstance(claims, RecordError):
-            found.append(str(claims))
+            outcomes.append(str(claims))
             continue
         checked = Checked(text, claims)
         if checked.false:
-            found.append("the corrected answer still has a false claim")
+            outcomes.append("the corrected answer still has a false claim")
         elif not checked.true:
-            found.append("the corrected answer has no true claim left")
+            outcomes.append("the corrected answer has no true claim left")
         else:
-            found.append(checked)
-    return found
+            outcomes.append(checked)
+    return outcomes

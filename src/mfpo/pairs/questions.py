@@ -116,8 +116,8 @@ class QuestionFile:
             yield {"place": f"{self._file.name}, {place}", "row": row, "fault": fault}
 
     def id(self, row: dict[str, Any], number: int) -> str:
-        given = row["row"] or {}
-        return str(next((given[key] for key in ("question_id", "id") if given.get(key) is not None), number))
+        fields = row["row"] or {}
+        return str(next((fields[key] for key in ("question_id", "id") if fields.get(key) is not None), number))
 
     def question(self, row: dict[str, Any], number: int) -> Asked:
         from mfpo.answer.questions import read_question  # with datasets, which takes a second

@@ -31,15 +31,17 @@ def ranked(
 
 
 def _best(answers: Sequence[Checked], length_ratio: float) -> Pair | str:
-    told = [answer for answer in answers if answer.share is not None]
-    if len(told) < 2:
+    comparable = [answer for answer in answers if answer.share is not None]
+    if len(comparable) < 2:
         return "all answers are alike" if len(answers) == 1 else "a single answer with claims to compare"
     pairs = [
-        Pair(*pair) for pair in permutations(told, 2) if _gain(Pair(*pair)) > 0 and _ratio(Pair(*pair)) <= length_ratio
+        Pair(*pair)
+        for pair in permutations(comparable, 2)
+        if _gain(Pair(*pair)) > 0 and _ratio(Pair(*pair)) <= length_ratio
     ]
     if pairs:
         return max(pairs, key=lambda pair: (_gain(pair), pair.chosen.true, -_ratio(pair)))
-    is_equal = len({answer.share for answer in told}) == 1
+    is_equal = len({answer.share for answer in comparable}) == 1
     return "all answers are equally true" if is_equal else "no better answer of like length"
 
 

@@ -117,7 +117,7 @@ def _make_shard(
             asked[number] = source.question(row, number)
         except RecordError as error:
             note["set_aside"].append(SetAside(row=number, id=source.id(row, number), reason=one_line(error)))
-    told: dict[int, Answered] = {}
+    to_pair: dict[int, Answered] = {}
     for number, answered in zip(asked, _answer(list(asked.values()), asker, checker), strict=True):
         id = asked[number].id
         if isinstance(answered, RecordError):
@@ -128,11 +128,11 @@ def _make_shard(
         if reason:
             note["left_out"].append(SetAside(row=number, id=id, reason=reason))
         elif isinstance(answered, Answered):
-            told[number] = answered
+            to_pair[number] = answered
     pairing = PAIRINGS[settings.pairing]
-    found = pairing(list(told.values()), checker, **options_of(settings, pairing))
+    pairs_or_reasons = pairing(list(to_pair.values()), checker, **options_of(settings, pairing))
     records = []
-    for (number, answered), pair in zip(told.items(), found, strict=True):
+    for (number, answered), pair in zip(to_pair.items(), pairs_or_reasons, strict=True):
         try:
             if not isinstance(pair, Pair):
                 raise RecordError(pair)
@@ -146,24 +146,28 @@ def _make_shard(
 
 def _answer(asked: list[Asked], asker: Asker, checker: Checker) -> list[Answered | str | RecordError]:
     """Each question's whole answers, checked; or why it has none, or cannot be asked."""
-    found: dict[int, Answered | str | RecordError] = {}
+    outcomes: dict[int, Answered | str | RecordError] = {}
     texts: dict[int, list[str]] = {}
     for number, answers in enumerate(asker.ask(asked)):
         if isinstance(answers, RecordError):
-            found[number] = answers
+            outcomes[number] = answers
             continue
         whole = [without_places(without_thoughts(answer.text)) for answer in answers if not answer.cut]
         texts[number] = list(dict.fromkeys(filter(None, whole)))
         if not texts[number]:
-            found[number] = "all answers were cut at max_new_tokens" if not whole else "all answers are empty"
+            outcomes[number] = "all answers were cut at max_new_tokens" if not whole else "all answers are empty"
     shown = [Shown(asked[number], text) for number, some in texts.items() for text in some]
     checked = iter(zip(shown, checker(shown) if shown else [], strict=True))
     for number, some in texts.items():
         claims = [next(checked)[1] for _ in some]
-        fault = next((one for one in claims if isinstance(one, RecordError)), None)
-        if fault or number in found:
-            found[number] = fault or found[number]
+        fault = next((error for error in claims if isinstance(error, RecordError)), None)
+        if fault or number in outcomes:
+            outcomes[number] = fault or outcomes[number]
             continue
-        answers_of = [Checked(text, one) for text, one in zip(some, claims, strict=True) if isinstance(one, tuple)]
-        found[number] = Answered(asked[number], answers_of)
-    return [found[number] for number in range(len(asked))]
+        answers_of = [
+            Checked(text, text_claims)
+            for text, text_claims in zip(some, claims, strict=True)
+            if isinstance(text_claims, tuple)
+        ]
+        outcomes[number] = Answered(asked[number], answers_of)
+    return [outcomes[number] for number in range(len(asked))]

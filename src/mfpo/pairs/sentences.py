@@ -50,10 +50,10 @@ def words(text: str) -> list[Word]:
     """The words and marks of a text; what the tagger writes otherwise than the text has no place and is left out."""
     tagged = tag_with_textblob(text)
     letters = word_letters([word for word, _ in tagged], [tag for _, tag in tagged], is_term)
-    found, place = [], 0
+    tokens, place = [], 0
     for (word, tag), letter in zip(tagged, letters, strict=True):
         start = text.find(word, place)
         if start >= 0:
             place = start + len(word)
-            found.append(Word(word.lower(), start, place, tag or "", letter))
-    return found
+            tokens.append(Word(word.lower(), start, place, tag or "", letter))
+    return tokens

@@ -19,10 +19,10 @@ def named_things(text: str) -> list[tuple[int, int, str]]:
     """
     from textblob.en.inflect import singularize
 
-    found = words(text)
+    tokens = words(text)
     things = []
-    for match in _NOUNS.finditer("".join(word.letter for word in found)):
-        some = found[match.start() : match.end()]
+    for match in _NOUNS.finditer("".join(word.letter for word in tokens)):
+        some = tokens[match.start() : match.end()]
         last = some[-1].text if some[-1].letter != "S" else str(singularize(some[-1].text))
         start, end = some[0].start, some[-1].end
         if last not in INVISIBLE and last not in SECONDARY and not is_denied(text, start, end):

@@ -60,4 +60,4 @@ def rewrite(thing: Thing, sentence: str, scene: Scene) -> str:
 def _put(text: str, pattern: re.Pattern[str], sentence: str) -> str:
     """`sentence` with `text` for the first match of `pattern`, with a capital where that had one."""
     capital = text[0].upper() + text[1:]
-    return pattern.sub(lambda found: capital if found[0][0].isupper() else text, sentence, count=1)
+    return pattern.sub(lambda match: capital if match[0][0].isupper() else text, sentence, count=1)

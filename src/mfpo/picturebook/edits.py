@@ -40,8 +40,8 @@ class Described:
         numbers = [
             number
             for number, sentence in enumerate(self.sentences)
-            for found in THING.finditer(sentence)
-            if found[3].lower() == thing.kind
+            for match in THING.finditer(sentence)
+            if match[3].lower() == thing.kind
         ]
         return numbers[0] if len(numbers) == 1 else None
 
@@ -70,7 +70,7 @@ class Described:
 
     def _others(self, thing: Thing) -> list[Thing]:
         """Things of other kinds for its place, which neither scene nor caption has yet."""
-        named = {found[3].lower() for sentence in self.sentences for found in THING.finditer(sentence)}
+        named = {match[3].lower() for sentence in self.sentences for match in THING.finditer(sentence)}
         return [
             replace(thing, kind=kind.name, colour=colour)
             for kind in KINDS.values()
@@ -122,8 +122,8 @@ def counterfactual(
     differs = {
         thing.kind: masks_before[thing.x, thing.y] | masks.get((thing.x, thing.y), np.False_) for thing in edited
     }
-    found = [Region(keyword=kind, score=1.0, mask=encode_mask(mask), image=0) for kind, mask in differs.items()]
-    return Edit([image], " ".join(after.sentences), found, share(np.any(list(differs.values()), axis=0)))
+    new_regions = [Region(keyword=kind, score=1.0, mask=encode_mask(mask), image=0) for kind, mask in differs.items()]
+    return Edit([image], " ".join(after.sentences), new_regions, share(np.any(list(differs.values()), axis=0)))
 
 
 @corruption("erase", needs_regions=True, edits_records=True)

@@ -63,8 +63,8 @@ class PictureBookSource:
         model, processor = load_model(folder), load_processor(folder)
         set_seed(self.seed)
         seeds = scene_seeds(self.split, self.seed)
-        found = 0
-        while found < self.count:
+        pair_count = 0
+        while pair_count < self.count:
             scenes = [self.make_scene(next(seeds)) for _ in range(_BATCH)]
             questions = [CAPTION_PROMPTS[scene.seed % len(CAPTION_PROMPTS)] for scene in scenes]
             samples = [
@@ -72,8 +72,8 @@ class PictureBookSource:
             ]
             for scene, question, *answers in zip(scenes, questions, *samples, strict=True):
                 pair = _pair(scene, answers)
-                if found < self.count and pair:
-                    found += 1
+                if pair_count < self.count and pair:
+                    pair_count += 1
                     chosen, rejected = pair[::-1] if self.kind == "human" and _errs(scene) else pair
                     yield {"scene": scene.seed, "question": question, "chosen": chosen, "rejected": rejected}
 

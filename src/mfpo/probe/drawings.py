@@ -52,8 +52,8 @@ def show(drawings: Sequence[Drawing]) -> Markup:
     pictures = [(name, picture(image)) for name, image in shown]
     views = Markup("").join(
         Markup('<figure><img src="{}" width="{}" height="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
-            made.uri, made.width, made.height, f"{name}, with the outline of the object", name
+            encoded.uri, encoded.width, encoded.height, f"{name}, with the outline of the object", name
         )
-        for name, made in pictures
+        for name, encoded in pictures
     )
     return Markup('<div class="views">{}</div><p class="note">{}</p>').format(views, drawings[0].answer)

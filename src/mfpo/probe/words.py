@@ -89,8 +89,8 @@ def token_spans(tokenizer: Any, prompt_text: str, text: str, ids: list[int]) -> 
 
 def as_seen(processor: Any, image: Image.Image) -> Tensor:
     """The image as the vision tower gets it, resized and cropped, but with colours from 0 to 1, (3, side, side)."""
-    made = processor.image_processor(images=image, image_mean=[0.0] * 3, image_std=[1.0] * 3, return_tensors="pt")
-    return made["pixel_values"][0].clamp(0, 1)
+    inputs = processor.image_processor(images=image, image_mean=[0.0] * 3, image_std=[1.0] * 3, return_tensors="pt")
+    return inputs["pixel_values"][0].clamp(0, 1)
 
 
 def on_grid(processor: Any, mask: Mask) -> Tensor:

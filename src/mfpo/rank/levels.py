@@ -34,14 +34,14 @@ def stages(levels: Sequence[str]) -> list[tuple[str, list[int]]]:
 
     Raises MfpoError when the names are not those of `cut_levels`.
     """
-    found = set(levels)
-    numbered = {name for name in found if re.fullmatch(r"level-[1-9][0-9]*", name)}
-    if found <= set(LEVELS):
-        order = [name for name in LEVELS if name in found]
-    elif found == numbered:
-        order = sorted(found, key=lambda name: int(name.removeprefix("level-")))
+    names = set(levels)
+    numbered = {name for name in names if re.fullmatch(r"level-[1-9][0-9]*", name)}
+    if names <= set(LEVELS):
+        order = [name for name in LEVELS if name in names]
+    elif names == numbered:
+        order = sorted(names, key=lambda name: int(name.removeprefix("level-")))
     else:
-        unknown = min(found - numbered - set(LEVELS) or numbered)
+        unknown = min(names - numbered - set(LEVELS) or numbered)
         raise MfpoError(
             f"column 'level' holds {brief(unknown)}, but must be one of {', '.join(LEVELS)}, or in all rows a level-1, "
             "level-2, ...; run `mfpo rank` again"

@@ -22,7 +22,7 @@ def inspect(data: Path, out: Path | None = None, limit: int = 500) -> Path:
     left_out = summary.get("left_out")  # of `build` a list of files
     counted: dict[str, Any] = {"written": len(dataset)}
     if is_built:
-        counted["fallback"] = sum(one["fallback"] for one in column(dataset, "corruption")) / max(len(dataset), 1)
+        counted["fallback"] = sum(row["fallback"] for row in column(dataset, "corruption")) / max(len(dataset), 1)
     counted |= {f"true_{side}": share for side, share in summary.get("true_share", {}).items()}
     shown = {
         "asked": ("asked", "", "{:,}"),

@@ -39,8 +39,8 @@ def data_files(folder: Path) -> list[Path]:
     A .json file without one is mostly a description that lies beside the data. What a program hides (`.git`,
     `__MACOSX`) is left out, as by `datasets`. Raises MfpoError where there are none.
     """
-    found = sorted(file for file in folder.rglob("*") if file.name.endswith(DATA_FILES) and file.is_file())
-    seen = [file for file in found if not _is_hidden(file.relative_to(folder))]
+    candidates = sorted(file for file in folder.rglob("*") if file.name.endswith(DATA_FILES) and file.is_file())
+    seen = [file for file in candidates if not _is_hidden(file.relative_to(folder))]
     files = [file for file in seen if ".json" not in file.suffixes or beginning(file).startswith("[")]
     if not files:
         raise MfpoError(

@@ -147,14 +147,14 @@ def read_objects(objects: Any) -> list[NamedMask] | None:
     is_ours = isinstance(objects, list) and all(isinstance(o, dict) and o.keys() == {"name", "mask"} for o in objects)
     if not is_ours:
         return None
-    for number, found in enumerate(objects):
-        mask = found["mask"]
+    for number, entry in enumerate(objects):
+        mask = entry["mask"]
         has_mask = isinstance(mask, dict) and is_text(mask.get("counts")) and _is_size(mask.get("size"))
-        if not has_mask or not is_text(found["name"]):
+        if not has_mask or not is_text(entry["name"]):
             raise RecordError(f"objects[{number}] needs a name and a mask with size [height, width] and counts")
         if not is_whole(mask):
             raise RecordError(f"objects[{number}] has a mask whose counts do not cover {mask['size']}")
-    return [NamedMask(name=found["name"], mask=found["mask"]) for found in objects]
+    return [NamedMask(name=entry["name"], mask=entry["mask"]) for entry in objects]
 
 
 def read_claims(claims: Any) -> list[ClaimRow] | None:

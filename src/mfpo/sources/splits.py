@@ -44,9 +44,9 @@ def choose_files(place: Path, split: str | None = None, subset: str | None = Non
     another split too.
     """
     if not place.is_dir():
-        own = split_of(place.name)
-        if subset is not None or (split not in (None, own) and _SPLIT_OF.get(str(split)) != own):
-            raise MfpoError(f"{place}: is one file, of split {own}; give the folder to choose from")
+        file_split = split_of(place.name)
+        if subset is not None or (split not in (None, file_split) and _SPLIT_OF.get(str(split)) != file_split):
+            raise MfpoError(f"{place}: is one file, of split {file_split}; give the folder to choose from")
         return Chosen([place], [])
     files = data_files(place)
     subsets, default = _listed_subsets(place, files)
@@ -56,14 +56,14 @@ def choose_files(place: Path, split: str | None = None, subset: str | None = Non
     if split not in splits and _SPLIT_OF.get(split) in splits:
         split = _SPLIT_OF[split]
     _check_choice(place, "split", split, splits)
-    others = {one: found for one, found in splits.items() if one != split}
-    for one, found in others.items():
-        if both := set(splits[split]).intersection(found):
-            where = f"in split {split} and in split {one}"
+    others = {other_split: split_files for other_split, split_files in splits.items() if other_split != split}
+    for other_split, split_files in others.items():
+        if both := set(splits[split]).intersection(split_files):
+            where = f"in split {split} and in split {other_split}"
             raise MfpoError(f"{min(both)}: README.md has it {where}; mend that, or give a file")
-    left_out = [f"split {one} ({_count(found)})" for one, found in others.items()]
-    left_out += [f"subset {one}" for one in subsets if one != subset]
-    listed = {file for each in subsets.values() for found in each.values() for file in found}
+    left_out = [f"split {other_split} ({_count(split_files)})" for other_split, split_files in others.items()]
+    left_out += [f"subset {other_subset}" for other_subset in subsets if other_subset != subset]
+    listed = {file for each in subsets.values() for split_files in each.values() for file in split_files}
     if rest := [file for file in files if file not in listed]:
         left_out.append(f"{_count(rest, 'other ')}, as {rest[0].relative_to(place)}")
     return Chosen(splits[split], left_out)
@@ -77,7 +77,7 @@ def _check_choice(place: Path, kind: str, name: str, known: Mapping[str, object]
     if name not in known:
         fault = f"has no {kind} {brief(name)}" if name else f"has several {kind}s"
         others = f" or {len(known) - 10} others" if len(known) > 10 else ""
-        raise MfpoError(f"{place}: {fault}; choose {' or '.join(f'{kind}={one}' for one in [*known][:10])}{others}")
+        raise MfpoError(f"{place}: {fault}; choose {' or '.join(f'{kind}={key}' for key in [*known][:10])}{others}")
 
 
 def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Splits], str]:
@@ -92,11 +92,11 @@ def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Split
         raise MfpoError(
             f"{card}: its `configs` cannot be read ({first_line(error)}); mend it, or give a file"
         ) from None
-    found = {name: splits for name, splits in subsets.items() if splits}
-    if not found:
+    existing = {name: splits for name, splits in subsets.items() if splits}
+    if not existing:
         raise MfpoError(f"{card}: none of the files listed in its `configs` exists; give the file to read")
-    only = list(found) if len(found) == 1 else []
-    return found, next((name for name in [*marked, "default", *only] if name in found), "")
+    only = list(existing) if len(existing) == 1 else []
+    return existing, next((name for name in [*marked, "default", *only] if name in existing), "")
 
 
 def _config_name(config: Any) -> str:
@@ -113,8 +113,8 @@ def _checked(name: str, value: Any, *kinds: type) -> Any:
 
 def _front_matter(card: Path) -> dict[str, Any]:
     text = card.read_text(encoding="utf-8-sig") if card.is_file() else ""
-    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    values = yaml.safe_load(found[1]) if found else {}
+    match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    values = yaml.safe_load(match[1]) if match else {}
     return values if isinstance(values, dict) else {}
 
 
@@ -135,8 +135,8 @@ def _listed_splits(config: Mapping[str, Any], place: Path, files: Sequence[Path]
         split = str(_checked("split", item.get("split"), str, int))
         path = _checked("path", item.get("path"), str, list)
         patterns = [_checked("path", pattern, str) for pattern in ([path] if isinstance(path, str) else path)]
-        if found := [file for name, file in paths.items() if any(_matches(name, pattern) for pattern in patterns)]:
-            splits[split] = of_one_kind(found)
+        if matches := [file for name, file in paths.items() if any(_matches(name, pattern) for pattern in patterns)]:
+            splits[split] = of_one_kind(matches)
     return splits
 
 

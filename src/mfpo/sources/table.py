@@ -68,8 +68,8 @@ class TableSource(ABC):
 
     def id(self, row: dict[str, Any], number: int) -> str:
         """The row's `id`, or its number where it has none."""
-        given = row.get("id") if self.has_ids else None
-        return str(number) if given == "" or not isinstance(given, str | int | float) else str(given)
+        row_id = row.get("id") if self.has_ids else None
+        return str(number) if row_id == "" or not isinstance(row_id, str | int | float) else str(row_id)
 
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
         """Raises RecordError for a broken line, a missing or empty column, and an image that cannot be read."""

@@ -45,9 +45,9 @@ def _mean_rating(completion: dict[str, Any], number: int) -> float:
     annotations = completion.get("annotations")
     if not isinstance(annotations, dict) or not annotations:
         raise RecordError(f"completions[{number}] has no annotations")
-    return sum(_rating(given, f"completions[{number}], {brief(name)}") for name, given in annotations.items()) / len(
-        annotations
-    )
+    return sum(
+        _rating(annotation, f"completions[{number}], {brief(name)}") for name, annotation in annotations.items()
+    ) / len(annotations)
 
 
 def _rating(annotation: Any, where: str) -> float:

@@ -64,9 +64,9 @@ def _right_keywords(checked: Checked) -> dict[str, list[list[int]]]:
     counts: dict[str, list[list[int]]] = {"all": [], "best": []}
     for number, row in enumerate(checked.pairs):
         record = checked.pairs.record(row, number)
-        found = rank_keywords(answer_text(record["chosen"]), settings)
+        ranked_keywords = rank_keywords(answer_text(record["chosen"]), settings)
         path = record["images"][0]["path"] or ""
-        right = [bool(annotations.objects(path, [keyword])) for keyword in found]
+        right = [bool(annotations.objects(path, [keyword])) for keyword in ranked_keywords]
         counts["all"].append([sum(right), len(right)])
         counts["best"].append([sum(right[:1]), len(right[:1])])
     return counts

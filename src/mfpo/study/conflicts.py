@@ -85,4 +85,6 @@ def same_without_regions(model: Path, pairs: Path) -> Array:
         ]
     settings = AnswerSettings(batch_size=64, max_new_tokens=128)
     texts = [each["text"] for each in answer(questions, model, Path(), settings=settings)]
-    return np.array([(one == other, 1) for one, other in zip(texts[::2], texts[1::2], strict=True)], dtype=np.float64)
+    return np.array(
+        [(original == other, 1) for original, other in zip(texts[::2], texts[1::2], strict=True)], dtype=np.float64
+    )

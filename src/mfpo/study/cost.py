@@ -104,7 +104,7 @@ def cost(study: Study, scale: RealScale, experiments: Iterable[Callable[[Study],
         for name in sizes
     }
     asked = [(name, other) for file, (name, other) in files.items() if "answers" not in other and not file.exists()]
-    answers = {name: size * sum(one == name for one, _ in asked) for name, size in sizes.items()}
+    answers = {name: size * sum(benchmark == name for benchmark, _ in asked) for name, size in sizes.items()}
     calls = sum(sizes[name] * _JUDGED.get(name, 0) for name, _ in files.values()) if scale.judge else 0
     pairs = sum(_pairs(plan, *of) for of in plan.trainings.values())
     weights = sum(file.stat().st_size for file in scale.base.glob("*.safetensors")) / 2  # of two bytes each

@@ -28,10 +28,10 @@ def counts_of(tallies: Mapping[str, Tally], units: Iterable[str] | None = None) 
 
 def pair_figures(model: Path, pairs: Path) -> dict[str, Array]:
     """The log-probabilities of the pairs' sequences, and both image dependences, which are differences of two."""
-    given = load_model(model), load_processor(model), read_dataset(pairs)
-    logps = pair_logps(*given).double().numpy().T
+    inputs = load_model(model), load_processor(model), read_dataset(pairs)
+    logps = pair_logps(*inputs).double().numpy().T
     values = dict(zip(LOGPS, logps, strict=True)) | {
         "image_dependence": logps[0] - logps[2],
-        "image_dependence_inpainted": logps[0] - inpainted_logps(*given).double().numpy(),
+        "image_dependence_inpainted": logps[0] - inpainted_logps(*inputs).double().numpy(),
     }
     return {name: np.stack([value, np.ones_like(value)], axis=1) for name, value in values.items()}

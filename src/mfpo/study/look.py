@@ -54,11 +54,11 @@ class LookScale(PictureBookScale):
 
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, scene by scene in the order of the book, or pair by pair."""
-        found = super().score(model, trial, seed)
+        book_counts = super().score(model, trial, seed)
         scenes = self.scored_scenes(seed)
         captions = self.folder / "answers" / trial.key(self.context, seed) / "captions.jsonl"
         asked = scenes[:ASKED_SCENES]
-        return found | {
+        return book_counts | {
             "unusual_colours": unusual_colours(load_model(model), load_processor(model), self.book, asked),
             "counts": counts([row["text"] for _, row in read_rows(captions)], scenes),
             "same_without_regions": same_without_regions(model, self.scored_pairs(seed)),
@@ -103,10 +103,10 @@ def _look(study: Study, book: str, base: str) -> Result:
         for size, row in rows.items()
     ]
     table = fill(study, trials, claims=claims)
-    told = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
+    rates_text = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
     notes = [
         f"Learning rates, each the best of {len(_RATES)} with {pairs} pairs on {_VALIDATION_SCENES} validation "
-        f"scenes: {told}. With fewer pairs an objective with a lower rate has moved less.",
+        f"scenes: {rates_text}. With fewer pairs an objective with a lower rate has moved less.",
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
@@ -180,17 +180,17 @@ def _best_rates(study: Study, pairs: int) -> dict[str, float]:
 
 def _settled(table: Table) -> list[str]:
     """For each figure the rows that are better than text + margin and those that are worse, by their interval."""
-    told = []
+    sentences = []
     for figure in _COMPARED:
         verdicts = [verdict for verdict in table.verdicts if verdict.claim.figure == figure]
         settled = [verdict for verdict in verdicts if verdict.word == "settled"]
         better = [verdict.claim.better for verdict in settled if verdict.gain.mean > 0]
         worse = [verdict.claim.better for verdict in settled if verdict.gain.mean < 0]
-        told.append(
+        sentences.append(
             f"{table.columns[figure]}. Better than {PLAIN} of as many pairs: {'; '.join(better) or 'none'}. "
             f"Worse: {'; '.join(worse) or 'none'}. Not settled: {len(verdicts) - len(settled)} of {len(verdicts)}."
         )
-    return told
+    return sentences
 
 
 def _beside_plain(table: Table) -> Table:
@@ -207,10 +207,10 @@ def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> lis
     gains = {(verdict.claim.better, verdict.claim.figure): verdict.gain for verdict in table.verdicts}
     notes = []
     for kind, rows in points.items():
-        own = {key: gain for key, gain in gains.items() if key[0] in rows.values()}
-        if not own or any(gain.high < 0 for gain in own.values()):
+        kind_gains = {key: gain for key, gain in gains.items() if key[0] in rows.values()}
+        if not kind_gains or any(gain.high < 0 for gain in kind_gains.values()):
             continue
-        better = [f"{table.columns[figure]} ({row})" for (row, figure), gain in own.items() if gain.low > 0]
+        better = [f"{table.columns[figure]} ({row})" for (row, figure), gain in kind_gains.items() if gain.low > 0]
         if better:
             notes.append(f"{kind} is nowhere worse than {PLAIN} by its interval, and better in {', '.join(better)}.")
     return notes or [f"Nothing is nowhere worse than {PLAIN} by its interval and better somewhere."]

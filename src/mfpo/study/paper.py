@@ -37,7 +37,9 @@ NOT_IN_PAPER = PaperTable((), {})
 
 def _table(columns: Sequence[str], rows: Mapping[str, Sequence[Number]]) -> PaperTable:
     numbers = {row: dict(zip(columns, values, strict=True)) for row, values in rows.items()}
-    known = {row: {name: one for name, one in values.items() if one is not None} for row, values in numbers.items()}
+    known = {
+        row: {name: number for name, number in values.items() if number is not None} for row, values in numbers.items()
+    }
     return PaperTable(columns, known)
 
 

@@ -47,8 +47,8 @@ def steps_note(study: Study, trials: Mapping[str, Trial], points: Mapping[str, M
     for kind, rows in points.items():
         steps = ", ".join(f"{steps_of(study, trials[row])} with {size:g} pairs" for size, row in rows.items())
         kinds.setdefault(steps, []).append(kind)
-    told = "; ".join(f"{', '.join(names)}: {steps}" for steps, names in kinds.items())
-    return f"Steps of training, in which the last batch of each level and epoch may be small: {told}."
+    steps_text = "; ".join(f"{', '.join(names)}: {steps}" for steps, names in kinds.items())
+    return f"Steps of training, in which the last batch of each level and epoch may be small: {steps_text}."
 
 
 def steps_of(study: Study, trial: Trial) -> int:

@@ -161,8 +161,8 @@ class RealScale:
         other, out = dict(trial.other), self.answer_file(name, trial, seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         if "answers" in other:
-            given = Path(other["answers"]) / f"{name}.jsonl"
-            return Path(shutil.copy(given, out)) if given.exists() else None
+            ready_file = Path(other["answers"]) / f"{name}.jsonl"
+            return Path(shutil.copy(ready_file, out)) if ready_file.exists() else None
         if "endpoint" in other:
             self._ask(other, questions, Path(images), out)
         elif not out.exists():

@@ -84,7 +84,7 @@ class RealSettings(Settings):
 
 def _fault_of_other(name: str, other: Any) -> str | None:
     """What is wrong with an entry of `others`."""
-    if isinstance(other, Mapping) and set(other) in _WAYS and all(isinstance(one, str) for one in other.values()):
+    if isinstance(other, Mapping) and set(other) in _WAYS and all(isinstance(value, str) for value in other.values()):
         return None
     return f"others has {name}: {brief(other)}, but must say answers, or model, or endpoint and model"
 
@@ -95,8 +95,10 @@ def check_paths(settings: RealSettings) -> None:
     for name, other in (settings.others or {}).items():
         if set(other) == {"model"}:
             model_folder(other["model"])
-        if "answers" in other and not any((Path(other["answers"]) / f"{one}.jsonl").exists() for one in BENCHMARKS):
-            files = ", ".join(f"{one}.jsonl" for one in BENCHMARKS)
+        if "answers" in other and not any(
+            (Path(other["answers"]) / f"{benchmark}.jsonl").exists() for benchmark in BENCHMARKS
+        ):
+            files = ", ".join(f"{benchmark}.jsonl" for benchmark in BENCHMARKS)
             raise SettingError(
                 f"others has {name}: {other['answers']} has none of {files}, as `mfpo answer` writes them"
             )

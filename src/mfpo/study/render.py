@@ -79,14 +79,14 @@ def sentences(result: Result) -> list[str]:
     """
     table = result.table
     order = ("against the paper", "one seed", "not settled", "as in the paper", "settled")
-    told = [*result.lead]
+    texts = [*result.lead]
     for verdict in sorted(table.verdicts, key=lambda each: (order.index(each.word), each.gain.mean >= 0)):
         claim, gain = verdict.claim, verdict.gain
         figure, digits = table.columns.get(claim.figure, claim.figure), _digits(claim.figure)
         than = f"{abs(gain.mean):.{digits}f} {'better' if gain.mean >= 0 else 'worse'} than {claim.worse}"
         there = "" if claim.gain is None else f"; in the paper {claim.gain:.{digits}f} better"
-        told.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, digits)}){there}")
-    return told
+        texts.append(f"{verdict.word}: in {figure}, {claim.better} is {than} ({interval(gain, digits)}){there}")
+    return texts
 
 
 def notes_of(result: Result) -> list[str]:
@@ -124,8 +124,8 @@ def markdown(result: Result, command: str, facts: dict[str, str]) -> str:
     """A page for the docs; the plots are in the page of `write_html`."""
     header, rows = cells(result)
     lines = [f"# {result.title}", ""]
-    said = sentences(result)
-    lines += [f"- {sentence}" for sentence in said] + [""] * bool(said)
+    lead = sentences(result)
+    lines += [f"- {sentence}" for sentence in lead] + [""] * bool(lead)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
     lines += [line for note in notes_of(result) for line in (note, "")]
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]

@@ -50,10 +50,10 @@ class BookCheck(DatasetCheck):
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
         """The claims of each answer."""
-        found = super().__call__(answers)
+        all_claims = super().__call__(answers)
         return [
-            claims if isinstance(claims, RecordError) else tuple(self._err(answer.asked.id, one) for one in claims)
-            for answer, claims in zip(answers, found, strict=True)
+            claims if isinstance(claims, RecordError) else tuple(self._err(answer.asked.id, claim) for claim in claims)
+            for answer, claims in zip(answers, all_claims, strict=True)
         ]
 
     def _err(self, id: str, claim: Claim) -> Claim:
@@ -117,12 +117,12 @@ def _folder(study: Study, way: Way, seed: int, number: int) -> Path:
 
 def _lacking(study: Study, way: Way) -> list[str]:
     """The rounds of a way that had fewer pairs than they should have."""
-    wanted, found = study.scale.pairs // way.rounds, []
+    wanted, lacking = study.scale.pairs // way.rounds, []
     for seed, number in product(study.seeds, range(1, way.rounds + 1)):
         paired = read_json(_folder(study, way, seed, number) / "own" / "summary.json")["paired"]
         if paired < wanted:
-            found.append(f"{way.row(number)}, seed {seed}: {paired} of {wanted}")
-    return found
+            lacking.append(f"{way.row(number)}, seed {seed}: {paired} of {wanted}")
+    return lacking
 
 
 def _train_round(study: Study, way: Way, seed: int, number: int, model: Path, folder: Path) -> Path:
@@ -131,18 +131,18 @@ def _train_round(study: Study, way: Way, seed: int, number: int, model: Path, fo
     if run.exists():
         return run / "model"
     count = study.scale.pairs // way.rounds
-    own = folder / "own"
-    if not own.exists():
+    pairs_folder = folder / "own"
+    if not pairs_folder.exists():
         # Scenes of their own for each round.
         questions = PictureBookQuestions(_SCENES_A_PAIR * count, seed=(seed + 30 * number) % 100)
         settings = PairsSettings(
             pairing="corrected", temperature=1.0, samples=2, max_new_tokens=128, batch_size=32, seed=seed
         )
         asker = open_asker(model, settings)
-        check = open_checker(f"book={way.error}", lambda: asker, own, settings)
-        pairs_into(questions, asker, check, own, settings, progress=lambda rows: track(rows, "asking"))
+        check = open_checker(f"book={way.error}", lambda: asker, pairs_folder, settings)
+        pairs_into(questions, asker, check, pairs_folder, settings, progress=lambda rows: track(rows, "asking"))
     data = Data(corruption="region" if way.method == "mfpo" else "global")
-    source = Rows(open_source(own), 0, count)
+    source = Rows(open_source(pairs_folder), 0, count)
     ranked = ranked_pairs(source, folder / "built", data, seed=seed, regions="dataset", model=model)
     train(ranked, model, run, study.settings(study.with_rate(Trial(method=way.method, data=data)), seed))
     return run / "model"

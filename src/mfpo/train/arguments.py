@@ -27,7 +27,7 @@ def training_arguments(
     steps = steps or settings.max_steps or steps_of(records, settings, processes().num_processes)
     # The Trainer rounds up, and its first warm-up step has rate 0: a stage of a few steps would not train at all.
     warmup = settings.warmup_steps * (steps if settings.warmup_steps < 1 else 1)
-    own = {
+    fields = {
         "output_dir": str(folder),
         "per_device_train_batch_size": settings.per_device_train_batch_size,
         "per_device_eval_batch_size": settings.per_device_train_batch_size,
@@ -53,7 +53,7 @@ def training_arguments(
         "label_names": [],
         "disable_tqdm": False,
     }
-    arguments = TrainingArguments(**own | settings.passed_on())
+    arguments = TrainingArguments(**fields | settings.passed_on())
     # The settings decide, not accelerate's file.
     arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
     return arguments
@@ -61,8 +61,8 @@ def training_arguments(
 
 def check_arguments(settings: TrainSettings) -> None:
     """Raises SettingError when transformers refuses what is passed on, or a package is missing for it."""
-    given = settings.passed_on()
-    missing = given.keys() - {field.name for field in dataclasses.fields(TrainingArguments)}
+    passed_on = settings.passed_on()
+    missing = passed_on.keys() - {field.name for field in dataclasses.fields(TrainingArguments)}
     if missing:
         names = ", ".join(sorted(missing))
         raise SettingError(f"transformers {transformers.__version__} has no {names} yet; leave it out")
@@ -72,8 +72,8 @@ def check_arguments(settings: TrainSettings) -> None:
             Trainer.get_optimizer_cls_and_kwargs(arguments)
         _check_schedule(arguments)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        given |= {"lr_scheduler_type": settings.lr_scheduler_type}
-        values = " ".join(f"{name}={value}" for name, value in given.items())
+        passed_on |= {"lr_scheduler_type": settings.lr_scheduler_type}
+        values = " ".join(f"{name}={value}" for name, value in passed_on.items())
         raise SettingError(f"transformers refuses one of {values}: {first_line(error)}") from error
 
 

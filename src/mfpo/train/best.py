@@ -29,8 +29,8 @@ class Best:
         """The line of metrics with the best figure, the first of equals; an empty one while there is none."""
         lines = map(json.loads, self.metrics.read_text(encoding="utf-8").splitlines())
         sign = 1 if self.is_more_better else -1
-        found = [line for line in lines if math.isfinite(line.get(self.name, math.nan))]
-        return max(found, key=lambda line: sign * line[self.name], default={})
+        measured = [line for line in lines if math.isfinite(line.get(self.name, math.nan))]
+        return max(measured, key=lambda line: sign * line[self.name], default={})
 
     def model(self, step: int) -> Path:
         """Where the model of a step is kept."""
@@ -57,7 +57,7 @@ class KeepBest(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remove the models that are no longer the best: only now, as a killed run goes on from a checkpoint."""
         if processes().is_main_process:
-            kept = self.best.model(self.best.line().get("step", -1))
+            best_model = self.best.model(self.best.line().get("step", -1))
             for model in self.best.folder.glob("best-*"):
-                if model != kept:
+                if model != best_model:
                     shutil.rmtree(model)

@@ -50,8 +50,8 @@ def hub_name(model: Path) -> str | None:
     >>> hub_name(Path("hub/models--llava-hf--llava-1.5-7b-hf/snapshots/b234"))
     'llava-hf/llava-1.5-7b-hf'
     """
-    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", model.as_posix())
-    return f"{found[1]}/{found[2]}" if found else None
+    match = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", model.as_posix())
+    return f"{match[1]}/{match[2]}" if match else None
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -55,13 +55,13 @@ def estimate(policy: Any, batch: dict[str, Tensor], settings: TrainSettings, *, 
     trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
     everything = sum(weight.numel() for weight in base.parameters())
     has_second_model = "reference" in method.inputs and not settings.lora_rank
-    kept, working = _layers(base, batch, settings, bf16=bf16)
+    layer_activations, working = _layers(base, batch, settings, bf16=bf16)
     return Memory(
         weights=_weights(policy, settings, bf16=bf16),
         reference=4 * everything if has_second_model else 0,
         optimizer=(2 if "8bit" in (settings.optim or "") else 8) * trained,
         gradients=4 * trained,
-        activations=kept + _logits(base, batch, settings, bf16=bf16) + (2 * trained if bf16 else 0),
+        activations=layer_activations + _logits(base, batch, settings, bf16=bf16) + (2 * trained if bf16 else 0),
         working=working,
         accumulates=settings.gradient_accumulation_steps > 1,
     )
@@ -129,8 +129,8 @@ def _logits(base: Any, batch: dict[str, Tensor], settings: TrainSettings, *, bf1
     """
     method, vocabulary = OBJECTIVES[settings.method], base.config.get_text_config().vocab_size
     tokens = int(batch["answer_mask"].sum())
-    kept = tokens if method.reads_logits else min(tokens, logits_at_once(base))
-    size = 3 * 4 * kept * vocabulary
+    chunk = tokens if method.reads_logits else min(tokens, logits_at_once(base))
+    size = 3 * 4 * chunk * vocabulary
     if "reference" in method.inputs:
         size += 4 * tokens * vocabulary
     if not shares_prefix(base):

@@ -94,8 +94,8 @@ class Objective:
     @property
     def weighted_terms(self) -> tuple[str, ...]:
         """The terms that `total` weighs; the function weighs those itself for which it has an argument TERM_weight."""
-        own = _keywords(self.losses)
-        return tuple(term for term in self.terms if f"{term}_weight" not in own)
+        arguments = _keywords(self.losses)
+        return tuple(term for term in self.terms if f"{term}_weight" not in arguments)
 
     @property
     def needs_rejected_images(self) -> bool:

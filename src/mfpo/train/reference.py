@@ -98,7 +98,7 @@ def reference_logps(
     record whose log p is not finite.
     """
     shared = shares_prefix(model)
-    found: dict[int, list[tuple[float, int]]] = {}
+    computed: dict[int, list[tuple[float, int]]] = {}
     hidden = not rows or not processes().is_main_process
     starts = track(range(0, len(rows), batch_size), "reference", console=Console(stderr=True), disable=hidden)
     with torch.inference_mode(), autocast:
@@ -113,8 +113,8 @@ def reference_logps(
                         f"record {brief(pairs.ids[pair.row])} has no finite log p; the model's weights are broken"
                     )
                 cut = [tokens for prompt in pair.prompts for tokens in prompt.cut]
-                found[pair.row] = list(zip(values.tolist(), cut, strict=True))
-    return found
+                computed[pair.row] = list(zip(values.tolist(), cut, strict=True))
+    return computed
 
 
 def find_reference(
@@ -156,7 +156,7 @@ def _missing_cells(pairs: Pairs, hashes: Sequence[Sequence[str]], known: Known) 
     """The records that are not wholly known, by the cells that they lack."""
     missing: dict[tuple[str, ...], list[int]] = {}
     for row, record in enumerate(hashes):
-        cells = tuple(name for name, own in zip(pairs.names, record, strict=True) if own not in known)
+        cells = tuple(name for name, sequence in zip(pairs.names, record, strict=True) if sequence not in known)
         if cells:
             missing.setdefault(cells, []).append(row)
     return missing

@@ -174,11 +174,11 @@ def finish(run: Run, end: Path) -> None:
     """
     model = run.folder / "model"
     if run.best and (line := run.best.line()):
-        kept = {name: value for name, value in line.items() if name in ("stage", "step", run.best.name)}
-        say(f"the best {run.best.name}, {kept[run.best.name]:.4g}, was at step {kept['step']}: its model is kept")
-        summary = read_json(run.folder / "summary.json") | {"kept": kept}
+        best = {name: value for name, value in line.items() if name in ("stage", "step", run.best.name)}
+        say(f"the best {run.best.name}, {best[run.best.name]:.4g}, was at step {best['step']}: its model is kept")
+        summary = read_json(run.folder / "summary.json") | {"kept": best}
         write_json(run.folder / "summary.json", summary)
-        end = run.best.model(kept["step"])
+        end = run.best.model(best["step"])
     dtype = stored_dtype(run.model)
     if not model.exists():
         with writing("the trained model", run.folder):

@@ -139,14 +139,14 @@ class TrainSettings(TransformersSettings):
 
     def _faults_of_image_loss(self) -> list[str]:
         """Settings of mfpo that its `image_loss` does not read."""
-        own, faults = vars(self), []
-        image_loss = own.get("image_loss")
-        if image_loss == "joint" and own["image_weight"] != 1:
+        values, faults = vars(self), []
+        image_loss = values.get("image_loss")
+        if image_loss == "joint" and values["image_weight"] != 1:
             faults.append(
                 "image_loss=joint has one term for text and image, weighted by text_weight; leave image_weight out"
             )
         unset = {field.name: field.default for field in fields(self)}
-        if image_loss not in (None, "hinge") and own["hinge_margin"] != unset["hinge_margin"]:
+        if image_loss not in (None, "hinge") and values["hinge_margin"] != unset["hinge_margin"]:
             faults.append("hinge_margin is for image_loss=hinge; set that too")
         return faults
 

@@ -167,8 +167,8 @@ def kept_reference(run: Run) -> tuple[Path, list[list[str]]]:
     key = run.key(max_length=s.max_length, attention=wanted_attention(s), **options)
     # The key does not know the code of a user's own weights: what they come to is this run's alone.
     is_ours = weigh is None or weigh.__module__.startswith("mfpo.")
-    kept = (run.cache if is_ours else run.folder) / ".reference" / f"{key}.parquet"
-    return kept, sequence_hashes(run.dataset, run.pairs.names, paired=weigh is not None)
+    file = (run.cache if is_ours else run.folder) / ".reference" / f"{key}.parquet"
+    return file, sequence_hashes(run.dataset, run.pairs.names, paired=weigh is not None)
 
 
 def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tensor:
@@ -185,13 +185,13 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
     if not path.exists():
         size = run.settings.per_device_train_batch_size
         check_fit(policy, run.pairs, str(run.model), precision(run.settings), batch_size=size)
-        found = _find_reference(policy, run)
-        own = [number for number, name in enumerate(run.pairs.names) if CELLS[name].images == "images"]
-        cut = sum(sequences[number][1] > 0 for sequences in found.values() for number in own)
+        logps = _find_reference(policy, run)
+        original_cells = [number for number, name in enumerate(run.pairs.names) if CELLS[name].images == "images"]
+        cut = sum(sequences[number][1] > 0 for sequences in logps.values() for number in original_cells)
         if cut:
             say(f"{cut} answers were cut at max_length={run.settings.max_length}")
         _write_json(run.folder / "summary.json", {"records": len(run.pairs), "cut_answers": cut})
-        _write_reference(path, run.pairs, found)
+        _write_reference(path, run.pairs, logps)
     return read_reference(path, run.pairs, range(len(run.pairs)))
 
 
@@ -201,8 +201,8 @@ def _eval_reference(policy: Any, held_out: Run, number: int) -> Tensor:
     is_reset = held_out.settings.reset_reference and number
     path = held_out.folder / (f"stages/{number}.eval_reference.parquet" if is_reset else "eval_reference.parquet")
     if not path.exists():
-        found = _compute_reference(policy, held_out, rows) if is_reset else _find_reference(policy, held_out)
-        _write_reference(path, held_out.pairs, found)
+        logps = _compute_reference(policy, held_out, rows) if is_reset else _find_reference(policy, held_out)
+        _write_reference(path, held_out.pairs, logps)
     return read_reference(path, held_out.pairs, rows)
 
 
@@ -216,9 +216,9 @@ def _compute_reference(policy: Any, run: Run, rows: list[int]) -> dict[int, list
 def _find_reference(policy: Any, run: Run) -> dict[int, list[tuple[float, int]]]:
     """The untrained model's log-probabilities, computed where earlier runs have not kept them."""
     s, pairs = run.settings, run.pairs
-    kept, hashes = kept_reference(run)
+    file, hashes = kept_reference(run)
     size = s.per_device_train_batch_size
-    return find_reference(policy, pairs, hashes, kept, batch_size=size, autocast=precision(s))
+    return find_reference(policy, pairs, hashes, file, batch_size=size, autocast=precision(s))
 
 
 def _write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float, int]]]) -> None:

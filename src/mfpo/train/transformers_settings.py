@@ -65,8 +65,8 @@ class TransformersSettings(ChosenSettings):
     def shown(self) -> dict[str, Any]:
         """All settings by name, of those of transformers only what was given."""
         values = dataclasses.asdict(self)
-        given = {name: value for name in _passed_on() if (value := values.pop(name)) is not None}
-        return values | given
+        of_transformers = {name: value for name in _passed_on() if (value := values.pop(name)) is not None}
+        return values | of_transformers
 
     def passed_on(self) -> dict[str, Any]:
         """The fields of `TrainingArguments` that were given and go there as they are."""

@@ -60,8 +60,8 @@ def keep_features(model: Any, folder: Path) -> None:
                     files[number],
                     {str(layer): state[place] for layer, state in zip(layers or [""], states, strict=True)},
                 )
-        kept = [load_file(file) for file in files]
-        features = {name: torch.stack([own[name] for own in kept]).to(pixel_values.device) for name in kept[0]}
+        loaded = [load_file(file) for file in files]
+        features = {name: torch.stack([entry[name] for entry in loaded]).to(pixel_values.device) for name in loaded[0]}
         hidden = {layer: features[str(layer)] for layer in layers}
         return BaseModelOutputWithPooling(last_hidden_state=features.get(""), hidden_states=hidden)
 
@@ -79,7 +79,7 @@ def _agree(states: list[Tensor], twice: list[Tensor], *, rows: int) -> bool:
         (len(state), len(pair)) == (rows, 2)
         and state[0].shape == pair[0].shape
         # bfloat16 of other batches differs by 1 % or so; what a row has of others is far more.
-        and all((one - state[0]).norm() <= 0.05 * state[0].norm() for one in pair)
+        and all((repeat - state[0]).norm() <= 0.05 * state[0].norm() for repeat in pair)
         for state, pair in zip(states, twice, strict=True)
     )
 

@@ -81,8 +81,10 @@ def check_choice(choice: str) -> None:
     """Raises MfpoError when `--regions CHOICE` names no segmenter, before any is imported."""
     name, equals, where = choice.partition("=")
     if name not in SEGMENTERS:
-        own = [own for own in SEGMENTERS if own not in NAMES]
-        raise MfpoError(f"no regions are named {brief(choice)}; {CHOICES}" + (f", or {', '.join(own)}" if own else ""))
+        others = [other for other in SEGMENTERS if other not in NAMES]
+        raise MfpoError(
+            f"no regions are named {brief(choice)}; {CHOICES}" + (f", or {', '.join(others)}" if others else "")
+        )
     if bool(equals) != bool(where) or (name in ("coco", "lisa") and not where):
         raise MfpoError(f"regions {brief(choice)} lacks the file or model; {CHOICES}")
     if name == "dataset" and where:

@@ -42,7 +42,7 @@ class ClipSeg:
     def _find(self, searches: Sequence[Search]) -> list[list[Found]]:
         pixels = encode_images(self._processor, searches).pixel_values
         pairs = [(number, keyword["text"]) for number, s in enumerate(searches) for keyword in s.keywords]
-        found: list[list[Found]] = [[] for _ in searches]
+        scored_masks: list[list[Found]] = [[] for _ in searches]
         for some in batches(pairs, self._settings.region_batch):
             numbers, texts = zip(*some, strict=True)
             prompts = encode_texts(self._tokenizer, texts, self._model)
@@ -50,5 +50,5 @@ class ClipSeg:
             for number, masks in zip(numbers, logits[:, None], strict=True):
                 probability = resize_masks(masks, searches[number])[0].sigmoid()
                 mask = probability > self._settings.mask_threshold
-                found[number].append((mask, float(probability[mask].mean()) if mask.any() else 0.0))
-        return found
+                scored_masks[number].append((mask, float(probability[mask].mean()) if mask.any() else 0.0))
+        return scored_masks

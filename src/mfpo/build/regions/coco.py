@@ -51,7 +51,7 @@ class CocoRegions:
         Raises RecordError when the file does not know the image, and when the mask of one is broken or missing.
         """
         image = self._find(file_name)
-        named = {name for name, _ in image.annotations if any(is_named(one["text"], name) for one in keywords)}
+        named = {name for name, _ in image.annotations if any(is_named(keyword["text"], name) for keyword in keywords)}
         try:
             return [(name, _mask_of(entry, image)) for name, entry in image.annotations if name in named]
         except ValueError as error:

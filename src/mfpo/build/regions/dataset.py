@@ -38,6 +38,6 @@ class DatasetRegions:
         if search.number > 0:
             return []
         try:
-            return match_regions(search, [(found["name"], found["mask"]) for found in objects], self._settings)
+            return match_regions(search, [(entry["name"], entry["mask"]) for entry in objects], self._settings)
         except RecordError as error:
             return error

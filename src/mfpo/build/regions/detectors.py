@@ -59,18 +59,18 @@ class GroundingDino:
 
     def __call__(self, searches: Sequence[Search]) -> list[list[Boxes]]:
         """For each search the boxes of each keyword."""
-        found: list[list[Boxes]] = []
+        detections: list[list[Boxes]] = []
         # Images of several shapes would have to be padded, which changes what the backbone's windows see.
         for _, same in groupby(searches, key=size_of):
-            found += self._detect(list(same))
-        return found
+            detections += self._detect(list(same))
+        return detections
 
     def _detect(self, searches: Sequence[Search]) -> list[list[Boxes]]:
         pixels = encode_images(self._processor, searches).pixel_values
         # Sixteen keywords of sixteen tokens fill the text that the model can read.
         longest = self._model.config.max_text_len
         rows = [(i, some) for i, s in enumerate(searches) for some in batches(s.keywords, 16)]
-        found: list[list[Boxes]] = [[] for _ in searches]
+        detections: list[list[Boxes]] = [[] for _ in searches]
         for some in batches(rows, len(searches)):
             prompts = [self._prompt([k["text"] for k in keywords], longest // 16 - 2) for _, keywords in some]
             padded = self._tokenizer.pad({"input_ids": [ids for ids, _ in prompts]}, return_tensors="pt").to(device())
@@ -86,17 +86,19 @@ class GroundingDino:
                 is_box = scores.amax(dim=-1) > self._box_threshold
                 for span in spans:
                     match = scores[:, span].amax(dim=-1)
-                    found[i].append(keep(corners, match, is_box & (match > self._text_threshold)))
-        return found
+                    detections[i].append(keep(corners, match, is_box & (match > self._text_threshold)))
+        return detections
 
     def _prompt(self, texts: Sequence[str], longest: int) -> tuple[list[int], list[slice]]:
         """The ids of "[CLS] black cat . mat . [SEP]", and where in it each text's are, `longest` at most."""
         ids, spans = [self._tokenizer.cls_token_id], []
         for text in texts:
-            own = self._tokenizer(text.lower(), add_special_tokens=False).input_ids
-            own = [token for token in own if token not in self._marks][-longest:] or [self._tokenizer.unk_token_id]
-            spans.append(slice(len(ids), len(ids) + len(own)))
-            ids += [*own, self._tokenizer.convert_tokens_to_ids(".")]
+            tokens = self._tokenizer(text.lower(), add_special_tokens=False).input_ids
+            tokens = [token for token in tokens if token not in self._marks][-longest:] or [
+                self._tokenizer.unk_token_id
+            ]
+            spans.append(slice(len(ids), len(ids) + len(tokens)))
+            ids += [*tokens, self._tokenizer.convert_tokens_to_ids(".")]
         return [*ids, self._tokenizer.sep_token_id], spans
 
 
@@ -122,14 +124,14 @@ class Owlv2:
             queries.append(pad(ids, (0, 0, 0, most - len(ids))))  # a query that starts with 0 is none
         pixels = encode_images(self._processor, searches).pixel_values
         output = self._model(input_ids=torch.cat(queries), pixel_values=pixels)
-        found = []
+        detections = []
         for search, logits, boxes in zip(searches, output.logits, output.pred_boxes, strict=True):
             height, width = size_of(search)
             side = max(height, width)  # the image was padded to a square, at the right or at the bottom
             corners = to_corners(boxes.float(), (side, side), (width, height))
             scores = logits.float().sigmoid()[:, : len(search.keywords)]
-            found.append([keep(corners, match, match > self._box_threshold) for match in scores.T])
-        return found
+            detections.append([keep(corners, match, match > self._box_threshold) for match in scores.T])
+        return detections
 
 
 def load_detector(name: str, settings: RegionSettings) -> GroundingDino | Owlv2:

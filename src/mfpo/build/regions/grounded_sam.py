@@ -40,12 +40,12 @@ class GroundedSam:
         # SAM's vision tower costs most, so it sees only images with a box.
         seen = [number for number, keywords in enumerate(detected) if any(len(boxes.scores) for boxes in keywords)]
         images = dict(zip(seen, self._sam.embed([searches[n] for n in seen]), strict=True)) if seen else {}
-        found: list[list[Found]] = []
+        scored_masks: list[list[Found]] = []
         for number, (search, keywords) in enumerate(zip(searches, detected, strict=True)):
-            found.append([])
+            scored_masks.append([])
             for corners, scores in keywords:
                 if len(scores):
-                    found[number].append((self._sam.union(images[number], corners), float(scores.max())))
+                    scored_masks[number].append((self._sam.union(images[number], corners), float(scores.max())))
                 else:
-                    found[number].append((torch.zeros(size_of(search), dtype=torch.bool), 0.0))
-        return found
+                    scored_masks[number].append((torch.zeros(size_of(search), dtype=torch.bool), 0.0))
+        return scored_masks

@@ -122,13 +122,13 @@ class LisaRegions:
         prompts = torch.cat([self._lisa.read_prompts(pixels, before, some) for some in batches(after, batch)])
         encoded = self._sam_processor(image, return_tensors="pt")
         height, width = encoded["reshaped_input_sizes"][0]  # the rest of the square is padding
-        found = []
+        scored_masks = []
         for logits in self._lisa.draw_masks(encoded["pixel_values"], prompts):
             square = interpolate(logits[None, None].float(), (self._side, self._side), mode="bilinear")[0]
             probability = resize_masks(square[:, :height, :width], search)[0].sigmoid()
             mask = probability > self._settings.mask_threshold
-            found.append((mask, float(probability[mask].mean()) if mask.any() else 0.0))
-        return found
+            scored_masks.append((mask, float(probability[mask].mean()) if mask.any() else 0.0))
+        return scored_masks
 
     def _encode(self, keywords: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """The tokens before the image, and for each keyword those after it.

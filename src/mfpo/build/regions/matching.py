@@ -49,9 +49,9 @@ def is_named(keyword: str, name: str) -> bool:
     >>> is_named("hot dogs", "hot_dog"), is_named("a dog", "dog_collar"), is_named("a traffic light", "light")
     (True, False, False)
     """
-    given = class_of(name)
-    if given:
-        return category_of(keyword) == given
+    category = class_of(name)
+    if category:
+        return category_of(keyword) == category
     # The plural's s is all that can differ: other endings would need a dictionary.
     phrase, last_words = f" {keyword}".lower().removesuffix("s"), f" {plain_name(name)}".removesuffix("s")
     start = len(phrase) - len(last_words)

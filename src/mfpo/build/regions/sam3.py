@@ -46,7 +46,7 @@ class Sam3Regions:
     def _find(self, searches: Sequence[Search]) -> list[list[Found]]:
         images = self._model.get_vision_features(encode_images(self._processor, searches).pixel_values)
         pairs = [(number, keyword["text"]) for number, s in enumerate(searches) for keyword in s.keywords]
-        found: list[list[Found]] = [[] for _ in searches]
+        scored_masks: list[list[Found]] = [[] for _ in searches]
         for some in batches(pairs, self._settings.region_batch):
             numbers, texts = zip(*some, strict=True)
             prompts = encode_texts(self._tokenizer, texts, self._model)
@@ -54,10 +54,10 @@ class Sam3Regions:
             # An instance counts as sure as it is, times how sure the model is that there is any.
             scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
             for number, masks, score in zip(numbers, output.pred_masks, scores, strict=True):
-                kept = score > self._box_threshold
-                mask = unite(masks[kept].float().sigmoid(), searches[number], self._settings.mask_threshold)
-                found[number].append((mask, float(score[kept].max()) if kept.any() else 0.0))
-        return found
+                is_sure = score > self._box_threshold
+                mask = unite(masks[is_sure].float().sigmoid(), searches[number], self._settings.mask_threshold)
+                scored_masks[number].append((mask, float(score[is_sure].max()) if is_sure.any() else 0.0))
+        return scored_masks
 
 
 def _rows(images: Sam3VisionEncoderOutput, numbers: list[int]) -> Sam3VisionEncoderOutput:

@@ -137,15 +137,15 @@ def search_images(
     for numbers in batches(left, settings.region_batch):
         batch = [searches[number] for number in numbers]
         with inference():
-            found = find(batch)
-        for number, search, masks in zip(numbers, batch, found, strict=True):
+            scored_masks = find(batch)
+        for number, search, masks in zip(numbers, batch, scored_masks, strict=True):
             results[number] = _to_regions(search, masks, settings)
     return [results[number] for number in range(len(searches))]
 
 
-def _to_regions(search: Search, found: Sequence[Found], settings: RegionSettings) -> list[Region]:
+def _to_regions(search: Search, scored_masks: Sequence[Found], settings: RegionSettings) -> list[Region]:
     regions = []
-    for keyword, (mask, score) in zip(search.keywords, found, strict=True):
+    for keyword, (mask, score) in zip(search.keywords, scored_masks, strict=True):
         rle = encode_mask(mask.cpu().numpy())
         if mask.any() and is_region(rle, settings):
             regions.append(Region(keyword=keyword["text"], score=score, mask=rle, image=search.number))

@@ -99,9 +99,9 @@ def hacl(
     import torch.nn.functional as F
 
     images, chosen, rejected = (F.normalize(part, dim=-1) for part in vars(features).values())
-    own = torch.arange(len(images), device=images.device)
+    label = torch.arange(len(images), device=images.device)
     hallucinated = images @ rejected.T if all_hallucinated else (images * rejected).sum(-1, keepdim=True)
     to_texts = torch.cat([images @ chosen.T, hallucinated], dim=1) / temperature
     to_images = chosen @ images.T / temperature
-    contrast = F.cross_entropy(to_texts, own, reduction="none") + F.cross_entropy(to_images, own, reduction="none")
+    contrast = F.cross_entropy(to_texts, label, reduction="none") + F.cross_entropy(to_images, label, reduction="none")
     return {"lm": chosen_nll, "contrast": contrast_weight * contrast / 2}

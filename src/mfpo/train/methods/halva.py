@@ -27,8 +27,8 @@ def halva(
 
     chosen, rejected = policy.chosen.logps(), policy.rejected.logps()
     losses, counts = [], []
-    for row, (own, other) in enumerate(_rows(policy.chosen, policy.rejected)):
-        pairs = phrase_pairs(own, other)
+    for row, (chosen_ids, rejected_ids) in enumerate(_rows(policy.chosen, policy.rejected)):
+        pairs = phrase_pairs(chosen_ids, rejected_ids)
         terms = [F.softplus(rejected[row, span_l].sum() - chosen[row, span_w].sum()) for span_w, span_l in pairs]
         losses.append(torch.stack(terms).sum() if terms else chosen[row].sum() * 0.0)
         counts.append(len(pairs))
@@ -38,7 +38,7 @@ def halva(
 
 def _rows(*answers: Answer) -> list[tuple[list[int], ...]]:
     """The token ids of each record's answers."""
-    ids = [[row[kept].tolist() for row, kept in zip(answer.ids, answer.mask, strict=True)] for answer in answers]
+    ids = [[row[mask].tolist() for row, mask in zip(answer.ids, answer.mask, strict=True)] for answer in answers]
     return list(zip(*ids, strict=True))
 
 

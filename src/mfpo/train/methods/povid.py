@@ -32,6 +32,6 @@ def said_of_noise(answers: Answers) -> Tensor:
     """
     need(answers, "rejected_image")
     clean = answers.chosen
-    said = answers.rejected_image.logits.argmax(-1)
-    logps = clean.logits.gather(-1, said[..., None]).squeeze(-1) - clean.logits.logsumexp(-1)
+    likeliest = answers.rejected_image.logits.argmax(-1)
+    logps = clean.logits.gather(-1, likeliest[..., None]).squeeze(-1) - clean.logits.logsumexp(-1)
     return logps.masked_fill(~clean.mask, 0.0).sum(-1)
