@@ -32,7 +32,7 @@ SAID = [
 
 PAGE = """# Fidelity: our figures beside those of the official scripts
 
-Made by `python benchmarks/fidelity.py --data ../shared/data`. The differences in the first rows are computed by it; the
+Made by `python benchmarks/fidelity.py --data ../shared/data`, which computes the differences in the first rows; the
 other rows name the test that holds them.
 
 | figure | official script | how compared | largest difference | what differs, and why |
@@ -57,7 +57,7 @@ default answers are read by rule |
 similar words: `official` is false |
 | AMBER with vectors | the same | the script itself, with `en_core_web_md` in place of `en_core_web_lg` and our nouns \
 in place of NLTK's: 32 figures on answers to all 15,220 questions (2026-11-29) | 0 at its one decimal | \
-`en_core_web_lg` and NLTK's tagger and WordNet could not be had here, so that `official: true` was not run; \
+`en_core_web_lg` and NLTK's tagger and WordNet were not available here, so `official: true` was not run; \
 without vectors these answers have CHAIR 71.4 instead of 67.1 |
 | MMHal-Bench | RLHF-V/RLHF-V `eval/eval_gpt_mmhal.py` | the steps of the script over 96 replies \
 (`tests/evaluate/test_mmhal.py`) | below 0.001 | the judge's model and prompt |

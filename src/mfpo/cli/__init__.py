@@ -112,7 +112,7 @@ def _kept(arguments: Iterable[str]) -> str:
         "pairs": "its whole shards",
         "build": "its whole shards",
         "rank": "the entropies that it measured",
-        "train": "its last checkpoint",
+        "train": "its last checkpoint, if any,",
         "answer": "the answers so far",
         "eval": "a judge's verdicts so far",
         "demo": "its whole parts",

@@ -18,7 +18,7 @@ def without_false(answer: Checked, others: Sequence[Checked] = ()) -> str:
     """The answer without its false claims.
 
     A false thing goes from its sentence where a rule leaves a whole sentence (`removal.remove`). Else the sentence
-    gives way to one of `others` that claims only true things, one of them new to the answer; where there is none, it
+    gives way to one of `others` that claims only true things, all new to the answer; where there is none, it
     goes. A sentence that begins with a pronoun goes with the one before it, unless it claims something true.
     """
     spare = [text for other in others for text in _spare_sentences(other)]

@@ -7,7 +7,7 @@ are in `mfpo.train.methods`, a file each.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # The setting that most methods have.
 Beta: TypeAlias = Annotated[float, about("weight of a log-ratio in a reward; 0.1 is usual for RLHF-V data", above=0)]
+
+# From all settings by name to one sentence for each contradiction.
+Faults: TypeAlias = Callable[[Mapping[str, Any]], list[str]]
 
 # The parts of a loss by name, not averaged, each (batch,).
 Losses: TypeAlias = "dict[str, Tensor]"
@@ -70,7 +73,7 @@ class Objective:
     from easy to hard by default; `weigh` weights the tokens in the log-ratios' sums. `prepare` is for additional
     inputs: called with the model and the records (`Pairs`), it returns an object whose `collate` turns the
     `Pair`s of a batch into tensors for the model's device; for each input the object has a method that computes
-    it from the model and these tensors.
+    it from the model and these tensors. `faults` gets all settings by name and tells which contradict each other.
     """
 
     losses: Callable[..., Losses]
@@ -81,6 +84,7 @@ class Objective:
     is_staged: bool
     weigh: Weigh | None
     prepare: Callable[..., Any] | None
+    faults: Faults
 
     def __post_init__(self) -> None:
         # By its module the registry knows the package's own methods.
@@ -141,6 +145,7 @@ def objective(
     is_staged: bool = False,
     weigh: Weigh | None = None,
     prepare: Callable[..., Any] | None = None,
+    faults: Faults = lambda settings: [],
 ) -> Callable[[Callable[..., Losses]], Callable[..., Losses]]:
     """Register a function as `mfpo train --method NAME`; the arguments are those of `Objective`.
 
@@ -156,7 +161,7 @@ def objective(
                 f"method {name} asks for {', '.join(sorted(unknown))}, but there are {', '.join(INPUTS)}; a setting "
                 "must be keyword-only"
             )
-        OBJECTIVES.add(name, Objective(function, terms, inputs, cells, corruption, is_staged, weigh, prepare))
+        OBJECTIVES.add(name, Objective(function, terms, inputs, cells, corruption, is_staged, weigh, prepare, faults))
         return function
 
     return add

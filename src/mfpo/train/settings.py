@@ -1,7 +1,7 @@
 """The settings of training, each with the source of its default; a method adds its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mfpo.errors import brief, nearest
@@ -135,20 +135,7 @@ class TrainSettings(TransformersSettings):
             faults.append("vision_cache keeps what a frozen vision tower computes, but train_vision_tower is true")
         if self.lora_rank and self.train_vision_tower:
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
-        return faults + self._faults_of_image_loss() + self._faults_of_eval()
-
-    def _faults_of_image_loss(self) -> list[str]:
-        """Settings of mfpo that its `image_loss` does not read."""
-        values, faults = vars(self), []
-        image_loss = values.get("image_loss")
-        if image_loss == "joint" and values["image_weight"] != 1:
-            faults.append(
-                "image_loss=joint has one term for text and image, weighted by text_weight; leave image_weight out"
-            )
-        unset = {field.name: field.default for field in fields(self)}
-        if image_loss not in (None, "hinge") and values["hinge_margin"] != unset["hinge_margin"]:
-            faults.append("hinge_margin is for image_loss=hinge; set that too")
-        return faults
+        return faults + method.faults(vars(self)) + self._faults_of_eval()
 
     def _faults_of_eval(self) -> list[str]:
         faults = [

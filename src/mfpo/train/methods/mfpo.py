@@ -1,13 +1,28 @@
 """Modality-fair preference optimization."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.settings import about
 from mfpo.train.objectives import Beta, LogRatios, Losses, log_sigmoid, need, objective
 
+_HINGE_MARGIN = 4.5
 
-@objective("mfpo", terms=("text", "image", "margin"), cells=TEXT_AND_IMAGE, is_staged=True)
+
+def _faults(settings: Mapping[str, Any]) -> list[str]:
+    """Settings that the image loss does not read."""
+    faults = []
+    if settings["image_loss"] == "joint" and settings["image_weight"] != 1:
+        faults.append(
+            "image_loss=joint has one term for text and image, weighted by text_weight; leave image_weight out"
+        )
+    if settings["image_loss"] != "hinge" and settings["hinge_margin"] != _HINGE_MARGIN:
+        faults.append("hinge_margin is for image_loss=hinge; set that too")
+    return faults
+
+
+@objective("mfpo", terms=("text", "image", "margin"), cells=TEXT_AND_IMAGE, is_staged=True, faults=_faults)
 def mfpo(
     ratios: LogRatios,
     *,
@@ -19,7 +34,7 @@ def mfpo(
     ] = "sigmoid",
     hinge_margin: Annotated[
         float, about("nats by which image_loss=hinge wants the log-ratio under m above that under m'", above=0)
-    ] = 4.5,
+    ] = _HINGE_MARGIN,
 ) -> Losses:
     """Modality-fair preference loss (Jiang et al., IJCAI 2025, section 3.2): three terms per row, each (batch,).
 
