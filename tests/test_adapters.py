@@ -245,7 +245,7 @@ def test_tensors_of_another_shape_or_type(value, adapter):
         ({"target_modules": ["q_proj"]}, "24 tensors are unknown"),
         ({"target_modules": [*LEAVES, "lm_head"]}, "such as 'base_model.model.lm_head.lora_A.weight'"),
         ({"target_modules": ["nothing"]}, r"adapter_config\.json is wrong \(Target modules {'nothing'} not found"),
-        ({"target_modules": []}, "names nothing in its base that is adapted|adapter_config.json is wrong"),
+        ({"target_modules": []}, "targets nothing in its base|adapter_config.json is wrong"),
         ({"target_modules": "("}, r"adapter_config\.json is wrong"),
         ({"use_dora": True}, "14 tensors are missing"),
         ({"use_dora": "false"}, "use_dora in its adapter_config.json is 'false', but must be true or false"),
@@ -253,17 +253,17 @@ def test_tensors_of_another_shape_or_type(value, adapter):
         ({"lora_alpha": "16"}, "lora_alpha in its adapter_config.json is '16', but must be a number"),
         ({"r": "4"}, "r in its adapter_config.json is '4', but must be a number"),
         ({"lora_dropout": []}, r"lora_dropout in its adapter_config.json is \[\], but must be a number"),
-        ({"target_modules": 7}, "target_modules in its adapter_config.json is 7, but must be a text or a list"),
-        ({"exclude_modules": True}, "exclude_modules in its adapter_config.json is True, but must be a text or"),
+        ({"target_modules": 7}, "target_modules in its adapter_config.json is 7, but must be a string or a list"),
+        ({"exclude_modules": True}, "exclude_modules in its adapter_config.json is True, but must be a string or"),
         ({"rank_pattern": None}, "rank_pattern in its adapter_config.json is None, but must be an object of numbers"),
         ({"alpha_pattern": {"o_proj": "4"}}, "alpha_pattern in its .* is {'o_proj': '4'}, but must be an object of"),
-        ({"r": None}, "names no r; give the one"),
-        ({"lora_alpha": None}, "names no lora_alpha; give the one"),
-        ({"lora_alpha": 0}, "scales the adapter by 0"),
-        ({"lora_alpha": -8}, "scales the adapter by 0, by less"),
-        ({"alpha_pattern": {"o_proj": -1}}, "scales the adapter by 0, by less"),
-        ({"lora_alpha": math.nan}, "by no number"),
-        ({"alpha_pattern": {"o_proj": 0}}, "scales the adapter by 0"),
+        ({"r": None}, "has no r; add the value"),
+        ({"lora_alpha": None}, "has no lora_alpha; add the value"),
+        ({"lora_alpha": 0}, "a scale that is not positive"),
+        ({"lora_alpha": -8}, "a scale that is not positive"),
+        ({"alpha_pattern": {"o_proj": -1}}, "a scale that is not positive"),
+        ({"lora_alpha": math.nan}, "not positive and finite"),
+        ({"alpha_pattern": {"o_proj": 0}}, "a scale that is not positive"),
         ({"peft_type": "nobody knows"}, "not a valid peft config"),
         ({"peft_type": None}, "not a valid peft config|cannot be merged"),
         ({"base_model_name_or_path": 7}, "names no base model"),
@@ -291,7 +291,7 @@ def test_a_configuration_without_rank_or_alpha(config, name, tiny_llava, tmp_pat
     name = name if name in fields else f"lora_{name}"
     del fields[name]
     path.write_text(json.dumps(fields))
-    assert refused(folder).startswith(f"its adapter_config.json names no {name}; ")
+    assert refused(folder).startswith(f"its adapter_config.json has no {name}; ")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -80,7 +80,7 @@ def test_what_finds_an_image(images, called, expected):
     ],
 )
 def test_what_may_be_two_images_is_refused(images, called):
-    with pytest.raises(RecordError, match=rf"image '{called}' may be any of 2 of inst\.json"):
+    with pytest.raises(RecordError, match=rf"image '{called}' may be any of 2 images of inst\.json"):
         known(*images).find(called)
 
 

@@ -205,7 +205,7 @@ def test_deep_grey_is_scaled_by_the_range_of_its_values(values, expected):
 )
 def test_grey_of_unknown_depth_is_set_aside(values, reason):
     with pytest.raises(
-        RecordError, match=rf"image 'a\.tif' cannot be read \(its values are {reason}, of unknown depth"
+        RecordError, match=rf"image 'a\.tif' cannot be read \(its values, {reason}, are of unknown depth"
     ):
         check_image(encoded(Image.fromarray(values), "TIFF"), "a.tif")
 
@@ -228,7 +228,7 @@ def test_colours_of_16_bits_lose_their_lower_8_or_are_set_aside(bands):
     for most in (255, 4095):
         values = np.full_like(values, 65_535) if bands != 3 else values
         values[:, :, : 3 if bands > 2 else 1] = (RAMP * most).astype(np.uint16)[:, :, None]
-        with pytest.raises(RecordError, match="its 16 bits hold fewer"):
+        with pytest.raises(RecordError, match="its 16-bit values use fewer bits"):
             check_image(deep_png(values), "a.png")
 
 
@@ -247,8 +247,8 @@ def plain_tiff(values, tags):
     [
         ((RAMP * 200 - 100).astype(np.int16), {339: 2}, "from -100 to 100"),
         ((RAMP * 4e9).astype(np.uint32), {339: 1}, "of unknown depth"),
-        ((RAMP * 200 - 100).astype(np.int8), {339: 2}, "have signs"),
-        ((RAMP * 65_535).astype(np.uint16), {262: 0}, "white is 0"),
+        ((RAMP * 200 - 100).astype(np.int8), {339: 2}, "are signed"),
+        ((RAMP * 65_535).astype(np.uint16), {262: 0}, "0 is white"),
     ],
 )
 def test_tiffs_that_pil_reads_otherwise_are_set_aside(values, tags, reason):
@@ -265,7 +265,7 @@ def test_tiffs_that_pil_reads_otherwise_are_set_aside(values, tags, reason):
     ],
 )
 def test_a_tiff_of_other_floats_is_not_said_to_be_no_image(values, tags):
-    reason = r"image 'a\.tif' cannot be read \(a TIFF broken or of unknown depth; save it with 8 bits\)"
+    reason = r"image 'a\.tif' cannot be read \(a TIFF that is broken or of unknown depth; save it with 8 bits\)"
     with pytest.raises(RecordError, match=reason):
         check_image(plain_tiff(values, tags), "a.tif")
 

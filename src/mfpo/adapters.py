@@ -67,7 +67,7 @@ def read_config(path: Path) -> PeftConfig:
         raise MfpoError(f"{path}: a {config.peft_type} adapter cannot be merged into its base; give a LoRA adapter")
     for name in ("r", "lora_alpha", "alpha"):  # peft's defaults would scale the adapter by something else
         if hasattr(config, name) and raw_config.get(name) is None:
-            raise MfpoError(f"{path}: its adapter_config.json names no {name}; give the one that it was trained with")
+            raise MfpoError(f"{path}: its adapter_config.json has no {name}; add the value that it was trained with")
     for field in fields(config):
         value = getattr(config, field.name)
         # Python takes "false" for true, and true for 1.
@@ -87,7 +87,7 @@ def _check_kinds(path: Path, raw_config: Any) -> None:
     for name in ("target_modules", "exclude_modules"):
         if not isinstance(value := raw_config.get(name), str | list | None):
             raise MfpoError(
-                f"{path}: {name} in its adapter_config.json is {brief(value)}, but must be a text or a list"
+                f"{path}: {name} in its adapter_config.json is {brief(value)}, but must be a string or a list"
             )
     for name in ("rank_pattern", "alpha_pattern"):
         value = raw_config.get(name, {})
@@ -126,7 +126,7 @@ def with_adapter(base: Any, path: Path, *, is_trainable: bool = False) -> Any:
     scales = [scale for layer in layers for scale in getattr(layer, "scaling", {}).values()]
     if not all(scale > 0 and math.isfinite(scale) for scale in scales):
         raise MfpoError(
-            f"{path}: its adapter_config.json scales the adapter by 0, by less or by no number; mend its lora_alpha"
+            f"{path}: its adapter_config.json gives a scale that is not positive and finite; fix its lora_alpha"
         )
     return model
 
@@ -152,7 +152,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     beside = path / "non_lora_trainables.safetensors"
     if beside.with_suffix(".bin").is_file() and not beside.is_file():
         raise MfpoError(
-            f"{path}: the weights in non_lora_trainables.bin belong to the adapter, but a pickle is never opened here; "
+            f"{path}: the weights in non_lora_trainables.bin belong to the adapter, but mfpo opens no pickles; "
             f"save them as {beside.name} with safetensors.torch.save_file, or merge with the code that wrote them"
         )
     try:
@@ -224,7 +224,7 @@ def _check_tensors(
 ) -> None:
     """Raises MfpoError unless the adapter has all `expected` tensors, and beside them only `weights` of its base."""
     if not expected:
-        raise MfpoError(f"{path}: its adapter_config.json names nothing in its base that is adapted")
+        raise MfpoError(f"{path}: its adapter_config.json targets nothing in its base")
     known = weights | expected
     faults = {
         "missing": [name for name in expected if name not in tensors],

@@ -57,7 +57,7 @@ def _images(content: Any, kind: Kind) -> list[CocoImage]:
     }
     categories = _by_id(content, "categories") if kind == "instances" else {}
     if [(entry.get("name"), "keypoints" in entry) for _, entry in categories.values()] == [("person", True)]:
-        raise _Fault("it holds the keypoints of people, which COCO annotates apart, and no other objects")
+        raise _Fault("it holds only the keypoints of people, which COCO annotates separately")
     annotations = _entries(content, "annotations")
     if kind == "instances":
         names = {id: _needed(_text(entry, "name", where), "name", where) for id, (where, entry) in categories.items()}
@@ -75,7 +75,7 @@ def _entries(content: Any, part: str) -> list[tuple[str, dict[str, Any]]]:
         raise _Fault(f"{part} is missing")
     entries = content[part] if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _Fault("its parts are no lists of objects")
+        raise _Fault("its parts are not lists of objects")
     return [(f" in {part}[{number}]", entry) for number, entry in enumerate(entries)]
 
 
@@ -106,14 +106,14 @@ def _id(entry: dict[str, Any], key: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isprintable() or value == "":
-        raise _Fault(f"{key} is {repr(value)[:40]}, but must be a whole number or a text", where)
+        raise _Fault(f"{key} is {repr(value)[:40]}, but must be a whole number or a string", where)
     return str(value)
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
     value = entry.get(key)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise _Fault(f"{key} is {repr(value)[:40]}, but must be a text", where)
+        raise _Fault(f"{key} is {repr(value)[:40]}, but must be a string", where)
     return value
 
 
@@ -136,4 +136,4 @@ def _other_kind(content: Any, kind: Kind) -> str:
     annotations = content.get("annotations") if isinstance(content, dict) else None
     first = annotations[0] if isinstance(annotations, list) and annotations else {}
     kinds = [name for key, name in _OTHER_KINDS.items() if isinstance(first, dict) and key in first and name != kind]
-    return f", but one of {kinds[0]}" if kinds else ""
+    return f", but a file of {kinds[0]}" if kinds else ""

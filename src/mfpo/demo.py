@@ -70,7 +70,7 @@ def demo(out: Path, settings: DemoSettings, *, console: Console) -> dict[str, An
                 if not (folder / method).exists():
                     chosen = TrainSettings(method=method, learning_rate=rate, seed=settings.seed)
                     train(folder / "ranked", WEIGHTS, folder / method, chosen)
-        with step(f"draw {settings.scenes} scenes that nobody trained on"):
+        with step(f"draw {settings.scenes} held-out scenes"):
             if not (folder / "heldout").exists():
                 draw_book(folder / "heldout", count=settings.scenes, seed=settings.seed, asked=ASKED_SCENES)
             build_pairs(folder / "heldout_pairs", settings.dependence_pairs, settings.seed, "heldout")

@@ -13,7 +13,7 @@ from mfpo.errors import MfpoError, brief, first_line
 # What may stand before JSON: a byte order mark, and white space.
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 # What Python refuses to read though it is JSON.
-TOO_LARGE = "holds a number of thousands of digits, or brackets within brackets without end; write plain JSON"
+TOO_LARGE = "holds a number with thousands of digits, or brackets nested too deeply; write plain JSON"
 
 
 def read_json(path: Path) -> Any:
@@ -24,7 +24,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise MfpoError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); a file with one object a line is named .jsonl"
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); if it has one object per line, name it .jsonl"
         ) from None
     except (ValueError, RecursionError):
         raise MfpoError(f"{path}: {TOO_LARGE}") from None
@@ -134,7 +134,7 @@ def read_id(row: dict[str, Any], keys: tuple[str, ...], where: str) -> str | Non
         return None
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise MfpoError(f"{where}: {key} is {brief(value)}, but must be a text or a whole number")
+        raise MfpoError(f"{where}: {key} is {brief(value)}, but must be a string or a whole number")
     return str(value)
 
 
@@ -152,7 +152,7 @@ def read_field(row: Mapping[str, Any], key: str) -> str:
     """The text under `key`, in a benchmark's own file. Raises KeyError or TypeError when there is none."""
     value = row[key]
     if not isinstance(value, str):
-        raise TypeError(f"{key} is {brief(value)}, but must be a text")
+        raise TypeError(f"{key} is {brief(value)}, but must be a string")
     return value
 
 
@@ -160,7 +160,7 @@ def read_texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """The list of texts under `key`, as `read_field`."""
     value = row[key]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"{key} is {brief(value)}, but must be a list of texts")
+        raise TypeError(f"{key} is {brief(value)}, but must be a list of strings")
     return tuple(value)
 
 

@@ -155,7 +155,7 @@ def check_file(path: Path | None) -> Path | None:
         if path.is_dir() or not above.is_dir():
             raise SettingError(f"{path}: {'is a folder' if path.is_dir() else f'{above} is a file'}; name a new file")
         if not os.access(path if path.exists() else above, os.W_OK):
-            raise SettingError(f"{path}: may not be written; name a file elsewhere")
+            raise SettingError(f"{path}: is not writable; name a file elsewhere")
     return path
 
 

@@ -47,10 +47,10 @@ def check_model_files(path: Path) -> None:
             raise MfpoError(f"{path}: no adapter_model.safetensors there; nothing else is loaded")
         return
     if not path.is_dir():
-        raise MfpoError(f"{path}: no such folder; give that of a model, a name on the Hub, or picturebook")
+        raise MfpoError(f"{path}: no such folder; give a model's folder, a name on the Hub, or picturebook")
     if not (path / "config.json").is_file():
         if any((path / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise MfpoError(f"{path}: a run's folder; its model is {path / 'model'}")
+            raise MfpoError(f"{path}: is the folder of a run; give its model, {path / 'model'}")
         raise MfpoError(f"{path}: no model there (no config.json); give a folder written by save_pretrained")
     if not any(path.glob("*.safetensors")):
         raise MfpoError(f"{path}: no *.safetensors there; nothing else is loaded, so save the weights as safetensors")
@@ -62,5 +62,5 @@ def check_kind(path: Path, kinds: Collection[str]) -> str:
     config = read_json(path / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in kinds:
-        raise MfpoError(f"{path}: a {kind!r} model, but needed is {' or '.join(kinds)}")
+        raise MfpoError(f"{path}: is a {kind!r} model, but must be {' or '.join(kinds)}")
     return str(kind)

@@ -67,7 +67,7 @@ class ByImage(dict[str, T]):
         if is_number and key == number and self._spellings.setdefault(key, digits) != digits:
             raise MfpoError(
                 f"{self._file}: {self._spellings[key][:40]} and {digits[:40]} may be one image or two; "
-                "write the number of each in one way"
+                "write each image's number the same way throughout"
             )
         return key
 
@@ -85,7 +85,7 @@ class ByImage(dict[str, T]):
         if len(keys) > 1:
             names = ", ".join(repr(name[:40]) for name in sorted(keys)[:3])
             raise RecordError(
-                f"image {called[:40]!r} may be any of {len(keys)} of {self._file} ({names}); give its file's name"
+                f"image {called[:40]!r} may be any of {len(keys)} images of {self._file} ({names}); give its file name"
             )
         return next(iter(keys), None)
 

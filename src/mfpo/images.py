@@ -145,13 +145,13 @@ def _check_depth(image: Image.Image, data: bytes) -> None:
     tiff = getattr(image, "tag_v2", {})  # tags 258, 262 and 339: bits, what 0 means, and kind of its values
     is_grey = image.mode[0] in "IF"
     if 2 in tiff.get(339, ()) and not is_grey:
-        raise ValueError("its 8 bits have signs; save it without")
+        raise ValueError("its 8-bit values are signed; save them unsigned")
     if tiff.get(262) == 0 and is_grey:
-        raise ValueError("white is 0 in it, at more than 8 bits; save it with 8")
+        raise ValueError("its 0 is white, at more than 8 bits; save it with 8 bits")
     is_deep = data[24] == 16 if image.format == "PNG" else 16 in tiff.get(258, ())
     # PIL drops the lower 8 bits of colours.
     if is_deep and not is_grey and np.asarray(image.convert("RGB")).max() < _DARK >> 8:
-        raise ValueError("its 16 bits hold fewer, or nothing but black; save it with 8 bits")
+        raise ValueError("its 16-bit values use fewer bits, or are all black; save it with 8 bits")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -176,7 +176,7 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     is_float = values.dtype.kind == "f"
     is_unclear = 1 < most <= 16 if is_float else 255 < most < _DARK
     if not 0 <= least <= most <= (255 if is_float else 65_535) or is_unclear:
-        raise ValueError(f"its values are from {least:g} to {most:g}, of unknown depth; save it with 8 or 16 bits")
+        raise ValueError(f"its values, from {least:g} to {most:g}, are of unknown depth; save it with 8 or 16 bits")
     if is_float:
         return np.rint(values * 255 if most <= 1 else values).astype(np.uint8)
     return (values if most <= 255 else values >> 8).astype(np.uint8)
@@ -186,7 +186,9 @@ def _unreadable(name: str, error: Exception, data: bytes) -> RecordError:
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # whose own words hold an address in memory, another in every run
         is_tiff = data.startswith((b"II*\0", b"MM\0*"))
-        reason = "a TIFF broken or of unknown depth; save it with 8 bits" if is_tiff else "it is not an image file"
+        reason = (
+            "a TIFF that is broken or of unknown depth; save it with 8 bits" if is_tiff else "it is not an image file"
+        )
     return RecordError(f"image {brief(name)} cannot be read ({' '.join(reason.split())})")
 
 

@@ -74,12 +74,12 @@ def check_model(path: Path) -> None:
     kind = config.model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise MfpoError(
-            f"{path}: a {kind!r} model is none that takes images and answers in text (AutoModelForImageTextToText); "
+            f"{path}: a {kind!r} model does not take images and answer in text (AutoModelForImageTextToText); "
             "give a vision-language model such as LLaVA"
         )
     if config.is_encoder_decoder:
         raise MfpoError(
-            f"{path}: a {kind!r} model is an encoder-decoder, which answers in another sequence than the prompt's; "
+            f"{path}: a {kind!r} model is an encoder-decoder, which answers in a sequence of its own; "
             "give a decoder-only one such as LLaVA"
         )
 

@@ -132,7 +132,7 @@ def _check_end(processor: Any, text: str, ids: list[int]) -> None:
     image = getattr(processor, "image_token_id", None)
     if last in ids and image in ids and last != image and ids[::-1].index(image) < ids[::-1].index(last):
         kind = type(processor).__name__
-        raise MfpoError(f"{kind} puts the images behind the text, where the model is to answer; use another model")
+        raise MfpoError(f"{kind} puts the images after the text, where the answer belongs; use another model")
 
 
 def encode_questions(processor: Any, questions: Sequence[str], images: Sequence[Image.Image]) -> Any:

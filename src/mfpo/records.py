@@ -174,7 +174,7 @@ NOISY = ("region", "global", "random")
 # How to get a column that `mfpo build` fills only sometimes.
 _HOW = {
     "counter": "it holds the right answer to the rejected image: run `mfpo build` with corruption=given on data that "
-    "brings it, or on the picture book with corruption=counterfactual"
+    "has it, or on the picture book with corruption=counterfactual"
 }
 
 # A record needs these to train with any method.
@@ -206,7 +206,7 @@ def new_record(
         if text is None:
             raise RecordError(f"column {column!r} is missing")
         if not isinstance(text, str):
-            raise RecordError(f"column {column!r} is {type(text).__name__}, but must be a text")
+            raise RecordError(f"column {column!r} is {type(text).__name__}, but must be a string")
         if not is_text(text):
             raise RecordError(f"column {column!r} holds an unpaired surrogate, which cannot be stored as UTF-8")
         if not without_places(text):

@@ -64,7 +64,7 @@ def load_plugin(file: Path) -> None:
     if not file.is_file():
         raise MfpoError(f"{file}: no such file; give --plugin FILE.py")
     if file.suffix != ".py":
-        raise MfpoError(f"{file}: not a Python file by its name; give --plugin FILE.py")
+        raise MfpoError(f"{file}: its name does not end in .py; give --plugin FILE.py")
     run_plugin(file, file.read_bytes())
 
 

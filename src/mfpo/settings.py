@@ -142,7 +142,7 @@ class ChosenSettings(Settings):
         name = values.get(cls.choice, default)
         chosen = cls.chosen(name if isinstance(name, str) else default)
         if not issubclass(chosen, cls):
-            raise SettingError(f"{cls.choice} is {name}, but these are settings of {default}; make new ones")
+            raise SettingError(f"{cls.choice} is {name}, but these settings are for {default}; make new ones")
         return chosen
 
     @classmethod
@@ -156,7 +156,9 @@ class ChosenSettings(Settings):
     def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` by the names of today. Raises SettingError for a setting that has both its names."""
         twice = [
-            f"{old} is called {new}; give one of them" for old, new in cls.former.items() if {old, new} <= {*values}
+            f"{old} is now called {new}; give only one of them"
+            for old, new in cls.former.items()
+            if {old, new} <= {*values}
         ]
         if twice:
             raise SettingError("; ".join(twice))
@@ -168,7 +170,7 @@ class ChosenSettings(Settings):
         if name in get_type_hints(cls):
             return None
         if name in cls.refused:
-            return f"{name} is no setting: {cls.refused[name]}"
+            return f"{name} is not a setting: {cls.refused[name]}"
         if not cls._is_added(name):
             return None
         return f"{name} is {value}, but {cls.choice} {getattr(cls, cls.choice)} has no {name}"
@@ -333,11 +335,11 @@ def _coerce(value: Any, wanted: Any) -> Any:
 def _spell(wanted: Any) -> str:
     choices = get_args(wanted)
     if not choices:
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
         names[dict] = "a mapping such as {name: value}"
         return names[wanted]
     if get_origin(wanted) is tuple:
-        return "numbers with commas between them"
+        return "numbers separated by commas"
     if get_origin(wanted) is dict:
         return "a mapping"
     if type(None) in choices:

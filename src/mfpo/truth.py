@@ -88,7 +88,7 @@ def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
         before, same = images.setdefault(images.add(image_id, name), (where, set(objects)))
         if same != set(objects):
             raise MfpoError(
-                f"{where}: image {some([image_id])} comes a second time, with other objects than in "
+                f"{where}: image {some([image_id])} appears a second time, with other objects than in "
                 f"{before.rpartition(', ')[2]}; give each image once"
             )
         yield image_id, name, objects
@@ -97,7 +97,7 @@ def _from_rows(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
 def _from_instances(path: Path) -> Iterator[tuple[str, str | None, list[str]]]:
     images = read_coco(path, "instances")
     if not any(image.annotations for image in images):
-        raise MfpoError(f"{path}: has no annotations, by which all objects would be hallucinated; give the whole file")
+        raise MfpoError(f"{path}: has no annotations, so all objects would count as hallucinated; give the whole file")
     for image in images:
         yield image.id, image.name, [name for name, _ in image.annotations]
 

@@ -206,7 +206,10 @@ def test_a_model_that_mixes_the_images_of_a_batch_is_asked_one_question_at_a_tim
         texts.append(texts_of(tmp_path / f"{size}.jsonl"))
     assert texts[0] == texts[1]
     name = type(model).__name__
-    assert capsys.readouterr().err.count(f"a {name} mixes images of one batch: questions are asked one by one") == 1
+    assert (
+        capsys.readouterr().err.count(f"a {name} mixes up the images of a batch, so questions are asked one by one")
+        == 1
+    )
 
 
 def test_so_it_is_sampled_and_judges_itself(mixing, tmp_path):

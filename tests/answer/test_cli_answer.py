@@ -145,7 +145,7 @@ def test_ctrl_c_ends_the_command_at_once(folder, fake_server):
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=10) == 130
-            assert process.stderr.read().endswith("stopped; the same command finds the answers so far again\n")
+            assert process.stderr.read().endswith("stopped; run the same command again to reuse the answers so far\n")
         finally:
             process.kill()
             hangs.set()

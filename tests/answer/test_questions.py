@@ -83,19 +83,19 @@ GOOD = {"question_id": 1, "image": "red.png", "text": "What is it?"}
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([GOOD, GOOD], "line 2: question_id '1' comes a second time"),
-        ([GOOD, GOOD | {"question_id": "1"}], "line 2: question_id '1' comes a second time"),
-        ([GOOD | {"text": "  "}], "line 1: a question is question_id, image and text"),
-        ([GOOD | {"text": 3}], "line 1: a question is"),
-        ([{"image": "red.png", "text": "What?"}], "line 1: a question is"),
+        ([GOOD, GOOD], "line 2: question_id '1' appears a second time"),
+        ([GOOD, GOOD | {"question_id": "1"}], "line 2: question_id '1' appears a second time"),
+        ([GOOD | {"text": "  "}], "line 1: a question needs question_id, image and text"),
+        ([GOOD | {"text": 3}], "line 1: a question needs"),
+        ([{"image": "red.png", "text": "What?"}], "line 1: a question needs"),
         ([GOOD | {"question_id": 1.5}], "question_id is 1.5"),
         ([GOOD, GOOD | {"question_id": 2, "image": "blue.png"}], "line 2: image 'blue.png' is not in"),
         ([GOOD | {"image": "../questions.jsonl"}], "leaves the image folder"),
         ([GOOD | {"image": "notes.txt"}], "line 1: "),
         ([GOOD | {"image": "broken.png"}], "line 1: "),
-        ([{"question_id": 1, "text": "What?"}], "line 1: a question is question_id, image and text"),
-        ([GOOD | {"image": ["red.png"]}], "line 1: a question is"),
-        ([GOOD, GOOD | {"question_id": 2, "image": 5}], "line 2: a question is"),
+        ([{"question_id": 1, "text": "What?"}], "line 1: a question needs question_id, image and text"),
+        ([GOOD | {"image": ["red.png"]}], "line 1: a question needs"),
+        ([GOOD, GOOD | {"question_id": 2, "image": 5}], "line 2: a question needs"),
         ([GOOD | {"label": "maybe"}], "label is 'maybe'"),
         ([GOOD | {"text": "<image>"}], "line 1: the text is nothing but '<image>'; give a question"),
         ([GOOD | {"text": "<image> or <image>?"}], "line 1: <image> occurs 2 times in the prompt, but the number of"),
@@ -103,7 +103,7 @@ GOOD = {"question_id": 1, "image": "red.png", "text": "What is it?"}
         ([GOOD | {"image": BASE64 + "*" * 9000}], r"line 1: image 'base64-\w{12}' is not valid base64"),
         ([GOOD | {"image": "x" * 300_000}], r"line 1: image 'x{80}\.\.\.' is neither a path nor the base64 of a JPEG"),
         ([GOOD | {"question_id": ["x" * 300_000]}], r"question_id is \['x{78}\.\.\., but must be"),
-        ([GOOD | {"question_id": "x" * 300_000}] * 2, "line 2: question_id 'x{80}\.\.\.' comes a second time"),
+        ([GOOD | {"question_id": "x" * 300_000}] * 2, "line 2: question_id 'x{80}\.\.\.' appears a second time"),
         ([GOOD | {"label": "x" * 300_000}], r"label is 'x{80}\.\.\.', but must be"),
         ([GOOD | {"prompt": "What is it?", "text": "A wall."}], "line 1: is an answer, not a question"),
     ],
@@ -131,7 +131,7 @@ def test_json_that_python_refuses_is_named(tmp_path, images, value):
     row = json.dumps(GOOD | {"label": 0}).replace("0}", value + "}")
     for name, text in (("q.jsonl", row + "\n"), ("q.json", f"[{row}]")):
         (tmp_path / name).write_text(text)
-        with pytest.raises(MfpoError, match=rf"{name}.*: holds a number of thousands of digits, or brackets"):
+        with pytest.raises(MfpoError, match=rf"{name}.*: holds a number with thousands of digits, or brackets"):
             read_questions(tmp_path / name, images)
 
 

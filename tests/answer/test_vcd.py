@@ -93,7 +93,7 @@ def test_a_second_kind_of_pixels_is_refused(make, images):
     _, processor = make("llava")
     batch = dict(encode_questions(processor, ["What?"], images[:1]))
     batch["high_res_pixel_values"] = batch["pixel_values"]
-    with pytest.raises(MfpoError, match="no noise is known for pixel_values, high_res_pixel_values"):
+    with pytest.raises(MfpoError, match="cannot add noise to pixel_values, high_res_pixel_values"):
         rows_of_pixels(processor, batch, [{"text": "What?"}], images[:1])
 
 

@@ -422,8 +422,7 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
         "column 'chosen' is missing": 1,
         "column 'rejected' is empty": 1,
         "columns 'chosen' and 'rejected' are equal, so they express no preference": 1,
-        "an answer of N characters names things N times, more than the N that keywords are ranked among; "
-        "if it repeats itself, cut it": 1,
+        "an answer of N characters names things N times, more than the limit of N; if it repeats itself, cut it": 1,
         "id is that of an earlier row": 1,
         "line N of data.jsonl is not valid JSON": 1,
     }

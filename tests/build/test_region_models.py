@@ -445,7 +445,7 @@ def test_an_image_that_is_a_line_is_set_aside_alone(choice: str, models: dict[st
     line = Search(search_for(0).record, 0, np.zeros((2, 400, 3), dtype=np.uint8), search_for(0, "cat").keywords)
     dot = Search(search_for(0).record, 0, np.zeros((1, 1, 3), dtype=np.uint8), search_for(0, "cat").keywords)
     results = open_segmenter(choice.format(**models))([line, search_for(1, "cat"), dot])
-    assert str(results[0]) == "image 0 is 400 x 2, too narrow to look for keywords in"
+    assert str(results[0]) == "image 0 is 400 x 2, too narrow to search for keywords"
     assert isinstance(results[0], RecordError)
     assert isinstance(results[1], list)
     assert isinstance(results[2], list)
@@ -509,10 +509,10 @@ def test_the_published_video_checkpoints_load(name: str, prefix: str, models: di
     ("choice", "message"),
     [
         ("clipseg=nowhere", "nowhere: no such folder"),
-        ("clipseg={sam}", "a 'sam' model, but needed is clipseg"),
-        ("sam3={clipseg}", "a 'clipseg' model, but needed is sam3 or sam3_video"),
-        ("grounded-sam={sam},{sam}", "a 'sam' model, but needed is grounding-dino or owlv2"),
-        ("grounded-sam={owlv2},{owlv2}", "a 'owlv2' model, but needed is sam or sam2 or sam2_video"),
+        ("clipseg={sam}", "a 'sam' model, but must be clipseg"),
+        ("sam3={clipseg}", "a 'clipseg' model, but must be sam3 or sam3_video"),
+        ("grounded-sam={sam},{sam}", "a 'sam' model, but must be grounding-dino or owlv2"),
+        ("grounded-sam={owlv2},{owlv2}", "a 'owlv2' model, but must be sam or sam2 or sam2_video"),
         ("grounded-sam={owlv2}", "does not name two models; give grounded-sam=DETECTOR,SAM"),
         ("grounded-sam={owlv2},", "does not name two models; give grounded-sam=DETECTOR,SAM"),
     ],

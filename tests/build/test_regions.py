@@ -120,7 +120,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     images = [{"id": 1, "file_name": "train/7.jpg"}, {"id": 2, "file_name": "val/7.jpg"}]
     file.write_text(json.dumps({"images": images, "categories": [], "annotations": []}), encoding="utf-8")
-    with pytest.raises(MfpoError, match="two images have one file name"):
+    with pytest.raises(MfpoError, match="two images have the same file name"):
         CocoRegions(file)
 
 

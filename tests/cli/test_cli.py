@@ -115,7 +115,7 @@ ANSWER = ["answer", "{tmp}/questions.jsonl", "--model", "picturebook", "--images
         (["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "optm=adafactor"], "did you mean 'optim'"),
         (
             ["train", "{tmp}", "--model", "picturebook", "--out", "{tmp}/out", "data_seed=1"],
-            "no setting: the seed alone",
+            "not a setting: the seed alone",
         ),
         (["answer", "{tmp}/questions.jsonl", "--model", "{tmp}", "--images", "{tmp}", "--out", "{tmp}/a"], "no model"),
         ([*ANSWER, "--decode", "dola"], "greedy, vcd, opera"),

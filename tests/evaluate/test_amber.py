@@ -328,8 +328,8 @@ def test_missing_answers_are_an_error_or_counted():
             r"1 not in the questions \(99\); 1 answered more than once",
         ),
         ([Answer(None, "AMBER_1.jpg", None, "a")], "1 of 1 answers have no question_id"),
-        ([answer(1, "a", "COCO_val2014_000000310196.jpg")], "1 of 1 answers have another image or prompt .*1"),
-        ([answer(3, "a", "image/AMBER_2.jpg")], "another image"),
+        ([answer(1, "a", "COCO_val2014_000000310196.jpg")], "1 of 1 answers have a different image or prompt .*1"),
+        ([answer(3, "a", "image/AMBER_2.jpg")], "different image"),
         ([], "no answer"),
     ],
 )
@@ -382,7 +382,7 @@ def test_answers_to_other_questions_of_the_same_image(benchmark):
         "",
     )
     given = Answer("1006", asked.image, asked.text, "Yes")
-    with pytest.raises(MfpoError, match=r"another image or prompt .*\(1006\)"):
+    with pytest.raises(MfpoError, match=r"different image or prompt .*\(1006\)"):
         amber([given], benchmark, by_words(benchmark), allow_missing=True)
     described = Answer("1", asked.image, "Tell me all about it.", "A sky.")  # in other words
     assert amber([described], benchmark, by_words(benchmark), allow_missing=True).counts["generative"]["answers"] == 1

@@ -172,7 +172,9 @@ def test_an_answer_to_the_question(question_id, image, prompt):
     [("1", "10.jpg", None), ("1", "9", "Is there a dot?"), ("2", "d.png", "A cat?"), ("2", None, "A dog?")],
 )
 def test_an_answer_to_another_question(question_id, image, prompt):
-    with pytest.raises(MfpoError, match=rf"1 of 1 answers have another image or prompt .*\({question_id}\); .* these"):
+    with pytest.raises(
+        MfpoError, match=rf"1 of 1 answers have a different image or prompt .*\({question_id}\); .* these"
+    ):
         check_asked([Answer(question_id, image, prompt, "Yes")], ASKED, "these", allow_missing=True)
 
 

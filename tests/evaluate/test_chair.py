@@ -93,9 +93,9 @@ def test_captions_without_annotations_are_counted_when_allowed():
 
 
 def test_double_captions_are_named():
-    with pytest.raises(MfpoError, match=r"1 captions come more than once \(1\)"):
+    with pytest.raises(MfpoError, match=r"1 captions appear more than once \(1\)"):
         chair([caption("1", "A dog."), caption("000001.jpg", "A cat.")], {"1": frozenset()})
-    with pytest.raises(MfpoError, match=r"1 captions come more than once \(1 \(question 5\)\)"):
+    with pytest.raises(MfpoError, match=r"1 captions appear more than once \(1 \(question 5\)\)"):
         chair([Answer("5", "1", None, "A dog."), Answer("5", "1", None, "A dog.")], {"1": frozenset()})
 
 
@@ -143,7 +143,7 @@ def test_truth_from_instances_and_captions(tmp_path):
     with pytest.raises(MfpoError, match=r"\(it has annotations of 9, but no entry with this id\)"):
         prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], out)
     (tmp_path / "captions.json").write_text("[[1]]")
-    with pytest.raises(MfpoError, match=r"\(its parts are no lists of objects\)"):
+    with pytest.raises(MfpoError, match=r"\(its parts are not lists of objects\)"):
         prepare_truth([tmp_path / "instances.json"], [tmp_path / "captions.json"], out)
     with pytest.raises(MfpoError, match=r"truth\.jsonl exists already"):
         prepare_truth([tmp_path / "instances.json"], [], tmp_path / "truth.jsonl")
@@ -234,9 +234,9 @@ def test_the_table_as_lines_and_as_json(tmp_path, reference_data, published):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("person, man\ndog, puppy", "78 classes are not COCO's or are absent"),
-        ('{"synonyms": {"dog": "puppy"}, "double_words": {}}', "is no table of synonyms .*puppy"),
-        ('{"person": ["man"]}', "is no table of synonyms"),
+        ("person, man\ndog, puppy", "78 classes are missing or not COCO's"),
+        ('{"synonyms": {"dog": "puppy"}, "double_words": {}}', "is not a table of synonyms .*puppy"),
+        ('{"person": ["man"]}', "is not a table of synonyms"),
         ("", "is empty"),
         ("<html>", "is a page of HTML"),
     ],
@@ -303,12 +303,12 @@ def test_an_image_without_annotations_holds_nothing(tmp_path):
         (
             "a.jsonl",
             '{"image_id": 1, "objects": ["dog"]}\n\n{"image_id": "1", "objects": ["cat"]}',
-            "line 3: image 1 comes a second time, with other objects than in line 1; give each image once",
+            "line 3: image 1 appears a second time, with other objects than in line 1; give each image once",
         ),
         (
             "a.jsonl",
             '{"image_id": "000000000001.jpg", "objects": ["dog"]}\n{"image_id": 1, "objects": []}',
-            "line 2: image 1 comes a second time",
+            "line 2: image 1 appears a second time",
         ),
     ],
 )
@@ -330,7 +330,9 @@ def test_coco_instances_are_found_by_file_name_and_by_id(tmp_path):
     assert [score.truth for score in chair(said, truth).captions] == [{"dog"}, {"cat"}, set()]
     assert chair([caption("1", "A dog.")], truth)["chair_s"] == 0
     # The first image's file is called 7, and 7 is the second image's id.
-    with pytest.raises(MfpoError, match=r"image '7' may be any of 2 of .*instances\.json \('7\.jpg', 'park/a\.jpg'\)"):
+    with pytest.raises(
+        MfpoError, match=r"image '7' may be any of 2 images of .*instances\.json \('7\.jpg', 'park/a\.jpg'\)"
+    ):
         chair([caption("7", "A dog.")], truth)
 
 
@@ -384,7 +386,7 @@ def test_an_id_that_is_the_number_of_another_file_is_refused(tmp_path, is_prepar
     path = shifted(tmp_path)
     if is_prepared:
         prepare_truth([path], [], path := tmp_path / "truth.jsonl")
-    with pytest.raises(MfpoError, match=rf"image '2' may be any of 2 of .*{path.name}") as caught:
+    with pytest.raises(MfpoError, match=rf"image '2' may be any of 2 images of .*{path.name}") as caught:
         chair([caption("2", "A dog.")], load_annotations(path), allow_missing=True)
     assert "\n" not in str(caught.value)
 

@@ -80,7 +80,7 @@ def test_existence_with_answers_to_other_questions(mfpo, pope, tmp_path):
     said = write(tmp_path / "answers.jsonl", answers)
     status, _, err = mfpo("eval", "existence", said, "--annotations", pope / "coco_pope_random.jsonl")
     assert status == 1
-    assert "4 of 4 answers have another image or prompt" in err
+    assert "4 of 4 answers have a different image or prompt" in err
     assert mfpo("eval", "existence", said, "--annotations", pope / "coco_pope_popular.jsonl")[0] == 0
 
 
@@ -234,7 +234,7 @@ def test_a_judge_whom_only_the_tolerant_rule_reads(mfpo, mmhal, fake_server, tmp
     assert status == 0
     assert re.search(r"tolerant\.score +│ 4\.00 ", shown)
     assert "No verdict can be read" not in shown
-    assert "The official rule can read no verdict; see the tolerant figures." in shown
+    assert "The official rule cannot read any verdict; see the tolerant figures." in shown
 
 
 def test_thoughts_are_left_out_by_every_benchmark_that_reads_answers(mfpo, captions, tmp_path):
@@ -268,7 +268,7 @@ def test_popes_published_files(mfpo, pope, tmp_path):
     assert mfpo(*command, pope / "coco_pope_random.json")[0] == 0
     status, _, err = mfpo(*command, pope / "coco_pope_popular.json")
     assert (status, err.count("\n")) == (1, 1)
-    assert "answer 1, 2, 3 and 1 more does not hold the question in its place" in err
+    assert "answer 1, 2, 3 and 1 more does not match the question at its position" in err
     both = ("eval", "compare", tmp_path / "own", tmp_path / "said", "--benchmark", "pope", "--annotations", pope)
     assert mfpo(*both)[0] == 0
 
@@ -280,7 +280,7 @@ def test_a_judge_of_whom_nothing_can_be_read(mfpo, mmhal, fake_server, tmp_path)
     assert status == 0
     assert re.search(r"│ score +│ 0\.00 ", shown)
     assert shown.index("│ score") < shown.index("by_type.")
-    assert "No verdict can be read: these figures say nothing of the answers." in shown
+    assert "No verdict can be read: these figures say nothing about the answers." in shown
 
 
 def test_an_option_that_the_benchmark_does_not_have(mfpo, captions, tmp_path):

@@ -46,7 +46,7 @@ def test_equal_figures_of_amber_do_not_differ(tmp_path, reference_data):
     ("change", "fault"),
     [
         ({"question_id": "x"}, r"2 question ids are in only one of the two \(3, x\)"),
-        ({"prompt": "Is there a dog?"}, r"1 of 4 have another prompt in one file than in the other \(3\)"),
+        ({"prompt": "Is there a dog?"}, r"1 of 4 have different prompts in the two files \(3\)"),
     ],
 )
 @pytest.mark.parametrize("benchmark", ["chair", "object-halbench"])
@@ -65,7 +65,7 @@ def test_captions_of_other_questions_about_the_same_images(tmp_path, benchmark, 
     b = write(tmp_path / "b.jsonl", [row | {"prompt": "Describe  it."} for row in rows])
     assert compare(benchmark, a, b, truth).differences["chair_i"].n == 4
     b = write(tmp_path / "b.jsonl", [*rows[:3], rows[3] | {"prompt": "What?"}])
-    with pytest.raises(MfpoError, match="1 of 4 have another prompt"):
+    with pytest.raises(MfpoError, match="1 of 4 have different prompts"):
         compare(benchmark, a, b, truth)
 
 

@@ -226,7 +226,7 @@ def test_rows_of_dash_b_are_questions(tmp_path):
         ('{"question_id": 2, "image": "a.jpg", "label": "no"}', "line 2: is missing required fields"),
         ('{"image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: is missing required fields"),
         ('{"question_id": 2, "image": "a.jpg", "text": "Is it?", "label": "nope"}', "line 2: label is 'nope'"),
-        ('{"question_id": "1", "image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: question_id 1 comes a"),
+        ('{"question_id": "1", "image": "a.jpg", "text": "Is it?", "label": "no"}', "line 2: question_id 1 appears a"),
     ],
 )
 def test_a_bad_question_is_named(tmp_path, line, fault):
@@ -241,14 +241,14 @@ def test_answers_to_other_questions_with_the_same_ids(reference_data):
     popular, adversarial = (load_questions(folder / f"coco_pope_{split}.jsonl") for split in ("popular", "adversarial"))
     answers = [Answer(one.question_id, one.image, one.text, one.label) for one in adversarial]
     assert existence(answers, adversarial)["accuracy"] == 100
-    with pytest.raises(MfpoError, match=r"of 3000 answers have another image or prompt than their question \("):
+    with pytest.raises(MfpoError, match=r"of 3000 answers have a different image or prompt from their question \("):
         existence(answers, popular)
 
 
 def test_a_label_that_is_not_the_questions():
     asked = [YesNoQuestion("1", "1.jpg", "A dog?", "yes"), YesNoQuestion("2", "1.jpg", "A cat?", "no")]
     given = [Answer("1", None, None, "Yes", "yes"), Answer("2", None, None, "No", "yes")]
-    with pytest.raises(MfpoError, match=r"1 of 2 answers have another label than their question \(2\)"):
+    with pytest.raises(MfpoError, match=r"1 of 2 answers have a different label from their question \(2\)"):
         existence(given, asked)
 
 
@@ -286,16 +286,16 @@ def test_popes_own_answers_go_by_their_place(tmp_path, image):
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ([OWN[1], OWN[0], OWN[2]], "answer 1, 2 does not hold the question in its place"),
+        ([OWN[1], OWN[0], OWN[2]], "answer 1, 2 does not match the question at its position"),
         (OWN[:2], "there are 2 answers to 3 questions"),
         ([*OWN, OWN[0]], "there are 4 answers to 3 questions"),
-        ([{"image": "1.jpg", "answer": "yes"}] * 3, "answer 1, 2, 3 does not hold the question"),
-        ([*OWN[:2], OWN[2] | {"image": "3.jpg"}], "answer 3 does not hold the question"),
+        ([{"image": "1.jpg", "answer": "yes"}] * 3, "answer 1, 2, 3 does not match the question"),
+        ([*OWN[:2], OWN[2] | {"image": "3.jpg"}], "answer 3 does not match the question"),
     ],
 )
 def test_answers_without_ids_must_be_in_the_questions_order(tmp_path, rows, fault):
     with pytest.raises(
-        MfpoError, match=rf"a\.json: answers without question_id go by their place, but {fault}"
+        MfpoError, match=rf"a\.json: answers without question_id are matched by position, but {fault}"
     ) as caught:
         read_existence_answers(write(tmp_path / "a.json", rows), ASKED)
     assert "\n" not in str(caught.value)

@@ -179,7 +179,7 @@ def test_originals_may_be_missing_as_in_the_other_tools(rows, tmp_path):
 def test_another_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[{"category": "VD", "question": "Is it?"}]')
-    with pytest.raises(MfpoError, match="entry 1: is no question of HallusionBench"):
+    with pytest.raises(MfpoError, match="entry 1: is not a question of HallusionBench"):
         load_hallusionbench(path)
 
 

@@ -123,7 +123,7 @@ def test_what_was_judged_before_the_endpoint_failed_is_kept(fake_server, tmp_pat
     with fake_server(length) as server:
         well = server.well
         server.well = lambda request, body: (well if len(server.bodies) <= 2 else server.telltale)(request, body)
-        with pytest.raises(MfpoError, match=r"judge, question q2: .*401.*bad key.*what was judged is kept"):
+        with pytest.raises(MfpoError, match=r"judge, question q2: .*401.*bad key.*the verdicts so far are kept"):
             readings(judge(server, tmp_path, concurrency=1), texts)
         server.well, before = well, len(server.bodies)
         assert readings(judge(server, tmp_path, concurrency=1), texts) == [1, 2, 3, 4]
@@ -200,7 +200,7 @@ def test_a_slow_reply_is_given_up_and_asked_again(fake_server, tmp_path):
         ("cut", "the connection was cut, 2 times"),
         ("slow", r"no reply within the timeout of 0\.3 s, 2 times"),
         ("malformed", "not with a chat completion"),
-        ("page", r"check the address \(it mostly ends in /v1\)"),
+        ("page", r"check the address \(it usually ends in /v1\)"),
         ("no_choices", "not with a chat completion"),
     ],
 )
@@ -216,7 +216,7 @@ def test_no_server(tmp_path):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     asked = Judge(JudgeSettings(model="m", endpoint=url, retries=0), tmp_path / "cache.jsonl")
-    with pytest.raises(MfpoError, match="not reached"):
+    with pytest.raises(MfpoError, match="could not be reached"):
         readings(asked, ["a"])
 
 
@@ -315,7 +315,7 @@ def test_an_endpoint_that_holds_a_key_is_refused_without_showing_it(endpoint):
     ],
 )
 def test_an_endpoint_that_is_no_address_is_refused(endpoint):
-    with pytest.raises(SettingError, match="must be like http://localhost:8000/v1"):
+    with pytest.raises(SettingError, match="must look like http://localhost:8000/v1"):
         JudgeSettings(model="m", endpoint=endpoint)
 
 

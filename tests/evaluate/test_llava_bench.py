@@ -256,7 +256,7 @@ def test_missing_unknown_and_double_answers(benchmark, stub_judge):
     "other", [Answer("0", "AMBER_1.jpg", None, "x"), Answer("0", None, "Describe this image.", "x")]
 )
 def test_answers_to_another_benchmark(benchmark, stub_judge, other):
-    with pytest.raises(MfpoError, match=r"1 of 90 answers have another image or prompt .* LLaVA-Bench"):
+    with pytest.raises(MfpoError, match=r"1 of 90 answers have a different image or prompt .* LLaVA-Bench"):
         llava_bench([other, *answers_to(benchmark)[1:]], benchmark, judge=stub_judge(lambda prompt: "4 4"))
 
 

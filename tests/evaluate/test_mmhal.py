@@ -220,7 +220,7 @@ def test_unknown_and_double_answers(questions, stub_judge):
     "other", [Answer("0", "AMBER_1.jpg", None, "x"), Answer("0", None, "Describe this image.", "x")]
 )
 def test_answers_to_another_benchmark(questions, stub_judge, other):
-    with pytest.raises(MfpoError, match=r"1 of 96 answers have another image or prompt .* MMHal-Bench"):
+    with pytest.raises(MfpoError, match=r"1 of 96 answers have a different image or prompt .* MMHal-Bench"):
         mmhal([other, *answers_to(questions)[1:]], questions, judge=stub_judge(lambda prompt: "Rating: 5"))
 
 
@@ -261,7 +261,7 @@ def test_answers_without_ids_must_be_96(questions, tmp_path):
 def test_the_order_of_rows_by_place_is_checked_by_their_prompts(questions, path, tmp_path, stub_judge):
     rows = [{"prompt": row["question"], "text": "a"} for row in json.loads(path.read_text())][::-1]
     (tmp_path / "place.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(MfpoError, match=r"\d\d of 96 answers have another image or prompt"):
+    with pytest.raises(MfpoError, match=r"\d\d of 96 answers have a different image or prompt"):
         mmhal(tmp_path / "place.jsonl", questions, judge=stub_judge(lambda prompt: "Rating: 5"))
 
 

@@ -404,7 +404,7 @@ def test_missing_unknown_and_double_images(refined, tmp_path):
         (
             [answer("1", "A dog.", "Is it?")],
             {"1": "a?"},
-            r"another image or prompt .*\(1\)",
+            r"different image or prompt .*\(1\)",
         ),
         ([], {}, "no answer to score"),
     ],
@@ -424,7 +424,7 @@ def test_a_table_of_other_classes(tmp_path, reference_data):
     text = (reference_data / "chair" / "synonyms_refine_object_halbench.txt").read_text()
     path = tmp_path / "table.txt"
     path.write_text(text.replace("\nbicycle, ", "\nvelocipede, "))
-    with pytest.raises(MfpoError, match=r"2 classes are not COCO's or are absent \(bicycle, velocipede\)"):
+    with pytest.raises(MfpoError, match=r"2 classes are missing or not COCO's \(bicycle, velocipede\)"):
         load_table(path)
     with pytest.raises(MfpoError, match=r"none\.txt: cannot be read"):
         load_table(tmp_path / "none.txt")

@@ -67,7 +67,7 @@ def test_pope_by_vlmevalkit(tmp_path):
         score("pope", tmp_path / "model_POPE.json", tmp_path / "repope")
     (tmp_path / "repope").rename(tmp_path / "pope")
     (tmp_path / "model_POPE.json").write_text(json.dumps([*rows, rows[-1]]))
-    with pytest.raises(MfpoError, match="question 4 is none of POPE's split random by its words and label"):
+    with pytest.raises(MfpoError, match="question 4 matches none of POPE's split random by text and label"):
         score("pope", tmp_path / "model_POPE.json", tmp_path / "pope")
 
 
@@ -87,7 +87,7 @@ def test_amber_by_lmms_eval(tmp_path, reference_data):
     assert result.counts["generative"]["answers"] == 304
     # Of a data set in another order the ids are not known.
     write(tmp_path / "samples_amber_g.jsonl", [row | {"doc_id": 1003 - row["doc_id"]} for row in rows])
-    with pytest.raises(MfpoError, match=r"rows .* are to no question of AMBER"):
+    with pytest.raises(MfpoError, match=r"rows .* match no question of AMBER"):
         score("amber", tmp_path / "samples_amber_g.jsonl", folder)
 
 
@@ -104,7 +104,7 @@ def test_amber_by_vlmevalkit(tmp_path, reference_data):
     result = score("amber", tmp_path / "model_AMBER.json", folder, allow_missing=True)
     assert result["discriminative.accuracy"] == pytest.approx(100, abs=1e-3)
     (tmp_path / "model_AMBER.json").write_text(json.dumps([*rows[:-1], rows[-1] | {"image_path": ""}]))
-    with pytest.raises(MfpoError, match=r"1 of 999 rows \(998\) are to no question of AMBER"):
+    with pytest.raises(MfpoError, match=r"1 of 999 rows \(998\) match no question of AMBER"):
         score("amber", tmp_path / "model_AMBER.json", folder)
 
 

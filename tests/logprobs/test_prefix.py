@@ -386,7 +386,7 @@ def test_flex_attention_has_no_sliding_window(make_llava, caplog):
     family.model.set_attn_implementation({"text_config": "flex_attention"})
     prefix._log.cache_clear()
     assert not shares_prefix(family.model)
-    assert "is none for FlexAttention here; load the model with 'sdpa'" in caplog.text
+    assert "FlexAttention does not support the mask of its layers here; load the model with 'sdpa'" in caplog.text
 
 
 def test_eager_attention_takes_the_plain_path(make_llava, caplog):

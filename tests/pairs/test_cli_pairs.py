@@ -168,7 +168,7 @@ def test_an_endpoint_that_is_down_ends_the_run_in_one_line(tmp_path, command, se
     [
         ("coco=questions.jsonl", "questions.jsonl, line 1: must be"),
         ("detector=photos", "photos: no model there"),
-        ("detector=llava", "a 'llava' model, but needed is grounding-dino or owlv2"),
+        ("detector=llava", "a 'llava' model, but must be grounding-dino or owlv2"),
         ("judge=m judge_endpoint=x", "the endpoint is 'x'"),
         ("judge=m attempts=0", "attempts is 0"),
     ],
@@ -190,7 +190,7 @@ def test_a_wrong_checker_is_told_before_the_model_is_loaded(command, here, tmp_p
         ("coco=x", None, "http://h/v1", {"batch_size": 2}, "batch_size is 2, but only a local model of transformers"),
         ("coco=x", "vllm", None, {"batch_size": 2}, "batch_size is 2"),
         ("judge", None, None, {"attempts": 2}, "attempts is 2, but only --check judge=NAME has a use for it"),
-        ("judge", None, "http://h/v1", {}, "the model judges itself only where transformers runs it"),
+        ("judge", None, "http://h/v1", {}, "the model judges itself only when transformers runs it"),
         ("coco=x", None, None, {"pairing": "corrected", "rewrite": "judge"}, "rewrite=judge needs a judge"),
         ("coco=x", "vlm", None, {}, "no engine is named 'vlm'"),
         ("coco=x", "vllm", "http://h/v1", {}, "give one"),

@@ -36,7 +36,7 @@ def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny
     assert status == ROWS_SET_ASIDE
     assert "5 records" in printed
     assert "4 records set aside" in printed
-    assert "1 x no keyword of it has a region" in printed
+    assert "1 x none of its keywords has a region" in printed
     assert (out / "report.html").is_file()
 
 
@@ -45,7 +45,7 @@ def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny
     [
         (
             ["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "steps=0,x"],
-            "steps is '0,x', but must be numbers with commas between them",
+            "steps is '0,x', but must be numbers separated by commas",
         ),
         (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "steps=1000"], "step 1000"),
         (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "limit=0"], "limit is 0"),
@@ -56,8 +56,8 @@ def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny
         (["attention", "{data}", "--model", "{model}", "--out", "{tmp}/out", "at=after"], "at is 'after'"),
         (["distortion", "{data}", "--model", "{model}", "--out", "{tmp}/out", "schedule=square"], "'square'"),
         (["rewards", "{tmp}", "--out", "{tmp}/out", "windw=2"], "did you mean 'window'"),
-        (["rewards", "window=2", "--out", "{tmp}/out"], "no run is named"),
-        (["rewards", "{tmp}", "--out", "{tmp}/out"], "metrics.jsonl is not there"),
+        (["rewards", "window=2", "--out", "{tmp}/out"], "no run is given"),
+        (["rewards", "{tmp}", "--out", "{tmp}/out"], "metrics.jsonl does not exist"),
     ],
 )
 def test_mistakes_are_one_line_that_names_them(probe, tiny_llava, good, tmp_path, arguments, words):

@@ -55,13 +55,13 @@ def test_no_zero_is_negative():
 def test_bad_runs_are_named(tmp_path):
     good = write_run(tmp_path / "good", [1.0])
     out, settings = tmp_path / "out", RewardsSettings()
-    with pytest.raises(MfpoError, match=r"none.metrics\.jsonl is not there"):
+    with pytest.raises(MfpoError, match=r"none.metrics\.jsonl does not exist"):
         probe_rewards([good, tmp_path / "none"], out, settings)
     with pytest.raises(SettingError, match="twice"):
         probe_rewards([good, good], out, settings)
     with pytest.raises(MfpoError, match="empty"):
         probe_rewards([write_run(tmp_path / "empty", [])], out, settings)
-    with pytest.raises(MfpoError, match=r"line 2: no number 'rewards/margins'"):
+    with pytest.raises(MfpoError, match=r"line 2: 'rewards/margins' is missing or not a number"):
         probe_rewards([write_run(tmp_path / "broken", [1.0, None])], out, settings)
     with pytest.raises(SettingError, match="window is 0"):
         RewardsSettings(window=0)

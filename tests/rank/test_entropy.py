@@ -212,12 +212,12 @@ def test_pairs_beyond_the_nli_models_room_are_cut_and_stderr_says_so_once(tmp_pa
     assert not capsys.readouterr().err
     entails([("a" * 100, "b" * 100)])
     entails([("c" * 100, "b")])
-    assert capsys.readouterr().err.count("it reads 40 tokens at most") == 1
+    assert capsys.readouterr().err.count("it reads at most 40 tokens") == 1
 
 
 @pytest.mark.parametrize("labels", [["LABEL_0", "LABEL_1", "LABEL_2"], ["not_entailment", "contradiction"]])
 def test_a_model_without_an_entailment_label_is_refused(tmp_path, labels):
-    with pytest.raises(MfpoError, match=f"none of its labels is 'entailment' but {labels[0].lower()}"):
+    with pytest.raises(MfpoError, match=rf"none of its labels \({labels[0].lower()}, .*\) is 'entailment'"):
         load_entailment(save_nli(tmp_path, labels))
 
 

@@ -112,7 +112,9 @@ def test_more_levels_than_records_leave_some_empty():
 
 @pytest.mark.parametrize("levels", [["Easy"], ["easy", "level-2"], ["level-0"], ["level-1", "level-2b"], ["level-٣"]])
 def test_unknown_level_is_an_error(levels):
-    with pytest.raises(MfpoError, match=f"{levels[-1]!r}, but must be one of easy, medium, hard, or in all rows"):
+    with pytest.raises(
+        MfpoError, match=f"{levels[-1]!r}, but must be one of easy, medium, hard, or level-1, level-2, ... in all rows"
+    ):
         stages(levels)
 
 

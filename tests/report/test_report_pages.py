@@ -141,7 +141,7 @@ def test_inspect_takes_records_at_even_distances(tmp_path):
     reader = Reader(inspect(data, tmp_path / "page.html", limit=2))
     assert (tmp_path / "page.html").exists()
     assert not (data / "inspect.html").exists()
-    assert "2 of 6, taken at even distances" in reader.text
+    assert "2 of 6, evenly spaced" in reader.text
     assert "r0" in reader.texts
     assert "r3" in reader.texts
 

@@ -243,7 +243,10 @@ def test_llava_rlhf_comes_without_images(folder: Path) -> None:
         ({"output_2": None}, "column 'output_2' is missing"),
         ({"output_2": {"from": "llava", "value": " "}}, "column 'output_2' is empty"),
         ({"conversations": LLAVA_RLHF["conversations"][-1:]}, "column 'conversations' is empty"),
-        ({"conversations": [*LLAVA_RLHF["conversations"], {"from": "gpt", "value": "A"}]}, "must end with a message"),
+        (
+            {"conversations": [*LLAVA_RLHF["conversations"], {"from": "gpt", "value": "A"}]},
+            "must end with a user message",
+        ),
         ({"image": "green.png"}, "image 'green.png' is not in"),
     ],
 )
@@ -312,7 +315,9 @@ def test_llama_factory_with_openai_messages_and_a_system_prompt(folder: Path) ->
 def test_a_tool_call_is_no_message_that_we_know(folder: Path) -> None:
     answers = {"chosen": ANSWERED[-1], "rejected": OTHER[-1], "images": ["images/red.png"]}
     file = array(folder, answers | {"conversations": [{"from": "function_call", "value": "f"}]})
-    assert "column 'conversations' has role 'function_call', but known are system, user" in error(open_source(file))
+    assert "column 'conversations' has role 'function_call', but the known roles are system, user" in error(
+        open_source(file)
+    )
 
 
 # A good row of each format, with two images wherever its published rows have but one.

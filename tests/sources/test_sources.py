@@ -86,10 +86,10 @@ def test_a_jsonl_row(folder: Path) -> None:
         ({"chosen": None}, "column 'chosen' is missing"),
         ({"chosen": "  "}, "column 'chosen' is empty"),
         ({"rejected": ""}, "column 'rejected' is empty"),
-        ({"chosen": 3}, "column 'chosen' is int, but must be a text"),
+        ({"chosen": 3}, "column 'chosen' is int, but must be a string"),
         ({"chosen": "A cat. "}, "columns 'chosen' and 'rejected' are equal"),
         ({"id": None}, "column 'id' is missing"),
-        ({"id": {"a": 1}}, "column 'id' is dict, but must be a text or a number"),
+        ({"id": {"a": 1}}, "column 'id' is dict, but must be a string or a number"),
         ({"image": []}, "column 'image' is empty"),
         ({"question": "<image>"}, "column 'question' is empty"),
     ],
@@ -169,7 +169,7 @@ def test_only_broken_lines(folder: Path) -> None:
 
 def test_a_text_file_called_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no table, but long enough to look at")
-    with pytest.raises(MfpoError, match="no Parquet file"):
+    with pytest.raises(MfpoError, match="not a Parquet file"):
         open_source(tmp_path / "a.parquet")
 
 
@@ -236,8 +236,8 @@ def test_a_conversation_is_kept_as_prompt(folder: Path) -> None:
         ({"prompt": [{"role": "robot", "content": "a"}]}, "column 'prompt' has role 'robot'"),
         ({"prompt": 3}, "column 'prompt' is int"),
         ({"prompt": []}, "column 'prompt' is empty"),
-        ({"prompt": ["What?"]}, "column 'prompt' has a message that is str"),
-        ({"prompt": MESSAGES["prompt"] + MESSAGES["chosen"]}, "'prompt' must end with a message of the user"),
+        ({"prompt": ["What?"]}, "column 'prompt' has a message of type str"),
+        ({"prompt": MESSAGES["prompt"] + MESSAGES["chosen"]}, "'prompt' must end with a user message"),
         ({"chosen": ""}, "column 'chosen' is empty"),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_foreign_objects_column_is_not_taken_for_masks(folder: Path) -> None:
 
 
 def test_a_deeply_nested_line_sets_its_row_aside(folder: Path) -> None:
-    assert "line 2 of data.jsonl holds a number of thousands of digits, or brackets" in first_error(
+    assert "line 2 of data.jsonl holds a number with thousands of digits, or brackets" in first_error(
         jsonl(folder, GOOD, "[" * 100_000), folder, 1
     )
 
@@ -424,7 +424,7 @@ def test_parts_are_read_as_transformers_and_openai_write_them(folder: Path) -> N
     assert source.record(next(iter(source)), 0)["prompt"][0]["content"] == "A <image> B <image>"
     row["prompt"] = [{"role": "user", "content": [{"type": "video", "video": "v.mp4"}, {"text": "What?"}]}]
     source = open_source(jsonl(folder, row), images=folder)
-    with pytest.raises(RecordError, match="a part that is neither a text nor an image"):
+    with pytest.raises(RecordError, match="a part that is neither text nor an image"):
         source.record(next(iter(source)), 0)
 
 

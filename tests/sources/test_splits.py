@@ -159,7 +159,7 @@ def test_the_split_that_a_name_says(name: str, split: str) -> None:
 def test_a_file_of_two_splits_is_refused(split: str, tmp_path: Path) -> None:
     card = "---\nconfigs:\n- config_name: a\n  data_files: {train: '*.jsonl', test: test.jsonl, dev: x.json}\n---\n"
     folder = write(tmp_path, "a.jsonl", "test.jsonl", card=card)
-    with pytest.raises(MfpoError, match=rf"/test\.jsonl: README\.md has it in split {split} and in split t"):
+    with pytest.raises(MfpoError, match=rf"/test\.jsonl: README\.md lists it in split {split} and in split t"):
         choose_files(folder, split)
     (folder / "README.md").write_text(card.replace("*", "[!t]*"))
     assert choose_files(folder).files == [folder / "a.jsonl"]
@@ -167,11 +167,11 @@ def test_a_file_of_two_splits_is_refused(split: str, tmp_path: Path) -> None:
 
 def test_files_that_are_in_no_split_are_said(tmp_path: Path) -> None:
     folder = write(tmp_path, *PUSHED, "test.jsonl", "more/a.jsonl")
-    assert choose_files(folder).left_out == ["split test (1 file)", "2 other files, as more/a.jsonl"]
+    assert choose_files(folder).left_out == ["split test (1 file)", "2 other files, such as more/a.jsonl"]
     (folder / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: {train: '**'}\n---\n")
     chosen = choose_files(folder)
     assert [file.suffix for file in chosen.files] == [".parquet"] * 3
-    assert chosen.left_out == ["2 other files, as more/a.jsonl"]
+    assert chosen.left_out == ["2 other files, such as more/a.jsonl"]
 
 
 def test_a_dataset_without_a_train_split_names_those_it_has(tmp_path: Path) -> None:
@@ -217,15 +217,15 @@ def test_a_file_is_read_whole_whatever_its_name(tmp_path: Path) -> None:
         ("[", "while parsing a flow node"),
         ("[" * 5000, "maximum recursion depth exceeded"),
         ("{a: b}", "configs is {'a': 'b'}, but must be a list"),
-        ("[{data_files: a}]", "config_name is None, but must be a text or a number"),
-        ("[{config_name: a, data_dir: 7}]", "data_dir is 7, but must be a text"),
-        ("[{config_name: a, data_files: []}]", "data_files is [], but must be a list or a mapping or a text"),
-        ("[{config_name: a, data_files: 7}]", "data_files is 7, but must be a list or a mapping or a text"),
+        ("[{data_files: a}]", "config_name is None, but must be a string or a number"),
+        ("[{config_name: a, data_dir: 7}]", "data_dir is 7, but must be a string"),
+        ("[{config_name: a, data_files: []}]", "data_files is [], but must be a list or a mapping or a string"),
+        ("[{config_name: a, data_files: 7}]", "data_files is 7, but must be a list or a mapping or a string"),
         ("[{config_name: a, data_files: [7]}]", "one of data_files is 7, but must be a mapping"),
-        ("[{config_name: a, data_files: [a, {path: b}]}]", "path is {'path': 'b'}, but must be a text"),
-        ("[{config_name: a, data_files: {train: 7}}]", "path is 7, but must be a text or a list"),
-        ("[{config_name: a, data_files: [{split: train}]}]", "path is None, but must be a text or a list"),
-        ("[{config_name: a, data_files: [{path: a}]}]", "split is None, but must be a text or a number"),
+        ("[{config_name: a, data_files: [a, {path: b}]}]", "path is {'path': 'b'}, but must be a string"),
+        ("[{config_name: a, data_files: {train: 7}}]", "path is 7, but must be a string or a list"),
+        ("[{config_name: a, data_files: [{split: train}]}]", "path is None, but must be a string or a list"),
+        ("[{config_name: a, data_files: [{path: a}]}]", "split is None, but must be a string or a number"),
         ("[{config_name: a, data_files: 'a{1,2}.jsonl'}]", "path 'a{1,2}.jsonl' has braces, which are not supported"),
     ],
 )

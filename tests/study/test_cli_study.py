@@ -130,9 +130,9 @@ def test_a_wrong_setting_is_never_left_out(experiments, tmp_path, monkeypatch, c
     ("arguments", "said"),
     [
         (["table12"], "no experiment is named 'table12'; did you mean 'table"),
-        (["table1", "--seeds", "3", "--first-seed", "88"], "seeds end before 90"),
+        (["table1", "--seeds", "3", "--first-seed", "88"], "seeds must stay below 90"),
         (["rates", "--seeds", "2"], "rates are chosen with a seed of their own"),
-        (["table1", "--scale", "paper"], "--scale is picturebook, without --config, or paper, with it"),
+        (["table1", "--scale", "paper"], "--scale must be picturebook without --config, or paper with it"),
         (["table1", "--scale", "paper", "--config", "real.yaml", "--pairs", "600"], "--pairs are for the picture book"),
     ],
 )

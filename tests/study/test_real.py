@@ -138,7 +138,7 @@ def test_what_the_scale_has_not_is_an_error(study):
         RealSettings(llava_bench="folder", llava_bench_images="images")
     with pytest.raises(SettingError, match="lora_rnk"):
         RealSettings(amber="amber", amber_images="images", train="lora_rnk=128")
-    with pytest.raises(SettingError, match="train says image_weight, seed, which the experiments decide"):
+    with pytest.raises(SettingError, match="train sets image_weight, seed, which the experiments decide"):
         RealSettings(amber="amber", amber_images="images", train="lora_rank=8 seed=7 image_weight=0.2")
     with pytest.raises(SettingError, match="reset_reference"):
         RealSettings(amber="amber", amber_images="images", train="reset_reference=true")
@@ -350,7 +350,7 @@ def test_answers_that_change_are_scored_anew_and_alone(asked):
 
 def test_faults_of_models_that_are_only_asked_are_told_first(study, tmp_path):
     for other in ({"endpoint": "http://127.0.0.1/v1"}, {"model": 1}, "gpt", {"answers": "a", "model": "b"}):
-        with pytest.raises(SettingError, match=r"others has X: .*must say answers, or model, or endpoint and model"):
+        with pytest.raises(SettingError, match=r"others has X: .*must give answers, or model, or endpoint and model"):
             replace(study.scale.settings, others={"X": other})
     given = replace(study.scale.settings, others={"X": {"answers": str(tmp_path)}})
     with pytest.raises(SettingError, match=r"others has X: .* has none of objhal.jsonl, amber.jsonl"):

@@ -270,7 +270,7 @@ def test_pairs_of_a_size_are_the_first_of_the_larger_one_and_some_themes_are_kep
     themes = [make_scene(int(image.removeprefix("scene-").removesuffix(".png"))).theme for image in images]
     assert is_seen == [theme in SEEN_THEMES for theme in themes]
     assert 0 < sum(is_seen) < 12
-    with pytest.raises(NotOnScale, match=r"of 16 pairs \d+ have the themes kept, not 16"):
+    with pytest.raises(NotOnScale, match=r"of 16 pairs only \d+ have the themes kept, not 16"):
         study.scale.data(Data(pairs=16, themes="some"), 0)
 
 

@@ -73,7 +73,7 @@ def end_of(processes: list[Any], log: Path) -> str:
 
 def assert_went_on(printed: str) -> None:
     # A loaded machine may kill it in the second stage.
-    assert "going on from step" in printed or "stage 1 of" not in printed
+    assert "resuming from step" in printed or "stage 1 of" not in printed
 
 
 def test_two_processes_that_are_killed_go_on_as_one_with_batches_of_four(tiny_llava, ranked, tmp_path):

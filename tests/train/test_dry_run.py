@@ -82,7 +82,7 @@ def test_the_first_batch_is_shown_as_the_model_reads_it(preference_data, tiny_ll
     short = dry_run(
         preference_data, tiny_llava, tmp_path / "out", TrainSettings(**PLAIN, max_length=found.batch[0].tokens + 5)
     )
-    assert any(row.tokens == 5 and "tokens more are cut" in row.text for row in short.batch)
+    assert any(row.tokens == 5 and "more tokens are cut" in row.text for row in short.batch)
 
 
 def test_adapters_are_those_of_the_run(lora_run, preference_data, tiny_llava, tmp_path):

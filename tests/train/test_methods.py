@@ -379,5 +379,5 @@ def test_features_of_hacl_are_the_states_at_the_end_of_images_and_of_texts(tiny_
 
 def test_hacl_of_a_model_that_shows_no_states_is_an_error(preference_data, open_trainer):
     settings = TrainSettings(method="hacl").resolved()
-    with pytest.raises(MfpoError, match="method hacl reads states that a 'llava' model does not show here"):
+    with pytest.raises(MfpoError, match="method hacl reads hidden states that a 'llava' model does not give here"):
         open_trainer(preference_data, settings, torch.zeros(14, 2), attention="eager")

@@ -20,7 +20,7 @@ FLEX = TrainSettings(attention="flex_attention")
 # Why families have no FlexAttention.
 WITHOUT_FLEX = dict.fromkeys(
     ("aria", "glm46v", "glm4v", "glm_ocr", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"),
-    r"transformers has none for a '.*_text' language model",
+    r"transformers does not support it for a '.*_text' language model",
 ) | dict.fromkeys(("aya_vision", "gemma3", "gemma4", "idefics2"), "a sliding window, or see images both ways")
 
 
@@ -46,14 +46,14 @@ def test_flex_attention_that_a_model_has_not_is_refused_when_asked_for(family, o
 
 
 def test_flex_attention_on_a_cpu_is_refused(make_llava):
-    with pytest.raises(SettingError, match="torch's has no backward pass on a CPU; set attention=sdpa"):
+    with pytest.raises(SettingError, match="it has no backward pass on a CPU; set attention=sdpa"):
         attention_of(make_llava().model, FLEX)
 
 
 def test_narrow_heads_and_an_old_torch_have_no_flex_attention(make_llava, on_a_gpu, monkeypatch):
     narrow = make_llava(num_attention_heads=8, num_key_value_heads=8).model
     assert attention_of(narrow, TrainSettings()) == "sdpa"
-    with pytest.raises(SettingError, match="heads of 16 or more on a GPU, and these have 8"):
+    with pytest.raises(SettingError, match="heads of width 16 or more, and these have 8"):
         attention_of(narrow, FLEX)
     wide = make_llava().model
     monkeypatch.setattr(policy_module.flex_attention, "py_kernels", {})

@@ -74,7 +74,5 @@ def test_model_is_pushed_as_it_is(hub, tmp_path):
 def test_repository_that_cannot_be_made_is_told_before_the_training(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(
-        MfpoError, match=r"push_to_hub: tiny cannot be written on the Hub .* log in with `hf auth login`"
-    ):
+    with pytest.raises(MfpoError, match=r"push_to_hub: cannot write to tiny on the Hub .* log in with `hf auth login`"):
         open_repository(TrainSettings(push_to_hub=True), Path("runs/tiny"))

@@ -181,7 +181,7 @@ def test_dataset_that_cannot_be_written_to_is_no_hindrance(make, preference_data
     (tmp_path / ".reference").write_text("in the way")
     found = make(preference_data).find(tmp_path / ".reference" / "kept.parquet")
     assert len(found) == 14
-    assert "so that only this run keeps the reference" in capsys.readouterr().err
+    assert "so only this run keeps the reference" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [".reference"]
 
 

@@ -150,7 +150,7 @@ def test_model_that_sees_no_images_is_refused(tiny_llava, ranked, tmp_path):
     config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
     load_processor(tiny_llava).save_pretrained(tmp_path / "text")
-    assert "a 'llama' model is none that takes images" in refused(ranked, tmp_path / "text", tmp_path)
+    assert "a 'llama' model does not take images" in refused(ranked, tmp_path / "text", tmp_path)
 
 
 def test_pickled_weights_are_refused(tiny_llava, ranked, tmp_path):
@@ -209,7 +209,7 @@ def test_prompt_too_long_names_the_record(tiny_llava, ranked, tmp_path):
 
 def test_the_folder_of_a_run_is_told_where_its_model_is(tiny_llava, ranked, tmp_path):
     shutil.copytree(tiny_llava, tmp_path / "run" / "model")
-    assert f"{tmp_path / 'run'}: a run's folder; its model is {tmp_path / 'run' / 'model'}" in refused(
+    assert f"{tmp_path / 'run'}: is the folder of a run; give its model, {tmp_path / 'run' / 'model'}" in refused(
         ranked, tmp_path / "run", tmp_path
     )
     shutil.copytree(tiny_llava, tmp_path / "run", dirs_exist_ok=True)

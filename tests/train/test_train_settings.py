@@ -35,23 +35,29 @@ from mfpo.train.transformers_settings import REFUSED, TransformersSettings
         ({"num_train_epochs": 0}, "num_train_epochs is 0, but must be above 0"),
         ({"beta": 0.0}, "beta is 0.0"),
         ({"warmup_steps": -1.0}, "warmup_steps is -1.0, but must be 0 or more"),
-        ({"warmup_ratio": 0.1}, "warmup_ratio is no setting: it is called warmup_steps"),
+        ({"warmup_ratio": 0.1}, "warmup_ratio is not a setting: it is called warmup_steps"),
         (
             {"remove_unused_columns": True, "fp16": True},
-            "remove_unused_columns is no setting: .*; fp16 is no setting: ",
+            "remove_unused_columns is not a setting: .*; fp16 is not a setting: ",
         ),
-        ({"epochs": 1, "num_train_epochs": 2}, "epochs is called num_train_epochs; give one of them"),
+        ({"epochs": 1, "num_train_epochs": 2}, "epochs is now called num_train_epochs; give only one of them"),
         ({"weight_deca": 0.1}, "no setting is named 'weight_deca', did you mean 'weight_decay'"),
         ({"max_steps": 0}, "max_steps is 0, but must be 1 or more"),
         ({"eval_steps": 5}, "eval_steps is for held-out pairs; set eval=DATA too"),
         ({"keep_best": "eval/loss"}, "keep_best is for held-out pairs"),
-        ({"eval": "x", "keep_best": "eval/accuracies"}, "is named 'eval/accuracies'; did you mean 'eval/rewards/acc"),
-        ({"eval": "x", "keep_best": "eval/rewards/balance"}, "no figure to keep the best by is named"),
+        (
+            {"eval": "x", "keep_best": "eval/accuracies"},
+            "no figure named 'eval/accuracies'; did you mean 'eval/rewards/acc",
+        ),
+        ({"eval": "x", "keep_best": "eval/rewards/balance"}, "keep_best: there is no figure named"),
         (
             {"method": "ddpo", "eval": "x", "keep_best": "eval/rewards/image_margins"},
-            "no figure to keep the best by is",
+            "keep_best: there is no figure",
         ),
-        ({"eval": "x", "keep_best": "eval/loss", "reset_reference": True}, "would compare rewards to other references"),
+        (
+            {"eval": "x", "keep_best": "eval/loss", "reset_reference": True},
+            "would compare rewards over different references",
+        ),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"beta": math.nan}, "beta is nan"),
         ({"eta": math.nan}, "eta is nan"),
@@ -108,7 +114,7 @@ def test_settings_of_a_method_are_flat():
     assert options_of(settings, weigh_changed) == {"gamma": 3.0, "normalize": True}
     assert replace(settings, gamma=4.0).gamma == 4.0
     assert pickle.loads(pickle.dumps(settings)) == copy.copy(settings) == settings
-    with pytest.raises(SettingError, match="method is dpo, but these are settings of ddpo"):
+    with pytest.raises(SettingError, match="method is dpo, but these settings are for ddpo"):
         replace(settings, method="dpo")
 
 
@@ -142,7 +148,7 @@ def test_former_names_say_the_same_and_reasons_reach_the_command_line(tmp_path):
         "weight_deca=0.1": "no setting is named 'weight_deca', did you mean 'weight_decay'",
         "weight_decay=much": "weight_decay is 'much', but must be a number",
         "lr_scheduler_kwargs=[2]": "lr_scheduler_kwargs is '.2.', but must be a mapping",
-        "load_best_model_at_end=true": "load_best_model_at_end is no setting: keep_best=eval/NAME keeps",
+        "load_best_model_at_end=true": "load_best_model_at_end is not a setting: keep_best=eval/NAME keeps",
         "batch_size=few": "per_device_train_batch_size is 'few', but must be a whole number",
     }.items():
         with pytest.raises(SettingError, match=message):
@@ -174,7 +180,7 @@ def test_max_steps_is_a_total_over_stages_shared_out_by_their_records():
     assert steps_of_stages(plan, TrainSettings(max_steps=500)) == [179, 178, 143]
     assert sum(steps_of_stages(plan, TrainSettings(max_steps=7))) == 7
     assert steps_of_stages(plan, TrainSettings(num_train_epochs=1.5, per_device_train_batch_size=2)) == [5, 5, 3]
-    with pytest.raises(MfpoError, match="max_steps is 2, but each of the 3 stages needs one"):
+    with pytest.raises(MfpoError, match="max_steps is 2, but each of the 3 stages needs at least one"):
         steps_of_stages(plan, TrainSettings(max_steps=2))
 
 
@@ -208,13 +214,15 @@ def test_a_loss_of_ones_own_has_settings_and_weights_of_its_own():
 
 
 def test_a_loss_that_asks_for_what_nobody_brings_is_refused_when_it_is_made():
-    with pytest.raises(SettingError, match="method ours-too asks for beta, but there are ratios, chosen_nll, policy"):
+    with pytest.raises(
+        SettingError, match="method ours-too asks for beta, but the inputs are ratios, chosen_nll, policy"
+    ):
 
         @objective("ours-too", terms=("text",))
         def ours_too(ratios: LogRatios, beta: float = 0.1):
             return {"text": beta * ratios.chosen}
 
-    with pytest.raises(SettingError, match="method ours names a cell 'countr'; did you mean 'counter'"):
+    with pytest.raises(SettingError, match="method ours names an unknown cell 'countr'; did you mean 'counter'"):
         objective("ours", terms=("text",), cells=("chosen", "countr"))
     with pytest.raises(SettingError, match="method ours needs rejected among its cells"):
         objective("ours", terms=("text",), cells=("chosen",), weigh=weigh_changed)

@@ -89,7 +89,7 @@ def _reply(
             return question, {"text": None, "error": fault}
     else:
         if completion is None:
-            lacking = "the reply is no chat completion; check the address, mostly ending in /v1"
+            lacking = "the reply is not a chat completion; check the address, which usually ends in /v1"
         elif completion.text is None or (not completion.text.strip() and completion.finished == "length"):
             # Empty at the limit: a reasoning model that did not come to its answer.
             lacking = f"the reply holds no text (finish_reason {completion.finished})"

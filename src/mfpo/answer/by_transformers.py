@@ -75,7 +75,7 @@ def _check_fit(model: Any, processor: Any, question: Question, image: Image) -> 
             model.generate(**batch, max_new_tokens=1)
     except _UNREADABLE as error:
         raise MfpoError(
-            f"question {question['question_id']}: {type(model).__name__} cannot read what its processor makes of it "
+            f"question {question['question_id']}: {type(model).__name__} cannot read its processor's output "
             f"({first_line(error)})"
         ) from None
 

@@ -62,7 +62,7 @@ def load_llm(model: str | Path) -> tuple[Path, Any, Any]:
         if adapter:
             llm.llm_engine.add_lora(adapter)
     except Exception as error:  # what vLLM raises is open-ended
-        raise MfpoError(f"{folder}: vLLM cannot load it, as printed above ({first_line(error)})") from None
+        raise MfpoError(f"{folder}: vLLM cannot load it; see its output above ({first_line(error)})") from None
     return folder, llm, adapter
 
 
@@ -87,10 +87,10 @@ def adapter_rank(adapter: Path) -> int:
     """
     read_config(adapter)
     tensors = read_tensors(adapter)
-    merge = f"make a whole model of it with `mfpo merge {adapter} --out DIR`"
+    merge = f"merge it into its base model with `mfpo merge {adapter} --out DIR`"
     if others := [name for name in tensors if not _ADAPTED.fullmatch(name)]:
         raise MfpoError(
-            f"{adapter}: vLLM adapts the linear layers of the language model alone, and its adapter has "
+            f"{adapter}: vLLM adapts only the linear layers of the language model, but this adapter has "
             f"{min(others)[:100]!r}; {merge}"
         )
     rank = max((len(tensor) for name, tensor in tensors.items() if ".lora_A." in name), default=0)

@@ -38,7 +38,7 @@ def check_out(out: Path, *, retry_failed: bool = False) -> None:
             raise MfpoError(f"{out}: {failed} questions failed; --retry-failed asks them again, or give another --out")
         raise MfpoError(f"{out} exists already; give another --out or remove it")
     if retry_failed and not out.exists():
-        raise MfpoError(f"{out} does not exist, so that nothing can be asked again; leave out --retry-failed")
+        raise MfpoError(f"{out} does not exist, so nothing can be asked again; leave out --retry-failed")
 
 
 def collect(

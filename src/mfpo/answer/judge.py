@@ -70,7 +70,7 @@ class Judge:
         self._counts: Counter[str] = Counter()
         self._answered_by: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._failures = Failures(settings.endpoint, f"what was judged is kept in {cache}")
+        self._failures = Failures(settings.endpoint, f"the verdicts so far are kept in {cache}")
 
     def ask(
         self,
@@ -179,7 +179,7 @@ class Judge:
             if broken == self.settings.attempts:
                 raise MfpoError(
                     f"judge, question {some([name])}: {self.settings.endpoint} replies, but not with a chat completion"
-                    "; check the address (it mostly ends in /v1), then run again: what was judged is kept"
+                    "; check the address (it usually ends in /v1), then run again; the verdicts so far are kept"
                 )
         return key, name, None
 
@@ -196,8 +196,8 @@ class Judge:
                 return RecordError(fault)
         # Raised out here, so that the client's error, which holds the key, is no part of this one.
         raise MfpoError(
-            f"judge, question {some([name])}: {self.settings.endpoint}: {fault}; run again to go on, what was judged "
-            f"is kept in {self._cache}"
+            f"judge, question {some([name])}: {self.settings.endpoint}: {fault}; run again to continue, the verdicts "
+            f"so far are kept in {self._cache}"
         )
 
     def _keep(self, key: str, name: str, completion: Completion) -> None:
@@ -274,7 +274,7 @@ def _open_cache(path: Path) -> IO[bytes]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
     except OSError as error:
-        raise MfpoError(f"{path}: cannot keep the judge's verdicts ({error}); give another file") from None
+        raise MfpoError(f"{path}: cannot save the judge's verdicts ({error}); give another file") from None
     try:
         lock(file.fileno(), path)
     except MfpoError:

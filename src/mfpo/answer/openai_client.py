@@ -27,7 +27,7 @@ _NO_KEY = "none"
 _SHORTEST_KEY = 12
 _HINTS = {
     401: "set OPENAI_API_KEY to a valid key",
-    404: "check the model's name and the address, mostly ending in /v1",
+    404: "check the model's name and the address, which usually ends in /v1",
     429: "wait, or lower concurrency",
 }
 
@@ -57,8 +57,8 @@ class Failures:
         self._rows.add(row)
         if len(self._rows) == HOPELESS:
             raise MfpoError(
-                f"{self._endpoint}: {HOPELESS} questions in a row failed, the last with: {reason}; run again to go on, "
-                f"{self._kept}"
+                f"{self._endpoint}: {HOPELESS} questions in a row failed, the last with: {reason}; run again to "
+                f"continue, {self._kept}"
             )
 
     def clear(self) -> None:
@@ -75,7 +75,7 @@ def check_endpoint(endpoint: str) -> None:
     except ValueError:  # of the port, or of brackets
         is_one = False
     if not is_one or not endpoint.isprintable() or " " in endpoint:
-        raise SettingError(f"the endpoint is {endpoint!r}, but must be like http://localhost:8000/v1")
+        raise SettingError(f"the endpoint is {endpoint!r}, but must look like http://localhost:8000/v1")
 
 
 def check_client(endpoint: str) -> str:
@@ -87,7 +87,7 @@ def check_client(endpoint: str) -> str:
         raise MfpoError("an endpoint needs the openai package; pip install 'mfpo[judge]'")
     key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
     if not (key.isascii() and key.isprintable()):
-        raise SettingError("OPENAI_API_KEY holds a letter or line break that no key has; copy the key again")
+        raise SettingError("OPENAI_API_KEY holds a character or line break that no key has; copy the key again")
     return key
 
 
@@ -136,7 +136,7 @@ def explain(error: Exception, client: "OpenAI") -> str:
     if isinstance(error, openai.APITimeoutError):
         return f"no reply within the timeout of {client.timeout:g} s, {tries}"
     if isinstance(error, openai.APIConnectionError):
-        return f"not reached, or the connection was cut, {tries}"
+        return f"could not be reached, or the connection was cut, {tries}"
     hint = _HINTS.get(getattr(error, "status_code", 0))
     return _without_key(" ".join(str(error).split()), client)[:200] + (f"; {hint}" if hint else "")
 

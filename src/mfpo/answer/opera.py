@@ -59,8 +59,8 @@ def opera(
         prompt = encode_questions(processor, [question["text"]], [image]).to(model.device, model.dtype)
         if "cross_attention_mask" in prompt:
             raise MfpoError(
-                f"opera: {type(model).__name__} sees the image by cross-attention, which no token's attention shows; "
-                "decode greedily"
+                f"opera: {type(model).__name__} sees the image through cross-attention, which no token's attention "
+                "shows; decode greedily"
             )
         answer = search(
             model,

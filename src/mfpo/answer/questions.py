@@ -45,7 +45,7 @@ def read_questions(source: Path | Iterable[Mapping[str, Any]], images: Path) -> 
         question_id, image = question["question_id"], question["image"]
         if question_id in questions:
             raise MfpoError(
-                f"{where}: question_id {brief(question_id)} comes a second time; give each question its own"
+                f"{where}: question_id {brief(question_id)} appears a second time; give each question its own"
             )
         questions[question_id] = question
         if image in seen:
@@ -83,7 +83,7 @@ def read_question(row: Mapping[str, Any], number: int, where: str) -> Question:
     text = next((row[key] for key in _TEXT_KEYS if key in row), None)
     image = bare_image(row.get("image"))
     if question_id is None or not isinstance(text, str) or not text.strip() or not isinstance(image, str):
-        raise MfpoError(f"{where}: a question is question_id, image and text, none of them empty")
+        raise MfpoError(f"{where}: a question needs question_id, image and text, none of them empty")
     if not without_places(text):
         raise MfpoError(f"{where}: the text is nothing but {brief(text)}; give a question")
     try:

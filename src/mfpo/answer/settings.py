@@ -30,7 +30,9 @@ class AnswerSettings(ChosenSettings):
     concurrency: int = setting(8, "simultaneous requests to an endpoint", least=1)
     temperature: float | None = setting(0.0, "temperature sent to an endpoint; null sends none", least=0)
     retries: int = setting(5, "retries after a temporary failure of an endpoint", least=0)
-    timeout: float = setting(120.0, "seconds without a byte from an endpoint that count as such a failure", above=0)
+    timeout: float = setting(
+        120.0, "seconds without a byte from an endpoint before a request counts as failed", above=0
+    )
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
@@ -55,7 +57,9 @@ def choose_engine(settings: AnswerSettings, engine: str | None, endpoint: str | 
     """
     chosen = engine_of(engine, endpoint)
     if retry_failed and endpoint is None:
-        raise SettingError("--retry-failed asks an endpoint again; a local model fails at none, so leave it out")
+        raise SettingError(
+            "--retry-failed asks an endpoint again; a local model has no failed questions, so leave it out"
+        )
     title = "--endpoint" if endpoint is not None else f"--engine {chosen}"
     unused = [
         f"{field.name} is {value}, but {title} has no use for it; leave it out"

@@ -27,7 +27,8 @@ def parts(model: Any, processor: Any, texts: Sequence[str], images: Sequence[Ima
             _MIXES[model] = is_mixing
         if is_mixing:
             print(
-                f"a {type(model).__name__} mixes images of one batch: questions are asked one by one", file=sys.stderr
+                f"a {type(model).__name__} mixes up the images of a batch, so questions are asked one by one",
+                file=sys.stderr,
             )
     if _MIXES.get(model):
         return [slice(number, number + 1) for number in range(len(texts))]

@@ -66,7 +66,7 @@ def rows_of_pixels(
 
     seen = [name for name, value in batch.items() if value.is_floating_point()]
     if seen != ["pixel_values"]:
-        raise MfpoError(f"vcd: no noise is known for {', '.join(seen)} of this model; decode greedily")
+        raise MfpoError(f"vcd: cannot add noise to {', '.join(seen)} of this model; decode greedily")
     pixels, grids = batch["pixel_values"], batch.get("image_grid_thw")
     if grids is not None:
         sizes = grids.prod(dim=1).tolist()
@@ -77,7 +77,7 @@ def rows_of_pixels(
         sizes = [len(each["pixel_values"]) for each in alone]
     if (len(sizes), sum(sizes)) != (len(questions), len(pixels)):
         raise MfpoError(
-            f"vcd: unclear which of {len(pixels)} rows of pixels belong to which of {len(questions)} questions; "
+            f"vcd: cannot tell which of {len(pixels)} rows of pixels belong to which of {len(questions)} questions; "
             "decode greedily"
         )
     return sizes

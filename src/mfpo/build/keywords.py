@@ -53,8 +53,8 @@ def _named(text: str, tagger: str) -> list[Candidate]:
     times = sum(len(phrase.positions) for phrase in phrases)
     if times > _MOST_MENTIONS:
         raise RecordError(
-            f"an answer of {len(text)} characters names things {times} times, more than the {_MOST_MENTIONS} that "
-            "keywords are ranked among; if it repeats itself, cut it"
+            f"an answer of {len(text)} characters names things {times} times, more than the limit of "
+            f"{_MOST_MENTIONS}; if it repeats itself, cut it"
         )
     return phrases
 

@@ -28,13 +28,13 @@ class KeywordSettings(Settings):
     tagger: str = setting("textblob", "finds the nouns: textblob, a spaCy pipeline, or auto for the best installed")
     phi: float = setting(0.25, "how fast two phrases' link weakens with distance in words (phi)", least=0)
     vectors: str | None = setting(None, "vectors for gamma: model=MODEL, sentence=SENTENCE_TRANSFORMER, or null")
-    gamma: float = setting(0.1, "weight of meaning against proximity; no effect without vectors (gamma)", least=0)
+    gamma: float = setting(0.1, "weight of meaning relative to proximity; no effect without vectors (gamma)", least=0)
     alpha: float = setting(
         1.1, "how much the first phrase of a topic gains from the topic's other phrases (alpha)", least=0
     )
     decay: float = setting(0.05, "how fast phrases lose weight, per word before their first mention (lambda)", least=0)
     secondary: float = setting(
-        0.1, "weight of places, clothes, kinds (street, shirt, animal) against things; paper: 1", least=0
+        0.1, "weight of places, clothes, kinds (street, shirt, animal) relative to things; paper: 1", least=0
     )
     damping: float = setting(0.85, "share of a score that comes from the neighbours in the graph (a)", least=0, below=1)
 
@@ -129,7 +129,7 @@ def resolve_tagger(name: str) -> str:
     if name not in installed:
         there = ", ".join(["auto", "textblob", *sorted(installed)])
         raise SettingError(
-            f"tagger is {name!r}, which is not installed (there are {there}); for a spaCy pipeline run "
+            f"tagger is {name!r}, which is not installed (available: {there}); for a spaCy pipeline run "
             "`pip install 'mfpo[spacy]'` and `python -m spacy download en_core_web_sm`"
         )
     return name

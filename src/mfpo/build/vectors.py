@@ -110,7 +110,7 @@ def _embedding_matrix(folder: Path) -> torch.Tensor:
     except (OSError, SafetensorError) as error:
         raise MfpoError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
     raise MfpoError(
-        f"{folder}: {len(places)} of the weights in its *.safetensors are named ...embed_tokens.weight, but must be 1; "
+        f"{folder}: {len(places)} of the weights in its *.safetensors are named ...embed_tokens.weight, but 1 must be; "
         "give a language or vision-language model with its weights, or sentence=MODEL"
     )
 

@@ -90,7 +90,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _complain(f"error: the disk is full ({error.strerror or error}); make room and give the same command again")
+        _complain(
+            f"error: the disk is full ({error.strerror or error}); free some space and run the same command again"
+        )
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
@@ -109,17 +111,17 @@ def _fault_of_torchvision(error: BaseException) -> str | None:
 def _kept(arguments: Iterable[str]) -> str:
     """What a command that was stopped has kept for the next time, if anything."""
     saved_work = {
-        "pairs": "its whole shards",
-        "build": "its whole shards",
-        "rank": "the entropies that it measured",
-        "train": "its last checkpoint, if any,",
+        "pairs": "the complete shards so far",
+        "build": "the complete shards so far",
+        "rank": "the entropies measured so far",
+        "train": "the last checkpoint, if any",
         "answer": "the answers so far",
-        "eval": "a judge's verdicts so far",
-        "demo": "its whole parts",
-        "reproduce": "its whole parts",
+        "eval": "the judge's verdicts so far, if any",
+        "demo": "the finished parts",
+        "reproduce": "the finished parts",
     }
     command = next((word for word in arguments if word in saved_work), None)
-    return f"; the same command finds {saved_work[command]} again" if command else ""
+    return f"; run the same command again to reuse {saved_work[command]}" if command else ""
 
 
 def _complain(message: str) -> None:

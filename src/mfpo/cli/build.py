@@ -23,7 +23,7 @@ def build(
         str, typer.Argument(help="Parquet, JSONL or JSON file, folder of them, name on the Hub, or `picturebook:N`.")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write (an image file with --preview).")] = None,
-    format: Annotated[str | None, typer.Option(help="One of docs/sources.md; detected by default.")] = None,
+    format: Annotated[str | None, typer.Option(help="A format from docs/sources.md; detected by default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")] = None,
     regions: Annotated[
         str, typer.Option(help="dataset, coco=FILE, grounded-sam, sam3, clipseg or lisa=MODEL; docs/regions.md.")

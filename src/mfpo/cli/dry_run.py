@@ -48,7 +48,7 @@ def show(found: "DryRun") -> None:
         for name, label in _MEMORY.items()
     ]
     _print(["memory, GiB, estimated", *found.memory], memory)
-    console.print("gradients come as activations go: of these two the larger is in the peak", style="dim")
+    console.print("gradients appear as activations are freed: the peak holds the larger of the two", style="dim")
     shown = Table("record", "first batch", "tokens", Column("text", overflow="fold"))
     for row in found.batch:
         is_prompt = row.sequence == "prompt"

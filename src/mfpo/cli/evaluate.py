@@ -57,7 +57,7 @@ def _command(name: str) -> Any:
             typer.Argument(metavar="KEY=VALUE", help=f"Settings; `mfpo settings {name}` lists them."),
         ] = None,
         annotations: Annotations = None,
-        judge: Annotated[str | None, typer.Option(help="The judge, as the endpoint calls it.", hidden=no_judge)] = None,
+        judge: Annotated[str | None, typer.Option(help="The endpoint's name for the judge.", hidden=no_judge)] = None,
         endpoint: Annotated[
             str, typer.Option(help="URL of an OpenAI-compatible API; its key is OPENAI_API_KEY.", hidden=no_judge)
         ] = OPENAI,
@@ -90,7 +90,7 @@ def eval_compare(
     benchmark: Annotated[str, typer.Option(help="Name of the benchmark, such as chair or mmhal.")],
     overrides: Overrides = None,
     annotations: Annotations = None,
-    judge: Annotated[str | None, typer.Option(help="The judge, as the endpoint calls it.")] = None,
+    judge: Annotated[str | None, typer.Option(help="The endpoint's name for the judge.")] = None,
     endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible API.")] = OPENAI,
     json_file: Json = None,
     config: Config = None,
@@ -128,7 +128,7 @@ def eval_truth(
     captions: Annotated[list[Path], typer.Option(help="COCO captions JSON; may be repeated.")],
     out: Annotated[Path, typer.Option(callback=check_file, help="Compact file to write, such as truth.jsonl.gz.")],
     synonyms: Annotated[
-        Path | None, typer.Option(help="CHAIR's table of words, to read captions as by its script.")
+        Path | None, typer.Option(help="CHAIR's table of words, to read captions as its script does.")
     ] = None,
 ) -> None:
     """Join COCO's instances and reference captions into CHAIR's ground truth.
@@ -199,9 +199,9 @@ def _show(figures: dict[str, Any], json_file: Path | None) -> None:
     unreadable, tolerant = figures.get("unreadable"), figures.get("tolerant", {}).get("unreadable")
     if unreadable and unreadable == figures.get("answers"):
         console.print(
-            "No verdict can be read: these figures say nothing of the answers."
+            "No verdict can be read: these figures say nothing about the answers."
             if tolerant in (None, unreadable)
-            else "The official rule can read no verdict; see the tolerant figures.",
+            else "The official rule cannot read any verdict; see the tolerant figures.",
             style="yellow",
         )
     if json_file:

@@ -36,7 +36,7 @@ def picturebook_pretrain(
 def picturebook_draw(
     out: Out,
     count: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 500,
-    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="A different seed draws different scenes.")] = 0,
     split: Annotated[str, typer.Option(help="heldout or validation.")] = "heldout",
     book: Book = "picturebook",
 ) -> None:

@@ -80,7 +80,7 @@ def probe_rewards(
     runs = [Path(word) for word in words if word not in overrides]
     settings = read_settings(RewardsSettings, config, overrides)
     if not runs:
-        raise SettingError("no run is named; give folders of `mfpo train`")
+        raise SettingError("no run is given; give folders written by `mfpo train`")
     from mfpo.probe.rewards import HEADER, row_of
     from mfpo.probe.rewards import probe_rewards as run
 

@@ -84,9 +84,9 @@ def _check_options(options: set[str], names: list[str], out: Path, end: int, sca
     if scale == "paper" and {"--scenes", "--pairs"} & options:
         raise SettingError("--scenes and --pairs are for the picture book; the paper's scale uses those of its files")
     if end > _VALIDATION_SEED:
-        raise SettingError(f"seeds end before {_VALIDATION_SEED}, with which rates are chosen; give fewer")
+        raise SettingError(f"seeds must stay below {_VALIDATION_SEED}, the seed that rates are chosen with; give fewer")
     if scale not in ("picturebook", "paper") or (scale == "paper") != (config is not None):
-        raise SettingError("--scale is picturebook, without --config, or paper, with it")
+        raise SettingError("--scale must be picturebook without --config, or paper with it")
     if scale == "paper" and "rates" in names:
         raise SettingError("rates exist only for the picture book; leave out --scale paper")
 

@@ -44,7 +44,7 @@ _FUNCTIONS: dict[str, Registry[Callable[..., Any]]] = {
 
 
 def show_settings(
-    name: Annotated[str | None, typer.Argument(help="Command, decoder or benchmark; none lists all.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Command, decoder or benchmark; leave it out to list all.")] = None,
 ) -> None:
     """List the settings that a command, a decoder or a benchmark takes as KEY=VALUE, with their defaults.
 
@@ -58,7 +58,7 @@ def show_settings(
     if name in OBJECTIVES:
         raise SettingError(f"{name} is a method; its settings are among those of `mfpo settings train`")
     if name not in users:
-        raise SettingError(f"nothing with settings is named {brief(name)}; {nearest(name, users)}")
+        raise SettingError(f"there are no settings for {brief(name)}; {nearest(name, users)}")
     if name in _CLASSES:
         _, module, class_name = _CLASSES[name]
         cls = getattr(import_module(module), class_name)

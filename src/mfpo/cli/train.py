@@ -61,9 +61,9 @@ def merge(
     """
     adapter = run if (run / "adapter_config.json").exists() else run / "model"
     if not adapter.exists():
-        raise MfpoError(f"{run}: neither an adapter nor a run of `mfpo train` there; give the folder of one")
+        raise MfpoError(f"{run}: holds neither an adapter nor a run of `mfpo train`; give the folder of one")
     if not (adapter / "adapter_config.json").exists():
-        raise MfpoError(f"{adapter}: no adapter there to merge; lora_rank=0 trains the model itself")
+        raise MfpoError(f"{adapter}: holds no adapter to merge; lora_rank=0 trains the model itself")
     import torch  # seconds of imports: a mistake is told before them
 
     from mfpo.folders import whole_folder

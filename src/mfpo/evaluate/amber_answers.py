@@ -42,7 +42,7 @@ def read_amber_answers(path: Path, questions: Questions) -> list[Answer]:
         answers.append(replace(answer, question_id=question_id))
     if lost:
         raise MfpoError(
-            f"{path}: {len(lost)} of {len(answers)} rows ({some(lost)}) are to no question of AMBER, by place and "
+            f"{path}: {len(lost)} of {len(answers)} rows ({some(lost)}) match no question of AMBER, by position and "
             "`target` (lmms-eval) or by `image_path` and question (VLMEvalKit); give answers to amber_g or AMBER"
         )
     return answers

@@ -92,8 +92,8 @@ def check_asked(
     ]
     if wrong:
         raise MfpoError(
-            f"{len(wrong)} of {len(answers)} answers have another image or prompt than their question ({some(wrong)}); "
-            f"give answers to {benchmark}"
+            f"{len(wrong)} of {len(answers)} answers have a different image or prompt from their question "
+            f"({some(wrong)}); give answers to {benchmark}"
         )
     counts = Counter(str(answer.question_id) for answer in answers)
     faults = {
@@ -137,7 +137,7 @@ def _answer(row: dict[str, Any], where: str, by_place: bool, keys: Sequence[str]
         raise MfpoError(f"{where}: has no text; give the answer under one of {', '.join(keys)}")
     prompt = row.get("prompt", row.get("question"))
     if not isinstance(prompt, str | None):
-        raise MfpoError(f"{where}: prompt is {brief(prompt)}, but must be a text")
+        raise MfpoError(f"{where}: prompt is {brief(prompt)}, but must be a string")
     final_text = without_thoughts(text)
     return Answer(
         question_id, image_id, prompt, final_text, read_label(row, where), failed, thinking=final_text != text

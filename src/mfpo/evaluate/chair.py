@@ -55,7 +55,7 @@ def chair(
     answers: Path | Sequence[Answer],
     annotations: Path | Mapping[str, frozenset[str]],
     *,
-    synonyms: Annotated[Path | None, about("CHAIR's table of words, which is then read as by its script")] = None,
+    synonyms: Annotated[Path | None, about("CHAIR's table of words, to read captions as its script does")] = None,
     allow_missing: AllowMissing = False,
 ) -> Chair:
     """CHAIR: the share of named objects that are not in the image (Rohrbach et al. 2018).
@@ -127,7 +127,7 @@ def _scores(
     counts = Counter(_name(answer) for answer in answers)
     double = [name for name, count in counts.items() if count > 1]
     if double:
-        raise MfpoError(f"{len(double)} captions come more than once ({some(double)}); give each of them once")
+        raise MfpoError(f"{len(double)} captions appear more than once ({some(double)}); give each of them once")
     answers = answered(answers, allow_missing=allow_missing)
     check_captions(answer.text for answer in answers)
     classes_by_image = find_all((answer.image_id or "" for answer in answers), truth)

@@ -60,8 +60,8 @@ def read_official_table(path: Path) -> OfficialTable:
     strange = sorted(set(classes.values()).symmetric_difference(CATEGORIES))
     if strange:
         raise MfpoError(
-            f"{path}: {len(strange)} classes are not COCO's or are absent ({some(strange)}); give CHAIR's "
-            "synonyms.txt, a line a class with its words between commas, or the same as JSON"
+            f"{path}: {len(strange)} classes are missing or not COCO's ({some(strange)}); give CHAIR's "
+            "synonyms.txt, with one class per line and commas between its words, or the same as JSON"
         )
     return OfficialTable(classes, double_words)
 
@@ -113,6 +113,6 @@ def _from_json(path: Path) -> tuple[list[tuple[str, list[str]]], dict[str, str]]
         return words, {two: read_field(double_words, two) for two in double_words}
     except (KeyError, TypeError) as error:
         raise MfpoError(
-            f"{path}: is no table of synonyms ({repr(error)[:80]}); give CHAIR's synonyms.txt, or JSON with synonyms "
-            "(class: words) and double_words"
+            f"{path}: is not a table of synonyms ({repr(error)[:80]}); give CHAIR's synonyms.txt, or JSON with "
+            "synonyms (class: words) and double_words"
         ) from None

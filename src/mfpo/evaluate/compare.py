@@ -56,7 +56,7 @@ def _check_same_questions(a: Sequence[Answer], b: Sequence[Answer]) -> None:
     wrong = [name for name, prompts in first.items() if second.get(name, prompts) != prompts]
     if wrong:
         raise MfpoError(
-            f"{len(wrong)} of {len(first)} have another prompt in one file than in the other ({some(wrong)}); "
+            f"{len(wrong)} of {len(first)} have different prompts in the two files ({some(wrong)}); "
             "give answers to the same questions"
         )
 

@@ -88,7 +88,7 @@ def existence(
     wrong = [id for id, answer in answers_by_id.items() if answer.label not in (None, labels[id])]
     if wrong:
         raise MfpoError(
-            f"{len(wrong)} of {len(answers_by_id)} answers have another label than their question ({some(wrong)}); "
+            f"{len(wrong)} of {len(answers_by_id)} answers have a different label from their question ({some(wrong)}); "
             f"give answers to {name}"
         )
     readings = {id: read(answer.text) for id, answer in answers_by_id.items()}
@@ -117,7 +117,7 @@ def load_questions(path: Path) -> list[YesNoQuestion]:
             raise MfpoError(f"{where}: is missing required fields: question_id, image, text and label")
         if question_id in questions:
             raise MfpoError(
-                f"{where}: question_id {some([question_id])} comes a second time; give each question its own"
+                f"{where}: question_id {some([question_id])} appears a second time; give each question its own"
             )
         questions[question_id] = YesNoQuestion(question_id, image, text, label)
     return list(questions.values())
@@ -139,11 +139,11 @@ def read_existence_answers(path: Path, questions: Sequence[YesNoQuestion]) -> li
         wrong = [
             str(number) for number, pair in pairs if pair[0].prompt is None or is_another(pair[0], asked_of(pair[1]))
         ]
-        fault = f"answer {some(wrong)} does not hold the question in its place" if wrong else ""
+        fault = f"answer {some(wrong)} does not match the question at its position" if wrong else ""
     if fault:
         raise MfpoError(
-            f"{path}: answers without question_id go by their place, but {fault}; "
-            "give the answers to these questions, each with its question, in their order, or with question_id"
+            f"{path}: answers without question_id are matched by position, but {fault}; "
+            "give the answers in the order of the questions, each with its question, or add question_id"
         )
     return [
         replace(answer, question_id=question.question_id) for answer, question in zip(answers, questions, strict=True)

@@ -82,7 +82,7 @@ def paired_differences(a: Mapping[str, Tally], b: Mapping[str, Tally], seed: int
     """
     if a.keys() != b.keys():
         raise MfpoError(
-            f"only one of the two has {some(sorted(a.keys() ^ b.keys()))}; compare answers of one benchmark"
+            f"only one of the two has {some(sorted(a.keys() ^ b.keys()))}; compare answers to one benchmark"
         )
     return {name: _difference(name, a[name], b[name], seed) for name in a}
 

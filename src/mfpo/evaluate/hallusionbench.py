@@ -177,7 +177,7 @@ def _of_vlmevalkit(name: str | None) -> str | None:
 def _question(row: Mapping[str, Any], where: str) -> HallusionQuestion:
     texts = {key: row.get(key) for key in ("question", "gt_answer_details", "gt_answer", "visual_input")}
     if row.get("category") not in ("VD", "VS") or None in texts.values() or str(row["gt_answer"]) not in ("0", "1"):
-        raise MfpoError(f"{where}: is no question of HallusionBench; give HallusionBench.json")
+        raise MfpoError(f"{where}: is not a question of HallusionBench; give HallusionBench.json")
     category, subcategory, set_id, figure, number = hallusion_id(row).split("_")
     return HallusionQuestion(
         hallusion_id(row),

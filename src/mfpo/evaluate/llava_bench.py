@@ -100,7 +100,7 @@ class LlavaBench(Result):
             reply = next(iter(self.scores.values())).replies[-1]
             raise MfpoError(
                 f"none of the {len(unreadable)} verdicts of {self.judge['model']} can be read ({reply[:80]!r}); "
-                "take a judge that writes the two scores on the first line, as the rule asks"
+                "use a judge that writes the two scores on the first line, as the rule asks"
             )
         more = {"tolerant": _figures(_tallies(self.tolerant, self.categories)) | {"unreadable": len(unreadable)}}
         return {
@@ -222,14 +222,14 @@ def load_llava_bench(folder: Path) -> LlavaData:
         ) from None
     strange = sorted({question.category for question in data.questions.values()}.difference(CATEGORIES))
     if strange:
-        raise MfpoError(f"{folder}: category {some(strange)} unknown; LLaVA-Bench (COCO) has {', '.join(CATEGORIES)}")
+        raise MfpoError(f"{folder}: unknown category {some(strange)}; LLaVA-Bench (COCO) has {', '.join(CATEGORIES)}")
     return data
 
 
 def _rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
     files = sorted(folder.glob(pattern))
     if len(files) != 1:
-        raise MfpoError(f"{folder}: holds {len(files)} files {pattern}; give LLaVA-Bench's folder with one of them")
+        raise MfpoError(f"{folder}: holds {len(files)} files {pattern}, not one; give LLaVA-Bench's folder")
     return [row for _, row in read_rows(files[0])]
 
 

@@ -222,7 +222,7 @@ def read_mmhal_answers(path: Path, questions: Sequence[MmhalQuestion]) -> list[A
     if not any(names):
         if len(answers) != len(questions):
             raise MfpoError(
-                f"{path}: {len(answers)} answers without question_id or image_id, which go by their place only if "
+                f"{path}: {len(answers)} answers without question_id or image_id are matched by position only if "
                 f"there are {len(questions)}; give each its id"
             )
         names = [question.number for question in questions]

@@ -86,7 +86,7 @@ class ObjectHalBench(Result):
         """
         if not self.descriptions:
             raise MfpoError(
-                f"none of the judge's {len(self.left_out)} lists of objects can be read; take a judge that writes JSON"
+                f"none of the judge's {len(self.left_out)} lists of objects can be read; use a judge that writes JSON"
             )
         figures = {name: asdict(figure) for name, figure in self.figures.items()}
         how = {"extract": self.extract, "not_official": list(self.not_official)}
@@ -99,7 +99,9 @@ def object_halbench(
     annotations: Path | Mapping[str, frozenset[str]],
     *,
     judge: Judge | None = None,
-    extract: Annotated[Literal["judge", "rules"] | None, about("who finds objects; null: a judge if any")] = None,
+    extract: Annotated[
+        Literal["judge", "rules"] | None, about("what finds objects; null: the judge if one is given, else rules")
+    ] = None,
     questions: Annotated[Path | None, about("the benchmark's questions; null: the answers' own prompts")] = None,
     synonyms: Annotated[Path | None, about("the official table of refined synonyms; null: our own")] = None,
     template: Annotated[Path | None, about("text of the judge's prompt; docs/judges.md")] = None,
@@ -157,7 +159,7 @@ def _check_judge(judge: Judge | None, extract: str | None, template: Path | None
     """Raise SettingError where the settings ask for a judge and there is none, or the other way round."""
     if extract and (extract == "judge") != (judge is not None):
         there = "a judge is given" if judge else "no judge is given"
-        raise SettingError(f"extract is {extract}, but {there}; give --judge with extract=judge alone")
+        raise SettingError(f"extract is {extract}, but {there}; give --judge only with extract=judge")
     if template and judge is None:
         raise SettingError("a template is the prompt of a judge; give --judge, or leave out template")
     if tagger and judge is None:
@@ -250,7 +252,9 @@ def load_prompts(path: Path) -> dict[str, str]:
         if image is None or not isinstance(text, str):
             raise MfpoError(f"{where}: is missing required fields: image_id and question")
         if image_key(image) in questions:
-            raise MfpoError(f"{where}: image {some([image])} comes a second time; Object HalBench asks once about each")
+            raise MfpoError(
+                f"{where}: image {some([image])} appears a second time; Object HalBench asks once about each"
+            )
         questions[image_key(image)] = text
     return questions
 

@@ -67,8 +67,8 @@ def load_table(path: Path | None = None) -> Table:
     strange = sorted(set(classes.values()).symmetric_difference(CATEGORIES))
     if strange:
         raise MfpoError(
-            f"{path}: {len(strange)} classes are not COCO's or are absent ({some(strange)}); "
-            "give a line a class: the class, then its synonyms, all between commas"
+            f"{path}: {len(strange)} classes are missing or not COCO's ({some(strange)}); "
+            "give one class per line: the class, then its synonyms, separated by commas"
         )
     return Table(
         classes,

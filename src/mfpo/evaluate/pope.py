@@ -82,7 +82,9 @@ def pope(
     assert isinstance(answers, Mapping)
     strange = [split for split in answers if split not in annotations]
     if strange:
-        raise MfpoError(f"there are answers to the split {some(strange)}, but no questions; give them by --annotations")
+        raise MfpoError(
+            f"there are answers to the split {some(strange)}, but no questions; give them with --annotations"
+        )
     missing = [split for split in annotations if split not in answers]
     if missing and not allow_missing:
         raise MfpoError(
@@ -151,8 +153,8 @@ def read_pope(
         if all(named):
             if _is_repope(annotations):
                 raise MfpoError(
-                    f"{files[0]}: VLMEvalKit's answers go by the words and label of a question, and RePOPE changes the "
-                    "label; give POPE's questions by --annotations, or answers with POPE's question_id, a file a split"
+                    f"{files[0]}: VLMEvalKit's answers are matched by a question's text and label, and RePOPE changes "
+                    "the label; give POPE's questions with --annotations, or one file per split with POPE's question_id"
                 )
             return by_category(answers_to_all, named, questions, files[0]), questions
         return by_split(answers_to_all, questions, files[0]), questions
@@ -188,8 +190,8 @@ def by_category(
             same = ids[plain(answer.prompt or "").partition("?")[0], str(answer.label)]
             if not same:
                 raise MfpoError(
-                    f"{path}: question {answer.question_id} is none of POPE's split {split} by its words and label; "
-                    "give VLMEvalKit's answers to POPE, and POPE's questions by --annotations"
+                    f"{path}: question {answer.question_id} matches none of POPE's split {split} by text and label; "
+                    "give VLMEvalKit's answers to POPE, and POPE's questions with --annotations"
                 )
             answers_by_split[split].append(replace(answer, question_id=same.popleft(), image_id=None))
     return {split: split_answers for split, split_answers in answers_by_split.items() if split_answers}
@@ -211,8 +213,8 @@ def by_split(
             fits.append(asked)
     if len(fits) != 1:
         raise MfpoError(
-            f"{path}: its name tells none of {', '.join(SPLITS)}, and its {len(answers)} rows are not, by image and "
-            f"prompt, all questions of one split after the other; give a file a split, named after it"
+            f"{path}: its name contains none of {', '.join(SPLITS)}, and its {len(answers)} rows do not match, by "
+            f"image and prompt, all questions of one split after another; give one file per split, named after it"
         )
     answers_by_split: dict[str, list[Answer]] = {split: [] for split in questions}
     for answer, (split, question) in zip(answers, fits[0], strict=True):
@@ -230,7 +232,7 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
         # lmms-eval's tasks are pope_adv, pope_pop and pope_random.
         named = [split for split in SPLITS if split in file.name or f"pope_{split[:3]}." in file.name]
         if len(named) != 1:
-            raise MfpoError(f"{file}: its name must tell the split, which is one of {', '.join(SPLITS)}; rename it")
+            raise MfpoError(f"{file}: its name must contain exactly one of {', '.join(SPLITS)}; rename it")
         if named[0] in files_by_split:
             raise MfpoError(f"{file} and {files_by_split[named[0]]} are both the split {named[0]}; give one of them")
         files_by_split[named[0]] = file

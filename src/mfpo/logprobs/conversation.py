@@ -131,7 +131,7 @@ def _check_images(processor: Any, turns: list[Turn], prompt: str) -> None:
     if not _adds_image(processor, prompt, 1):
         raise MfpoError("the model's chat template leaves out the image; give the model one that shows it")
     if images > 1 and not _adds_image(processor, prompt, images):
-        raise RecordError(f"the model's processor shows one image of a prompt, and this one has {images}")
+        raise RecordError(f"the model's processor shows only one image per prompt, and this one has {images}")
 
 
 def _adds_image(processor: Any, prompt: str, number: int) -> bool:

@@ -89,10 +89,10 @@ def _find_layouts(
 def _layout(name: str, once: Any, twice: Any, answered: Any, length: int, longer: int) -> tuple[str | None, Layout]:
     """How the feature is joined; `length` and `longer` are the tokens of the prompt and of the answered one."""
     if not all(map(torch.is_tensor, (once, twice, answered))):
-        return "is no tensor that a batch can hold", Layout()
+        return "is not a tensor that a batch can hold", Layout()
     joins = [dim for dim in range(once.ndim) if torch.equal(twice, torch.cat([once, once], dim))]
     if not joins:
-        return f"is {tuple(once.shape)}, and for two prompts not twice as many but {tuple(twice.shape)}", Layout()
+        return f"is {tuple(once.shape)}, and for two prompts not twice that but {tuple(twice.shape)}", Layout()
     if once.shape == answered.shape:
         return None, Layout(join=joins[0])
     tail = answered[:, length:]
@@ -115,7 +115,7 @@ def join(name: str, given: Sequence[Tensor | None], layout: Layout | None, answe
     values = [value for value in given if value is not None]
     if layout.by_token and len({value.shape[2:] for value in values}) > 1:
         # Llama 3.2's text before its images attends to them, and would to those of other rows.
-        raise RecordError(f"the model cannot see prompts with different numbers of images at a time ({name})")
+        raise RecordError(f"the model cannot see prompts with different numbers of images in one batch ({name})")
     if layout.by_token:
         values = [_continued(value, layout, count) for value, count in zip(values, answer_tokens, strict=True)]
     sizes = [max(size) for size in zip(*(value.shape for value in values), strict=True)]

@@ -226,8 +226,8 @@ def _check_alike(model: Any, pairs: Pairs, rows: Sequence[int], name: str) -> No
     off = (alone - together).abs() / batch["answer_mask"].to(alone.device).sum(dim=-1).sqrt()
     if float(off.max()) > (0.01 if is_exact else 0.25):
         record = pairs.ids[rows[int(off.argmax()) // len(pairs.names)]]
-        hint = f"set {pairs.batch_setting}=1" if len(rows) > 1 else "give rejected images of the images' sizes"
+        hint = f"set {pairs.batch_setting}=1" if len(rows) > 1 else "give the rejected images the sizes of the images"
         raise MfpoError(
-            f"{name}: log p of record {brief(record)} is another beside images of another size, as a {_kind(model)!r} "
+            f"{name}: log p of record {brief(record)} changes beside images of another size, as a {_kind(model)!r} "
             f"model mixes them; {hint}"
         )

@@ -95,11 +95,11 @@ def shares_prefix(model: Any) -> bool:
     config = extract_model_from_parallel(model).config
     text = config.get_text_config()
     if config.model_type not in _FAMILIES:
-        reason = f"a {config.model_type!r} model is not known to allow it"
+        reason = f"a {config.model_type!r} model is not known to support shared prompts"
     elif text.model_type not in _DECODERS:
-        reason = f"its language model, {text.model_type!r}, is not known to allow it"
+        reason = f"its language model, {text.model_type!r}, is not known to support shared prompts"
     elif text._attn_implementation == "flex_attention" and not can_flex(config):
-        reason = "the mask of its layers is none for FlexAttention here; load the model with 'sdpa'"
+        reason = "FlexAttention does not support the mask of its layers here; load the model with 'sdpa'"
     elif text._attn_implementation not in ("sdpa", BY_DOCUMENT, "flex_attention"):
         reason = f"attention {text._attn_implementation!r} does not support this mask; load the model with 'sdpa'"
     else:

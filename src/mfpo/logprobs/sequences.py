@@ -72,7 +72,8 @@ def encode(
     room = max_length - len(prompt_ids)
     if room < 1:
         raise RecordError(
-            f"the prompt with its images has {len(prompt_ids)} tokens, so max_length={max_length} leaves no answer"
+            f"the prompt with its images has {len(prompt_ids)} tokens, so max_length={max_length} leaves "
+            "no room for an answer"
         )
     ids = [_answer_ids(processor.tokenizer, prompt_text, text) for text in answer_texts]
     answer_ids = tuple(torch.tensor(answer[:room]) for answer in ids)

@@ -89,7 +89,7 @@ def _ask_transformers(
         except torch.OutOfMemoryError:
             raise MfpoError(
                 f"no GPU memory for {len(some)} questions with {settings.samples + 1} answers each; give a smaller "
-                "batch_size (the whole shards so far are kept)"
+                "batch_size (the complete shards so far are kept)"
             ) from None
     return answers
 
@@ -132,7 +132,7 @@ def _open_endpoint(model: str, endpoint: str, settings: "PairsSettings") -> Aske
     from mfpo.answer.openai_client import Failures, check_endpoint, open_client, side_by_side
 
     check_endpoint(endpoint)
-    failures = Failures(endpoint, "the whole shards so far are kept")
+    failures = Failures(endpoint, "the complete shards so far are kept")
 
     def ask(asked: Sequence[Asked]) -> list[list[Sampled] | RecordError]:
         # Opened each time, as `side_by_side` closes it.
@@ -181,7 +181,7 @@ def _reply(
             return number, place, RecordError(f"the endpoint failed ({fault})")
     else:
         if completion is None:
-            return number, place, RecordError("the endpoint failed (the reply is no chat completion)")
+            return number, place, RecordError("the endpoint failed (the reply is not a chat completion)")
         return number, place, Sampled((completion.text or "").strip(), completion.finished == "length")
     # Raised out here, so that the client's error, which holds the key, is no part of this one.
     raise MfpoError(f"{client.base_url}: {fault}")

@@ -106,7 +106,7 @@ def check_choice(choice: str) -> None:
     if bool(equals) != bool(where) or (name == "coco" and not where):
         raise MfpoError(f"check {brief(choice)} lacks the file or model; {CHOICES}")
     if name == "dataset" and where:
-        raise MfpoError(f"check {brief(choice)} takes nothing behind dataset; {CHOICES}")
+        raise MfpoError(f"check {brief(choice)} takes nothing after dataset; {CHOICES}")
     if name == "coco" and not Path(where).is_file():
         raise MfpoError(f"{where}: no such file; {CHOICES}")
 

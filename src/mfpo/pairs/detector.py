@@ -25,8 +25,8 @@ class DetectorCheck:
         where: str,
         tools: Tools,
         *,
-        there: Annotated[float, about("score from which on a thing is there", least=0, most=1)] = 0.35,
-        absent: Annotated[float, about("score below which it is not", least=0, most=1)] = 0.2,
+        there: Annotated[float, about("score from which a thing counts as present", least=0, most=1)] = 0.35,
+        absent: Annotated[float, about("score below which it counts as absent", least=0, most=1)] = 0.2,
     ) -> None:
         if absent > there:
             raise SettingError(f"absent {absent} is above there {there}")

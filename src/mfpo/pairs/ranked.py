@@ -18,7 +18,7 @@ def ranked(
     checker: "Checker",
     *,
     length_ratio: Annotated[
-        float, about("how many times as many words the longer answer of a pair may have", least=1)
+        float, about("maximum ratio of words in the longer answer of a pair to words in the shorter", least=1)
     ] = 1.3,
 ) -> list[Pair | str]:
     """Of all two answers of like length, those whose shares of true claims differ most.

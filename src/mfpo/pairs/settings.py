@@ -26,7 +26,9 @@ class PairsSettings(ChosenSettings):
     shard_size: int = setting(64, "questions per shard; a killed run resumes after its last complete shard", least=1)
     concurrency: int = setting(8, "simultaneous requests to an endpoint", least=1)
     retries: int = setting(5, "retries after a temporary failure of an endpoint", least=0)
-    timeout: float = setting(120.0, "seconds without a byte from an endpoint that count as such a failure", above=0)
+    timeout: float = setting(
+        120.0, "seconds without a byte from an endpoint before a request counts as failed", above=0
+    )
 
     @classmethod
     def brought(cls, name: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
@@ -39,7 +41,7 @@ def check_use(settings: PairsSettings, check: str, engine: str | None, endpoint:
     is_local = engine_of(engine, endpoint) == "transformers"
     is_judged = check.startswith("judge=")
     if check == "judge" and not is_local:
-        raise SettingError("the model judges itself only where transformers runs it; give --check judge=NAME")
+        raise SettingError("the model judges itself only when transformers runs it; give --check judge=NAME")
     if getattr(settings, "rewrite", None) == "judge" and not is_judged:
         raise SettingError("rewrite=judge needs a judge that writes; give --check judge=NAME judge_endpoint=URL")
     unused = {} if is_local else {"batch_size": "only a local model of transformers"}

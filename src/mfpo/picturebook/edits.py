@@ -95,7 +95,7 @@ def counterfactual(
     edit: Annotated[
         Literal["any", "remove", "replace", "recolour"], about("what happens to an object that the answer names")
     ] = "any",
-    edits: Annotated[int, about("objects to edit, at most", least=1)] = 1,
+    edits: Annotated[int, about("maximum number of objects to edit", least=1)] = 1,
 ) -> Edit:
     """The same scene with named objects taken away, replaced or recoloured, and the right answer to it.
 
@@ -141,7 +141,7 @@ def _scene(record: SourceRecord) -> Scene:
     name, _, seed = record["id"].partition("-")
     book = BOOKS.get(record["source"]["dataset"])
     if book is None or name != "scene" or not seed.isdecimal():
-        raise RecordError("it is not a scene of the picture book, the only ones that can be drawn anew")
+        raise RecordError("it is not a scene of the picture book; only those can be redrawn")
     return book.make_scene(int(seed))
 
 

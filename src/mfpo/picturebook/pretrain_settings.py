@@ -14,12 +14,12 @@ class PretrainSettings(Settings):
     seed: int = setting(0, "seed of weights, scenes and texts", least=0)
     scenes: int = setting(24_000, "number of scenes to draw", least=1)
     tower_steps: int = setting(1_600, "steps of the patch classifier; 0 takes the first book's tower", least=0)
-    tower_rate: float = setting(1.5e-3, "its learning rate", above=0)
+    tower_rate: float = setting(1.5e-3, "learning rate of the patch classifier", above=0)
     language_steps: int = setting(1_800, "steps of projector and language model", least=1)
-    language_rate: float = setting(1.5e-3, "their learning rate", above=0)
+    language_rate: float = setting(1.5e-3, "learning rate of projector and language model", above=0)
     batch_size: int = setting(64, "scenes per step, half captions, half dialogues of questions", least=2)
     prior: float = setting(0.7, "how often a caption mentions an absent partner", least=0, most=1)
-    noised: float = setting(0.0, "share of the captions that stay while their whole image is noise", least=0, most=1)
+    noised: float = setting(0.0, "share of captions whose image is replaced by noise", least=0, most=1)
     bf16: bool = setting(True, "compute in bfloat16; slow on a CPU without AVX-512")
 
 

@@ -163,12 +163,14 @@ def _panels(rows: Sequence[Attention], drawings: Mapping[str, Sequence[Drawing]]
     preference = _plot(rows, "preference", title, "times the area's share", reference=1.0)
     panels = [
         Panels("Attention mass", "Mean over heads and over the tokens of a word, with 95 % intervals.", masses),
-        Panels("Preference for the object", "1: the mask is looked at no more than the rest.", {title: preference}),
+        Panels(
+            "Preference for the object", "1: the model looks at the mask no more than at the rest.", {title: preference}
+        ),
     ]
     if drawings:
         note = (
             "Mean over layers and heads, in each picture relative to the strongest token. The outline is the object's "
-            "mask. Records at even distances, not picked; of each the first word."
+            "mask. Records are evenly spaced, not picked by hand; each shows its first word."
         )
         panels.append(
             Panels("Where the words look", note, {title: show(of_record) for title, of_record in drawings.items()})

@@ -78,7 +78,7 @@ def open_case(dataset: datasets.Dataset, row: int) -> Case:
     if len(record["prompt"]) != 1:
         raise RecordError(f"its prompt has {len(record['prompt'])} turns; probes take records with one question")
     if not record["regions"]:
-        raise RecordError("no keyword of it has a region")
+        raise RecordError("none of its keywords has a region")
     image = decode_image(record["images"][0])
     regions: dict[str, list[Any]] = {}
     for region in record["regions"]:

@@ -38,8 +38,8 @@ WHERE: dict[Where, str] = {"image": "whole image", "region": "key region"}
 INPAINTED: dict[Where, str] = {"inpainted": "no noise: key region inpainted"}
 
 _SAME = (
-    "Greedy answers that are word for word those on the clean image, with 95 % intervals. Answers that stay the same "
-    "when the image is gone do not rest on it."
+    "Greedy answers that match those on the clean image word for word, with 95 % intervals. Answers that stay the same "
+    "when the image is gone do not depend on it."
 )
 _DROP = "log p(y_w | m, t) - log p(y_w | noised m, t), mean over the records, with 95 % intervals."
 
@@ -209,6 +209,6 @@ def _panels(rows: Sequence[Distortion]) -> list[Panels]:
             for where, part in lines.items()
         }
         without = ", ".join(f"{row.model} {getattr(row, key).value:.1f}" for row in inpainted)
-        note += f" With the key regions inpainted, so that nothing of them is seen: {without}."
+        note += f" With the key regions inpainted, so that none of them can be seen: {without}."
         panels.append(Panels(title, note, drawn))
     return panels

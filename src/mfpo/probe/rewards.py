@@ -75,7 +75,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl. Raises MfpoError when there is no such file or a line has no margin."""
     file = run / "metrics.jsonl"
     if not file.is_file():
-        raise MfpoError(f"{file} is not there; give the folder of a run of `mfpo train`")
+        raise MfpoError(f"{file} does not exist; give the folder of a run of `mfpo train`")
     rows = []
     for where, row in read_rows(file):
         if any(name.startswith("eval/") for name in row):  # of held-out pairs
@@ -84,7 +84,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         for key in ("step", *MARGINS.values()):
             is_wanted = key != MARGINS["image"] or key in rows[0]
             if is_wanted and not (isinstance(row.get(key), int | float) and math.isfinite(row[key])):
-                raise MfpoError(f"{where}: no number {key!r}; give a run whose method compares two answers")
+                raise MfpoError(
+                    f"{where}: {key!r} is missing or not a number; give a run whose method compares two answers"
+                )
     return rows
 
 

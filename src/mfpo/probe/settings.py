@@ -8,7 +8,7 @@ from mfpo.settings import Settings, setting
 
 At = Literal["word", "before"]
 
-_LIMIT = "records at even distances; null for all of them"
+_LIMIT = "number of records, evenly spaced; null for all"
 
 
 @dataclass(frozen=True, kw_only=True)

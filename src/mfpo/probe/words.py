@@ -48,7 +48,7 @@ def check_kind(name: str, config: Any) -> None:
 def _no_grid(name: str, what: str) -> UnknownGrid:
     return UnknownGrid(
         f"{name}: the grid of its image tokens is not known ({what}); `probe attention` takes models of LLaVA-1.5's "
-        "kind: llava with a CLIP tower, as llava-hf/llava-1.5-7b-hf and the picture book's"
+        "kind: llava with a CLIP tower, such as llava-hf/llava-1.5-7b-hf and the picture book's"
     )
 
 

@@ -43,7 +43,7 @@ def stages(levels: Sequence[str]) -> list[tuple[str, list[int]]]:
     else:
         unknown = min(names - numbered - set(LEVELS) or numbered)
         raise MfpoError(
-            f"column 'level' holds {brief(unknown)}, but must be one of {', '.join(LEVELS)}, or in all rows a level-1, "
-            "level-2, ...; run `mfpo rank` again"
+            f"column 'level' holds {brief(unknown)}, but must be one of {', '.join(LEVELS)}, or level-1, level-2, ... "
+            "in all rows; run `mfpo rank` again"
         )
     return [(name, [row for row, level in enumerate(levels) if level == name]) for name in order]

@@ -79,7 +79,7 @@ def rank_into(
     with whole_folder(out, _provenance(data, model, processor, settings, nli_model)) as folder:
         opened = load_model(model) if isinstance(model, Path) else model.eval()
         pairs = Pairs(dataset, processor, cells=TEXT, max_length=settings.max_length)
-        name = str(model) if isinstance(model, Path) else "the model given"
+        name = str(model) if isinstance(model, Path) else "the given model"
         check_fit(opened, pairs, name, batch_size=settings.batch_size)
         shards = list(_shards(data))
         entropies, cut = _entropies(dataset, shards, folder, open_measure(opened, processor, settings, nli_model))

@@ -136,7 +136,7 @@ def load_entailment(path: Path) -> Entails:
     labels = {label.lower(): number for number, label in model.config.id2label.items()}
     if "entailment" not in labels:
         raise MfpoError(
-            f"{path}: none of its labels is 'entailment' but {', '.join(labels)}; give a model trained on MNLI, "
+            f"{path}: none of its labels ({', '.join(labels)}) is 'entailment'; give a model trained on MNLI, "
             "with the labels' names in its config.json (id2label)"
         )
     # RoBERTa counts positions from 2.
@@ -148,7 +148,7 @@ def load_entailment(path: Path) -> Entails:
         premises, hypotheses = (list(texts) for texts in zip(*pairs, strict=True))
         inputs = tokenizer(premises, hypotheses, truncation=True, max_length=room, padding=True, return_tensors="pt")
         if inputs["input_ids"].shape[1] == room:
-            _warn(f"{path}: it reads {room} tokens at most, so long pairs of answers are compared by their beginnings")
+            _warn(f"{path}: it reads at most {room} tokens, so long pairs of answers are compared by their beginnings")
         with torch.inference_mode():
             logits = model(**inputs.to(model.device)).logits
         return (logits.argmax(dim=-1) == labels["entailment"]).tolist()

@@ -18,7 +18,7 @@ class RankSettings(Settings):
     temperature: float = setting(1.0, "semantic: sampling temperature; 1 as in Farquhar et al.", above=0)
     max_new_tokens: int = setting(256, "semantic: maximum tokens per sampled answer", least=1)
     nli_model: str | None = setting(
-        None, "semantic: model that decides which answers mean the same; null: by objects named"
+        None, "semantic: model that decides which answers mean the same; null: by the objects they name"
     )
     batch_size: int = setting(16, "records in one forward pass; affects only speed and memory; semantic: one", least=1)
     max_length: int = setting(2048, "maximum tokens of prompt, images and answer; truncates longer answers", least=1)

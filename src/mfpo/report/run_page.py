@@ -114,8 +114,8 @@ def _panels(logs: Logs) -> list[Panels]:
     kinds = (
         ("Rewards", _REWARDS, "β times the log-ratio to the reference. The chosen answer should stay above 0."),
         ("Loss by term", _LOSSES, "Text and image start at log 2 ≈ 0.693, where the policy is the reference."),
-        ("Rewards of held-out pairs", _held_out(_REWARDS), "As above, of pairs that it is not trained on."),
-        ("Loss of held-out pairs", _held_out(_LOSSES), "Where it rises while that of the training falls, it overfits."),
+        ("Rewards of held-out pairs", _held_out(_REWARDS), "As above, on pairs that it was not trained on."),
+        ("Loss of held-out pairs", _held_out(_LOSSES), "Where it rises while the training loss falls, it overfits."),
         ("Image dependence", _DEPENDENCE, "log p(y_w | m) - log p(y_w | m') of held-out pairs, in nats."),
     )
     panels = []

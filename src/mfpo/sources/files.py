@@ -103,7 +103,7 @@ def _one_a_line(file: Path) -> str:
     """What to give in place of a file without a JSON object on any line."""
     if beginning(file).startswith("{"):
         return "each object on a line of its own, or a JSON array of them"
-    return "a file with one JSON object a line, or a JSON array; tables of commas or tabs are not read"
+    return "a file with one JSON object a line, or a JSON array; CSV and TSV files are not read"
 
 
 def read_rows(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -162,7 +162,7 @@ def _open_parquet(file: Path) -> pq.ParquetFile:
         # Read page by page: a published file may be one group of rows, gigabytes of images.
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
-        raise MfpoError(f"{file}: no Parquet file ({first_line(error)})") from None
+        raise MfpoError(f"{file}: not a Parquet file ({first_line(error)})") from None
 
 
 def _parquet_rows(file: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:

@@ -43,16 +43,16 @@ def read_messages(row: dict[str, Any], column: str, *, role: str) -> list[Messag
         value = {"role": role, "content": value}
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list):
-        raise RecordError(f"column {column!r} is {type(value).__name__}, but must be a text or a list of messages")
+        raise RecordError(f"column {column!r} is {type(value).__name__}, but must be a string or a list of messages")
     return [_message(message, column) for message in messages]
 
 
 def _message(message: Any, column: str) -> Message:
     if not isinstance(message, dict):
-        raise RecordError(f"column {column!r} has a message that is {type(message).__name__}")
+        raise RecordError(f"column {column!r} has a message of type {type(message).__name__}")
     role = message.get("role") or message.get("from")
     if not isinstance(role, str) or role not in ROLES:
-        raise RecordError(f"column {column!r} has role {brief(role)}, but known are {', '.join(ROLES)}")
+        raise RecordError(f"column {column!r} has role {brief(role)}, but the known roles are {', '.join(ROLES)}")
     content = message.get("value") if message.get("content") is None else message["content"]
     text = _text(content, column)
     return Message(role=ROLES[role], content=without_places(text) if ROLES[role] == "assistant" else text.strip())
@@ -73,7 +73,7 @@ def _part(part: dict[str, Any], column: str) -> str:
     if part.get("type") in ("image", "image_url") or not {"image", "image_url"}.isdisjoint(part):
         return IMAGE_PLACE
     if not isinstance(part.get("text"), str):
-        raise RecordError(f"column {column!r} has a part that is neither a text nor an image ({brief(part)})")
+        raise RecordError(f"column {column!r} has a part that is neither text nor an image ({brief(part)})")
     return str(part["text"])
 
 
@@ -87,7 +87,7 @@ def check_prompt(prompt: list[Message], column: str) -> list[Message]:
     if not without_places(answer_text(prompt)):
         raise RecordError(f"column {column!r} is empty")
     if prompt[-1]["role"] != "user":
-        raise RecordError(f"column {column!r} must end with a message of the user before the answer")
+        raise RecordError(f"column {column!r} must end with a user message before the answer")
     return prompt
 
 
@@ -96,7 +96,7 @@ def read_answer(row: dict[str, Any], column: str) -> str:
     messages = read_messages(row, column, role="assistant")
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = some([message["role"] for message in messages]) or "none"
-        raise RecordError(f"column {column!r} has messages ({roles}), but must be one message of the assistant")
+        raise RecordError(f"column {column!r} has messages ({roles}), but must be one assistant message")
     if not messages[0]["content"]:
         raise RecordError(f"column {column!r} is empty")
     return messages[0]["content"]

@@ -60,12 +60,12 @@ def choose_files(place: Path, split: str | None = None, subset: str | None = Non
     for other_split, split_files in others.items():
         if both := set(splits[split]).intersection(split_files):
             where = f"in split {split} and in split {other_split}"
-            raise MfpoError(f"{min(both)}: README.md has it {where}; mend that, or give a file")
+            raise MfpoError(f"{min(both)}: README.md lists it {where}; fix that, or give a file")
     left_out = [f"split {other_split} ({_count(split_files)})" for other_split, split_files in others.items()]
     left_out += [f"subset {other_subset}" for other_subset in subsets if other_subset != subset]
     listed = {file for each in subsets.values() for split_files in each.values() for file in split_files}
     if rest := [file for file in files if file not in listed]:
-        left_out.append(f"{_count(rest, 'other ')}, as {rest[0].relative_to(place)}")
+        left_out.append(f"{_count(rest, 'other ')}, such as {rest[0].relative_to(place)}")
     return Chosen(splits[split], left_out)
 
 
@@ -89,9 +89,7 @@ def _listed_subsets(place: Path, files: Sequence[Path]) -> tuple[dict[str, Split
         subsets = {name: _listed_splits(config, place, files) for name, config in named.items()}
         marked = [name for name, config in named.items() if config.get("default")]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise MfpoError(
-            f"{card}: its `configs` cannot be read ({first_line(error)}); mend it, or give a file"
-        ) from None
+        raise MfpoError(f"{card}: its `configs` cannot be read ({first_line(error)}); fix it, or give a file") from None
     existing = {name: splits for name, splits in subsets.items() if splits}
     if not existing:
         raise MfpoError(f"{card}: none of the files listed in its `configs` exists; give the file to read")
@@ -106,7 +104,7 @@ def _config_name(config: Any) -> str:
 def _checked(name: str, value: Any, *kinds: type) -> Any:
     """`value`, a part of the card. Raises ValueError, which says its name, when it is empty or of another kind."""
     if not value or not isinstance(value, kinds):
-        words = {list: "a list", dict: "a mapping", str: "a text", int: "a number"}
+        words = {list: "a list", dict: "a mapping", str: "a string", int: "a number"}
         raise ValueError(f"{name} is {brief(value)}, but must be {' or '.join(words[kind] for kind in kinds)}")
     return value
 

@@ -75,7 +75,7 @@ class TableSource(ABC):
         """Raises RecordError for a broken line, a missing or empty column, and an image that cannot be read."""
         check_row(row)
         if self.has_ids and not isinstance(row.get("id"), str | int | float | None):
-            raise RecordError(f"column 'id' is {type(row['id']).__name__}, but must be a text or a number")
+            raise RecordError(f"column 'id' is {type(row['id']).__name__}, but must be a string or a number")
         pair = self.pair(row)
         record = new_record(
             id=self.id(row, number),

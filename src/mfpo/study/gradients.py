@@ -28,7 +28,7 @@ def image_gradients(study: Study) -> Result:
     base = study.scale.base
     folders = [base, base_of(base)] if (base / "adapter_config.json").exists() else [base]
     if sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")) > _LARGEST_PULLED:
-        raise NotOnScale("image-gradients holds three gradients of all weights; take a model of at most 2 GiB")
+        raise NotOnScale("image-gradients holds three gradients of all weights; use a model of at most 2 GiB")
     kinds = {
         "region": Data(),
         "region, DDPM's schedule": Data(schedule="linear"),

@@ -79,7 +79,7 @@ def look_context(study: Study) -> Result:
 
 def _look(study: Study, book: str, base: str) -> Result:
     if not isinstance(study.scale, PictureBookScale):
-        raise NotOnScale("look needs images in which exactly one thing differs; take the picture book")
+        raise NotOnScale("look needs images in which exactly one thing differs; use the picture book")
     pairs, out = study.scale.pairs, study.out / book
     scale = LookScale(out, book=book, scenes=study.scale.scenes, pairs=pairs)
     validation = LookScale(out, book=book, scenes=_VALIDATION_SCENES, pairs=pairs, split="validation")

@@ -115,7 +115,7 @@ class PictureBookScale:
             rows = [row for row in rows if self.book.make_scene(row["scene"]).theme in SEEN_THEMES]
             if len(rows) < (data.pairs or 0):
                 raise NotOnScale(
-                    f"of {self.pairs} pairs {len(rows)} have the themes kept, not {data.pairs}; raise --pairs"
+                    f"of {self.pairs} pairs only {len(rows)} have the themes kept, not {data.pairs}; raise --pairs"
                 )
         return KeptPairs(rows[: data.pairs], seed=seed, kind=data.source, book=self.book.name)
 

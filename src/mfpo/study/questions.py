@@ -91,7 +91,7 @@ def image_loss(study: Study) -> Result:
     rejected answer does not name.
     """
     if "chair_s" not in study.scale.figures:
-        raise NotOnScale("image-loss is told in CHAIR_s; name Object HalBench, or take the picture book")
+        raise NotOnScale("image-loss is measured in CHAIR_s; name Object HalBench, or use the picture book")
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
     for size, data in sizes_of(study).items():
@@ -155,7 +155,7 @@ def targets(study: Study) -> Result:
     claims = [Claim(*pair, figure, is_papers=False) for pair in pairs for figure in ("chair_s", "chair_i", "cover")]
     claims += [Claim("MFPO", "base", figure, is_papers=False) for figure in ("cover", "existence_accuracy")]
     if "chair_s" not in study.scale.figures:
-        raise NotOnScale("targets are CHAIR's; name Object HalBench, or take the picture book")
+        raise NotOnScale("targets are measured with CHAIR; name Object HalBench, or use the picture book")
     full, base, dpo, lighter = (study.scores(trials[row]) for row in ("MFPO", "base", "DPO", light))
     goals = [
         *(

@@ -28,7 +28,7 @@ class RealSettings(Settings):
     """Settings read by `mfpo reproduce --scale paper --config FILE`."""
 
     model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or Hub name of the base model")
-    stands_for: str = setting("LLaVA-v1.5-7B", "row of Table 1 that the base model has; its + MFPO has the one of MFPO")
+    stands_for: str = setting("LLaVA-v1.5-7B", "row of Table 1 for the base model; its + MFPO row is for MFPO")
     others: dict[str, Any] | None = setting(None, "models of Tables 1 and 2 that are only asked, by row")
     source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
     ranked_source: str | None = setting(
@@ -73,7 +73,7 @@ class RealSettings(Settings):
         faults += [fault for name, other in (self.others or {}).items() if (fault := _fault_of_other(name, other))]
         decided = _DECIDED & {word.partition("=")[0] for word in self.train.split()}
         if decided:
-            faults.append(f"train says {', '.join(sorted(decided))}, which the experiments decide; leave it out")
+            faults.append(f"train sets {', '.join(sorted(decided))}, which the experiments decide; leave it out")
         if not faults:
             from mfpo.train.objectives import OBJECTIVES  # seconds of imports: a mistake is told before them
 
@@ -86,7 +86,7 @@ def _fault_of_other(name: str, other: Any) -> str | None:
     """What is wrong with an entry of `others`."""
     if isinstance(other, Mapping) and set(other) in _WAYS and all(isinstance(value, str) for value in other.values()):
         return None
-    return f"others has {name}: {brief(other)}, but must say answers, or model, or endpoint and model"
+    return f"others has {name}: {brief(other)}, but must give answers, or model, or endpoint and model"
 
 
 def check_paths(settings: RealSettings) -> None:

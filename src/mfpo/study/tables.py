@@ -73,7 +73,7 @@ def _opera_note(study: Study, opera: Trial) -> list[str]:
 def table2(study: Study) -> Result:
     """By type of question: MMHal-Bench's, or what is there and what is not, chosen in three ways."""
     if not study.scale.question_types:
-        raise NotOnScale("table2 needs types of questions; name MMHal-Bench, or take the picture book")
+        raise NotOnScale("table2 needs types of questions; name MMHal-Bench, or use the picture book")
     base = study.scale.stands_for
     joint = "+ MFPO" if base in PAPER["table2"].rows else f"{base} + MFPO"
     trials = {base: BASE, joint: mfpo(), "DPO": trained("dpo"), "mDPO": trained("mdpo"), **study.scale.others}
@@ -87,7 +87,7 @@ def table3(study: Study) -> Result:
     names = ("llava_bench_conversation", "llava_bench_captioning", "existence_accuracy", "cover", "chair_s", "length")
     columns = {name: title for name, title in study.scale.figures.items() if name in names}
     if not {"llava_bench_conversation", "existence_accuracy"} & columns.keys():
-        raise NotOnScale("table3 needs general questions; name LLaVA-Bench, or take the picture book")
+        raise NotOnScale("table3 needs general questions; name LLaVA-Bench, or use the picture book")
     ranked, human = Data(source="ranked"), Data(source="human")
     trials = {
         "LLaVA-1.5": BASE,

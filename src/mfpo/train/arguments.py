@@ -103,5 +103,7 @@ def steps_of_stages(plan: Plan, settings: TrainSettings) -> list[int]:
     ends = [round(settings.max_steps * sum(records[: number + 1]) / sum(records)) for number in range(len(plan))]
     steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     if 0 in steps:
-        raise MfpoError(f"max_steps is {settings.max_steps}, but each of the {len(plan)} stages needs one; set more")
+        raise MfpoError(
+            f"max_steps is {settings.max_steps}, but each of the {len(plan)} stages needs at least one; raise it"
+        )
     return steps

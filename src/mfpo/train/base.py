@@ -16,7 +16,7 @@ IN_MEMORY = "the model in memory"
 def check_model(model: Any, processor: Any) -> None:
     """Raises MfpoError when a model in memory cannot be trained."""
     if isinstance(model, PeftModel) or not isinstance(model, PreTrainedModel):
-        raise MfpoError(f"the model is a {type(model).__name__}; give a folder, or a model of transformers, merged")
+        raise MfpoError(f"the model is a {type(model).__name__}; give a folder, or a merged transformers model")
     if processor is None:
         raise MfpoError("a model in memory needs its processor; give processor=AutoProcessor.from_pretrained(...)")
 

@@ -31,9 +31,9 @@ def model_card(*, hub: str | None, base: str, data: str, settings: TrainSettings
         [
             f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
             f"# {base} trained with {settings.method}\n",
-            f"{kind} `{base}`, trained by preference on `{data}` with mfpo.\n",
+            f"{kind} `{base}`, trained on the preferences in `{data}` with mfpo.\n",
             "## Figures\n",
-            "Of the records seen since the line before, at the end of each stage.\n",
+            "At the end of each stage: means over the records since the previous log line.\n",
             *_table(["stage", "step", *figures], rows),
             "\n## Settings\n",
             *_table(["setting", "value"], [[name, str(value)] for name, value in shown.items()]),

@@ -194,7 +194,7 @@ def decoded(pairs: Pairs, rows: Sequence[int], tokenizer: Any) -> Iterator[Shown
                 yield Shown(pairs.ids[row], "prompt", len(prompt.prompt_ids), spelled(tokenizer, prompt.prompt_ids))
             before = prompt.prompt_ids
             for answer, cut in zip(prompt.answers, prompt.cut, strict=True):
-                text = spelled(tokenizer, answer) + (f" ({cut} tokens more are cut)" if cut else "")
+                text = spelled(tokenizer, answer) + (f" ({cut} more tokens are cut)" if cut else "")
                 yield Shown(pairs.ids[row], next(names), len(answer), text)
 
 

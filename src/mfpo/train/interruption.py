@@ -44,7 +44,7 @@ class Interruption(TrainerCallback):
         if self.is_asked:
             raise KeyboardInterrupt
         self.is_asked = True
-        say("stopping after this step, with a checkpoint; Ctrl-C again ends at once")
+        say("stopping after this step, with a checkpoint; press Ctrl-C again to end at once")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop, if asked."""

@@ -158,8 +158,8 @@ def objective(
         unknown = inputs.difference(INPUTS, dir(prepare))
         if unknown:
             raise SettingError(
-                f"method {name} asks for {', '.join(sorted(unknown))}, but there are {', '.join(INPUTS)}; a setting "
-                "must be keyword-only"
+                f"method {name} asks for {', '.join(sorted(unknown))}, but the inputs are {', '.join(INPUTS)}; "
+                "a setting must be keyword-only"
             )
         OBJECTIVES.add(name, Objective(function, terms, inputs, cells, corruption, is_staged, weigh, prepare, faults))
         return function
@@ -170,7 +170,7 @@ def objective(
 def _check_cells(name: str, cells: tuple[str, ...], *, is_weighed: bool) -> None:
     unknown = next((cell for cell in cells if cell not in CELLS), None)
     if unknown:
-        raise SettingError(f"method {name} names a cell {brief(unknown)}; {nearest(unknown, CELLS)}")
+        raise SettingError(f"method {name} names an unknown cell {brief(unknown)}; {nearest(unknown, CELLS)}")
     missing = [cell for cell in (TEXT if is_weighed else ("chosen",)) if cell not in cells]
     if missing:
         raise SettingError(f"method {name} needs {', '.join(missing)} among its cells")

@@ -36,7 +36,7 @@ def plan_stages(dataset: datasets.Dataset, settings: TrainSettings, where: str) 
         )
     if "entropy" in dataset.column_names and len(set(column(dataset, "entropy"))) == 1 < len(dataset):
         raise MfpoError(
-            f"{where}: all records have the same entropy, so that their levels mean nothing; rank them with another "
+            f"{where}: all records have the same entropy, so their levels mean nothing; rank them with another "
             "model or entropy, or set curriculum=false"
         )
     return plan

@@ -98,15 +98,15 @@ def attention_of(base: Any, settings: TrainSettings) -> str:
     text = decoder.config
     fault = None
     if not decoder._supports_flex_attn:
-        fault = f"transformers has none for a {text.model_type!r} language model"
+        fault = f"transformers does not support it for a {text.model_type!r} language model"
     elif not can_flex(base.config):
-        fault = "the model's layers have a sliding window, or see images both ways, which is no mask for it here"
+        fault = "the model's layers have a sliding window, or see images both ways, which it cannot mask here"
     elif device().type == "cpu":
-        fault = "torch's has no backward pass on a CPU"
+        fault = "it has no backward pass on a CPU"
     elif DispatchKey.AutocastCUDA not in flex_attention.py_kernels:
-        fault = f"the one in torch {torch.__version__} has no mixed precision"
+        fault = f"in torch {torch.__version__} it has no mixed precision"
     elif (width := getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) < 16:
-        fault = f"torch's is for heads of 16 or more on a GPU, and these have {width}"
+        fault = f"on a GPU it needs heads of width 16 or more, and these have {width}"
     if fault and settings.attention == "flex_attention":
         raise SettingError(f"attention is flex_attention, but {fault}; set attention=sdpa")
     return "sdpa" if fault else wanted_attention(settings)
@@ -172,7 +172,7 @@ def vision_towers(model: Any) -> list[nn.Module]:
     """What encodes images: a tower, and a second one of another resolution in DeepSeek-VL's hybrid."""
     tower, decoder = model.get_encoder(modality="image"), model.get_decoder()
     if tower is model:
-        raise MfpoError(f"cannot tell the vision tower of a {type(model).__name__}; set train_vision_tower=true")
+        raise MfpoError(f"cannot find the vision tower of a {type(model).__name__}; set train_vision_tower=true")
     models = [part for part in model.modules() if isinstance(part, PreTrainedModel) and decoder not in part.modules()]
     return [tower, *(part for part in models if part is not tower and part.main_input_name == "pixel_values")]
 

@@ -22,8 +22,8 @@ def open_repository(settings: TrainSettings, out: Path) -> str:
             HfApi().create_branch(repository, branch=settings.hub_revision, exist_ok=True)
     except _FAULTS as error:
         raise MfpoError(
-            f"push_to_hub: {name} cannot be written on the Hub ({first_line(error)}); log in with `hf auth login`, or "
-            "set hub_model_id to a repository of yours"
+            f"push_to_hub: cannot write to {name} on the Hub ({first_line(error)}); log in with `hf auth login`, or "
+            "set hub_model_id to one of your repositories"
         ) from error
     return repository
 

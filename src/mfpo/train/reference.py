@@ -181,7 +181,7 @@ def add_known(path: Path, new: Known) -> None:
         with whole_file(path, is_shared=True) as partial:
             pq.write_table(pa.table(columns), partial)
     except OSError as error:
-        say(f"{path.parent}: cannot be written ({error.strerror}), so that only this run keeps the reference")
+        say(f"{path.parent}: cannot be written ({error.strerror}), so only this run keeps the reference")
 
 
 def write_reference(path: Path, pairs: Pairs, logps: dict[int, list[tuple[float, int]]]) -> None:

@@ -161,8 +161,8 @@ def check_settings(model: Any, settings: TrainSettings) -> None:
     trackers = get_available_reporting_integrations()
     if settings.report_to not in ("none", *trackers):
         raise MfpoError(
-            f"report_to is {settings.report_to!r}, but no such tracker is installed (there are: "
-            f"{', '.join(sorted(trackers)) or 'none at all'}); `pip install` it first, or leave report_to out"
+            f"report_to is {settings.report_to!r}, but no such tracker is installed (installed: "
+            f"{', '.join(sorted(trackers)) or 'none'}); `pip install` it first, or leave report_to out"
         )
 
 

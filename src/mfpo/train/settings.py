@@ -52,7 +52,7 @@ class TrainSettings(TransformersSettings):
     rerank: bool = setting(False, "rank the remaining records again before each stage, with the current model")
     keep_stages: bool = setting(False, "keep the model of every earlier stage in RUN/stages (Figure 5)")
     learning_rate: float | None = setting(
-        None, "peak rate; null: 5e-7 for full training, 5e-6 for LoRA, as peers", above=0
+        None, "peak rate; null: 5e-7 for full training, 5e-6 for LoRA, as peers do", above=0
     )
     lr_scheduler_type: Literal[
         "linear",
@@ -65,18 +65,18 @@ class TrainSettings(TransformersSettings):
         "cosine_with_min_lr",
         "cosine_warmup_with_min_lr",
         "warmup_stable_decay",
-    ] = setting("cosine", "what the rate does after the warm-up of a stage, as in RLHF-V")
+    ] = setting("cosine", "schedule of the rate after the warm-up of a stage, as in RLHF-V")
     warmup_steps: float = setting(
-        0.03, "steps of warm-up of a stage; below 1: a share of its steps, as in RLHF-V", least=0
+        0.03, "warm-up steps of a stage; below 1: a share of its steps, as in RLHF-V", least=0
     )
     num_train_epochs: float = setting(
         3, "passes over the records of each stage; not in the paper, usual for RLHF-V data", above=0
     )
-    max_steps: int | None = setting(None, "steps of all stages together, in place of num_train_epochs", least=1)
+    max_steps: int | None = setting(None, "total steps of all stages, instead of num_train_epochs", least=1)
     per_device_train_batch_size: int = setting(8, "records in one forward pass", least=1)
     gradient_accumulation_steps: int = setting(1, "forward passes per optimizer step", least=1)
     lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; peers use 128", least=0)
-    lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers")
+    lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers do")
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
     quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
@@ -86,19 +86,17 @@ class TrainSettings(TransformersSettings):
     bf16: bool = setting(True, "compute in bfloat16 on a GPU; a CPU always computes in float32")
     attention: Literal["sdpa", "flex_attention"] | None = setting(
         None,
-        "for the language model if prompts are shared; null: flex_attention on a GPU, else sdpa",
+        "of the language model if prompts are shared; null: flex_attention on a GPU, else sdpa",
     )
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     logging_steps: int = setting(10, "steps averaged in each line of metrics.jsonl", least=1)
     save_steps: int = setting(100, "steps between checkpoints; a multiple of logging_steps", least=1)
-    save_total_limit: int | None = setting(
-        1, "checkpoints of a stage that are kept while it goes on; null: all", least=1
-    )
+    save_total_limit: int | None = setting(1, "checkpoints kept while a stage runs; null: all", least=1)
     report_to: str = setting("none", "additional tracker, such as tensorboard or wandb")
     eval: str | None = setting(None, "folder of held-out pairs, measured every eval_steps and at the end of each stage")
     eval_steps: int | None = setting(None, "steps between evaluations; null: save_steps", least=1)
     keep_best: str | None = setting(
-        None, "figure of held-out pairs, such as eval/rewards/accuracies, whose best model is the run's; null: the last"
+        None, "figure of held-out pairs that chooses the run's model, such as eval/rewards/accuracies; null: the last"
     )
 
     @classmethod
@@ -117,7 +115,7 @@ class TrainSettings(TransformersSettings):
         faults = []
         method = OBJECTIVES[self.method]
         if not any(getattr(self, f"{term}_weight", None) != 0 for term in method.terms):
-            faults.append(f"the weights of {', '.join(method.terms)} are all 0, so that there is nothing to train on")
+            faults.append(f"the weights of {', '.join(method.terms)} are all 0, so there is nothing to train on")
         is_staged = method.is_staged if self.curriculum is None else self.curriculum
         for name in ("reset_reference", "rerank"):
             if getattr(self, name) and not is_staged:
@@ -146,14 +144,14 @@ class TrainSettings(TransformersSettings):
         figures = [f"eval/{name}" for name in self.is_more_better()]
         if self.keep_best is not None and self.keep_best not in figures:
             faults.append(
-                f"no figure to keep the best by is named {brief(self.keep_best)}; {nearest(self.keep_best, figures)}"
+                f"keep_best: there is no figure named {brief(self.keep_best)}; {nearest(self.keep_best, figures)}"
             )
         elif (
             self.keep_best and self.reset_reference and not self.keep_best.startswith(("eval/logps", "eval/image_dep"))
         ):
             faults.append(
-                f"keep_best={self.keep_best} would compare rewards to other references, as reset_reference gives each "
-                "stage its own; keep the best by eval/image_dependence or eval/logps/..."
+                f"keep_best={self.keep_best} would compare rewards over different references, as reset_reference gives "
+                "each stage its own; use eval/image_dependence or eval/logps/..."
             )
         return faults
 

@@ -113,7 +113,7 @@ def train_stage(run: Run, plan: Plan, number: int) -> Plan:
     steps = steps_of_stages(plan, run.settings)
     log = StageLog(run.folder / "metrics.jsonl", name, sum(steps[:number]))
     if checkpoint:
-        say(f"going on from step {step} of the stage")
+        say(f"resuming from step {step} of the stage")
     if processes().is_main_process:
         log.forget_after(step)
     reads_reference = "reference" in OBJECTIVES[run.settings.method].inputs

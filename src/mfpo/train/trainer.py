@@ -136,7 +136,7 @@ class PreferenceTrainer(Trainer):
             if resume_from_checkpoint:
                 raise MfpoError(
                     "a PreferenceTrainer resumes only with the model loaded from the checkpoint and the `reference` of "
-                    "the model before; `mfpo.train` resumes a killed run by itself"
+                    "the original model; `mfpo.train` resumes a killed run by itself"
                 )
             self.reference, self.starts_as_reference = self._own_reference(self.pairs), True
         if self.eval_pairs is not None and self.eval_reference is None:
@@ -149,7 +149,7 @@ class PreferenceTrainer(Trainer):
         """The log-probabilities under the model as it is, (records, sequences per record)."""
         self.model.eval()
         batch_size = self.args.per_device_train_batch_size
-        check_fit(self.model, pairs, "the model given", self._autocast(), batch_size=batch_size)
+        check_fit(self.model, pairs, "the given model", self._autocast(), batch_size=batch_size)
         rows = share(list(range(len(pairs))))
         logps = gathered(reference_logps(self.model, pairs, rows, batch_size=batch_size, autocast=self._autocast()))
         return torch.tensor([[logp for logp, _ in logps[row]] for row in range(len(pairs))])
@@ -260,7 +260,7 @@ class PreferenceTrainer(Trainer):
         """
         if eval_dataset is not None or self.eval_pairs is None:
             raise MfpoError(
-                "evaluate() measures the held-out pairs that the trainer was made with; give it eval_dataset"
+                "evaluate() measures the held-out pairs that the trainer was made with; make it with eval_dataset"
             )
         if self.is_in_train and 0 < self.state.global_step == self._initial_global_step:
             return {}  # by `eval_on_start`, but the run goes on from a checkpoint
@@ -312,7 +312,7 @@ class PreferenceTrainer(Trainer):
         raise MfpoError(
             "policy and reference do not compute the same: before any weight has moved, record "
             f"{brief(self.pairs.ids[int(rows[row])])} has a reward of {reward:.2g}, which must be 0; a "
-            f"{self.model.config.model_type!r} model that computes otherwise while it is trained cannot be trained here"
+            f"{self.model.config.model_type!r} model that computes differently in training cannot be trained here"
         )
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -329,7 +329,7 @@ class PreferenceTrainer(Trainer):
         ids = ", ".join(repr(self.pairs.ids[row]) for row in rows)
         return MfpoError(
             f"the {what} is no longer finite at record {ids}, step {self.state.global_step}; lower learning_rate or "
-            "look at these records, with another --out, as the last checkpoint before is kept in "
+            "check these records, and give another --out: the last checkpoint before is kept in "
             f"{self.args.output_dir}"
         )
 

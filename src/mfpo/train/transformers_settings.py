@@ -81,23 +81,23 @@ def _passed_on() -> list[str]:
 
 HUB = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision")
 
-_STEP = "what a step is stays the same whatever it runs on: per_device_train_batch_size, gradient_accumulation_steps"
+_STEP = "a step is the same on any machine: set per_device_train_batch_size and gradient_accumulation_steps"
 _ORDER = "the seed alone decides the order of records, so that a killed run resumes with the same weights"
 _RESUME = "a killed run resumes from its last checkpoint by repeating its command"
 _STEPS = "logging_steps, save_steps and eval_steps count steps, so that a resumed run logs the same lines"
-_PRECISION = "policy and reference compute in one precision, which bf16 says"
+_PRECISION = "policy and reference compute in the same precision; set bf16"
 _FORWARD = "policy and reference would no longer compute the same"
 _LAUNCH = "give it to `accelerate launch` (docs/scaling.md)"
 _EVAL = "eval=DATA eval_steps=N measures held-out pairs and keeps no predictions"
 _BEST = "keep_best=eval/NAME keeps the best model"
 _PUSH = "push_to_hub=true pushes the finished model, once"
-_HERE = "it is for scripts of transformers; `mfpo train` trains"
+_HERE = "it is for the scripts of transformers; `mfpo train` always trains"
 _PROCESSES = "all processes write to one --out"
 
 # The other fields, with the reason why each is refused.
 REFUSED = {
     "accelerator_config": _STEP,
-    "activation_checkpointing": "it is called gradient_checkpointing, as every version of transformers knows it",
+    "activation_checkpointing": "it is called gradient_checkpointing here, as in every version of transformers",
     "activation_checkpointing_kwargs": "they are called gradient_checkpointing_kwargs",
     "auto_find_batch_size": _STEP,
     "average_tokens_across_devices": "a step's loss is the mean over its records, on all devices together",

@@ -19,7 +19,9 @@ def inpaint(
     rng: np.random.Generator,
     settings: BuildSettings,
     *,
-    inpaint_radius: Annotated[float, about("pixels around a filled one that it is made of", above=0)] = 3.0,
+    inpaint_radius: Annotated[
+        float, about("radius in pixels of the surroundings that a pixel is filled from", above=0)
+    ] = 3.0,
 ) -> tuple[Pixels, float]:
     """OpenCV's inpainting by fast marching (Telea 2004). Raises MfpoError without OpenCV."""
     try:

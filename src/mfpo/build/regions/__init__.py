@@ -27,7 +27,7 @@ OTHER_CHOICES = (
     "clipseg=MODEL or lisa=MODEL (folders or names on the hub), "
     "or corruption=global, random or crop, which need none"
 )
-CHOICES = f"give --regions dataset (masks that the source brings), {OTHER_CHOICES}"
+CHOICES = f"give --regions dataset (masks from the source), {OTHER_CHOICES}"
 
 
 @dataclass(frozen=True)
@@ -88,4 +88,4 @@ def check_choice(choice: str) -> None:
     if bool(equals) != bool(where) or (name in ("coco", "lisa") and not where):
         raise MfpoError(f"regions {brief(choice)} lacks the file or model; {CHOICES}")
     if name == "dataset" and where:
-        raise MfpoError(f"regions {brief(choice)} takes nothing behind dataset; {CHOICES}")
+        raise MfpoError(f"regions {brief(choice)} takes nothing after dataset; {CHOICES}")

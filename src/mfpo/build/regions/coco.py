@@ -30,7 +30,7 @@ class CocoRegions:
         for image in images:
             self._images[self._images.add(image.id, image.name)] = image
         if min(len(set(stems)), len(self._images)) < len(images):
-            raise MfpoError(f"{file}: two images have one file name; give each its own, as images are found by it")
+            raise MfpoError(f"{file}: two images have the same file name; give each its own, as images are found by it")
         # A file with masks has one in its first annotations: no other is drawn here.
         if not any(_has_mask(entry, image) for image in images for _, entry in image.annotations):
             raise MfpoError(
@@ -138,7 +138,7 @@ def as_mask(segmentation: Any, height: int, width: int) -> RLE:
             raise ValueError(f"run lengths do not cover {size}")
         return as_rle(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
     if not isinstance(counts, str):
-        raise ValueError(f"counts is {brief(counts)}, but must be a list or a text")
+        raise ValueError(f"counts is {brief(counts)}, but must be a list or a string")
     mask = RLE(size=[height, width], counts=counts)
     if not is_whole(mask):
         raise ValueError(f"run lengths do not cover {size}")
@@ -147,17 +147,17 @@ def as_mask(segmentation: Any, height: int, width: int) -> RLE:
 
 def _draw(polygons: list[Any], height: int, width: int) -> RLE:
     if not all(isinstance(polygon, list) and all(map(_is_number, polygon)) for polygon in polygons):
-        raise ValueError("polygons are no lists [x, y, x, y, ...] of numbers")
+        raise ValueError("polygons are not lists [x, y, x, y, ...] of numbers")
     if len(polygons) > 2 and all(len(polygon) == 2 for polygon in polygons):
-        raise ValueError("polygons are no lists [x, y, x, y, ...], but points")
+        raise ValueError("polygons are points, not lists [x, y, x, y, ...]")
     sides = [side for polygon in polygons for side in polygon]
     if sides and 0 <= min(sides) <= max(sides) <= 1 < height * width and _spanned(polygons) > 0:
-        raise _NoMask("its polygons are numbers from 0 to 1, but must be pixels")
+        raise _NoMask("its polygons are in numbers from 0 to 1, but must be in pixels")
     # Annotations hold some "polygons" of one or two points, which pycocotools takes for boxes or refuses.
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]
     limit = 10 * max(height, width)
     if not all(max(map(abs, polygon)) <= limit and len(polygon) % 2 == 0 for polygon in polygons):
-        raise ValueError("a polygon lies far outside of its image, or half a point is missing")
+        raise ValueError("a polygon lies far outside its image, or has an odd number of coordinates")
     return as_rle(coco_mask.merge(coco_mask.frPyObjects(polygons or [[0] * 6], height, width)))
 
 

@@ -223,7 +223,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
-        raise MfpoError(f"{folder}: no LISA there (no config.json in JSON); give its folder, or a hub name") from None
+        raise MfpoError(f"{folder}: no LISA there (no valid config.json); give its folder, or a hub name") from None
     needed = {"vision_tower": str, "hidden_size": int, "mm_hidden_size": int, "mm_vision_select_layer": int}
     if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in needed.items()):
         raise MfpoError(
@@ -303,7 +303,7 @@ def _load_tower(folder: Path, config: dict[str, Any]) -> tuple[Any, CLIPImagePro
         ) from None
     layers = tower.config.num_hidden_layers
     if tower.config.hidden_size != config["mm_hidden_size"] or abs(config["mm_vision_select_layer"]) > layers:
-        raise MfpoError(f"{tower_folder}: not the CLIP of {folder}, by its mm_hidden_size and layers")
+        raise MfpoError(f"{tower_folder}: not the CLIP of {folder}: its hidden size or its layers do not fit")
     return tower, load_image_processor(CLIPImageProcessorPil, tower_folder)
 
 

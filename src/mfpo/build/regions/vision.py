@@ -128,7 +128,7 @@ def search_images(
     for number, search in enumerate(searches):
         height, width = size_of(search)
         if max(height, width) > _NARROWEST * min(height, width):
-            reason = f"image {search.number} is {width} x {height}, too narrow to look for keywords in"
+            reason = f"image {search.number} is {width} x {height}, too narrow to search for keywords"
             results[number] = RecordError(reason)
         elif not search.keywords:
             results[number] = []

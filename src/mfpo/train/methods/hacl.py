@@ -39,7 +39,7 @@ class Alone:
         self._end_id, self._pad_id = pairs.end_id, pairs.pad_id
         if not shares_prefix(model) or self._image_id is None:
             raise MfpoError(
-                f"method hacl reads states that a {model.config.model_type!r} model does not show here; "
+                f"method hacl reads hidden states that a {model.config.model_type!r} model does not give here; "
                 "train one whose prompts can be shared, such as LLaVA or Qwen2.5-VL"
             )
 

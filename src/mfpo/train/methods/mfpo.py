@@ -33,7 +33,7 @@ def mfpo(
         about("the image term: the paper's, or bounded: in one sigmoid with the text (CHiP), or a hinge (PEA-DPO)"),
     ] = "sigmoid",
     hinge_margin: Annotated[
-        float, about("nats by which image_loss=hinge wants the log-ratio under m above that under m'", above=0)
+        float, about("image_loss=hinge: nats by which the log-ratio under m should exceed that under m'", above=0)
     ] = _HINGE_MARGIN,
 ) -> Losses:
     """Modality-fair preference loss (Jiang et al., IJCAI 2025, section 3.2): three terms per row, each (batch,).
