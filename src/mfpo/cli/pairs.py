@@ -18,14 +18,14 @@ from mfpo.settings import read_settings, with_options
 
 _FORMATS = ("parquet", "trl", "ms-swift")
 
+Source = Annotated[
+    str,
+    typer.Argument(help="Folder of images, JSONL or JSON of questions, `picturebook:N` or `picturebook-context:N`."),
+]
+
 
 def pairs(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of images, JSONL or JSON of questions, or `picturebook:N` (or picturebook-context:N)."
-        ),
-    ],
+    source: Source,
     model: Model,
     out: Out,
     check: Annotated[
