@@ -47,7 +47,9 @@ def check_model_files(path: Path) -> None:
             raise MfpoError(f"{path}: no adapter_model.safetensors there; nothing else is loaded")
         return
     if not path.is_dir():
-        raise MfpoError(f"{path}: no such folder; give a model's folder, a name on the Hub, or picturebook")
+        raise MfpoError(
+            f"{path}: no such folder; give a model's folder, a name on the Hub, picturebook or picturebook-context"
+        )
     if not (path / "config.json").is_file():
         if any((path / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise MfpoError(f"{path}: is the folder of a run; give its model, {path / 'model'}")

@@ -148,3 +148,8 @@ def test_what_is_scored_for_look_is_kept_apart_from_the_tables(tmp_path):
     assert trial.key(plain.context) != trial.key(scale.context)
     assert json.dumps(scale.context)
     assert {"unusual_colours", "counts", "same_without_regions", "existence_adversarial"} <= scale.figures.keys()
+
+
+def test_one_seed_settles_nothing(study):
+    study.seeds = [0]
+    assert look(study).lead == ["One seed settles nothing."]

@@ -195,7 +195,10 @@ def test_settings_of_another_method_are_refused_by_name():
 
 
 def test_a_loss_of_ones_own_has_settings_and_weights_of_its_own():
-    @objective("ours", terms=("text", "image", "lm"))
+    def faults(settings):
+        return ["tau=4 is for image_weight below 5"] if settings["tau"] == 4 and settings["image_weight"] >= 5 else []
+
+    @objective("ours", terms=("text", "image", "lm"), faults=faults)
     def ours(
         ratios: LogRatios, *, tau: Annotated[float, about("a number", above=0)] = 3.0, lm_weight: float = 2.0, hidden=1
     ):
@@ -206,6 +209,9 @@ def test_a_loss_of_ones_own_has_settings_and_weights_of_its_own():
     assert settings.weights() == {"text": 1.0, "image": 0.5}
     with pytest.raises(SettingError, match=r"tau is -1\.0, but must be above 0"):
         read_settings(TrainSettings, None, ["tau=-1"], method="ours")
+    with pytest.raises(SettingError, match="tau=4 is for image_weight below 5"):
+        read_settings(TrainSettings, None, ["tau=4", "image_weight=5"], method="ours")
+    assert read_settings(TrainSettings, None, ["tau=4"], method="ours").tau == 4
     with pytest.raises(SettingError, match="tau is 2, but method dpo has no tau"):
         read_settings(TrainSettings, None, ["tau=2"], method="dpo")
     with pytest.raises(SettingError, match="the package has a method named 'dpo'"):

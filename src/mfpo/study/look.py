@@ -110,7 +110,7 @@ def _look(study: Study, book: str, base: str) -> Result:
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
-    lead = [*_never_worse(table, points), *_settled(table)]
+    lead = [*_never_worse(table, points), *_settled(table)] if len(study.seeds) > 1 else ["One seed settles nothing."]
     return Result(f"When it pays to look: {base}", _beside_plain(table), by_size(study, table, points), notes, lead)
 
 

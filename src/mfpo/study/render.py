@@ -124,8 +124,8 @@ def markdown(result: Result, command: str, facts: dict[str, str]) -> str:
     """A page for the docs; the plots are in the page of `write_html`."""
     header, rows = cells(result)
     lines = [f"# {result.title}", ""]
-    lead = sentences(result)
-    lines += [f"- {sentence}" for sentence in lead] + [""] * bool(lead)
+    bullets = sentences(result)
+    lines += [f"- {sentence}" for sentence in bullets] + [""] * bool(bullets)
     lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
     lines += [line for note in notes_of(result) for line in (note, "")]
     lines += ["```", command, "```", "", "; ".join(f"{name} {value}" for name, value in facts.items()) + "."]
