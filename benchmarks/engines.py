@@ -27,6 +27,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from mfpo.dataset import read_dataset
 from mfpo.files import read_rows
 from mfpo.folders import write_json
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
@@ -35,7 +36,6 @@ from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 MFPO = ["-m", "mfpo.cli"]

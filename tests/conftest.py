@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Fixtures that the tests of several folders take.
-pytest_plugins = ("fixtures.families", "fixtures.endpoints")
+pytest_plugins = ("fixtures.families", "fixtures.endpoints", "fixtures.broken")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

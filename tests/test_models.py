@@ -1,5 +1,4 @@
 import json
-import shutil
 from importlib.util import find_spec
 
 import pytest
@@ -7,16 +6,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from fixtures.broken import edit
 from mfpo.errors import MfpoError
 from mfpo.hub import find_model
 from mfpo.models import load_model, stored_dtype
 from mfpo.processors import load_processor
-
-
-@pytest.fixture
-def model(tiny_llava, tmp_path):
-    """A copy of a good model, to be broken."""
-    return shutil.copytree(tiny_llava, tmp_path / "model")
 
 
 def test_missing_weights_are_not_filled_with_random_ones(model):
@@ -95,12 +89,6 @@ def test_a_hub_name_that_cannot_be_had(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MfpoError, match="no-one/nothing: no such folder, and it could not be downloaded from the Hub"):
         find_model("no-one/nothing")
-
-
-def edit(path, **changes):
-    """Change keys of a JSON file; those that become None are taken out."""
-    content = {name: value for name, value in (json.loads(path.read_text()) | changes).items() if value is not None}
-    path.write_text(json.dumps(content))
 
 
 def test_an_encoder_decoder_is_refused(tmp_path):

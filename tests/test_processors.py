@@ -1,27 +1,15 @@
 """What processors lack or get wrong, mended or told in a line."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from fixtures.broken import edit
 from mfpo.errors import MfpoError, RecordError
 from mfpo.processors import encode_questions, load_processor
-
-
-@pytest.fixture
-def model(tiny_llava, tmp_path):
-    """A copy of a good model, to be broken."""
-    return shutil.copytree(tiny_llava, tmp_path / "model")
-
-
-def edit(path, **changes):
-    """Change keys of a JSON file; those that become None are taken out."""
-    content = {name: value for name, value in (json.loads(path.read_text()) | changes).items() if value is not None}
-    path.write_text(json.dumps(content))
 
 
 def picture():

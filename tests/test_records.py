@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFile
 
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError, RecordError
 from mfpo.images import check_image, decode_image, load_image
-from mfpo.records import new_record, read_dataset
+from mfpo.records import new_record
 
 
 def encoded(image, kind="PNG", **options):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mfpo.build.regions import open_segmenter as open_segmenter
     from mfpo.build.regions import segmenter as segmenter
     from mfpo.build.settings import BuildSettings as BuildSettings
+    from mfpo.dataset import read_dataset as read_dataset
     from mfpo.errors import MfpoError as MfpoError
     from mfpo.evaluate.benchmark import Result as Result
     from mfpo.evaluate.benchmark import benchmark as benchmark
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from mfpo.processors import load_processor as load_processor
     from mfpo.rank.run import rank as rank
     from mfpo.rank.settings import RankSettings as RankSettings
-    from mfpo.records import read_dataset as read_dataset
     from mfpo.settings import about as about
     from mfpo.sources import open_source as open_source
     from mfpo.sources import source as source
@@ -54,7 +54,7 @@ _PLACES = {
     "mfpo.processors": ("load_processor",),
     "mfpo.pairs.settings": ("PairsSettings",),
     "mfpo.rank.settings": ("RankSettings",),
-    "mfpo.records": ("read_dataset",),
+    "mfpo.dataset": ("read_dataset",),
     "mfpo.settings": ("about",),
     "mfpo.sources": ("open_source", "source"),
     "mfpo.train.objectives": ("objective",),

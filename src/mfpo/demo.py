@@ -18,6 +18,7 @@ from mfpo.answer.settings import AnswerSettings
 from mfpo.build.pipeline import build
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
+from mfpo.dataset import read_dataset
 from mfpo.demo_settings import DemoSettings
 from mfpo.evaluate.chair import chair
 from mfpo.evaluate.existence import existence
@@ -31,7 +32,6 @@ from mfpo.probe.dependence import image_dependence
 from mfpo.processors import load_processor
 from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
-from mfpo.records import read_dataset
 from mfpo.report import write_report
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings

@@ -27,10 +27,11 @@ from mfpo.build.regions import Search, open_segmenter
 from mfpo.build.regions.dataset import DatasetRegions
 from mfpo.build.settings import BuildSettings
 from mfpo.build.steps import build_record, generator
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.images import decode_image, encode_image
 from mfpo.masks import encode_mask
-from mfpo.records import NamedMask, Origin, SourceRecord, new_record, read_dataset
+from mfpo.records import NamedMask, Origin, SourceRecord, new_record
 from mfpo.shards import keep_first
 from mfpo.sources import open_source
 

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.attention.flex_attention import create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mfpo.dataset import read_dataset
 from mfpo.logprobs import prefix
 from mfpo.logprobs import sequences as logprobs
 from mfpo.logprobs.attention import attend_by_document, lengths_of
@@ -27,7 +28,6 @@ from mfpo.logprobs.prefix import (
 from mfpo.logprobs.sequences import Encoded, by_token, collate, in_chunks, logps_of, plain_scores, token_logps
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 
 
 def by_the_book(model, rows: list[Encoded]) -> list[torch.Tensor]:

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from mfpo.cli import main
+from mfpo.dataset import read_dataset
 from mfpo.errors import SettingError
 from mfpo.pairs.check import CHECKERS
 from mfpo.pairs.run import pairs
 from mfpo.pairs.settings import PairsSettings, check_use
-from mfpo.records import read_dataset
 from mfpo.settings import with_options
 
 MFPO = [sys.executable, "-c", "from mfpo.cli import main; main()"]
@@ -159,7 +159,7 @@ def test_an_endpoint_that_is_down_ends_the_run_in_one_line(tmp_path, command, se
     rows = [{"question_id": f"q{n}", "image": "red.png", "text": "What is there?"} for n in range(30)]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     status, said = here(*command, "--check", "coco=truth.jsonl", "--out", "own", "shard_size=30")
-    assert (status, said.count("\n")) == (1, 1)
+    assert (status, said.count("\n")) == (1, 1), said
     assert f"error: {server.url}: 20 questions in a row failed, the last with: the endpoint failed" in said
 
 
@@ -179,7 +179,7 @@ def test_a_wrong_checker_is_told_before_the_model_is_loaded(command, here, tmp_p
     (tmp_path / "llava" / "model.safetensors").write_bytes(b"")
     name, *values = check.split()
     status, said = here(*command[:4], "--model", "llava", "--check", name, "--out", "own", *values)
-    assert (status, said.count("\n")) == (1, 1)
+    assert (status, said.count("\n")) == (1, 1), said
     assert words in said  # and nothing of the model, whose file is empty
 
 

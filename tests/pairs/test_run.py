@@ -8,6 +8,7 @@ from PIL import Image
 from mfpo.answer.sample import Sampled
 from mfpo.build.pipeline import build
 from mfpo.build.settings import BuildSettings
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError, RecordError
 from mfpo.pairs import out as pairs_out
 from mfpo.pairs.ask import Asker
@@ -15,7 +16,6 @@ from mfpo.pairs.check import open_checker
 from mfpo.pairs.questions import open_questions
 from mfpo.pairs.run import pairs_into
 from mfpo.pairs.settings import PairsSettings
-from mfpo.records import read_dataset
 from mfpo.sources import open_source
 
 DOG, CAT = "There is a dog on the grass. The sky is blue.", "There is a cat on the grass. The sky is blue."

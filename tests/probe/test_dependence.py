@@ -4,13 +4,14 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from mfpo.dataset import read_dataset
 from mfpo.logprobs.sequences import encode
 from mfpo.masks import decode_mask, encode_mask
 from mfpo.models import load_model
 from mfpo.probe.dependence import image_dependence
 from mfpo.probe.inpainting import inpaint
 from mfpo.processors import load_processor
-from mfpo.records import Region, read_dataset
+from mfpo.records import Region
 
 
 def test_image_dependence_is_the_mean_drop_of_the_chosen_answer(tiny_llava, preference_data):

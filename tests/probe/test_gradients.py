@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mfpo.dataset import read_dataset
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
@@ -11,7 +12,6 @@ from mfpo.picturebook import WEIGHTS
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 
 BETA = 0.1
 

@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, RobertaModel
 
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs import sequences as logprobs
 from mfpo.logprobs.sequences import Encoded, collate, token_logps
@@ -25,7 +26,6 @@ from mfpo.rank.semantic_entropy import (
     semantic_entropy,
 )
 from mfpo.rank.settings import RankSettings
-from mfpo.records import read_dataset
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz?"
 

@@ -13,6 +13,7 @@ from transformers import ByT5Tokenizer, DebertaV2Config, DebertaV2ForSequenceCla
 
 from fixtures.killed_runs import rank_one_shard
 from fixtures.processes import start
+from mfpo.dataset import column, read_dataset
 from mfpo.demo import build_pairs
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model
@@ -22,7 +23,6 @@ from mfpo.rank import run
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.run import rank, rank_into
 from mfpo.rank.settings import RankSettings
-from mfpo.records import column, read_dataset
 from mfpo.settings import from_mapping
 
 

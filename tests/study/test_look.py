@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mfpo.dataset import read_dataset
 from mfpo.logprobs.cells import columns
 from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
@@ -14,7 +15,6 @@ from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.menus import menu
 from mfpo.picturebook.scenes import make_scene
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.study.conflicts import counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE
 from mfpo.study.look import PLAIN, LookScale, at_rate, look, objectives, variants

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mfpo.answer.judge import Judge, Verdict
 from mfpo.cli import main
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.amber import amber, load_amber
 from mfpo.evaluate.amber_words import open_reading
@@ -21,7 +22,6 @@ from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.mmhal import TYPES
 from mfpo.evaluate.object_halbench import object_halbench
 from mfpo.probe.words import UnknownGrid
-from mfpo.records import read_dataset
 from mfpo.settings import read_settings
 from mfpo.sources import open_source
 from mfpo.study import figures

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mfpo.build.keywords import rank_keywords
 from mfpo.build.settings import BuildSettings
+from mfpo.dataset import read_dataset
 from mfpo.errors import SettingError
 from mfpo.evaluate.answers import read_answers
 from mfpo.evaluate.chair import chair
@@ -26,7 +27,7 @@ from mfpo.probe.distortion import WHERE
 from mfpo.probe.gradients import image_pull
 from mfpo.probe.settings import DistortionSettings
 from mfpo.processors import load_processor
-from mfpo.records import answer_text, read_dataset
+from mfpo.records import answer_text
 from mfpo.study import figures, gradients, picturebook, questions
 from mfpo.study.counts import counts_of
 from mfpo.study.experiments import BASE, load_experiments, mfpo, terms

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fixtures.runs import PLAIN, metrics_of
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs.cells import CELLS, TEXT_AND_IMAGE, ByCell
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, encode, sequence_logps
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train import reference as reference_module
 from mfpo.train.data import open_data
 from mfpo.train.methods.chip import weigh_segments

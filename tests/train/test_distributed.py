@@ -17,12 +17,12 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from fixtures import sharded_logps, sharded_run
 from fixtures.processes import command, start_two
 from fixtures.runs import STAGED, metrics_of
+from mfpo.dataset import read_dataset
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import sequence_logps
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train.run import run as train
 from mfpo.train.settings import TrainSettings
 

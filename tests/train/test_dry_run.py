@@ -12,11 +12,11 @@ from torch.profiler import profile
 from fixtures.families import llava, ragged_rows, through
 from fixtures.runs import PLAIN, STAGED, metrics_of
 from mfpo.cli import main
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs.sequences import collate, sequence_logps
 from mfpo.models import load_model, shape_of
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train.dry_run import Part, dry_run, parameters_by_part
 from mfpo.train.memory import estimate
 from mfpo.train.objectives import OBJECTIVES

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fixtures.runs import PLAIN, assert_same_run, lasting
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.files import read_json
 from mfpo.models import load_model
 from mfpo.probe.dependence import pair_logps
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train.interruption import Interruption
 from mfpo.train.progress import StageLog
 from mfpo.train.run import run as train

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs.sequences import encode
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train.methods.ddpo import changed_tokens, weigh_changed
 from mfpo.train.methods.eos import eos
 from mfpo.train.methods.ha_dpo import ha_dpo

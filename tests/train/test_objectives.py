@@ -7,10 +7,10 @@ import pytest
 import torch
 from trl import DPOConfig, DPOTrainer
 
+from mfpo.dataset import read_dataset
 from mfpo.logprobs.sequences import Encoded, collate, sequence_logps
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train.methods.dpo import dpo
 from mfpo.train.methods.mdpo import mdpo
 from mfpo.train.methods.mfpo import mfpo

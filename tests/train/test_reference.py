@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from fixtures.runs import BRIEF, Killed
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.images import encode_image
 from mfpo.logprobs.cells import TEXT, TEXT_AND_IMAGE
@@ -21,7 +22,6 @@ from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, encode, sequence_logps
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train import reference as reference_module
 from mfpo.train.objectives import objective
 from mfpo.train.reference import find_reference, read_reference, reference_key, sequence_hashes, write_reference

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError, RecordError
 from mfpo.hub import check_model_files
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train import run as run_module
 from mfpo.train.data import open_data
 from mfpo.train.plan import plan_stages

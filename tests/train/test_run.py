@@ -22,13 +22,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import mfpo.train.run
 from fixtures.runs import BRIEF, PLAIN, STAGED, Killed, lasting, metrics_of
 from mfpo.cli import main
+from mfpo.dataset import column, read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import collate, sequence_logps, token_logps
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import column, read_dataset
 from mfpo.settings import read_settings
 from mfpo.train import stage as stage_module
 from mfpo.train.card import hub_name

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import TrainingArguments
 
 from fixtures.runs import PLAIN, metrics_of
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError, SettingError
 from mfpo.models import load_model
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.train.arguments import training_arguments
 from mfpo.train.metrics import count_tokens, window_means
 from mfpo.train.run import run as train

@@ -14,9 +14,9 @@ from mfpo.build.notes import Summary, delete_notes, has_notes, merge_notes, note
 from mfpo.build.regions import CHOICES, Segmenter
 from mfpo.build.settings import BuildSettings, resolve_tagger
 from mfpo.build.vectors import open_vectors, vectors_state
+from mfpo.dataset import read_dataset
 from mfpo.errors import MfpoError
 from mfpo.folders import provenance_of, whole_folder, write_json
-from mfpo.records import read_dataset
 from mfpo.sources import Source, open_source
 
 Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]

@@ -11,6 +11,7 @@ import datasets
 from mfpo.answer.replies import without_thoughts
 from mfpo.build.engine import chunks
 from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
+from mfpo.dataset import read_dataset
 from mfpo.errors import RecordError, one_line
 from mfpo.folders import provenance_of, whole_folder, write_json
 from mfpo.pairs.ask import Asker, open_asker
@@ -19,7 +20,7 @@ from mfpo.pairs.out import COLUMNS, Note, Summary, count_pair, empty_note, merge
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
 from mfpo.pairs.questions import Asked, Questions, open_questions
 from mfpo.pairs.settings import PairsSettings, check_use
-from mfpo.records import read_dataset, without_places
+from mfpo.records import without_places
 from mfpo.settings import from_mapping, options_of, with_options
 from mfpo.shards import write_shard
 

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.build.steps import union
+from mfpo.dataset import TEXT_COLUMNS, read_dataset
 from mfpo.errors import MfpoError, RecordError
 from mfpo.images import decode_image
 from mfpo.masks import Mask
-from mfpo.records import TEXT_COLUMNS, Message, read_dataset
+from mfpo.records import Message
 from mfpo.report.samples import evenly
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 
+from mfpo.dataset import column
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import token_logps
@@ -24,7 +25,7 @@ from mfpo.rank.semantic_entropy import (
     semantic_entropy,
 )
 from mfpo.rank.settings import RankSettings
-from mfpo.records import answer_text, column
+from mfpo.records import answer_text
 
 # Records -> batch by batch, their entropies and how many answers were cut.
 Measure = Callable[[datasets.Dataset], Iterator[tuple[list[float], int]]]

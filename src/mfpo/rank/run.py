@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from mfpo.dataset import TEXT_COLUMNS, column, dataset_hash, read_dataset
 from mfpo.errors import MfpoError, brief
 from mfpo.folders import fingerprint, whole_folder, write_json
 from mfpo.hub import find_model
@@ -24,7 +25,6 @@ from mfpo.processors import load_processor
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.measure import Measure, open_measure
 from mfpo.rank.settings import RankSettings
-from mfpo.records import TEXT_COLUMNS, column, dataset_hash, read_dataset
 
 # Records of a dataset in memory that become a shard.
 _SHARD_SIZE = 256

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from mfpo.dataset import column
 from mfpo.files import read_json
-from mfpo.records import column
 from mfpo.report.page import Page, tiles_of, write
 from mfpo.report.samples import open_samples, read_samples
 

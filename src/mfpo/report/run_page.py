@@ -8,11 +8,11 @@ import datasets
 import yaml
 from markupsafe import Markup
 
+from mfpo.dataset import column
 from mfpo.errors import MfpoError, brief
 from mfpo.files import read_json, read_rows
 from mfpo.folders import check_run
 from mfpo.images import decode_image, load_image
-from mfpo.records import column
 from mfpo.report import plots, scores
 from mfpo.report.page import Example, Page, Panels, Tile, tiles_of, write
 from mfpo.report.palette import BLUE, GREEN, ORANGE, PURPLE, RED, SKY

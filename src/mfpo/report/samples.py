@@ -14,9 +14,10 @@ from PIL import Image, ImageChops, ImageColor, ImageFilter
 from rich.console import Console
 from rich.progress import track
 
+from mfpo.dataset import TEXT_COLUMNS, read_dataset
 from mfpo.images import decode_image
 from mfpo.masks import decode_mask
-from mfpo.records import NOISY, TEXT_COLUMNS, Record, Region, answer_text, read_dataset
+from mfpo.records import NOISY, Record, Region, answer_text
 from mfpo.report.palette import PALETTE
 from mfpo.report.texts import Piece, claim_spans, cut, difference_spans, keyword_spans
 

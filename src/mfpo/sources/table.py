@@ -8,9 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import datasets
 
+from mfpo.dataset import dataset_hash
 from mfpo.errors import RecordError
 from mfpo.folders import file_states
-from mfpo.records import Message, Origin, SourceRecord, answer_text, dataset_hash, new_record, place_images
+from mfpo.records import Message, Origin, SourceRecord, answer_text, new_record, place_images
 from mfpo.sources.files import check_row, dataset_rows, read_rows
 from mfpo.sources.rows import either, read_claims, read_counter, read_images, read_objects, read_rejected_images
 

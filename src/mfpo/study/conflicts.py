@@ -11,6 +11,7 @@ import torch
 
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
+from mfpo.dataset import read_dataset
 from mfpo.images import decode_image, encode_image
 from mfpo.logprobs.sequences import collate, encode, pad_id, sequence_logps
 from mfpo.picturebook.books import Book
@@ -18,7 +19,7 @@ from mfpo.picturebook.corrections import THING
 from mfpo.picturebook.scenes import Scene, draw_scene
 from mfpo.picturebook.texts import CAPTION_PROMPTS, caption
 from mfpo.probe.dependence import inpainted
-from mfpo.records import IMAGE_PLACE, Message, read_dataset, without_places
+from mfpo.records import IMAGE_PLACE, Message, without_places
 from mfpo.study.statistics import Array
 
 # What tables call them.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mfpo.dataset import read_dataset
 from mfpo.evaluate.figures import Tally
 from mfpo.models import load_model
 from mfpo.probe.dependence import inpainted_logps, pair_logps
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.study.statistics import LOGPS, Array
 
 

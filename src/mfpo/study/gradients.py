@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from mfpo.dataset import read_dataset
 from mfpo.models import base_of, load_model
 from mfpo.probe.dependence import pair_logps
 from mfpo.probe.gradients import image_pull
 from mfpo.processors import load_processor
-from mfpo.records import read_dataset
 from mfpo.study.experiments import BASE, experiment, mfpo
 from mfpo.study.results import Result, Table
 from mfpo.study.statistics import Scores, estimate

@@ -12,9 +12,10 @@ from rich.progress import track
 from mfpo.build.pipeline import build_into
 from mfpo.build.regions import open_segmenter
 from mfpo.build.settings import BuildSettings
+from mfpo.dataset import column, read_dataset
 from mfpo.rank.run import rank
 from mfpo.rank.settings import RankSettings
-from mfpo.records import SourceRecord, column, read_dataset
+from mfpo.records import SourceRecord
 from mfpo.settings import read_settings
 from mfpo.sources import Source
 from mfpo.study.trials import Data

@@ -6,10 +6,10 @@ from typing import Any
 
 import datasets
 
+from mfpo.dataset import IN_MEMORY, TEXT_COLUMNS, column, read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs.cells import TEXT_AND_IMAGE, columns
 from mfpo.logprobs.pairs import Pairs
-from mfpo.records import IN_MEMORY, TEXT_COLUMNS, column, read_dataset
 from mfpo.settings import options_of
 from mfpo.train.objectives import OBJECTIVES
 from mfpo.train.settings import TrainSettings

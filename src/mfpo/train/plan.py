@@ -7,12 +7,12 @@ from typing import Any
 import datasets
 import torch
 
+from mfpo.dataset import column
 from mfpo.errors import MfpoError
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.sequences import token_logps
 from mfpo.rank.entropy import token_entropy
 from mfpo.rank.levels import cut_levels, level_names, stages
-from mfpo.records import column
 from mfpo.train.policy import precision
 from mfpo.train.processes import gathered, share
 from mfpo.train.settings import TrainSettings

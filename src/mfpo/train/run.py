@@ -17,13 +17,13 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import AutoModelForImageTextToText
 from transformers.integrations import get_available_reporting_integrations
 
+from mfpo.dataset import dataset_hash
 from mfpo.errors import MfpoError
 from mfpo.files import read_json
 from mfpo.folders import fingerprint, write_json, writing
 from mfpo.hub import find_model
 from mfpo.models import load_model, load_weights, model_files, model_hash, quiet, stored_dtype
 from mfpo.processors import load_processor
-from mfpo.records import dataset_hash
 from mfpo.train.arguments import check_arguments, steps_of_stages
 from mfpo.train.base import IN_MEMORY, check_model, save_model, title
 from mfpo.train.data import data_name, open_data, open_pairs
