@@ -211,3 +211,13 @@ def decode_image(image: EncodedImage) -> Image.Image:
         return Image.open(io.BytesIO(image["bytes"]), formats=_FORMATS).convert("RGB")
     except Exception as error:  # what a broken file raises in PIL is open-ended
         raise _unreadable(image.get("path") or "without a name", error, image["bytes"]) from None
+
+
+def changed_share(image: Image.Image, rejected_image: Image.Image) -> float:
+    """The share of the pixels in which two RGB images differ, from 0 to 1; 1 for images of two sizes.
+
+    It is measured, not read from the masks, so that it is true for every kind of corruption.
+    """
+    if image.size != rejected_image.size:
+        return 1.0
+    return float((np.asarray(image) != np.asarray(rejected_image)).any(axis=-1).mean())

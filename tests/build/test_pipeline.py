@@ -32,6 +32,7 @@ from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.images import decode_image, encode_image
 from mfpo.masks import encode_mask
 from mfpo.records import NamedMask, Origin, SourceRecord, new_record
+from mfpo.report.dataset_page import inspect
 from mfpo.shards import keep_first
 from mfpo.sources import open_source
 
@@ -512,6 +513,13 @@ def test_given_rejected_images_come_as_they_are_with_their_right_answer(tmp_path
     assert record["counter"] == [{"role": "assistant", "content": "Nothing."}]
     assert (record["corruption"]["kind"], record["regions"]) == ("given", [])
     assert json.loads((tmp_path / "out/summary.json").read_text())["area_destroyed"] == 1.0
+
+
+def test_a_given_image_of_another_size_is_inspected(tmp_path):
+    Image.new("RGB", (8, 9)).save(tmp_path / "small.png")
+    mfpo.build(given(tmp_path, rejected_images=["small.png"]), tmp_path / "out", BuildSettings(corruption="given"))
+    inspect(tmp_path / "out", tmp_path / "page.html", limit=1)
+    assert "100 % changed" in (tmp_path / "page.html").read_text()
 
 
 def test_another_corruption_makes_its_own_and_knows_no_right_answer(tmp_path):

@@ -8,10 +8,13 @@ import sys
 
 import pytest
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from mfpo.answer.decoders import decoder
 from mfpo.cli import main
 from mfpo.cli.console import ROWS_SET_ASIDE
+from mfpo.errors import MfpoError
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -323,6 +326,18 @@ def test_decoding_is_chosen_by_name_and_its_settings_stand_in_each_answer(
     status, out, _ = mfpo("settings", name)
     assert status == 0
     assert all(setting in out for setting in settings)
+
+
+def test_progress_bars_end_above_the_error(mfpo, monkeypatch):
+    def broken():
+        rows = track(range(3), "building", console=Console(stderr=True))
+        next(iter(rows))
+        raise MfpoError("no space")
+
+    monkeypatch.setattr("mfpo.cli.app", broken)
+    _, _, said = mfpo("build")
+    assert "building" in said
+    assert said.endswith("\nerror: no space\n")
 
 
 def test_verbose_shows_the_traceback(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.evaluate.amber import AmberData, AmberQuestion, amber, describe, load_amber
+from mfpo.evaluate.amber_answers import read_amber_answers
 from mfpo.evaluate.amber_words import Reading, open_reading, similar_by_spacy, words_finder
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.figures import figure_of
@@ -320,6 +321,17 @@ def test_missing_answers_are_an_error_or_counted():
     assert figure_of(result.tallies["discriminative.accuracy"]).n == 1
 
 
+@pytest.mark.parametrize("kind", ["generative", "discriminative"])
+def test_a_kind_whose_answers_all_failed_is_counted(kind):
+    failed, well = ({1, 2}, {3: "No"}) if kind == "generative" else ({3, 4}, {1: "A dog."})
+    answers = [Answer(str(n), None, None, "", failed=True) for n in failed]
+    written = amber(
+        [*answers, *(answer(*item) for item in well.items())], SMALL, by_words(SMALL), allow_missing=True
+    ).json()
+    assert (written[kind]["answers"], written[kind]["missing"]) == (0, 2 if kind == "generative" else 4)
+    assert "chair" not in written["generative"] or kind == "discriminative"
+
+
 @pytest.mark.parametrize(
     ("answers", "fault"),
     [
@@ -391,3 +403,10 @@ def test_answers_to_other_questions_of_the_same_image(benchmark):
 def test_a_folder_without_ambers_files(tmp_path):
     with pytest.raises(MfpoError, match=r"annotations\.json: cannot be read"):
         load_amber(tmp_path)
+
+
+@pytest.mark.parametrize("extra", [{"target": "x"}, {"category": "generative"}])
+def test_a_column_of_ones_own_is_no_other_tools(tmp_path, extra):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "response": "a dog", **extra}))
+    (read,) = read_amber_answers(tmp_path / "a.jsonl", SMALL.questions)
+    assert (read.question_id, read.text) == ("1", "a dog")

@@ -14,6 +14,7 @@ from mfpo.evaluate.answers import (
     check_asked,
     check_captions,
     image_key,
+    is_another,
     read_answers,
 )
 from mfpo.files import read_rows, some
@@ -259,3 +260,16 @@ def test_answers_that_are_no_captions(texts):
     with pytest.raises(MfpoError, match=r"all \d answers begin with yes or no"):
         check_captions(texts)
     check_captions([*texts, "Nobody is here."])
+
+
+@pytest.mark.parametrize(
+    ("answered_image", "asked_image", "other"),
+    [
+        ("scene.1", "scene.1.jpg", False),
+        ("img.2", "img.1", True),
+        ("a.PNG", "photos/a.jpg", False),
+        ("42", "COCO_val2014_000000000042.jpg", False),
+    ],
+)
+def test_only_an_extension_is_taken_off_an_image(answered_image, asked_image, other):
+    assert is_another(Answer("1", answered_image, None, "a"), Asked("", (asked_image,))) == other

@@ -1,11 +1,14 @@
 """Two files of answers, compared question by question."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.errors import MfpoError, SettingError
 from mfpo.evaluate.compare import compare
+from mfpo.evaluate.llava_bench import CATEGORIES, LlavaData, LlavaQuestion, Rule
 from mfpo.evaluate.pope import SPLITS
 
 
@@ -105,7 +108,7 @@ def test_existence_and_pope(tmp_path):
 def test_answers_to_other_questions(tmp_path, reference_data):
     a, b = amber_files(tmp_path, reference_data / "amber")
     b.write_text("".join(b.read_text().splitlines(keepends=True)[2:]))
-    with pytest.raises(MfpoError, match=r"2 ids are answered in only one of the two \(1005, 1006\)"):
+    with pytest.raises(MfpoError, match=r"2 ids are scored in only one of the two \(1005, 1006\)"):
         compare("amber", a, b, reference_data / "amber")
 
 
@@ -119,3 +122,33 @@ def test_settings_of_other_benchmarks(tmp_path):
         compare("existence", tmp_path, tmp_path, tmp_path, tagger="textblob")
     with pytest.raises(SettingError, match="no setting is named 'system'"):
         compare("mmhal", tmp_path, tmp_path, tmp_path, system=tmp_path)
+
+
+def described(count, category="conv"):
+    """Questions of LLaVA-Bench in memory, and two models' answers to them."""
+    rules = {name: Rule("Assistant", "Rate them.") for name in CATEGORIES}
+    questions = {str(n): LlavaQuestion(f"{n}.jpg", category, f"What {n}?", "a dog", "a caption") for n in range(count)}
+    return LlavaData(questions, rules)
+
+
+def test_figures_whose_questions_are_all_left_out_are_dropped(tmp_path, fake_server):
+    pytest.importorskip("openai")
+    data = described(2)
+    data.questions["2"] = replace(data.questions["0"], category="detail", text="What 2?")
+    for name in "ab":
+        write(tmp_path / f"{name}.jsonl", [{"question_id": n, "text": f"{name}{n}"} for n in range(3)])
+
+    def reply(prompt):
+        text = prompt if isinstance(prompt, str) else str(prompt)
+        return "no" if any(unread in text for unread in lost) else "4 4"
+
+    with fake_server(reply) as server:
+        judge = JudgeSettings(model="judge-1", endpoint=server.url, attempts=1)
+        lost = ("a0", "b1")  # between them all of "conv"
+        found = compare("llava-bench", tmp_path / "a.jsonl", tmp_path / "b.jsonl", data, judge=judge)
+        assert (found.left_out, found.differences.keys()) == (["0", "1"], {"overall", "detail"})
+        lost = ("a0", "b1", "b2", "a2")
+        for file in tmp_path.glob("*.verdicts.jsonl"):
+            file.unlink()
+        with pytest.raises(MfpoError, match="no question has a readable verdict on both answers"):
+            compare("llava-bench", tmp_path / "a.jsonl", tmp_path / "b.jsonl", data, judge=judge)

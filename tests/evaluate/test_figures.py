@@ -93,5 +93,5 @@ def test_other_figures_and_other_units_are_named():
     tally = Tally({"q1": (1, 1), "q2": (1, 1)})
     with pytest.raises(MfpoError, match="only one of the two has f1"):
         paired_differences({"x": tally}, {"x": tally, "f1": tally})
-    with pytest.raises(MfpoError, match=r"x: 2 ids are answered in only one of the two \(q2, q3\)"):
+    with pytest.raises(MfpoError, match=r"x: 2 ids are scored in only one of the two \(q2, q3\)"):
         paired_differences({"x": tally}, {"x": Tally({"q1": (1, 1), "q3": (0, 1)})})

@@ -176,6 +176,17 @@ def test_originals_may_be_missing_as_in_the_other_tools(rows, tmp_path):
     assert result.facts["missing"] == 72
 
 
+@pytest.mark.parametrize("figures", ["0", "12"])
+def test_a_part_of_the_questions_has_fewer_figures(rows, tmp_path, figures):
+    _, answered = filled(rows, tmp_path)
+    part = [row for row in answered if row["category"] == "VS" and row["visual_input"] in figures]
+    (tmp_path / "result.json").write_text(json.dumps(part))
+    result = score("hallusionbench", tmp_path / "result.json", tmp_path / "HallusionBench.json", allow_missing=True)
+    assert result.json()["question_accuracy"]["n"] == len(part)
+    assert ("consistency.correct" in result.tallies) == (figures != "0")
+    assert "mixed" in result.tallies or figures != "0"
+
+
 def test_another_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[{"category": "VD", "question": "Is it?"}]')

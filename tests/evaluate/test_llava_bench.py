@@ -230,6 +230,15 @@ def test_questions_that_stay_unreadable_in_one_order_are_left_out_and_named(benc
     assert figures["details"][3]["replies"] == ["4 4", "I refuse."]
 
 
+def test_a_question_that_the_judge_refuses_is_unreadable(benchmark, stub_judge):
+    judge = stub_judge(lambda prompt: "4 4")
+    server, well = judge.server, judge.server.well
+    server.well = lambda request, body: (server.bad_request if "mine 33" in str(body) else well)(request, body)
+    figures = scores(benchmark, judge, answers_to(benchmark))
+    assert figures["unreadable_questions"] == ["33"]
+    assert figures["details"][33]["replies"] == []
+
+
 def test_a_judge_that_never_scores_is_an_error(benchmark, stub_judge):
     judge = stub_judge(lambda prompt: "Both are nice.", attempts=1)
     with pytest.raises(MfpoError, match=r"none of the 90 verdicts of judge-1 can be read \('Both are nice\.'\)"):

@@ -188,6 +188,8 @@ def test_a_stove_top_oven_is_the_oven_only_by_its_noun(listing, refined):
         ("- [x] duck\n- [ ] ram", None),
         ("[ ] duck", None),
         ("[ ]", []),
+        ('{["dog", "cat"]}', ["dog", "cat"]),
+        ('{["dog"]: 1}', ["dog"]),
         ("Objects: []", []),
         ("['a'," * 50_000, None),
         ("[" * 100_000, None),
@@ -217,7 +219,7 @@ def test_lists_that_cannot_be_read_are_left_out_and_named(stub_judge, refined):
     judge = stub_judge(lambda prompt: "I refuse." if "cat" in prompt else '["dog", "car"]')
     answers = [answer("1", long("dog, car")), answer("2", long("cat"))]
     figures = object_halbench(answers, TRUTH, synonyms=refined, judge=judge).json()
-    assert (figures["unreadable"], figures["unreadable_images"], figures["answers"]) == (1, ["2"], 1)
+    assert (figures["unreadable"], figures["unreadable_images"], figures["answers"]) == (1, ["2"], 2)
     assert (figures["chair_s"]["value"], figures["judge"]["asked"]) == (100, 4)
     nothing = object_halbench(answers[1:], TRUTH, synonyms=refined, judge=judge)
     with pytest.raises(MfpoError, match="none of the judge's 1 lists"):
@@ -399,8 +401,8 @@ def test_missing_unknown_and_double_images(refined, tmp_path):
     ("answers", "questions", "words"),
     [
         ([Answer("1", None, None, "A dog.")], {}, "1 of 1 answers have no image_id"),
-        ([answer("7", "A dog.")], {}, r"1 not in the questions \(7\)"),
-        ([answer("7", "A dog.", None)], {"7": "a"}, r"1 images have no annotations \(7\)"),
+        ([answer("7", "A dog.")], {}, r"1 of 1 images have no annotations \(7\)"),
+        ([answer("7", "A dog.", None)], {"7": "a"}, r"1 of 1 images have no annotations \(7\)"),
         (
             [answer("1", "A dog.", "Is it?")],
             {"1": "a?"},
@@ -428,3 +430,7 @@ def test_a_table_of_other_classes(tmp_path, reference_data):
         load_table(path)
     with pytest.raises(MfpoError, match=r"none\.txt: cannot be read"):
         load_table(tmp_path / "none.txt")
+    path.write_text("\ufeff" + text)
+    assert (
+        load_table(path).classes == load_table(reference_data / "chair" / "synonyms_refine_object_halbench.txt").classes
+    )

@@ -154,3 +154,7 @@ def test_a_question_that_failed_in_vlmevalkit(tmp_path):
 def test_a_table_that_is_none(tmp_path):
     with pytest.raises(MfpoError, match=r"none\.tsv: cannot be read"):
         read_result_rows(tmp_path / "none.tsv")
+    pytest.importorskip("openpyxl")
+    (tmp_path / "cut.xlsx").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(MfpoError, match=r"cut\.xlsx: cannot be read"):
+        read_result_rows(tmp_path / "cut.xlsx")

@@ -301,6 +301,14 @@ def test_repope_takes_no_other_answers(published, tmp_path):
         pope([tmp_path / f"{split}.jsonl" for split in SPLITS], folder)
 
 
+def test_repope_says_that_no_answer_is_yes_or_no(published, tmp_path):
+    folder = published.rename(tmp_path / "repope")
+    for split in SPLITS:
+        write(tmp_path / f"{split}.jsonl", [{"question_id": n, "text": "A dog."} for n in (1, 2, 3, 4)])
+    with pytest.raises(MfpoError, match=r"no answer to POPE's split .* has yes or no in it"):
+        pope([tmp_path / f"{split}.jsonl" for split in SPLITS], folder)
+
+
 def test_a_split_that_is_there_twice(published, tmp_path):
     write(published / "aokvqa_pope_random.json", own_answers(published, "random"))
     with pytest.raises(MfpoError, match="are both the split random"):

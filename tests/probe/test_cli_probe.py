@@ -34,8 +34,8 @@ def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny
     out = tmp_path / "out"
     status, printed, _ = probe("attention", mixed, "--model", tiny_llava, "--out", out, "drawn=1")
     assert status == ROWS_SET_ASIDE
-    assert "5 records" in printed
-    assert "4 records set aside" in printed
+    assert "Records: 5." in printed
+    assert "Set aside: 4" in printed
     assert "1 x none of its keywords has a region" in printed
     assert (out / "report.html").is_file()
 

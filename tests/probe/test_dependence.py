@@ -34,7 +34,7 @@ def test_image_dependence_is_the_mean_drop_of_the_chosen_answer(tiny_llava, pref
         drops.append((logps[0] - logps[1], logps[0] - logps[2]))
     noise, inpainted = np.mean(drops, axis=0)
     assert min(abs(noise), abs(inpainted), abs(noise - inpainted)) > 1e-3, "the images should make a difference"
-    found = image_dependence(model, processor, dataset, batch_size=4)
+    found = image_dependence(model, processor, dataset)
     expected = {"image_dependence": noise, "image_dependence_inpainted": inpainted}
     assert found == pytest.approx(expected, abs=1e-4)
 

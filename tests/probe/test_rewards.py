@@ -63,6 +63,11 @@ def test_bad_runs_are_named(tmp_path):
         probe_rewards([write_run(tmp_path / "empty", [])], out, settings)
     with pytest.raises(MfpoError, match=r"line 2: 'rewards/margins' is missing or not a number"):
         probe_rewards([write_run(tmp_path / "broken", [1.0, None])], out, settings)
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    (held_out / "metrics.jsonl").write_text('{"step": 1, "eval/loss": 0.5}\n')
+    with pytest.raises(MfpoError, match="has no line of training yet"):
+        probe_rewards([held_out], out, settings)
     with pytest.raises(SettingError, match="window is 0"):
         RewardsSettings(window=0)
     assert not out.exists()

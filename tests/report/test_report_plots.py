@@ -96,3 +96,12 @@ def test_texts_of_a_table_are_escaped():
     assert "<b>" not in made
     assert "<i>" not in made
     assert '<th scope="row">&lt;i&gt;</th><td>1 &amp; 2</td>' in made
+
+
+def test_every_name_is_in_the_legend():
+    line = Line(x=[0, 1], y=[0, 1])
+    for svg in (
+        plot({"_run": line, "b": line}, x_label="x", label="both"),
+        plots.bars({"Cover": {"_run": 90.0, "b": 91.0}}, "cover"),
+    ):
+        assert {"_run", "b"} <= set(texts(svg))

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mfpo.images import changed_share
 from mfpo.report import draw_regions
-from mfpo.report.samples import changed_share, evenly, picture, thumbnail
+from mfpo.report.samples import evenly, picture, thumbnail
 
 ORANGE, BLUE = (230, 159, 0), (0, 114, 178)
 
@@ -65,6 +66,7 @@ def test_changed_share_counts_a_pixel_once():
     after[4, 5] = (0, 0, 0)
     assert changed_share(Image.fromarray(before), Image.fromarray(after)) == 2 / 200
     assert changed_share(Image.fromarray(before), Image.fromarray(before)) == 0
+    assert changed_share(Image.fromarray(before), Image.fromarray(before[:1, :1])) == 1
 
 
 def test_small_drawing_keeps_every_pixel(image):

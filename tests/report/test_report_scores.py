@@ -53,3 +53,7 @@ def test_changes_tell_losses_too_and_no_length():
         "Cover fell from 92.0 to 80.0 %",
         "Image dependence (noise) stayed at 4.00 nats",
     ]
+
+
+def test_a_small_change_is_not_a_change_by_nothing():
+    assert headline({"base": {"chair_s": 40.0}, "a": {"chair_s": 39.9}}, "a") == "a: CHAIR_s fell by less than 1 %"

@@ -9,6 +9,7 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,9 @@ class Judge:
                 asked = [(key, name, prompts[name]) for key, name in left.items()]
                 settled = side_by_side(client, settle, asked, settings.concurrency)
                 shown = track(settled, "judging", total=len(left), console=Console(stderr=True))
-                refused = self._refusals(shown, rows or {})
+                # Else an error's traceback would keep the bar alive.
+                with closing(shown):
+                    refused = self._refusals(shown, rows or {})
         self._refused |= {name: refused[key] for name, key in keys.items() if key in refused}
         replied = (self._replies[key] for key in set(keys.values()))
         self._counts["thinking"] += sum(any(without_thoughts(reply) != reply for reply in each) for each in replied)

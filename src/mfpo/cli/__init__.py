@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -76,6 +77,8 @@ def main() -> None:
     except MfpoError as error:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
+        # Progress bars that its frames hold are drawn for the last time now, not below the error.
+        traceback.clear_frames(error.__traceback__)
         _complain(f"error: {one_line(error)}")
         sys.exit(1)
     except ImportError as error:

@@ -119,7 +119,8 @@ def eval_compare(
     if left_out:
         console.print(f"{len(left_out)} left out, unreadable for one of the two: {', '.join(left_out)}")
     if json_file:
-        write_json(json_file, {name: asdict(difference) for name, difference in differences.items()})
+        written: dict[str, Any] = {name: asdict(difference) for name, difference in differences.items()}
+        write_json(json_file, written | ({"left_out": left_out} if left_out else {}))
 
 
 @eval_app.command("truth")

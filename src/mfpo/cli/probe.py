@@ -16,9 +16,7 @@ from mfpo.settings import read_settings
 probe_app = typer.Typer(help="See what a model looks at (paper, Figures 1 and 2).", no_args_is_help=True)
 
 Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build`, with regions.")]
-Models = Annotated[
-    list[str], typer.Option("--model", help="Folder of a model or adapter, or `picturebook`; may be repeated.")
-]
+Models = Annotated[list[str], typer.Option("--model", help="As in `mfpo train`; may be repeated.")]
 
 
 @probe_app.command("distortion")
@@ -26,6 +24,8 @@ def probe_distortion(data: Data, model: Models, out: Out, config: Config = None,
     """Measure how image noise changes answers: the share of unchanged answers, the drop in log p(y_w).
 
     Exit status 3 says that records were set aside, such as those without a region.
+
+    `mfpo settings distortion` lists every KEY=VALUE.
 
     Example: mfpo probe distortion data/built --model picturebook --model runs/mfpo/model --out probes/distortion
     """
@@ -47,6 +47,8 @@ def probe_attention(data: Data, model: Models, out: Out, config: Config = None, 
     """Measure how much attention the answer's object words pay to the object in the image, by layer.
 
     For models like LLaVA-1.5. Exits with status 3 if records were set aside, such as those without a region.
+
+    `mfpo settings attention` lists every KEY=VALUE.
 
     Example: mfpo probe attention data/built --model picturebook --model runs/mfpo/model --out probes/attention
     """
@@ -106,9 +108,9 @@ def _figure(figure: Any, digits: int) -> str:
 def _finish(shown: Table, out: Path, cases: Any) -> None:
     """Report what was found and set aside; records set aside give an exit status of their own."""
     console.print(shown)
-    console.print(f"{len(cases.rows)} records; 95 % intervals; open {out / 'report.html'}")
+    console.print(f"Records: {len(cases.rows)}. Intervals: 95 %. Open {out / 'report.html'}")
     if cases.set_aside:
-        console.print(f"{len(cases.set_aside)} records set aside:", style="yellow")
+        console.print(f"Set aside: {len(cases.set_aside)}", style="yellow")
         for reason, count in cases.reasons().items():
             console.print(f"  {count} x {reason}")
         console.print(f"  by id in {out / 'results.json'}")

@@ -96,7 +96,7 @@ class Amber(Result):
         """How objects were read; the figures in percent, to the script's one decimal, and the counts; the objects."""
         written = dict(self.facts) | nested({name: asdict(figure.rounded(1)) for name, figure in self.figures.items()})
         for kind, counts in self.counts.items():
-            written[kind] |= counts
+            written[kind] = written.get(kind, {}) | counts
         return written | {"details": list(self.details)}
 
 
@@ -138,7 +138,7 @@ def amber(
     }
     check_captions(texts.get("generative", {}).values())
     tallies = _generative(descriptions, data) if descriptions else {}
-    if "discriminative" in texts:
+    if texts.get("discriminative"):
         tallies |= _discriminative(texts["discriminative"], data)
         counts["discriminative"] |= _unread(texts["discriminative"])
     return Amber(

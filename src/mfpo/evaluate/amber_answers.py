@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import Answer, plain, read_answers, stem
-from mfpo.evaluate.other_tools import read_result_rows
+from mfpo.evaluate.answers import Answer, plain, read_answer_rows, stem
 from mfpo.files import some
 
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ def read_amber_answers(path: Path, questions: Questions) -> list[Answer]:
         ids[stem(question.image), _words(question.text)].append(id)
     answers: list[Answer] = []
     lost: list[str] = []
-    for answer, (_, row) in zip(read_answers(path), read_result_rows(path), strict=True):
+    for answer, row in read_answer_rows(path):
         question_id = answer.question_id
-        if "target" in row:
+        if "doc_id" in row:
             question_id = _in_place(row, questions)
-        elif row.get("category"):
+        elif row.get("category") and "index" in row:
             # Ten questions come twice, with one answer and kind, so that any of the two will do.
             same = ids[stem(answer.image_id or ""), _words(answer.prompt or "")]
             question_id = same.popleft() if same else None

@@ -1,5 +1,6 @@
 """A model's answers: files as written by this package, LLaVA, AMBER, CHAIR, lmms-eval and VLMEvalKit."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mfpo.image_names import image_key
 # its own for the answer.
 _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
+_EXTENSION = re.compile(r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 TEXT_KEYS = ("model_answer", "text", "response", "caption")
 
 
@@ -52,7 +54,14 @@ def read_answers(path: Path, *, by_place: bool = False, keys: Sequence[str] = TE
     failed. `read_result_rows` says how results of lmms-eval and VLMEvalKit are read. Raises MfpoError that names the
     file and the line.
     """
-    return [_answer(row, where, by_place, keys) for where, row in read_result_rows(path)]
+    return [answer for answer, _ in read_answer_rows(path, by_place=by_place, keys=keys)]
+
+
+def read_answer_rows(
+    path: Path, *, by_place: bool = False, keys: Sequence[str] = TEXT_KEYS
+) -> list[tuple[Answer, dict[str, Any]]]:
+    """The answers as `read_answers`, each with its row of `read_result_rows`."""
+    return [(_answer(row, where, by_place, keys), row) for where, row in read_result_rows(path)]
 
 
 def thinking(answers: Iterable[Answer]) -> dict[str, int]:
@@ -154,7 +163,7 @@ def is_another(answer: Answer, asked: Asked) -> bool:
 
 def stem(image: str) -> str:
     """The name of an image without folder and extension."""
-    return Path(image_key(image)).stem
+    return _EXTENSION.sub("", Path(image_key(image)).name)
 
 
 def plain(prompt: str) -> str:

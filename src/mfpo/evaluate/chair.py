@@ -127,7 +127,7 @@ def _scores(
     counts = Counter(_name(answer) for answer in answers)
     double = [name for name, count in counts.items() if count > 1]
     if double:
-        raise MfpoError(f"{len(double)} captions appear more than once ({some(double)}); give each of them once")
+        raise MfpoError(f"captions that appear more than once: {some(double)}; give each of them once")
     answers = answered(answers, allow_missing=allow_missing)
     check_captions(answer.text for answer in answers)
     classes_by_image = find_all((answer.image_id or "" for answer in answers), truth)

@@ -41,6 +41,8 @@ def compare(
     of_a, of_b = (score(name, answers, annotations, judge=judge, **settings) for answers in (a, b))
     left_out = sorted({*of_a.left_out, *of_b.left_out})
     differences = paired_differences(_without(of_a.compared, left_out), _without(of_b.compared, left_out))
+    if not differences:
+        raise MfpoError("no question has a readable verdict on both answers; use another judge")
     return Comparison(differences, left_out)
 
 
@@ -72,7 +74,9 @@ def _prompts(answers: Sequence[Answer], *, by_id: bool) -> dict[str, set[str]]:
 
 
 def _without(tallies: Mapping[str, Tally], left_out: Collection[str]) -> dict[str, Tally]:
-    return {
-        name: replace(tally, units={unit: counts for unit, counts in tally.units.items() if unit not in left_out})
+    """The tallies of the other units; a figure that has no other is dropped."""
+    units_by_name = {
+        name: {unit: counts for unit, counts in tally.units.items() if unit not in left_out}
         for name, tally in tallies.items()
     }
+    return {name: replace(tallies[name], units=units) for name, units in units_by_name.items() if units}

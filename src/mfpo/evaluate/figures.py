@@ -66,16 +66,16 @@ class Difference:
     n: int
 
 
-def figure_of(tally: Tally, seed: int = 0) -> Figure:
+def figure_of(tally: Tally) -> Figure:
     """The figure, with the percentile interval of 2,000 resamples of its units. Raises MfpoError without a unit."""
     if not tally.units:
         raise MfpoError("there is nothing to score: the figure has no question")
     counts = np.array(list(tally.units.values()), dtype=np.float64)
-    low, high = np.quantile(tally.statistic(_resampled(counts, seed)), _QUANTILES)
+    low, high = np.quantile(tally.statistic(_resampled(counts)), _QUANTILES)
     return Figure(float(tally.statistic(counts.sum(0))), float(low), float(high), len(counts))
 
 
-def paired_differences(a: Mapping[str, Tally], b: Mapping[str, Tally], seed: int = 0) -> dict[str, Difference]:
+def paired_differences(a: Mapping[str, Tally], b: Mapping[str, Tally]) -> dict[str, Difference]:
     """The paired differences of two results of one benchmark: a resample draws the same units from both.
 
     Raises MfpoError when the results have other figures or other units.
@@ -84,14 +84,14 @@ def paired_differences(a: Mapping[str, Tally], b: Mapping[str, Tally], seed: int
         raise MfpoError(
             f"only one of the two has {some(sorted(a.keys() ^ b.keys()))}; compare answers to one benchmark"
         )
-    return {name: _difference(name, a[name], b[name], seed) for name in a}
+    return {name: _difference(name, a[name], b[name]) for name in a}
 
 
-def _difference(name: str, a: Tally, b: Tally, seed: int) -> Difference:
+def _difference(name: str, a: Tally, b: Tally) -> Difference:
     alone = sorted(a.units.keys() ^ b.units.keys())
     if alone:
         raise MfpoError(
-            f"{name}: {len(alone)} ids are answered in only one of the two ({some(alone)}); "
+            f"{name}: {len(alone)} ids are scored in only one of the two ({some(alone)}); "
             "give answers to the same questions"
         )
     counts = np.array([(*a.units[unit], *b.units[unit]) for unit in a.units], dtype=np.float64)
@@ -101,7 +101,7 @@ def _difference(name: str, a: Tally, b: Tally, seed: int) -> Difference:
         return a.statistic(sums[..., :half]), b.statistic(sums[..., half:])
 
     figure_a, figure_b = figures(counts.sum(0))
-    resampled_a, resampled_b = figures(_resampled(counts, seed))
+    resampled_a, resampled_b = figures(_resampled(counts))
     differences = resampled_a - resampled_b
     low, high = np.quantile(differences, _QUANTILES)
     # Counting the observed sample too keeps p above 0 (Davison and Hinkley 1997, section 4.2).
@@ -116,10 +116,10 @@ def quotient(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
 
 
-def _resampled(counts: Array, seed: int) -> Array:
+def _resampled(counts: Array) -> Array:
     """The sums of as many units as there are, drawn with replacement: (units, counts) -> (resamples, counts)."""
     # Units with equal counts are drawn together, so that 14,000 yes/no questions cost no more than their four outcomes.
     rows, times = np.unique(counts, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(counts), times / len(counts), size=_RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(len(counts), times / len(counts), size=_RESAMPLES)
     sums: Array = draws @ rows
     return sums

@@ -14,11 +14,10 @@ from mfpo.answer.hallusion import hallusion_id
 from mfpo.answer.judge import Judge, Template, read_template
 from mfpo.answer.replies import begins_with
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import TEXT_KEYS, Answer, Asked, check_asked, read_answers, thinking
+from mfpo.evaluate.answers import TEXT_KEYS, Answer, Asked, check_asked, read_answer_rows, thinking
 from mfpo.evaluate.benchmark import AllowMissing, Result, benchmark
 from mfpo.evaluate.existence import read_yes_no
 from mfpo.evaluate.figures import Tally, mean
-from mfpo.evaluate.other_tools import read_result_rows
 from mfpo.files import read_rows
 from mfpo.settings import about
 
@@ -128,10 +127,14 @@ def hallusionbench(
         same = {
             question for question in answer_texts if read[question] == read.get(original.get(question.pair, question))
         }
+    if not verdicts:
+        raise MfpoError("the judge refused to rate any answer; use another one")
     facts = {"answers": len(verdicts), "missing": len(questions) - len(verdicts)} | facts
     facts["uncertain"] = list(verdicts.values()).count(UNCERTAIN)
     details = [{"question_id": question.id, "verdict": verdict} for question, verdict in verdicts.items()]
-    return Result(_tallies(verdicts) | _causes(verdicts, original, same), facts, details)
+    tallies = _tallies(verdicts) | _causes(verdicts, original, same)
+    # Answers to a part of the questions leave some figures without any.
+    return Result({name: tally for name, tally in tallies.items() if tally.units}, facts, details)
 
 
 def read_hallusion(text: str) -> str | None:
@@ -159,13 +162,12 @@ def read_hallusion_answers(path: Path) -> list[Answer]:
     """Read answers: the question file with `model_prediction` filled in, or rows whose `question_id` is the script's
     name of a question, "VD_illusion_0_1_2" for category, subcategory, set, figure and question.
     """
-    answers = read_answers(path, by_place=True, keys=(*TEXT_KEYS, "model_prediction"))
-    names = [
-        hallusion_id(row) if "set_id" in row else _of_vlmevalkit(answer.question_id)
-        for answer, (_, row) in zip(answers, read_result_rows(path), strict=True)
-    ]
-    # A file is called otherwise in each tool.
-    return [replace(answer, question_id=name, image_id=None) for answer, name in zip(answers, names, strict=True)]
+    answers = []
+    for answer, row in read_answer_rows(path, by_place=True, keys=(*TEXT_KEYS, "model_prediction")):
+        name = hallusion_id(row) if "set_id" in row else _of_vlmevalkit(answer.question_id)
+        # Each tool calls an image's file something else.
+        answers.append(replace(answer, question_id=name, image_id=None))
+    return answers
 
 
 def _of_vlmevalkit(name: str | None) -> str | None:

@@ -97,7 +97,7 @@ class LlavaBench(Result):
         """
         unreadable = _unreadable(self.tolerant)
         if len(self.left_out) == len(unreadable) == len(self.scores):
-            reply = next(iter(self.scores.values())).replies[-1]
+            reply = next((reply for each in self.scores.values() for reply in each.replies), "")
             raise MfpoError(
                 f"none of the {len(unreadable)} verdicts of {self.judge['model']} can be read ({reply[:80]!r}); "
                 "use a judge that writes the two scores on the first line, as the rule asks"
@@ -288,7 +288,8 @@ def _read_tolerantly(verdict: Verdict[tuple[float, float]]) -> Verdict[tuple[flo
 
 def _scores(verdicts: Sequence[Verdict[tuple[float, float]]]) -> Scores:
     """The mean scores over the orders; one order alone would bring its position's bias in."""
-    replies = tuple(verdict.replies[-1] for verdict in verdicts)
+    # A prompt that the endpoint refuses has no reply.
+    replies = tuple(verdict.replies[-1] for verdict in verdicts if verdict.replies)
     readings = [verdict.reading for verdict in verdicts if verdict.reading]
     if len(readings) < len(verdicts):
         return Scores(None, None, replies)

@@ -221,7 +221,7 @@ def _result(
         {name: Tally(parts, share) for name, parts in units.items()},
         facts={
             "printed_by_papers": ["chair_s_refined", "chair_i"],
-            "answers": len(described),
+            "answers": len(described) + len(unreadable),
             "answers_with_objects": sum(bool(description.terms) for description in described),
             "objects": sum(len(description.terms) for description in described),
             "length": sum(description.length for description in described) / max(1, len(described)),
@@ -272,15 +272,15 @@ def _by_image(
         raise MfpoError(f"{nameless} of {len(answers)} answers have no image_id; give one in each row")
     named = [replace(answer, question_id=image_key(str(answer.image_id))) for answer in answers]
     # Without the questions, nobody knows what else was asked.
-    prompts = questions or {name: "" for answer in named if (name := str(answer.question_id)) in truth}
+    prompts = questions or {str(answer.question_id): "" for answer in named}
+    unknown = [image for answer in named if (image := str(answer.question_id)) in prompts and image not in truth]
+    if unknown:
+        raise MfpoError(
+            f"{len(unknown)} of {len(named)} images have no annotations ({some(unknown)}); give COCO 2014's"
+        )
     asked = {image: Asked(prompt) for image, prompt in prompts.items()}
     answers_by_image = check_asked(named, asked, "Object HalBench", allow_missing=allow_missing)
     check_captions(answer.text for answer in answers_by_image.values())
-    unknown = [image for image in answers_by_image if image not in truth]
-    if unknown:
-        raise MfpoError(
-            f"{len(unknown)} of {len(answers_by_image)} images have no annotations ({some(unknown)}); give COCO 2014's"
-        )
     return answers_by_image
 
 

@@ -36,8 +36,8 @@ def _entries(text: str) -> list[Any] | None:
     if _NO_COMMA.search(text):  # Python would make one text of the two
         return None
     for read in (json.loads, ast.literal_eval):
-        # No list, a number of thousands of digits, endless brackets.
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        # No list, a set of lists, a number of thousands of digits, endless brackets.
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             value = read(text)
             return value if isinstance(value, list) else None
     return None

@@ -11,8 +11,8 @@ from pathlib import Path
 from textblob.en import tag
 
 from mfpo.coco_words import ANIMALS, CATEGORIES
-from mfpo.errors import MfpoError
-from mfpo.files import some
+from mfpo.errors import MfpoError, first_line
+from mfpo.files import read_text, some
 from mfpo.nouns import word_letters
 from mfpo.objects import TOKEN, join_pairs, singular, singulars
 
@@ -56,11 +56,7 @@ def load_table(path: Path | None = None) -> Table:
 
     Raises MfpoError when the classes are not COCO's.
     """
-    source = path or files("mfpo").joinpath("coco_words.txt")
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MfpoError(f"{path}: cannot be read ({error}); give RLHF-V's synonyms_refine.txt") from None
+    text = read_text(path) if path else files("mfpo").joinpath("coco_words.txt").read_text(encoding="utf-8")
     lines = [re.split(r"\s*[:,]\s*", line.strip()) for line in text.splitlines() if not line.startswith("#")]
     # In our own table "none" holds words of two, of which no single one counts; PAIRS has them.
     classes = {term: line[0] for line in lines if line[0] != "none" for term in line if term}
@@ -115,7 +111,7 @@ def open_tagger(name: str, table: Table) -> Tagger:
         pipeline = spacy.load(name)
     except (ImportError, OSError) as error:
         raise MfpoError(
-            f"tagger is {name!r}, which cannot be loaded ({str(error).splitlines()[0]}); give textblob or an "
+            f"tagger is {name!r}, which cannot be loaded ({first_line(error)}); give textblob or an "
             f"installed spaCy pipeline, officially {OFFICIAL_TAGGER}"
         ) from None
     if name == OFFICIAL_TAGGER:

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from mfpo.errors import MfpoError, first_line
 from mfpo.files import read_rows
@@ -42,7 +43,8 @@ def _translated(row: dict[str, Any]) -> dict[str, Any]:
     if "prediction" in row and "index" in row:
         text = row["prediction"]
         failed = isinstance(text, str) and text.startswith(_FAILED)
-        translated = {"question_id": row["index"], "text": text, "error": text if failed else None}
+        translated = {"index": row["index"], "question_id": row["index"], "text": text}
+        translated["error"] = text if failed else None
         translated |= {"category": row.get("category"), "image": row.get("image_path") or None}
         return translated | _asked(row.get("question"), row.get("answer"))
     return row
@@ -70,7 +72,7 @@ def _read_table(path: Path) -> Rows:
         raise MfpoError(
             f"{path}: reading XLSX needs openpyxl; run `pip install openpyxl`, or give TSV or JSON"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise MfpoError(
             f"{path}: cannot be read ({first_line(error)}); give VLMEvalKit's file of predictions"
         ) from None

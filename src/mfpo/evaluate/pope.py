@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mfpo.errors import MfpoError
-from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, plain, read_answers
+from mfpo.evaluate.answers import TEXT_KEYS, Answer, is_another, plain, read_answer_rows
 from mfpo.evaluate.benchmark import AllowMissing, PlainResult, Result, benchmark
 from mfpo.evaluate.existence import (
     YesNoQuestion,
@@ -22,7 +22,6 @@ from mfpo.evaluate.existence import (
     read_as_pope,
     read_existence_answers,
 )
-from mfpo.evaluate.other_tools import read_result_rows
 from mfpo.files import some
 
 SPLITS = ("random", "popular", "adversarial")
@@ -119,6 +118,8 @@ def _score_relabelled(
     repope_answers = [replace(answer, label=None) for answer in answers if answer.question_id not in left_out]
     tolerant = existence(repope_answers, questions, allow_missing=allow_missing, name=name)
     readable = [answer for answer in repope_answers if not answer.failed and read_as_repope(answer.text)]
+    if not readable:
+        raise MfpoError(f"no answer to {name} has yes or no in it, and RePOPE's script leaves out all others")
     official = existence(readable, questions, read=read_as_repope, allow_missing=True, name=name)
     facts = {**official.facts, "missing": tolerant.facts["missing"]}
     return Split(replace(official, facts=facts), tolerant, len(answers) - len(repope_answers))
@@ -147,9 +148,9 @@ def read_pope(
     """
     questions = {split: load_questions(file) for split, file in split_files([annotations]).items()}
     files = _files(answers)
-    if len(files) == 1 and not any(split in files[0].name or f"pope_{split[:3]}." in files[0].name for split in SPLITS):
-        answers_to_all = read_answers(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
-        named = [_splits_in(row) for _, row in read_result_rows(files[0])]
+    if len(files) == 1 and not _splits_of(files[0]):
+        rows = read_answer_rows(files[0], by_place=True, keys=(*TEXT_KEYS, "answer"))
+        answers_to_all, named = [answer for answer, _ in rows], [_splits_in(row) for _, row in rows]
         if all(named):
             if _is_repope(annotations):
                 raise MfpoError(
@@ -229,14 +230,18 @@ def split_files(paths: Sequence[Path]) -> dict[str, Path]:
     """
     files_by_split: dict[str, Path] = {}
     for file in _files(paths):
-        # lmms-eval's tasks are pope_adv, pope_pop and pope_random.
-        named = [split for split in SPLITS if split in file.name or f"pope_{split[:3]}." in file.name]
+        named = _splits_of(file)
         if len(named) != 1:
             raise MfpoError(f"{file}: its name must contain exactly one of {', '.join(SPLITS)}; rename it")
         if named[0] in files_by_split:
             raise MfpoError(f"{file} and {files_by_split[named[0]]} are both the split {named[0]}; give one of them")
         files_by_split[named[0]] = file
     return {split: files_by_split[split] for split in SPLITS if split in files_by_split}
+
+
+def _splits_of(file: Path) -> list[str]:
+    """The splits in a file's name; lmms-eval's tasks are pope_adv, pope_pop and pope_random."""
+    return [split for split in SPLITS if split in file.name or f"pope_{split[:3]}." in file.name]
 
 
 def _files(paths: Sequence[str | Path]) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import datasets
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from mfpo.build.steps import union
@@ -90,4 +91,5 @@ def open_case(dataset: datasets.Dataset, row: int) -> Case:
 
 def progress(steps: Iterable[T], text: str, total: int) -> Iterable[T]:
     """The steps behind a bar on stderr."""
-    return track(steps, text, total=total, console=Console(stderr=True))
+    # A folder may be called v1[/x].
+    return track(steps, escape(text), total=total, console=Console(stderr=True))

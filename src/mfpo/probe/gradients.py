@@ -11,6 +11,7 @@ from mfpo.logprobs.cells import TEXT_AND_IMAGE
 from mfpo.logprobs.pairs import Pairs
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.logprobs.sequences import sequence_logps
+from mfpo.probe.dependence import MAX_LENGTH
 from mfpo.train.methods.mfpo import mfpo
 from mfpo.train.objectives import LogRatios
 
@@ -25,7 +26,7 @@ def image_pull(
     gives them, (records, 3). Gradients are held whole in memory, three at a time.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    pairs = Pairs(dataset, processor, cells=TEXT_AND_IMAGE, max_length=2048)
+    pairs = Pairs(dataset, processor, cells=TEXT_AND_IMAGE, max_length=MAX_LENGTH)
     pulls = []
     for start in range(0, len(pairs), batch_size):
         rows = range(start, min(start + batch_size, len(pairs)))

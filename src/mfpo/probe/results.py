@@ -28,7 +28,7 @@ def write_results(
     results: dict[str, Any] = {"settings": used, "data": str(data), "set_aside": cases.set_aside}
     results |= {"figures": [asdict(row) for row in rows], "versions": versions()}
     write_json(folder / "results.json", results)
-    lead = {f"{len(cases.rows)} records:": question}
+    lead = {f"Records: {len(cases.rows)}.": question}
     write(Page(headline=headline, lead=lead, panels=panels, facts={"Settings": used}), folder / "report.html")
 
 

@@ -87,6 +87,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
                 raise MfpoError(
                     f"{where}: {key!r} is missing or not a number; give a run whose method compares two answers"
                 )
+    if not rows:
+        raise MfpoError(f"{file}: has no line of training yet; wait until the run has logged one")
     return rows
 
 

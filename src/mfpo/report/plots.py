@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mfpo.report.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
@@ -101,8 +102,7 @@ def plot(
         if reference is not None:
             axes.axhline(reference, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
         looks = looks or looks_of(lines)
-        for name, line in lines.items():
-            _draw_line(axes, name, line, *looks[name])
+        drawn = [_draw_line(axes, line, *looks[name]) for name, line in lines.items()]
         if limits:
             axes.set_ylim(limits)
         if log_x:
@@ -117,16 +117,17 @@ def plot(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if lines:
-            figure.legend(loc="outside upper left", ncols=_legend_columns(lines, wide))
+            # Handles and names, as matplotlib leaves out a label that begins with "_".
+            figure.legend(drawn, list(lines), loc="outside upper left", ncols=_legend_columns(lines, wide))
         return svg(figure, label)
 
 
-def _draw_line(axes: Axes, name: str, line: Line, colour: str, dashes: str) -> None:
+def _draw_line(axes: Axes, line: Line, colour: str, dashes: str) -> Line2D:
     if line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     if line.raw is not None:
         axes.plot(line.x, line.raw, color=colour, alpha=0.3, linewidth=0.8)
-    axes.plot(line.x, line.y, color=colour, linestyle=dashes, label=name)
+    return axes.plot(line.x, line.y, color=colour, linestyle=dashes)[0]
 
 
 def _draw_stages(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -163,18 +164,19 @@ def bars(columns: Mapping[str, Mapping[str, float]], label: str) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.5), layout="constrained")
         axes = figure.add_subplot()
+        drawn: list[Any] = []
         for number, model in enumerate(models):
             groups = [group for group, column in enumerate(columns.values()) if model in column]
             values = [column[model] for column in columns.values() if model in column]
             places = np.array(groups) + (number - (len(models) - 1) / 2) * width
             colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
-            drawn = axes.bar(places, values, width * 0.92, color=colour, label=model)
-            axes.bar_label(drawn, fmt="%.1f", padding=1.5, fontsize=7.5)
+            drawn.append(axes.bar(places, values, width * 0.92, color=colour))
+            axes.bar_label(drawn[-1], fmt="%.1f", padding=1.5, fontsize=7.5)
         axes.set_xticks(range(len(columns)), list(columns))
         axes.tick_params(axis="x", length=0)
         axes.set_yticks([])
         axes.margins(x=0.02, y=0.12)
-        figure.legend(loc="outside upper left", ncols=len(models), handlelength=0.9)
+        figure.legend(drawn, models, loc="outside upper left", ncols=len(models), handlelength=0.9)
         return svg(figure, label)
 
 

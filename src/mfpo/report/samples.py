@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mfpo.dataset import TEXT_COLUMNS, read_dataset
-from mfpo.images import decode_image
+from mfpo.images import changed_share, decode_image
 from mfpo.masks import decode_mask
 from mfpo.records import NOISY, Record, Region, answer_text
 from mfpo.report.palette import PALETTE
@@ -89,8 +89,10 @@ def read_samples(dataset: datasets.Dataset, limit: int) -> list[Sample]:
     """The records of a dataset, or `limit` of them at even distances."""
     # Arrow rows hold images as the bytes that records.py works with; plain rows would hold them decoded.
     rows = dataset.with_format("arrow")
-    shown = track(evenly(len(dataset), limit), "drawing records", console=Console(stderr=True))
-    return [sample(rows[index : index + 1].to_pylist()[0]) for index in shown]
+    samples = []
+    for index in track(evenly(len(dataset), limit), "drawing records", console=Console(stderr=True)):
+        samples.append(sample(rows[index : index + 1].to_pylist()[0]))
+    return samples
 
 
 def open_samples(folder: Path, *, is_built: bool = True) -> datasets.Dataset:
@@ -169,15 +171,6 @@ def draw_regions(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
         drawn.paste(colour, mask=mask.point([level * 2 // 5 for level in range(256)]))
         drawn.paste(colour, mask=ImageChops.subtract(widened, mask))
     return drawn
-
-
-def changed_share(image: Image.Image, rejected: Image.Image) -> float:
-    """Share of the pixels in which two images of one size differ, from 0 to 1.
-
-    It is measured, not read from the masks, so that it is true for every kind of corruption.
-    """
-    red, green, blue = np.moveaxis(np.asarray(image) != np.asarray(rejected), -1, 0)
-    return float((red | green | blue).mean())
 
 
 def picture(image: Image.Image) -> Picture:

@@ -71,7 +71,8 @@ def headline(models: Models, name: str) -> str:
     for metric in (metric for metric in METRICS if metric.key in ("chair_s", "chair_i")):
         before, after = _as_printed(models, name, metric)
         if before and after is not None:
-            change = f" by {abs(after - before) / before:.0%}".replace("%", " %") if before != after else ""
+            percent = round(100 * abs(after - before) / before)
+            change = f" by {percent or 'less than 1'} %" if before != after else ""
             parts.append(f"{metric.name} {_verb(before, after)}{change}")
     return f"{name}: " + ", ".join(parts) if parts else name
 

@@ -100,9 +100,9 @@ def reference_logps(
     shared = shares_prefix(model)
     computed: dict[int, list[tuple[float, int]]] = {}
     hidden = not rows or not processes().is_main_process
-    starts = track(range(0, len(rows), batch_size), "reference", console=Console(stderr=True), disable=hidden)
+    console = Console(stderr=True)
     with torch.inference_mode(), autocast:
-        for start in starts:
+        for start in track(range(0, len(rows), batch_size), "reference", console=console, disable=hidden):
             batch = [pairs[row].only(cells or pairs.names) for row in rows[start : start + batch_size]]
             inputs = pairs.collate(batch, shared=shared)
             inputs.pop("rows")

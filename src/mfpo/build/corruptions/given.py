@@ -12,7 +12,7 @@ from mfpo.errors import RecordError
 
 # Settings are checked with the corruptions imported: what takes seconds only where one works.
 if TYPE_CHECKING:
-    from mfpo.records import EncodedImage, Region, SourceRecord
+    from mfpo.records import Region, SourceRecord
 
 
 @corruption("given", edits_records=True)
@@ -26,18 +26,12 @@ def given(record: SourceRecord, regions: list[Region], rng: np.random.Generator,
         raise RecordError("column 'rejected_images' is empty, but corruption=given takes the rejected images from it")
     if len(rejected_images) != len(images):
         raise RecordError(f"column 'rejected_images' has {len(rejected_images)} images, but 'images' has {len(images)}")
+    from mfpo.images import changed_share, decode_image
     from mfpo.records import answer_text
 
     counter = answer_text(record["counter"]) if record["counter"] else None
-    area = float(np.mean([_changed(*both) for both in zip(images, rejected_images, strict=True)]))
+    opened = [[decode_image(encoded) for encoded in side] for side in (images, rejected_images)]
+    area = float(np.mean(list(map(changed_share, *opened))))
     if not area:
         raise RecordError("column 'rejected_images' shows the same as 'images'")
     return Edit(rejected_images, counter, [], area)
-
-
-def _changed(image: EncodedImage, rejected_image: EncodedImage) -> float:
-    """The share of the pixels that differ; 1 for images of two sizes."""
-    from mfpo.images import decode_image
-
-    before, after = (np.asarray(decode_image(encoded)) for encoded in (image, rejected_image))
-    return float((before != after).any(axis=-1).mean()) if before.shape == after.shape else 1.0
