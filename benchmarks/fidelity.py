@@ -33,7 +33,7 @@ SAID = [
 PAGE = """# Fidelity: our figures beside those of the official scripts
 
 Made by `python benchmarks/fidelity.py --data ../shared/data`, which computes the differences in the first rows; the
-other rows name the test that holds them.
+other rows name the test that checks them.
 
 | figure | official script | how compared | largest difference | what differs, and why |
 |---|---|---|---|---|
@@ -44,17 +44,17 @@ the figures of the script are stored, to four decimals | {chair:.4f} \
 | nothing known; copies of the script that take WordNet's lemmas (OPERA's) give other figures |
 | CHAIR by default | the same | the same | {default:.2f} | our table of words ([evaluate.md](evaluate.md#chair)) |
 | POPE | AoiDragon/POPE `evaluate.py` | five figures in three splits, {questions:,} answers drawn at random from eight \
-spellings, a plain reading of the script | {pope:.4f} | nothing known; `tolerant` reads more |
+spellings, against a plain reimplementation of the script | {pope:.4f} | nothing known; `tolerant` reads more |
 | RePOPE | YanNeu/RePOPE `src/eval_utils.py` | random answers to as many questions as it keeps, \
-and once (2026-11-29) to its own files, a plain reading \
+and once (2026-11-29) to its own files, against a plain reimplementation of the script \
 (`tests/evaluate/test_pope.py`) | below 0.001 | nothing known |
 | HallusionBench | tianyi-lab/HallusionBench `evaluation.py`, `utils.py` | \
-13 figures on random answers to 432 synthetic questions, and once (2026-11-29) to its own 1,129, a \
-plain reading (`tests/evaluate/test_hallusionbench.py`) | below 0.001 | a judge's replies differ from run to run; by \
-default answers are read by rule |
-| AMBER | junyangwang0410/AMBER `inference.py` | 32 figures on answers to all 15,220 questions, a plain reading \
-(`tests/evaluate/test_amber.py`) | 0 at its one decimal | without NLTK's data and `en_core_web_lg`, other nouns and \
-similar words: `official` is false |
+13 figures on random answers to 432 synthetic questions, and once (2026-11-29) to its own 1,129, \
+against a plain reimplementation of the script (`tests/evaluate/test_hallusionbench.py`) | below 0.001 \
+| a judge's replies differ from run to run; by default answers are read by rule |
+| AMBER | junyangwang0410/AMBER `inference.py` | 32 figures on answers to all 15,220 questions, \
+against a plain reimplementation of the script (`tests/evaluate/test_amber.py`) | 0 at its one decimal \
+| without NLTK's data and `en_core_web_lg`, other nouns and similar words: `official` is false |
 | AMBER with vectors | the same | the script itself, with `en_core_web_md` in place of `en_core_web_lg` and our nouns \
 in place of NLTK's: 32 figures on answers to all 15,220 questions (2026-11-29) | 0 at its one decimal | \
 `en_core_web_lg` and NLTK's tagger and WordNet were not available here, so `official: true` was not run; \

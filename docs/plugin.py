@@ -45,7 +45,7 @@ def half(where, settings):
 
 
 @mfpo.corruption("mosaic", needs_regions=True)
-def mosaic(pixels, mask, rng, settings, *, cell: Annotated[int, mfpo.about("pixels a side of a cell", least=1)] = 8):
+def mosaic(pixels, mask, rng, settings, *, cell: Annotated[int, mfpo.about("side of a cell in pixels", least=1)] = 8):
     """The regions in cells of one colour each."""
     rows, columns = (np.arange(side) // cell * cell for side in mask.shape)
     return np.where(mask[..., None], pixels[rows][:, columns], pixels), share(mask)

@@ -29,9 +29,10 @@ SMALLER = {
     "--count 500": "--count 4",
     "steps=0,500,999": "steps=0,999 max_new_tokens=8",
     "entropy=semantic": "entropy=semantic samples=2 max_new_tokens=16",
+    "lora_rank=128)": "lora_rank=4)",  # in Python
     "lora_rank=128": "lora_rank=4 epochs=1",
-    "learning_rate=1e-6": "learning_rate=1e-6 epochs=1",
-    'TrainSettings(method="mfpo", ': 'TrainSettings(method="mfpo", epochs=1, ',
+    "learning_rate=1e-4": "learning_rate=1e-4 epochs=1",
+    'method="mfpo", ': 'method="mfpo", epochs=1, ',
     "TrainSettings(lora_rank=0)": "TrainSettings(lora_rank=0, epochs=1)",
 }
 # Each has a test of its own, with a smaller setting: make, the demo and the pretraining take minutes.

@@ -34,7 +34,7 @@ from mfpo.study.experiments import BASE, load_experiments, mfpo, terms
 from mfpo.study.figures import MARGINS, REWARDS
 from mfpo.study.paper import PAPER, PaperTable
 from mfpo.study.picturebook import SEEN_THEMES, PictureBookScale
-from mfpo.study.render import cells, markdown, notes_of, sentences, write_html
+from mfpo.study.render import READING, cells, markdown, notes_of, sentences, write_html
 from mfpo.study.results import LOWER_IS_BETTER, Claim, Result, Table, Verdict, claim, fill
 from mfpo.study.statistics import LOGPS, Estimate, estimate
 from mfpo.study.study import NotOnScale, Study
@@ -176,10 +176,10 @@ def test_targets_are_ratios_of_the_trials_that_they_name(study, monkeypatch):
 
     monkeypatch.setattr(study, "scores", made_up)
     chair_s, chair_i, dependence, light, *_ = EXPERIMENTS["targets"](study).notes
-    assert chair_s.startswith("CHAIR_s of MFPO by that of the base: 0.25 (")
-    assert chair_i.startswith("CHAIR_i of MFPO by that of the base: 0.25 (")
-    assert dependence.startswith("Image dependence of MFPO by that of DPO: 0.75 (")
-    assert light.startswith("The same of MFPO, image weight 0.2: 1.75 (")
+    assert chair_s.startswith("CHAIR_s of MFPO divided by the base's: 0.25 (")
+    assert chair_i.startswith("CHAIR_i of MFPO divided by the base's: 0.25 (")
+    assert dependence.startswith("Image dependence of MFPO divided by DPO's: 0.75 (")
+    assert light.startswith("Image dependence of MFPO, image weight 0.2, divided by DPO's: 1.75 (")
     assert [note.rpartition("; ")[2] for note in (chair_s, chair_i, dependence, light)] == [
         "reached.",
         "reached.",
@@ -362,7 +362,9 @@ def test_pages_have_the_papers_numbers_beside_ours(tmp_path):
     assert cells(result, intervals=False)[1] == [["MFPO", "13.4", "43.4 ± 1.0", ""], ["ours: mine", "", "", "90.0"]]
     text = markdown(result, "mfpo reproduce table1", {"torch": "2"})
     assert "| MFPO | 0.50 | 13.4 | 43.4 ± 1.0 (40.0 to 46.0) |  |" in text
-    assert "\n† Printed so; no verdict rests on it: A <slip>.\n\nWithout a number of ours: base.\n\nOne note.\n" in text
+    assert (
+        "\n† As printed; no verdict relies on it: A <slip>.\n\nWithout a number of ours: base.\n\nOne note.\n" in text
+    )
     write_html(result, tmp_path / "page.html", "mfpo reproduce table1", {"torch": "2"})
     html = (tmp_path / "page.html").read_text()
     assert "Table &lt;1&gt;" in html
@@ -376,10 +378,11 @@ def test_a_small_difference_of_the_paper_is_told_as_such():
     assert sentences(Result("", table)) == [
         "against the paper: in CHAIR_s, a is 2.0 worse than b (-3.0 to -1.0); in the paper 2.6 better"
     ]
-    (note,) = notes_of(Result("", table))
+    reading, note = notes_of(Result("", table))
+    assert reading == READING
     assert "differs by about 8 from paper to paper" in note
     large = replace(table, verdicts=[replace(table.verdicts[0], claim=replace(claim, gain=8.3))])
-    assert notes_of(Result("", large)) == []
+    assert notes_of(Result("", large)) == [READING]
 
 
 def test_what_is_in_doubt_is_no_claim_of_the_paper():

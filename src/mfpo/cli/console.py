@@ -15,7 +15,7 @@ console = Console(markup=False, emoji=False, highlight=False)  # a folder may be
 # The exit status of a command that wrote its output, but not of every row.
 ROWS_SET_ASIDE = 3
 
-Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build` or `mfpo rank`.")]
+Data = Annotated[Path, typer.Argument(help="Folder written by `mfpo build`, `mfpo rank` or `mfpo pairs`.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
 Model = Annotated[
     str,

@@ -33,8 +33,8 @@ def show(found: "DryRun") -> None:
     stages = [(stage.name, f"{stage.records:,}", f"{stage.steps:,}") for stage in found.stages]
     _print(["stage", "records", "steps"], stages)
     step = [
-        ("sequences a step", f"{found.sequences:,.0f}"),
-        ("tokens a step", f"{found.tokens:,.0f}"),
+        ("sequences per step", f"{found.sequences:,.0f}"),
+        ("tokens per step", f"{found.tokens:,.0f}"),
         ("tokens saved by shared prefixes", f"{100 * found.tokens_saved:.0f} %"),
     ]
     _print(["first step of each stage, on average", ""], step)

@@ -60,6 +60,8 @@ def show_settings(
     if name not in users:
         raise SettingError(f"there are no settings for {brief(name)}; {nearest(name, users)}")
     if name in _CLASSES:
+        if name == "build":
+            import mfpo.picturebook.edits  # noqa: F401 - registers the corruptions that only drawings can have
         _, module, class_name = _CLASSES[name]
         cls = getattr(import_module(module), class_name)
         _show_fields(field for field in fields(cls) if field.metadata["help"])

@@ -40,8 +40,11 @@ def image_gradients(study: Study) -> Result:
     trials |= {f"{kind}, after": (kinds[kind], mfpo(kinds[kind])) for kind in ("region", "crop")}
     rows = {row: [_pull(study, data, trial, seed) for seed in study.seeds] for row, (data, trial) in trials.items()}
     table = Table({row: {name: estimate(by_seed, name) for name in _PULL} for row, by_seed in rows.items()}, _PULL)
-    notes = [f"Of batches of 8 of the first {_PULLED} pairs that are trained on; a cosine of 0 is no help and no harm."]
-    return Result("How the image loss pulls", table, notes=notes)
+    notes = [
+        f"Measured on batches of 8 from the first {_PULLED} training pairs. A cosine of 0 means that the two losses "
+        "neither help nor hinder each other."
+    ]
+    return Result("Gradient of the image loss", table, notes=notes)
 
 
 def _pull(study: Study, data: Data, trial: Trial, seed: int) -> Scores:

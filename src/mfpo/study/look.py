@@ -110,7 +110,11 @@ def _look(study: Study, book: str, base: str) -> Result:
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
-    lead = [*_never_worse(table, points), *_settled(table)] if len(study.seeds) > 1 else ["One seed settles nothing."]
+    if len(study.seeds) > 1:
+        lead = [*_never_worse(table, points), *_settled(table)]
+        notes.insert(0, 'In the list at the top, "not settled" means that the 95 % interval includes 0.')
+    else:
+        lead = ["One seed settles nothing."]
     return Result(f"When it pays to look: {base}", _beside_plain(table), by_size(study, table, points), notes, lead)
 
 
@@ -187,7 +191,7 @@ def _settled(table: Table) -> list[str]:
         better = [verdict.claim.better for verdict in settled if verdict.gain.mean > 0]
         worse = [verdict.claim.better for verdict in settled if verdict.gain.mean < 0]
         sentences.append(
-            f"{table.columns[figure]}. Better than {PLAIN} of as many pairs: {'; '.join(better) or 'none'}. "
+            f"{table.columns[figure]}. Better than {PLAIN} with as many pairs: {'; '.join(better) or 'none'}. "
             f"Worse: {'; '.join(worse) or 'none'}. Not settled: {len(verdicts) - len(settled)} of {len(verdicts)}."
         )
     return sentences
@@ -203,7 +207,7 @@ def _beside_plain(table: Table) -> Table:
 
 
 def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> list[str]:
-    """Which objectives are nowhere worse than text + margin by their interval, and better somewhere."""
+    """Which objectives beat text + margin in a figure and are worse in none, by their intervals."""
     gains = {(verdict.claim.better, verdict.claim.figure): verdict.gain for verdict in table.verdicts}
     notes = []
     for kind, rows in points.items():
@@ -212,5 +216,6 @@ def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> lis
             continue
         better = [f"{table.columns[figure]} ({row})" for (row, figure), gain in kind_gains.items() if gain.low > 0]
         if better:
-            notes.append(f"{kind} is nowhere worse than {PLAIN} by its interval, and better in {', '.join(better)}.")
-    return notes or [f"Nothing is nowhere worse than {PLAIN} by its interval and better somewhere."]
+            beaten = ", ".join(better)
+            notes.append(f"{kind} beats {PLAIN} in {beaten}, and is worse in no figure, by the 95 % intervals.")
+    return notes or [f"No objective beats {PLAIN} in one figure without being worse in another, by the 95 % intervals."]

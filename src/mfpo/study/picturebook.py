@@ -86,7 +86,7 @@ class PictureBookScale:
         asked, opera = min(ASKED_SCENES, scenes), min(_OPERA_SCENES, scenes)
         self.scored_on = (
             f"{scenes} scenes (existence on {asked}, OPERA on {opera}), image dependence on {_SCORED_PAIRS} pairs; "
-            "MMHal-Bench, AMBER and LLaVA-Bench need a real model, Cover is that of the scenes"
+            "MMHal-Bench, AMBER and LLaVA-Bench need a real model, Cover is measured on the scenes, not on AMBER"
         )
         self.context: Mapping[str, Any] = {"split": split, "scenes": scenes, **self.trained_on}
 

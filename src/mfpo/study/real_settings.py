@@ -29,7 +29,7 @@ class RealSettings(Settings):
 
     model: str = setting("llava-hf/llava-1.5-7b-hf", "folder or Hub name of the base model")
     stands_for: str = setting("LLaVA-v1.5-7B", "row of Table 1 for the base model; its + MFPO row is for MFPO")
-    others: dict[str, Any] | None = setting(None, "models of Tables 1 and 2 that are only asked, by row")
+    others: dict[str, Any] | None = setting(None, "models of Tables 1 and 2 that are not trained here, by row")
     source: str = setting("openbmb/RLHF-V-Dataset", "preference data of corrected answers, as for `mfpo build`")
     ranked_source: str | None = setting(
         None, "preference data of ranked answers, such as VLFeedback, for Tables 3 and 9"
@@ -40,7 +40,9 @@ class RealSettings(Settings):
     instances: str | None = setting(None, "COCO instances JSON of the source's images, for `keywords` and `regions`")
     checked_regions: str | None = setting(None, "segmenters to check, separated by spaces; null: the one of regions")
     held_out: int = setting(100, "number of last rows of the source held out for measuring", least=1)
-    learning_rate: float = setting(5e-6, "learning rate of every method, as peers train LoRA on RLHF-V's data", above=0)
+    learning_rate: float = setting(
+        5e-6, "learning rate of every method, as in published LoRA trainings on RLHF-V's data", above=0
+    )
     train: str = setting("lora_rank=128", "other settings of `mfpo train`, as KEY=VALUE, separated by spaces")
     batch_size: int = setting(32, "questions per batch", least=1)
     objhal_questions: str | None = setting(None, "Object HalBench's questions")

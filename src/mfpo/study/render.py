@@ -20,6 +20,13 @@ from mfpo.study.study import Study
 # Behind a printed number that is in doubt; the notes say why.
 _DOUBTED = "†"
 
+# What the words of the verdicts mean, on each page that has some.
+READING = (
+    'In the list at the top, "as in the paper" and "against the paper" mean that the whole 95 % interval of our '
+    'difference supports the paper\'s claim, or the opposite; "settled", that it excludes 0 where the paper has no '
+    'number, or one in doubt; "not settled", that it includes 0. One seed settles nothing.'
+)
+
 
 def cells(result: Result, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
     """The header and the rows: the paper's, in its order, each number with ours behind it, then what is only ours.
@@ -90,9 +97,9 @@ def sentences(result: Result) -> list[str]:
 
 
 def notes_of(result: Result) -> list[str]:
-    """The notes of a page: the experiment's, and what is to be known about the paper's numbers on it."""
+    """The notes of a page: how to read it, what is to be known about the paper's numbers, and the experiment's own."""
     table = result.table
-    doubts = [f"{_DOUBTED} Printed so; no verdict rests on it: {words}" for words in table.paper.doubts]
+    doubts = [f"{_DOUBTED} As printed; no verdict relies on it: {words}" for words in table.paper.doubts]
     small = [
         verdict.claim.gain
         for verdict in table.verdicts
@@ -100,12 +107,12 @@ def notes_of(result: Result) -> list[str]:
     ]
     if small:
         doubts.append(
-            "The paper has one number a row, without a spread. Elsewhere CHAIR_s of one method differs by about "
-            f"{BETWEEN_PAPERS} from paper to paper, so the paper's own differences below that say little."
+            "The paper has one number per row, without a spread. Elsewhere CHAIR_s of one method differs by about "
+            f"{BETWEEN_PAPERS} from paper to paper, so smaller differences within the paper say little."
         )
     empty = [row for row in table.paper.rows if row not in table.rows]
     lacking = [f"Without a number of ours: {', '.join(empty)}."] if empty else []
-    return [*doubts, *lacking, *result.notes]
+    return [*([READING] if table.verdicts else []), *doubts, *lacking, *result.notes]
 
 
 def terminal(result: Result) -> Shown:

@@ -14,8 +14,8 @@ from mfpo.study.trials import Data, Trial, trained
 
 # Rows of models that are never trained here.
 _OTHERS_NOTE = (
-    "Models that are only asked have numbers where `others` of the large scale's file names them; LLaVA-v1.6-7B and "
-    "LLaVA-v1.5-13B have files of their own in configs/study."
+    "Models that are not trained here get numbers if `others` in the config for the paper's scale lists them; "
+    "LLaVA-v1.6-7B and LLaVA-v1.5-13B have files of their own in configs/study."
 )
 
 
