@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mfpo.errors import MfpoError, first_line
-from mfpo.folders import check_shards
+from mfpo.folders import check_shards, fingerprint
 
 # How messages and provenance call a dataset that is in no folder.
-IN_MEMORY = "the dataset in memory"
+DATASET_IN_MEMORY = "the dataset in memory"
 
 # How to get a column that `mfpo build` fills only sometimes.
 _HOW = {
@@ -37,21 +37,24 @@ def read_dataset(data: str | Path | datasets.Dataset, needs: Sequence[str] = TEX
     if isinstance(data, str | Path):
         dataset, where = _open_shards(Path(data)), str(data)
     elif isinstance(data, datasets.Dataset):
-        dataset, where = data, IN_MEMORY
+        dataset, where = data, DATASET_IN_MEMORY
     else:
         raise MfpoError(f"the data is a {type(data).__name__}; give a folder, or a datasets.Dataset (one split)")
     if not len(dataset):
         raise MfpoError(f"{where} holds no records")
     if "id" not in dataset.column_names:
         dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])
+    elif dataset.features["id"].dtype in ("int32", "int64"):
+        dataset = dataset.cast_column("id", datasets.Value("string"))
     _check_columns(dataset, where, needs)
     has_pairs = {"images", "rejected_images"} <= set(dataset.column_names)
     checked = {*needs, "images", "rejected_images"} if has_pairs else needs
     start = 0
     for table in dataset.select_columns(list(checked)).with_format("arrow").iter(batch_size=256):
         for name in needs:
-            how = _HOW.get(name, "build it again")
-            _refuse(pc.is_null(table[name]), where, start, f"column {name} is empty; {how}")
+            how = _HOW.get(name, "fill it or leave the row out" if where == DATASET_IN_MEMORY else "build it again")
+            _refuse(_is_empty(table[name]), where, start, f"column {name} is empty; {how}")
+            _refuse(_holds_nothing(table[name]), where, start, f"column {name} holds an empty entry; {how}")
         if has_pairs:
             lengths = (pc.list_value_length(table[name]) for name in ("images", "rejected_images"))
             _refuse(
@@ -66,15 +69,18 @@ def _check_columns(dataset: datasets.Dataset, where: str, needs: Sequence[str]) 
     missing = [name for name in needs if name not in dataset.column_names]
     if missing:
         command = "rank" if set(missing) <= {"entropy", "level"} else "build"
-        how = (
-            _HOW.get(missing[0], f"run `mfpo {command}` first") if len(missing) == 1 else f"run `mfpo {command}` first"
-        )
+        how = f"run `mfpo {command}` first"
+        how = _HOW.get(missing[0], how) if len(missing) == 1 else how
         raise MfpoError(f"{where}: column {', '.join(missing)} is missing; {how}")
     for name in needs:
         item = getattr(dataset.features[name], "feature", None)
         if name in ("images", "rejected_images") and not isinstance(item, datasets.Image):
             raise MfpoError(f"{where}: column {name} must hold lists of images, as in datasets.List(Image())")
-        is_message = isinstance(item, dict) and {"role", "content"} <= item.keys()
+        is_message = (
+            isinstance(item, dict)
+            and {"role", "content"} <= item.keys()
+            and getattr(item["content"], "dtype", None) in ("string", "large_string")
+        )
         if name in ("prompt", "chosen", "rejected", "counter") and not is_message:
             raise MfpoError(
                 f'{where}: column {name} must hold lists of messages, as in [{{"role": ..., "content": text}}]'
@@ -93,7 +99,28 @@ def _open_shards(folder: Path) -> datasets.Dataset:
         raise MfpoError(f"{folder}: its Parquet shards cannot be read ({reason}); build it again") from None
 
 
-def _refuse(is_wrong: pa.ChunkedArray, where: str, start: int, fault: str) -> None:
+def _is_empty(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether a row has no value, or an empty list."""
+    is_null = pc.is_null(values)
+    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+        return is_null
+    return pc.or_(is_null, pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0))
+
+
+def _holds_nothing(values: pa.ChunkedArray) -> pa.Array:
+    """Whether a list in a row holds a null, or a message without content."""
+    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+        return pa.chunked_array([pa.repeat(False, len(values))])
+    values = values.combine_chunks()
+    entries = pc.list_flatten(values)
+    is_null = pc.is_null(entries)
+    if pa.types.is_struct(entries.type) and entries.type.get_field_index("content") >= 0:
+        is_null = pc.or_(is_null, pc.is_null(pc.struct_field(entries, "content")))
+    rows = pc.list_parent_indices(values).filter(is_null)
+    return pc.is_in(pa.array(range(len(values)), rows.type), rows)
+
+
+def _refuse(is_wrong: pa.Array | pa.ChunkedArray, where: str, start: int, fault: str) -> None:
     """Raise MfpoError that names the first row that is wrong; `start` is the number of the first."""
     row = pc.index(is_wrong, True).as_py()
     if row >= 0:
@@ -105,10 +132,12 @@ def column(dataset: datasets.Dataset, name: str) -> list[Any]:
     return list(dataset.select_columns([name])[name])
 
 
-def dataset_hash(dataset: datasets.Dataset) -> str:
-    """A hash of all that a dataset in memory holds, however it was made."""
+def dataset_hash(data: Path | datasets.Dataset) -> str:
+    """A hash of a folder's shards, or of all that a dataset in memory holds, however it was made."""
+    if isinstance(data, Path):
+        return fingerprint(data, "*.parquet")
     digest = hashlib.sha256()
-    for table in dataset.with_format("arrow").iter(batch_size=32):
+    for table in data.with_format("arrow").iter(batch_size=32):
         for record in table.to_pylist():
             digest.update(json.dumps(_content(record), sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -1,7 +1,9 @@
 """The mistakes a user can make. The command line prints them on one line, without a traceback."""
 
 import difflib
+import logging
 from collections.abc import Iterable
+from functools import cache
 
 
 class MfpoError(Exception):
@@ -52,3 +54,9 @@ def one_line(error: Exception) -> str:
     """A message on one line; a long one loses its middle, because the end says what to do."""
     text = " ".join(str(error).splitlines())
     return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-300:]}"
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log what goes on, but not as the user may expect."""
+    logging.getLogger("mfpo").warning(message)

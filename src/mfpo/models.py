@@ -164,9 +164,11 @@ def in_precision(model: Any, dtype: torch.dtype) -> Any:
     return model.to(dtype)
 
 
-def model_files(path: Path) -> list[str]:
-    """Hashes of the files of the model in the folder `path`; for an adapter of its base's, too."""
-    folders = [path, base_of(path)] if (path / "adapter_config.json").is_file() else [path]
+def model_files(model: Any, processor: Any = None) -> list[str]:
+    """Hashes of a model's files, for an adapter of its base's, too; or of a model in memory with its processor."""
+    if not isinstance(model, Path):
+        return [model_hash(model, processor)]
+    folders = [model, base_of(model)] if (model / "adapter_config.json").is_file() else [model]
     return [fingerprint(folder, "*") for folder in folders]
 
 

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import cache
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from mfpo.errors import MfpoError, RecordError, brief, first_line
+from mfpo.errors import MfpoError, RecordError, brief, first_line, warn_once
 from mfpo.hub import find_model
 from mfpo.models import check_model, not_installed, with_weights
 from mfpo.records import IMAGE_PLACE, content_parts
@@ -90,16 +88,11 @@ def check_places(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
         for turn in turns
     ]
     if moved != list(turns) and apply_template(processor, turns) == apply_template(processor, moved):
-        _warn("the model's chat template puts images before the text: the position of <image> in a prompt is lost")
+        warn_once("the model's chat template puts images before the text: the position of <image> in a prompt is lost")
 
 
 def _image_first(part: dict[str, Any]) -> bool:
     return part["type"] != "image"
-
-
-@cache
-def _warn(message: str) -> None:
-    getLogger(__name__).warning(message)
 
 
 def call_processor(

@@ -76,6 +76,8 @@ def test_a_dataset_and_a_model_in_memory_are_ranked_alike(ranked, tiny_llava, pr
     model, processor = load_model(tiny_llava), load_processor(tiny_llava)
     with pytest.raises(MfpoError, match="needs its processor"):
         rank(data, model, tmp_path / "out", RankSettings(batch_size=4))
+    with pytest.raises(MfpoError, match="a folder brings its processor"):
+        rank(data, tiny_llava, tmp_path / "out", processor=processor)
     again = rank(data, model, tmp_path / "out", RankSettings(batch_size=4), processor=processor)
     assert column(again, "level") == column(read_dataset(ranked[0]), "level")
     tables = [pq.read_table(file) for file in sorted(ranked[0].glob("*.parquet"))]

@@ -181,3 +181,15 @@ def test_held_out_pairs_without_rejected_images_are_refused_first(tiny_llava, pr
     with pytest.raises(MfpoError, match="data: column rejected_images is missing; run `mfpo build` first"):
         train(preference_data, tiny_llava, tmp_path / "run", settings)
     assert not (tmp_path / "run.partial").exists()
+
+
+def test_a_figure_that_is_never_measured_is_told_at_the_first_evaluation(
+    tiny_llava, preference_data, held_out, tmp_path, capsys
+):
+    settings = PLAIN | {"method": "mfpo", "image_loss": "joint", "curriculum": False, "eval": str(held_out)}
+    settings["keep_best"] = "eval/loss/image"
+    with pytest.raises(MfpoError, match="keep_best is eval/loss/image, which these held-out pairs do not have"):
+        train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**settings))
+    late = PLAIN | {"eval": str(held_out), "keep_best": "eval/loss", "eval_delay": 100}
+    train(preference_data, tiny_llava, tmp_path / "late", TrainSettings(**late))
+    assert "eval/loss was never measured: the last model is kept" in capsys.readouterr().err

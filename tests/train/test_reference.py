@@ -170,7 +170,7 @@ def test_key_changes_with_model_length_precision_and_code(tmp_path):
     code = Path(reference_module.__file__).parents[1]
     shutil.copytree(code, tmp_path / "mfpo", ignore=shutil.ignore_patterns("*.safetensors"))
     assert reference_key(package=tmp_path / "mfpo", **given) in keys
-    for name in ("logprobs/prefix.py", "train/policy.py", "train/methods/ddpo.py", "models.py"):
+    for name in ("logprobs/prefix.py", "train/policy.py", "train/methods/ddpo.py", "models.py", "processors.py"):
         code = (tmp_path / "mfpo" / name).read_bytes()
         (tmp_path / "mfpo" / name).write_text("other code")
         assert reference_key(package=tmp_path / "mfpo", **given) not in keys

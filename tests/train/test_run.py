@@ -258,7 +258,7 @@ def test_reset_reference_and_rerank_go_by_the_policy_that_a_stage_starts_from(ti
     settings = TrainSettings(**STAGED, reset_reference=True, rerank=True, keep_stages=True)
     levels = ["easy"] * 4 + ["medium"] * 4 + ["hard"] * 6
     dataset = read_dataset(ranked).remove_columns("level").add_column("level", levels)
-    run = train(dataset, tiny_llava, tmp_path / "run", settings, processor=load_processor(tiny_llava))
+    run = train(dataset, tiny_llava, tmp_path / "run", settings)
     assert [line["step"] for line in metrics_of(run)] == list(range(1, 11))
     pairs, policy = pairs_of(ranked, tiny_llava), load_model(run / "stages" / "0-easy")
     entropies = {}
@@ -346,6 +346,16 @@ def test_killed_run_in_memory_goes_on_with_the_same_content_only(tiny_llava, pre
     load_model(run / "model")
 
 
+def with_row_5(rows, **columns):
+    """The rows with other values in the sixth one."""
+    return rows.map(lambda row, number: columns if number == 5 else {}, with_indices=True)
+
+
+def test_whole_numbers_as_ids_are_texts(preference_data):
+    rows = read_dataset(preference_data).remove_columns("id").add_column("id", list(range(14)))
+    assert read_dataset(rows)[3]["id"] == "3"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -354,7 +364,14 @@ def test_killed_run_in_memory_goes_on_with_the_same_content_only(tiny_llava, pre
         (lambda rows: rows[:2], "the data is a dict; give a folder, or a datasets.Dataset"),
         (lambda rows: datasets.DatasetDict(train=rows), "the data is a DatasetDict"),
         (lambda rows: rows.map(lambda row, i: {"rejected": None if i == 5 else row["rejected"]}, with_indices=True),
-         "row 5: column rejected is empty"),
+         "row 5: column rejected is empty; fill it or leave the row out"),
+        (lambda rows: with_row_5(rows, chosen=[]), "row 5: column chosen is empty"),
+        (lambda rows: with_row_5(rows, images=[]), "row 5: column images is empty"),
+        (lambda rows: with_row_5(rows, images=[None]), "row 5: column images holds an empty entry"),
+        (lambda rows: with_row_5(rows, prompt=[{"role": "user", "content": None}]),
+         "row 5: column prompt holds an empty entry"),
+        (lambda rows: rows.map(lambda row: {"chosen": [{"role": "assistant", "content": [{"type": "text"}]}]}),
+         "column chosen must hold lists of messages"),
         (lambda rows: rows.remove_columns("images").add_column("images", [["a.png"]] * 14),
          "column images must hold lists of images"),
         (lambda rows: rows.remove_columns("prompt").add_column("prompt", ["What?"] * 14),
@@ -374,6 +391,18 @@ def test_model_in_memory_needs_its_processor_and_no_adapter(tiny_llava, preferen
         train(preference_data, model, tmp_path / "run", TrainSettings(method="dpo"))
     with pytest.raises(MfpoError, match="the model is a str"):
         train(preference_data, str(tiny_llava), tmp_path / "run", TrainSettings(method="dpo"))
+    # Its folder alone says which reference is a model's.
+    with pytest.raises(MfpoError, match="a folder brings its processor"):
+        train(
+            preference_data,
+            tiny_llava,
+            tmp_path / "run",
+            processor=load_processor(tiny_llava),
+            settings=TrainSettings(),
+        )
+    (tmp_path / "run").mkdir()
+    with pytest.raises(MfpoError, match="exists already"):
+        train(preference_data, None, tmp_path / "run", TrainSettings())
 
 
 def test_config_of_a_run_of_the_version_before_is_read(tmp_path):

@@ -50,10 +50,10 @@ from mfpo.train.transformers_settings import REFUSED, TransformersSettings
             "no figure named 'eval/accuracies'; did you mean 'eval/rewards/acc",
         ),
         ({"eval": "x", "keep_best": "eval/rewards/balance"}, "keep_best: there is no figure named"),
-        (
-            {"method": "ddpo", "eval": "x", "keep_best": "eval/rewards/image_margins"},
-            "keep_best: there is no figure",
-        ),
+        ({"eval_on_start": True}, "eval_on_start is for held-out pairs"),
+        ({"lora_rank": 4, "lora_alpha": 0}, "lora_alpha is 0, but must be above 0"),
+        ({"lora_alpha": 8}, "lora_alpha scales adapters, but lora_rank is 0"),
+        ({"lora_rank": 4, "lora_targets": "*q_proj"}, "lora_targets is no regular expression .*write .*q_proj"),
         (
             {"eval": "x", "keep_best": "eval/loss", "reset_reference": True},
             "would compare rewards over different references",

@@ -122,7 +122,9 @@ def test_model_that_computes_otherwise_in_training_is_refused_at_the_first_step(
     model = load_model(tiny_llava)
     model.get_decoder().norm = nn.Sequential(model.get_decoder().norm, Louder())
     trainer = open_own(tiny_llava, preference_data, tmp_path, PLAIN, model=model.eval())
-    says = r"do not compute the same: .* record 'r\d\d' has a reward of -?\d.*must be 0; a 'llava' model"
+    says = (
+        r"different log-probabilities before the first step \(record 'r\d\d': reward -?\d.*must be 0\); a 'llava' model"
+    )
     with pytest.raises(MfpoError, match=says):
         trainer.train()
     assert trainer.state.global_step == 0
@@ -253,10 +255,25 @@ def test_loss_is_the_formula_of_the_paper(ranked, staged_run, loss_of):
     assert loss.item() == pytest.approx(sum(expected) / 2, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", ["dpo", "eos", "ha-dpo"])
+def test_a_record_that_fills_a_batch_up_changes_no_loss(method, ranked, open_trainer):
+    """Some methods take a mean over the tokens of the batch."""
+    settings = TrainSettings(method=method, curriculum=False)
+    trainer = open_trainer(ranked, settings, torch.zeros(14, 2))
+    counted, filler = trainer.train_dataset[0], trainer.train_dataset[3]
+    assert (counted[1], filler[1]) == (True, False)
+    losses = []
+    with torch.no_grad():
+        for records in ([counted], [counted, filler]):
+            batch = trainer.collate(records)
+            losses.append(trainer.compute_loss(trainer.model, batch, num_items_in_batch=1))
+    assert losses[0] == losses[1] != 0
+
+
 def test_loss_that_is_not_finite_names_the_records(preference_data, loss_of):
     reference = torch.zeros(14, 2)
     reference[5, 1] = torch.nan
-    with pytest.raises(MfpoError, match=r"loss is no longer finite at record 'r05', step 0; lower"):
+    with pytest.raises(MfpoError, match=r"loss is no longer finite at record 'r05', step 1 of the stage; lower"):
         loss_of(preference_data, TrainSettings(method="dpo"), reference)
 
 
@@ -274,10 +291,12 @@ def test_gradient_that_is_not_finite_ends_the_run_before_the_weights_are_spoilt(
         )
 
     monkeypatch.setattr(PreferenceTrainer, "compute_loss", compute)
-    with pytest.raises(MfpoError, match=r"the gradient is no longer finite at record .*, step 2; lower") as error:
+    with pytest.raises(
+        MfpoError, match=r"the gradient is no longer finite at record .*, step 3 of the stage; lower"
+    ) as error:
         train(preference_data, tiny_llava, tmp_path / "run", TrainSettings(**PLAIN | {"save_steps": 1}))
     assert all(repr(id) in str(error.value) for id in seen[2])
-    kept = Path(re.search(r"kept in (.*)$", str(error.value))[1]) / "checkpoint-2"
+    kept = Path(re.search(r"last checkpoint before is (.*-2)$", str(error.value))[1])
     weights = load_model(kept).state_dict()
     assert all(value.isfinite().all() for value in weights.values())
 

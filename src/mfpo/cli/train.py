@@ -7,18 +7,20 @@ import typer
 
 from mfpo.cli.console import Config, Data, Model, Out, Overrides, console
 from mfpo.errors import MfpoError
-from mfpo.folders import check_shards
+from mfpo.folders import check_new, check_shards
 from mfpo.picturebook import model_folder
 from mfpo.settings import read_settings
 from mfpo.train.objectives import OBJECTIVES
 from mfpo.train.settings import TrainSettings
+
+_OTHERS = [name for name in OBJECTIVES if name != "mfpo"]
 
 
 def train(
     data: Data,
     model: Model,
     out: Out,
-    method: Annotated[str | None, typer.Option(help=f"{', '.join(OBJECTIVES)}, or your own")] = None,
+    method: Annotated[str | None, typer.Option(help=f"mfpo (the default), {', '.join(_OTHERS)}, or your own.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be trained, its memory and the first batch; then stop.")
     ] = False,
@@ -33,6 +35,8 @@ def train(
     for folder in (data, *([Path(settings.eval)] if settings.eval else [])):
         check_shards(folder)
     base = model_folder(model)
+    if not dry_run:
+        check_new(out)
     from mfpo.train.processes import processes  # seconds of imports: a mistake is told before them
     from mfpo.train.run import run
 
@@ -64,6 +68,7 @@ def merge(
         raise MfpoError(f"{run}: holds neither an adapter nor a run of `mfpo train`; give the folder of one")
     if not (adapter / "adapter_config.json").exists():
         raise MfpoError(f"{adapter}: holds no adapter to merge; lora_rank=0 trains the model itself")
+    check_new(out)
     import torch  # seconds of imports: a mistake is told before them
 
     from mfpo.folders import whole_folder

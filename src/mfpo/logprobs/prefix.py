@@ -5,10 +5,8 @@ one, so that each gets the log-probabilities that it gets behind the prompt alon
 as wide as the vocabulary, runs on nothing but the states that predict an answer.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from mfpo.errors import warn_once
 from mfpo.logprobs.attention import BY_DOCUMENT, lengths_of, with_images
 from mfpo.models import rope_index_of
 
@@ -104,7 +103,7 @@ def shares_prefix(model: Any) -> bool:
         reason = f"attention {text._attn_implementation!r} does not support this mask; load the model with 'sdpa'"
     else:
         return True
-    _log(f"prompts run once for each answer, which is slower: {reason}")
+    warn_once(f"prompts run once for each answer, which is slower: {reason}")
     return False
 
 
@@ -119,11 +118,6 @@ def _both_ways(config: Any) -> tuple[str, ...]:
         return ("full_attention", "sliding_attention")
     is_gemma4 = config.model_type == "gemma4" and config.get_text_config().use_bidirectional_attention == "vision"
     return ("sliding_attention",) if is_gemma4 else ()
-
-
-@cache
-def _log(message: str) -> None:
-    logging.getLogger(__name__).warning(message)
 
 
 def shared_scores(model: Any, batch: dict[str, Tensor], score: Score) -> Tensor:

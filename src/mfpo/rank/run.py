@@ -20,7 +20,7 @@ from mfpo.folders import fingerprint, whole_folder, write_json
 from mfpo.hub import find_model
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs, check_fit
-from mfpo.models import load_model, model_hash
+from mfpo.models import load_model, model_files
 from mfpo.processors import load_processor
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.measure import Measure, open_measure
@@ -72,6 +72,8 @@ def rank_into(
     """
     dataset = read_dataset(data, needs=TEXT_COLUMNS)
     if isinstance(model, Path):
+        if processor is not None:
+            raise MfpoError(f"{model}: a folder brings its processor; save yours in it, or give both in memory")
         processor = load_processor(model)
     elif processor is None:
         raise MfpoError("a model in memory needs its processor; give rank(..., processor=PROCESSOR)")
@@ -105,14 +107,9 @@ def _provenance(
 ) -> dict[str, Any]:
     """What must match to resume a killed run: names of folders, and the content of all files."""
     made_by: dict[str, Any] = {"command": "rank", "settings": asdict(settings)}
-    if isinstance(data, Path):
-        made_by |= {"data": str(data), "data_files": fingerprint(data, "*.parquet")}
-    else:
-        made_by |= {"data": "in memory", "data_files": dataset_hash(data)}
-    if isinstance(model, Path):
-        made_by |= {"model": str(model), "model_files": fingerprint(model, "*")}
-    else:
-        made_by |= {"model": "in memory", "model_files": model_hash(model, processor)}
+    made_by |= {"data": str(data) if isinstance(data, Path) else "in memory", "data_files": dataset_hash(data)}
+    made_by["model"] = str(model) if isinstance(model, Path) else "in memory"
+    made_by["model_files"] = model_files(model, processor)
     return made_by | ({"nli_files": fingerprint(nli_model, "*")} if nli_model else {})
 
 

@@ -5,10 +5,8 @@ inference, or, without one, when they name the same objects.
 """
 
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mfpo.errors import MfpoError, first_line
+from mfpo.errors import MfpoError, first_line, warn_once
 from mfpo.logprobs.prefix import shares_prefix
 from mfpo.logprobs.sequences import Encoded, collate, token_logps
 from mfpo.models import device, load_weights, quiet
@@ -148,14 +146,11 @@ def load_entailment(path: Path) -> Entails:
         premises, hypotheses = (list(texts) for texts in zip(*pairs, strict=True))
         inputs = tokenizer(premises, hypotheses, truncation=True, max_length=room, padding=True, return_tensors="pt")
         if inputs["input_ids"].shape[1] == room:
-            _warn(f"{path}: it reads at most {room} tokens, so long pairs of answers are compared by their beginnings")
+            warn_once(
+                f"{path}: it reads at most {room} tokens, so long pairs of answers are compared by their beginnings"
+            )
         with torch.inference_mode():
             logits = model(**inputs.to(model.device)).logits
         return (logits.argmax(dim=-1) == labels["entailment"]).tolist()
 
     return entails
-
-
-@cache
-def _warn(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -10,7 +10,6 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from mfpo.errors import MfpoError, SettingError, first_line
 from mfpo.models import device
-from mfpo.train.batches import steps_per_epoch
 from mfpo.train.plan import Plan
 from mfpo.train.policy import computes_in_bf16
 from mfpo.train.processes import processes
@@ -87,9 +86,8 @@ def _check_schedule(arguments: TrainingArguments) -> None:
 
 def steps_of(records: int, settings: TrainSettings, processes: int) -> int:
     """How many steps of the optimizer `num_train_epochs` passes over `records` records take."""
-    accumulation = settings.gradient_accumulation_steps
-    batches = {"batch_size": settings.per_device_train_batch_size, "gradient_accumulation": accumulation}
-    return math.ceil(settings.num_train_epochs * steps_per_epoch(records, **batches, processes=processes))
+    per_step = settings.per_device_train_batch_size * processes * settings.gradient_accumulation_steps
+    return math.ceil(settings.num_train_epochs * math.ceil(records / per_step))
 
 
 def steps_of_stages(plan: Plan, settings: TrainSettings) -> list[int]:

@@ -10,11 +10,15 @@ from mfpo.errors import MfpoError
 from mfpo.folders import writing
 from mfpo.models import save_as_on_hub
 
-IN_MEMORY = "the model in memory"
+MODEL_IN_MEMORY = "the model in memory"
 
 
-def check_model(model: Any, processor: Any) -> None:
-    """Raises MfpoError when a model in memory cannot be trained."""
+def check_base(model: Any, processor: Any) -> None:
+    """Raises MfpoError when a model in memory cannot be trained, or when a folder is to have another processor."""
+    if isinstance(model, Path):
+        if processor is not None:
+            raise MfpoError(f"{model}: a folder brings its processor; save yours in it, or give both in memory")
+        return
     if isinstance(model, PeftModel) or not isinstance(model, PreTrainedModel):
         raise MfpoError(f"the model is a {type(model).__name__}; give a folder, or a merged transformers model")
     if processor is None:
@@ -26,7 +30,7 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     if folder.exists():
         return
     partial = folder.with_suffix(".partial")
-    with writing("the model in memory", folder.parent):
+    with writing(MODEL_IN_MEMORY, folder.parent):
         save_as_on_hub(model, partial)
         processor.save_pretrained(partial)
         partial.rename(folder)

@@ -47,8 +47,3 @@ class Order(Sampler[int]):
         random = torch.Generator().manual_seed(self.seed + self.epoch())
         yield from torch.randperm(self.records, generator=random).tolist()
         yield from range(self.records, self.length)
-
-
-def steps_per_epoch(records: int, *, batch_size: int, gradient_accumulation: int = 1, processes: int = 1) -> int:
-    """How many steps of the optimizer an epoch takes."""
-    return math.ceil(math.ceil(records / (batch_size * processes)) / gradient_accumulation)

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from mfpo.errors import MfpoError
 from mfpo.train.processes import as_first_says, processes
 
 
@@ -49,6 +50,8 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the model if it is the best."""
         step = self.first_step + state.global_step
+        if as_first_says(processes().is_main_process and not self.best.line()):
+            raise MfpoError(f"keep_best is {self.best.name}, which these held-out pairs do not have; choose another")
         model = self.best.model(step)
         is_best = processes().is_main_process and self.best.line().get("step") == step and not model.exists()
         if as_first_says(is_best):

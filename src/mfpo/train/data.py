@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-from mfpo.dataset import IN_MEMORY, TEXT_COLUMNS, column, read_dataset
+from mfpo.dataset import DATASET_IN_MEMORY, TEXT_COLUMNS, column, read_dataset
 from mfpo.errors import MfpoError
 from mfpo.logprobs.cells import TEXT_AND_IMAGE, columns
 from mfpo.logprobs.pairs import Pairs
@@ -38,7 +38,7 @@ def open_data(data: Path | datasets.Dataset, settings: TrainSettings, *, is_eval
 
 def data_name(data: Path | datasets.Dataset) -> str:
     """How messages and provenance call it."""
-    return str(data) if isinstance(data, Path) else IN_MEMORY
+    return str(data) if isinstance(data, Path) else DATASET_IN_MEMORY
 
 
 def open_pairs(dataset: datasets.Dataset, processor: Any, settings: TrainSettings, *, is_eval: bool = False) -> Pairs:

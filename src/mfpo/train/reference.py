@@ -42,6 +42,9 @@ _CODE = (
     "train/methods/chip.py",
     "train/methods/ddpo.py",
     "models.py",
+    "processors.py",
+    "records.py",
+    "adapters.py",
 )
 
 

@@ -20,12 +20,12 @@ from transformers.integrations import get_available_reporting_integrations
 from mfpo.dataset import dataset_hash
 from mfpo.errors import MfpoError
 from mfpo.files import read_json
-from mfpo.folders import fingerprint, write_json, writing
+from mfpo.folders import check_new, write_json, writing
 from mfpo.hub import find_model
-from mfpo.models import load_model, load_weights, model_files, model_hash, quiet, stored_dtype
+from mfpo.models import load_model, load_weights, model_files, quiet, stored_dtype
 from mfpo.processors import load_processor
 from mfpo.train.arguments import check_arguments, steps_of_stages
-from mfpo.train.base import IN_MEMORY, check_model, save_model, title
+from mfpo.train.base import MODEL_IN_MEMORY, check_base, save_model, title
 from mfpo.train.data import data_name, open_data, open_pairs
 from mfpo.train.plan import Plan, plan_stages
 from mfpo.train.processes import as_first_says, common_folder, processes, say
@@ -66,16 +66,20 @@ def run(
     data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, *, processor: Any = None
 ) -> Path:
     """Like `train`, but returns the run folder instead of loading the trained model."""
+    check_new(out)
     settings = settings.resolved()
     check_settings(model, settings)
     this, plan = open_run(data, model, out, settings, processor)
     in_memory = not isinstance(model, Path)
-    names = {"data": data_name(data), "model": IN_MEMORY if in_memory else str(model)}
+    names = {"data": data_name(data), "model": MODEL_IN_MEMORY if in_memory else str(model)}
     made_by: dict[str, Any] = {"command": "train", **names, "settings": settings.shown()}
-    data_files = as_first_says(_data_files(data) if processes().is_main_process else None)
-    made_by |= {"data_files": data_files, "model_files": this.model_files}
-    made_by |= {"eval_files": as_first_says(fingerprint(Path(settings.eval), "*.parquet"))} if settings.eval else {}
-    repository = _repository(settings, out)
+    hashed = {"data_files": data} | ({"eval_files": Path(settings.eval)} if settings.eval else {})
+    for name, files in hashed.items():
+        made_by[name] = as_first_says(dataset_hash(files) if processes().is_main_process else None)
+    made_by["model_files"] = this.model_files
+    # The first process pushes the model.
+    is_pushed = settings.push_to_hub and processes().is_main_process
+    repository = open_repository(settings, out) if is_pushed else None
     if processes().num_processes > 1:
         say(f"{processes().num_processes} processes train together")
     with common_folder(out, made_by | {"processes": processes().num_processes}) as folder:
@@ -98,17 +102,16 @@ def open_run(
     data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, processor: Any
 ) -> tuple[Run, Plan]:
     """The run that the arguments ask for, and its stages, checked as far as they can be without the weights."""
-    if not isinstance(model, Path):
-        check_model(model, processor)
+    check_base(model, processor)
     dataset = open_data(data, settings)
     held_out = open_data(Path(settings.eval), settings, is_eval=True) if settings.eval else None
     plan = plan_stages(dataset, settings, data_name(data))
     steps_of_stages(plan, settings)  # refuses too few
-    processor = processor or load_processor(model)
+    processor = load_processor(model) if isinstance(model, Path) else processor
     folder = out.with_name(out.name + ".partial")
     run = Run(
         model=model if isinstance(model, Path) else folder / "base",
-        model_files=as_first_says(_model_files(model, processor) if processes().is_main_process else None),
+        model_files=as_first_says(model_files(model, processor) if processes().is_main_process else None),
         titles=(title(model), data.resolve().name if isinstance(data, Path) else data_name(data)),
         dataset=dataset,
         pairs=open_pairs(dataset, processor, settings),
@@ -130,19 +133,6 @@ def _train_stages(run: Run, plan: Plan) -> Plan:
         # A reference cycle: free the weights before the next stage loads its own.
         clear_device_cache(garbage_collection=True)
     return plan
-
-
-def _repository(settings: TrainSettings, out: Path) -> str | None:
-    """The repository of the Hub that the first process will push to."""
-    return open_repository(settings, out) if settings.push_to_hub and processes().is_main_process else None
-
-
-def _data_files(data: Path | datasets.Dataset) -> str:
-    return fingerprint(data, "*.parquet") if isinstance(data, Path) else dataset_hash(data)
-
-
-def _model_files(model: Any, processor: Any) -> list[str]:
-    return model_files(model) if isinstance(model, Path) else [model_hash(model, processor)]
 
 
 def check_settings(model: Any, settings: TrainSettings) -> None:
@@ -173,7 +163,10 @@ def finish(run: Run, end: Path) -> None:
     be lost from one to the next. With `keep_best` the best model takes the place of the last.
     """
     model = run.folder / "model"
-    if run.best and (line := run.best.line()):
+    line = run.best.line() if run.best else {}
+    if run.best and not line:
+        say(f"{run.best.name} was never measured: the last model is kept")
+    elif run.best:
         best = {name: value for name, value in line.items() if name in ("stage", "step", run.best.name)}
         say(f"the best {run.best.name}, {best[run.best.name]:.4g}, was at step {best['step']}: its model is kept")
         summary = read_json(run.folder / "summary.json") | {"kept": best}

@@ -1,5 +1,6 @@
 """The settings of training, each with the source of its default; a method adds its own."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -52,7 +53,7 @@ class TrainSettings(TransformersSettings):
     rerank: bool = setting(False, "rank the remaining records again before each stage, with the current model")
     keep_stages: bool = setting(False, "keep the model of every earlier stage in RUN/stages (Figure 5)")
     learning_rate: float | None = setting(
-        None, "peak rate; null: 5e-7 for full training, 5e-6 for LoRA, as peers do", above=0
+        None, "peak rate; null: 5e-7, with LoRA 5e-6, as in published trainings on RLHF-V's data", above=0
     )
     lr_scheduler_type: Literal[
         "linear",
@@ -75,8 +76,8 @@ class TrainSettings(TransformersSettings):
     max_steps: int | None = setting(None, "total steps of all stages, instead of num_train_epochs", least=1)
     per_device_train_batch_size: int = setting(8, "records in one forward pass", least=1)
     gradient_accumulation_steps: int = setting(1, "forward passes per optimizer step", least=1)
-    lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; peers use 128", least=0)
-    lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as peers do")
+    lora_rank: int = setting(0, "rank of LoRA adapters; 0: full training; 128 is usual", least=0)
+    lora_alpha: int | None = setting(None, "scale of LoRA adapters; null: twice the rank, as usual", above=0)
     lora_targets: str | None = setting(None, "regular expression of modules; null: linear layers of the language model")
     quantize_4bit: bool = setting(False, "LoRA on a base in 4 bits (QLoRA); needs bitsandbytes")
     train_vision_tower: bool = setting(False, "train the vision tower too; it stays frozen otherwise")
@@ -125,8 +126,10 @@ class TrainSettings(TransformersSettings):
         if self.logging_steps > 0 and self.save_steps % self.logging_steps:
             # Else a resumed run would average its first line of metrics over fewer steps.
             faults.append(f"save_steps is {self.save_steps}, but must be a multiple of logging_steps")
-        if self.lora_targets is not None and not self.lora_rank:
-            faults.append("lora_targets names what gets an adapter, but lora_rank is 0; set lora_rank too")
+        if self.lora_targets is not None:
+            faults += self._faults_of_targets(self.lora_targets)
+        if self.lora_alpha is not None and not self.lora_rank:
+            faults.append("lora_alpha scales adapters, but lora_rank is 0; set lora_rank too")
         if self.quantize_4bit and not self.lora_rank:
             faults.append("quantize_4bit is for adapters, but lora_rank is 0; set lora_rank too")
         if self.vision_cache and self.train_vision_tower:
@@ -135,11 +138,21 @@ class TrainSettings(TransformersSettings):
             faults.append("train_vision_tower trains whole layers; with lora_rank name them in lora_targets instead")
         return faults + method.faults(vars(self)) + self._faults_of_eval()
 
+    def _faults_of_targets(self, targets: str) -> list[str]:
+        try:
+            re.compile(targets)
+        except re.error as error:
+            return [f"lora_targets is no regular expression ({error}); write .*q_proj, not *q_proj"]
+        if not self.lora_rank:
+            return ["lora_targets names what gets an adapter, but lora_rank is 0; set lora_rank too"]
+        return []
+
     def _faults_of_eval(self) -> list[str]:
+        of_eval = ("eval_steps", "keep_best", "eval_on_start", "eval_delay", "per_device_eval_batch_size")
         faults = [
             f"{name} is for held-out pairs; set eval=DATA too"
-            for name in ("eval_steps", "keep_best")
-            if getattr(self, name) is not None and self.eval is None
+            for name in of_eval
+            if getattr(self, name) and self.eval is None
         ]
         figures = [f"eval/{name}" for name in self.is_more_better()]
         if self.keep_best is not None and self.keep_best not in figures:
@@ -156,14 +169,10 @@ class TrainSettings(TransformersSettings):
         return faults
 
     def is_more_better(self) -> dict[str, bool]:
-        """The figures of held-out pairs that have a better direction, and whether it is upwards.
-
-        `rewards/balance` has none; a method that weighs the tokens of a pair has no figures of rejected images.
+        """The figures of held-out pairs that have a better direction (`rewards/balance` has none), and whether it is
+        upwards.
         """
-        method = OBJECTIVES[self.method]
-        has_images = method.needs_rejected_images or not method.weigh
-        figures = _IS_MORE_BETTER | {f"loss/{term}": False for term in method.terms}
-        return {name: is_more for name, is_more in figures.items() if has_images or "/image_" not in name}
+        return _IS_MORE_BETTER | {f"loss/{term}": False for term in OBJECTIVES[self.method].terms}
 
     def weights(self) -> dict[str, float]:
         """The weights of the terms that the method does not weigh itself, for `total`."""

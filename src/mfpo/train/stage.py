@@ -21,6 +21,7 @@ from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import device
 from mfpo.settings import options_of
 from mfpo.train.arguments import steps_of_stages, training_arguments
+from mfpo.train.base import MODEL_IN_MEMORY
 from mfpo.train.batches import Records, all_of
 from mfpo.train.best import Best, KeepBest
 from mfpo.train.card import hub_name, model_card
@@ -184,7 +185,8 @@ def make_reference(policy: Any, run: Run, rows: list[int], number: int) -> Tenso
     path = run.folder / "reference.parquet"
     if not path.exists():
         size = run.settings.per_device_train_batch_size
-        check_fit(policy, run.pairs, str(run.model), precision(run.settings), batch_size=size)
+        name = MODEL_IN_MEMORY if run.model == run.folder / "base" else str(run.model)
+        check_fit(policy, run.pairs, name, precision(run.settings), batch_size=size)
         logps = _find_reference(policy, run)
         original_cells = [number for number, name in enumerate(run.pairs.names) if CELLS[name].images == "images"]
         cut = sum(sequences[number][1] > 0 for sequences in logps.values() for number in original_cells)

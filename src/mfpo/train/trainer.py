@@ -22,7 +22,7 @@ from mfpo.logprobs.prefix import shares_prefix
 from mfpo.models import end_ids
 from mfpo.settings import options_of
 from mfpo.train.arguments import training_arguments
-from mfpo.train.batches import Order, Records, all_of, steps_per_epoch
+from mfpo.train.batches import Order, Records, all_of
 from mfpo.train.data import open_data, open_pairs
 from mfpo.train.inputs import Inputs
 from mfpo.train.interruption import Interruption
@@ -30,6 +30,7 @@ from mfpo.train.metrics import count_tokens, metrics, record_means, window_means
 from mfpo.train.objectives import OBJECTIVES, LogRatios, total
 from mfpo.train.policy import SHARDED_PRECISION, keep_backward_pass, lora_targets, make_trainable, unmoved
 from mfpo.train.processes import gathered, share
+from mfpo.train.progress import last_checkpoint
 from mfpo.train.reference import reference_logps
 from mfpo.train.settings import TrainSettings
 
@@ -163,7 +164,8 @@ class PreferenceTrainer(Trainer):
         return self._collate(records, self.pairs, self.prepared)
 
     def _collate(self, records: Sequence[tuple[Pair, bool]], of: Pairs, prepared: Any) -> dict[str, Any]:
-        pairs, counts = zip(*records, strict=True)
+        # What fills a batch up must not be in a mean over the batch, as some methods take.
+        pairs, counts = zip(*([record for record in records if record[1]] or records[:1]), strict=True)
         batch: dict[str, Any] = of.collate(pairs, shared=self.shares_prefix)
         if prepared is not None:
             batch["prepared"] = prepared.collate(pairs)
@@ -180,13 +182,13 @@ class PreferenceTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         records, processes, args = len(self.train_dataset), self.accelerator.num_processes, self.args
-        batches = {"batch_size": args.per_device_train_batch_size, "processes": processes}
-        batches["gradient_accumulation"] = args.gradient_accumulation_steps
+        batch = args.per_device_train_batch_size * processes
+        steps = math.ceil(records / (batch * args.gradient_accumulation_steps))
         return Order(
             records,
-            multiple=args.per_device_train_batch_size * processes if processes > 1 else 1,
+            multiple=batch if processes > 1 else 1,
             seed=args.seed,
-            epoch=lambda: self.state.global_step // steps_per_epoch(records, **batches),
+            epoch=lambda: self.state.global_step // steps,
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Any]], Tensor]:
@@ -310,8 +312,8 @@ class PreferenceTrainer(Trainer):
         row, sequence = divmod(int(off.abs().argmax()), off.shape[1])
         reward = getattr(self.settings, "beta", _BETA) * float(off[row, sequence])
         raise MfpoError(
-            "policy and reference do not compute the same: before any weight has moved, record "
-            f"{brief(self.pairs.ids[int(rows[row])])} has a reward of {reward:.2g}, which must be 0; a "
+            "policy and reference give different log-probabilities before the first step (record "
+            f"{brief(self.pairs.ids[int(rows[row])])}: reward {reward:.2g}, must be 0); a "
             f"{self.model.config.model_type!r} model that computes differently in training cannot be trained here"
         )
 
@@ -327,10 +329,11 @@ class PreferenceTrainer(Trainer):
 
     def _not_finite(self, what: str, rows: Sequence[int]) -> MfpoError:
         ids = ", ".join(repr(self.pairs.ids[row]) for row in rows)
+        checkpoint, _ = last_checkpoint(Path(self.args.output_dir))
+        kept = f"; the last checkpoint before is {checkpoint}" if checkpoint else ""
         return MfpoError(
-            f"the {what} is no longer finite at record {ids}, step {self.state.global_step}; lower learning_rate or "
-            "check these records, and give another --out: the last checkpoint before is kept in "
-            f"{self.args.output_dir}"
+            f"the {what} is no longer finite at record {ids}, step {self.state.global_step + 1} of the stage; lower "
+            f"learning_rate or check these records, and give another --out{kept}"
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
