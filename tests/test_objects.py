@@ -4,7 +4,7 @@ import pytest
 from textblob.en.inflect import pluralize
 
 from mfpo.coco_words import CATEGORIES, TERMS
-from mfpo.objects import category_of, mentions
+from mfpo.objects import category_of, in_singular, mentions
 
 
 def named(text: str) -> list[tuple[str, str]]:
@@ -21,6 +21,12 @@ def test_plurals_of_all_terms():
     terms = {term: category for term, category in TERMS.items() if category != "none"}
     assert len(terms) > 300
     assert {term: category_of(pluralize(term)) for term in terms} == terms
+
+
+def test_singulars_by_the_table_but_of_its_own_plurals():
+    plurals = ["People", "skis", "Ties", "canoes", "buses", "bus", "glass", "wolves", "trees"]
+    singles = ["person", "ski", "tie", "canoe", "bus", "bus", "glass", "wolf", "tree"]
+    assert list(map(in_singular, plurals)) == singles
 
 
 def test_order_repetition_and_offsets():

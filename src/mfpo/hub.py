@@ -15,6 +15,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 # The endings of files that hold rows, which no dataset's name has.
 DATA_FILES = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
+# Those of images.
+IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def is_hub_name(name: str) -> bool:

@@ -24,6 +24,9 @@ _WORDS |= dict.fromkeys(("into", "onto", "down", "up", "off", "away", "over", "t
 # Such adjectives describe the sentence, not the thing.
 _VAGUE = "other few various several many more most same different such visible additional next likely"
 _WORDS |= dict.fromkeys(_VAGUE.split(), "Q")
+# What a tagger makes of "isn't", "dog's." and "we'll", and takes for nouns.
+_PIECES = "n t t. s s. d d. m m. ve ll re"
+_WORDS |= dict.fromkeys(_PIECES.split(), ".")
 # The taggers know no other language, and make one long noun of a sentence in another script.
 _IS_ENGLISH = re.compile("[A-Za-zÀ-ɏ]")
 

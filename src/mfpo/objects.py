@@ -74,6 +74,18 @@ _PAIRS = {term for term in TERMS if " " in term}
 _SINGULARS = singulars(part for term in TERMS for part in term.split())
 
 
+@lru_cache(maxsize=100_000)
+def in_singular(word: str) -> str:
+    """`word` in lower case and singular: by the table where it has the word, also for a plural that is a term itself.
+
+    >>> in_singular("Ties"), in_singular("people"), in_singular("trees")
+    ('tie', 'person', 'tree')
+    """
+    form = _singular(word)
+    single = str(singularize(form))
+    return single if single in _SINGULARS else form
+
+
 def mentions(text: str) -> list[Mention]:
     """Every COCO object that `text` names, in order and with repetitions, in singular or plural.
 

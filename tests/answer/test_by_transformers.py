@@ -131,7 +131,7 @@ def test_the_image_stands_at_its_place_in_the_question(tiny_llava):
 
 
 def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_path):
-    """A killed run of it goes on, and starts anew with other weights; without its processor there is none."""
+    """A killed run of it goes on, and starts anew with other weights or images; without its processor there is none."""
     folder, rows = questions
     model, processor = load_model(tiny_llava, dtype=torch.float32), load_processor(tiny_llava)
     asked = []
@@ -143,9 +143,9 @@ def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_pa
             raise KeyboardInterrupt
         return ["A wall."] * len(questions)
 
-    def ask():
+    def ask(images=folder):
         settings = AnswerSettings(decode="in_memory", batch_size=4)
-        answer(rows, model, folder, tmp_path / "a.jsonl", settings, processor=processor)
+        answer(rows, model, images, tmp_path / "a.jsonl", settings, processor=processor)
 
     def kill():
         asked.extend(["none"] * 95)
@@ -156,6 +156,11 @@ def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_pa
     kill()
     ask()
     assert len(asked) == 20
+    (tmp_path / "a.jsonl").unlink()
+    asked.clear()
+    kill()
+    ask(images=shutil.copytree(folder, tmp_path / "other"))
+    assert len(asked) == 24  # though the images have the same names
     (tmp_path / "a.jsonl").unlink()
     asked.clear()
     kill()

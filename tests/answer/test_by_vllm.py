@@ -1,17 +1,21 @@
 """What can be said of vLLM without it."""
 
 import json
+import sys
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mfpo.answer.by_vllm import adapter_rank, engine_options
+from mfpo.answer.by_vllm import adapter_rank, engine_options, open_vllm
 from mfpo.answer.run import answer
+from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
-from mfpo.models import default_dtype, load_model
+from mfpo.models import default_dtype, load_model, model_files
 
 
 @pytest.fixture
@@ -80,3 +84,14 @@ def test_adapters_of_experts_are_refused(tiny_llava, tmp_path):
     save_file(moved, folder / "adapter_model.safetensors")
     with pytest.raises(MfpoError, match=r"mlp\.experts\.lora_A"):
         adapter_rank(folder)
+
+
+def test_the_note_of_a_run_names_the_folder_of_its_images(tiny_llava, tmp_path, monkeypatch):
+    """With vLLM in name only, as it is not installed."""
+    vllm = SimpleNamespace(SamplingParams=lambda **how: how)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setattr("mfpo.answer.by_vllm.load_llm", lambda model: (tiny_llava, None, None))
+    monkeypatch.chdir(tmp_path)
+    made_by = open_vllm("m", Path("photos"), AnswerSettings()).made_by
+    assert made_by["images"] == str(tmp_path / "photos")
+    assert made_by["fingerprint"] == model_files(tiny_llava)

@@ -175,3 +175,19 @@ def test_a_finished_file_is_not_overwritten_and_an_absent_one_not_repaired(tmp_p
     collect(QUESTIONS, Asker(), tmp_path / "a.jsonl", MADE_BY)
     with pytest.raises(MfpoError, match="exists already"):
         check_out(tmp_path / "a.jsonl")
+
+
+def test_a_file_that_another_run_has_finished_meanwhile_is_kept(tmp_path):
+    """It is checked before the model is loaded, which takes long, and again when the file is locked."""
+    out = tmp_path / "a.jsonl"
+    check_out(out)
+    collect(QUESTIONS, Asker(broken="1"), out, MADE_BY)
+    before = out.read_bytes()
+    for text in ("1 questions failed", "exists already"):
+        late = Asker()
+        with pytest.raises(MfpoError, match=text):
+            collect(QUESTIONS, late, out, MADE_BY)
+        assert (late.asked, out.read_bytes()) == ([], before)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+        collect(QUESTIONS, Asker(), out, MADE_BY, retry_failed=True)
+        before = out.read_bytes()

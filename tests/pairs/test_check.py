@@ -12,8 +12,9 @@ from mfpo.evaluate.chair import chair
 from mfpo.images import encode_image
 from mfpo.objects import is_denied, mentions
 from mfpo.pairs.ask import Asker
-from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Shown, check_choice, open_checker
+from mfpo.pairs.check import FALSE, TRUE, UNKNOWN, Checked, Claim, Shown, check_choice, open_checker
 from mfpo.pairs.coco import object_claims
+from mfpo.pairs.judge import _place, _read_claims
 from mfpo.pairs.questions import Asked
 from mfpo.pairs.settings import PairsSettings
 from mfpo.settings import with_options
@@ -110,11 +111,46 @@ def test_a_judge_is_asked_claim_by_claim_and_its_verdicts_are_kept(tmp_path, fak
             (0, 9, "A red cat", FALSE),
             (14, 19, "a dog", TRUE),
         ]
-        assert found[1] == ()  # the judge refuses, twice
+        assert found[1] == (Claim(0, 7, "A bird.", UNKNOWN),)  # it is not split, twice
         asked = len(server.bodies)
         assert asked == 1 + 2 + 2
         assert open_check("judge=m", tmp_path, **how)(answers) == found
         assert len(server.bodies) == asked
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ('I see [1] claim: [{"words": "a dog", "question": "?"}]', ["a dog"]),
+        ('[{"words": "a [red] dog", "question": "?"},\n {"words": "b", "question": "?"}\n] [2]', ["a [red] dog", "b"]),
+        ("There is no claim [1]: [ ]", []),
+        ("[]", []),
+        ("[1]", None),
+        ("None.", None),
+        ('[{"words": "a dog", "question": "?"}', None),
+        ('[{"words": "a dog"}]', None),
+    ],
+)
+def test_a_judges_list_is_found_between_other_words(reply, words):
+    claims = _read_claims(reply)
+    assert (claims and [said for said, _ in claims]) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ("man", (26, 29)),  # not within "woman"
+        ("A Red  car", (9, 18)),
+        ("a red\ncar", (9, 18)),
+        ("woman, a red car", (2, 18)),
+        ("wom", (0, 29)),
+        ("a blue car", (0, 29)),
+        ("a ( car", (0, 29)),
+        (" ", (0, 29)),
+    ],
+)
+def test_a_claim_stands_where_its_words_do(words, place):
+    assert _place("A woman, a red car, and a man", words) == place
 
 
 def test_an_unreadable_verdict_is_unknown_and_the_judge_rewrites(tmp_path, fake_server):
@@ -163,5 +199,17 @@ def test_a_detector_has_two_thresholds(tmp_path, tiny_owlv2):
         assert [claim.object for claim in claims] == ["dog", "clock"]
         scores[there, absent] = {claim.verdict for claim in claims}
     assert scores == {(1.0, 0.0): {UNKNOWN}, (0.0, 0.0): {TRUE}, (1.0, 1.0): {FALSE}}
+    assert open_check(f"detector={tiny_owlv2}", tmp_path)([]) == []
     with pytest.raises(MfpoError, match=r"absent 0\.9 is above there 0\.1"):
         open_check(f"detector={tiny_owlv2}", tmp_path, there=0.1, absent=0.9)
+
+
+def test_an_image_too_narrow_for_a_detector_is_set_aside(tmp_path, tiny_owlv2):
+    narrow = encode_image(Image.new("RGB", (2, 4000)))
+    asked = Asked("narrow", narrow, "narrow.png", "What is there?")
+    check = open_check(f"detector={tiny_owlv2}", tmp_path)
+    fault, nothing, claims = check([Shown(asked, "A dog."), Shown(asked, "It is nice."), shown("A dog.")])
+    assert isinstance(fault, RecordError)
+    assert "image 0 is 2 x 4000, too narrow to search for keywords" in str(fault)
+    assert isinstance(nothing, RecordError)
+    assert [claim.object for claim in claims] == ["dog"]

@@ -184,6 +184,21 @@ def test_a_wrong_checker_is_told_before_the_model_is_loaded(command, here, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["picturebook:2", "--images", "photos"], "the picture book brings its images; leave out --images"),
+        (["picturebook-context:2", "--images", "photos"], "the picture book brings its images; leave out --images"),
+        (["picturebook:x"], "picturebook:x: 'x' is not a number of scenes; write picturebook:600"),
+        (["picturebook-context:0"], "'0' is not a number of scenes; write picturebook-context:600"),
+    ],
+)
+def test_mistakes_with_the_picture_book(here, arguments, words):
+    status, said = here("pairs", *arguments, "--model", "picturebook", "--check", "dataset", "--out", "own")
+    assert (status, said.count("\n")) == (1, 1), said
+    assert words in said
+
+
+@pytest.mark.parametrize(
     ("check", "engine", "endpoint", "values", "words"),
     [
         ("detector", None, None, {"concurrency": 2}, "concurrency is 2, but only --endpoint or --check judge=NAME has"),

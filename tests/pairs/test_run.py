@@ -1,6 +1,7 @@
 """The whole way with a model whose answers are given: pairs, reasons, a killed run, other formats."""
 
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -30,6 +31,7 @@ ANSWERS = {
     "cut": ([Sampled("There is a", True)], "all answers were cut at max_new_tokens"),
     "alike": ([f"A dog runs. {CAT}"] * 2, "all answers are alike"),
     "short": (["A dog.", f"{CAT} It is {'very ' * 20}nice. A dog runs."], "no better answer of like length"),
+    "single": ([f"A dog runs. {CAT}", "It is a nice day."], "only one answer has claims that could be checked"),
     "failed": (RecordError("the endpoint failed"), "the endpoint failed"),
     "lacks": ([DOG, CAT], "the question brings no objects"),
 }
@@ -53,6 +55,7 @@ def folder(tmp_path):
     rows = [row | {"question_id": id} for id in ANSWERS]
     del rows[-1]["objects"]
     rows += [row | {"question_id": "broken", "image": "broken.png"}, row | {"question_id": "good"}, {"id": "x"}]
+    rows += [row | {"question_id": "\ud800"}]
     lines = [*map(json.dumps, rows), "{broken"]
     (tmp_path / "questions.jsonl").write_text("\n".join(lines))
     return tmp_path
@@ -66,6 +69,13 @@ def run(folder, out, progress=iter, format="parquet", **values):
     return pairs_into(source, asker, checker, out, settings, format=format, progress=progress)
 
 
+def killed(rows, moment):
+    for number, row in enumerate(rows):
+        if number == moment:
+            raise KeyboardInterrupt
+        yield row
+
+
 def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -77,8 +87,8 @@ def test_every_question_has_a_pair_or_a_reason(folder):
         id: reason for id, (_, reason) in ANSWERS.items() if reason and id not in ("failed", "lacks")
     }
     aside = [json.loads(line) for line in (folder / "own" / "rejected_rows.jsonl").read_text().splitlines()]
-    assert {row["id"] for row in aside} == {"failed", "lacks", "broken", "good", "x", "14"}
-    assert (summary["asked"], summary["answered"], summary["paired"], summary["set_aside"]) == (15, 9, 2, 6)
+    assert {row["id"] for row in aside} == {"failed", "lacks", "broken", "good", "x", r"\ud800", "16"}
+    assert (summary["asked"], summary["answered"], summary["paired"], summary["set_aside"]) == (17, 10, 2, 7)
     assert summary["true_share"] == {"chosen": 2 / 3, "rejected": 0.0}  # a dog; a dog and a cat; against a cat each
     records = {record["id"]: record for record in read_dataset(folder / "own")}
     assert records["good"]["chosen"][0]["content"] == DOG
@@ -92,7 +102,7 @@ def test_every_question_has_a_pair_or_a_reason(folder):
 def test_corrected_pairs_the_worst_answer_with_itself_put_right(folder):
     run(folder, folder / "own", pairing="corrected")
     records = {record["id"]: record for record in read_dataset(folder / "own")}
-    assert set(records) == {"good", "again", "alike", "short"}
+    assert set(records) == {"good", "again", "alike", "short", "single"}
     assert records["good"]["rejected"][0]["content"] == CAT
     # The sentence gives way to the other answer's, which is true.
     assert records["good"]["chosen"][0]["content"] == DOG
@@ -104,12 +114,6 @@ def test_corrected_pairs_the_worst_answer_with_itself_put_right(folder):
 @pytest.mark.parametrize("moment", [1, 4, 8, 12, "merging"])
 @pytest.mark.parametrize("format", ["parquet", "trl"])
 def test_a_killed_run_ends_as_if_it_had_not_been(folder, moment, format, monkeypatch):
-    def stop(rows):
-        for number, row in enumerate(rows):
-            if number == moment:
-                raise KeyboardInterrupt
-            yield row
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -117,7 +121,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, moment, format, monkeyp
         if moment == "merging":
             patched.setattr(pairs_out, "reason_kind", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(folder, folder / "own", stop, format)
+            run(folder, folder / "own", lambda rows: killed(rows, moment), format)
     assert not (folder / "own").exists()
     run(folder, folder / "own", format=format)
     run(folder, folder / "whole", format=format)
@@ -125,10 +129,90 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, moment, format, monkeyp
 
 
 def test_other_settings_do_not_go_on_with_a_killed_run(folder):
-    run(folder, folder / "own")
-    (folder / "own").rename(folder / "own.partial")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, folder / "own", lambda rows: killed(rows, 4))
     with pytest.raises(MfpoError, match="samples was 8 and is 4"):
         run(folder, folder / "own", samples=4)
+
+
+def test_a_run_killed_before_its_first_shard_is_no_obstacle(folder):
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, folder / "own", lambda rows: killed(rows, 2))
+    assert run(folder, folder / "own", samples=4)["paired"] == 2
+
+
+def test_a_mended_file_or_other_settings_may_follow_on_a_run_without_a_pair(folder):
+    whole = (folder / "questions.jsonl").read_text()
+    (folder / "questions.jsonl").write_text(whole.splitlines()[2])
+    with pytest.raises(MfpoError, match="none of the 1 questions"):
+        run(folder, folder / "own")
+    with pytest.raises(MfpoError, match="none of the 1 questions"):
+        run(folder, folder / "own", samples=4)
+    (folder / "questions.jsonl").write_text(whole)
+    assert run(folder, folder / "own")["paired"] == 2
+
+
+def ask_about(folder, *ids):
+    """Questions with these ids about the red image; of one with a star about an image that is not there."""
+    row = {"image": "red.png", "text": "What is there?", "objects": ["dog"]}
+    rows = [row | {"question_id": id.strip("*")} | ({"image": "no.png"} if "*" in id else {}) for id in ids]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def numbers_aside(folder):
+    return [json.loads(line)["row"] for line in (folder / "rejected_rows.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("ids", "aside"),
+    [
+        # An id is that of the first row that can be asked, in its own shard of three or in another.
+        (["good*", "good", "good", "true", "good"], [0, 2, 4]),
+        (["true", "true", "good*", "good*", "good", "true"], [1, 2, 3, 5]),
+        # One that the endpoint fails has none either, once its shard is done.
+        (["failed", "failed", "true", "good", "failed", "good"], [0, 1, 4, 5]),
+    ],
+)
+def test_a_row_that_cannot_be_asked_takes_no_id(folder, ids, aside):
+    ask_about(folder, *ids)
+    summary = run(folder, folder / "whole")
+    assert (summary["paired"], summary["set_aside"]) == (1, len(aside))
+    assert sorted(numbers_aside(folder / "whole")) == aside
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, folder / "own", lambda rows: killed(rows, 4))
+    run(folder, folder / "own")
+    assert content(folder / "own") == content(folder / "whole")
+
+
+def test_hallusionbenchs_questions_are_told_apart_and_need_a_figure(folder):
+    row = {"category": "VD", "subcategory": "illusion", "set_id": "0", "figure_id": "1", "question_id": "0"}
+    row |= {"question": "What is there?", "gt_answer": "1", "filename": "./red.png"}
+    rows = [row, row | {"figure_id": "2"}, row | {"subcategory": "math"}, row | {"figure_id": "0", "filename": None}]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_questions(folder / "questions.jsonl", folder / "photos", 0)
+    rows = list(source)
+    asked = [source.question(row, number) for number, row in enumerate(rows[:3])]
+    assert [one.id for one in asked] == ["VD_illusion_0_1_0", "VD_illusion_0_2_0", "VD_math_0_1_0"]
+    assert [one.id for one in asked] == [source.id(row, number) for number, row in enumerate(rows[:3])]
+    with pytest.raises(RecordError, match=r"questions\.jsonl, line 4: the question has no figure"):
+        source.question(rows[3], 3)
+
+
+def test_an_image_whose_name_is_no_utf8_is_set_aside(folder, monkeypatch):
+    photos = os.fsencode(folder / "photos")
+    try:
+        os.rename(photos + b"/broken.png", photos + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    monkeypatch.setitem(ANSWERS, "red.png", ([DOG, CAT], None))
+    settings = PairsSettings()
+    asker = Asker({"model": "given"}, answers)
+    (folder / "truth.jsonl").write_text(json.dumps({"image_id": "red.png", "objects": ["dog"]}))
+    checker = open_checker(f"coco={folder / 'truth.jsonl'}", lambda: asker, folder / "own", settings)
+    summary = pairs_into(open_questions(folder / "photos", None, 0), asker, checker, folder / "own", settings)
+    assert (summary["paired"], summary["reasons"]) == (1, {"image has a name that is not UTF-8; rename it": 1})
+    (aside,) = map(json.loads, (folder / "own" / "rejected_rows.jsonl").read_text().splitlines())
+    assert aside["id"] == r"caf\udce9.png"
 
 
 def test_the_folder_and_both_jsonl_are_sources_of_build(folder):
@@ -140,10 +224,12 @@ def test_the_folder_and_both_jsonl_are_sources_of_build(folder):
     built = build(folder / "own", folder / "built", global_noise)
     assert built["claims"] == read_dataset(folder / "own")["claims"]
     for format in ("trl", "ms-swift"):
-        source = open_source(folder / format / "train.jsonl", format=format)
-        other = build(source, folder / f"built-{format}", global_noise)
-        for name in ("id", "prompt", "chosen", "rejected"):
-            assert other[name] == built[name], (format, name)
+        file = folder / format / "train.jsonl"
+        for source in (open_source(file, format=format), open_source(folder / format)):
+            assert (source.format, source.left_out) == (format, [])
+            other = build(source, folder / f"built-{format}-{source.name}", global_noise)
+            for name in ("id", "prompt", "chosen", "rejected"):
+                assert other[name] == built[name], (format, name)
 
 
 def test_without_a_pair_it_is_one_line(folder):

@@ -93,6 +93,19 @@ def test_what_is_hidden_is_not_read(folder: Path) -> None:
     assert ids(hidden) == [".git/c.jsonl"], "a hidden folder that is given is read"
 
 
+def test_mfpos_own_reports_are_no_data(folder: Path) -> None:
+    """They lie beside made_by.json; a user's file may have the same name."""
+    (folder / "own").mkdir()
+    write(folder / "own" / "train.jsonl", GOOD)
+    write(folder / "own" / "rejected_rows.jsonl", GOOD | {"id": "b"})
+    write(folder / "left_out.jsonl", GOOD | {"id": "c"})
+    assert ids(folder) == ["c", "b", "a"]
+    (folder / "own" / "made_by.json").write_text("{}")
+    write(folder / "own" / "left_out.jsonl", GOOD | {"id": "d"})
+    assert ids(folder) == ["c", "a"]
+    assert [file.name for file in files.data_files(folder / "own")] == ["train.jsonl"]
+
+
 def test_an_array_called_jsonl(folder: Path) -> None:
     (folder / "a.jsonl").write_text(json.dumps([GOOD, GOOD | {"id": "b"}]))
     assert ids(folder / "a.jsonl") == ["a", "b"]

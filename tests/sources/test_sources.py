@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -446,3 +447,33 @@ def test_a_place_in_a_later_turn_is_kept_and_one_in_an_answer_is_not(folder: Pat
 def test_a_dataset_in_memory_has_no_files_to_choose(choice: dict[str, str]) -> None:
     with pytest.raises(MfpoError, match="split and subset choose files"):
         open_source(datasets.Dataset.from_dict({"prompt": ["?"], "chosen": ["a"], "rejected": ["b"]}), **choice)
+
+
+def in_table(file: Path, *rows: dict) -> Path:
+    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file
+
+
+@pytest.mark.parametrize("shown", [{"image": "red.png"}, {"image_url": {"url": "red.png"}}, {"type": "image"}])
+def test_parts_in_parquet_where_each_has_the_keys_of_all(shown: dict, folder: Path) -> None:
+    text = {"type": "text", "text": "What is there?"}
+    prompt = [{"role": "user", "content": [shown, text]}]
+    row = {"images": ["dog.png"], "prompt": prompt, "chosen": "A dog.", "rejected": "A cat."}
+    source = open_source(in_table(folder.parent / "data.parquet", row), images=folder, format="trl")
+    (read,) = source
+    assert read["prompt"][0]["content"][1].keys() == shown.keys() | text.keys()
+    assert source.record(read, 0)["prompt"] == [{"role": "user", "content": "What is there?"}]
+    answer = [{"role": "assistant", "content": [{"type": "text", "text": "A dog.", "image": None}]}]
+    assert read_messages({"chosen": answer}, "chosen", role="assistant")[0]["content"] == "A dog."
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_an_id_that_is_not_a_number_is_none(is_file: bool, folder: Path) -> None:
+    """As in a column of floats, where it stands for null."""
+    row = {"images": ["dog.png"], "prompt": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
+    rows = [row | {"id": 7.5}, row | {"id": float("nan")}, row | {"id": float("nan")}]
+    data: Any = in_table(folder.parent / "data.parquet", *rows) if is_file else datasets.Dataset.from_list(rows)
+    source = open_source(data, images=folder, format="trl")
+    assert [source.record(row, number)["id"] for number, row in enumerate(source)] == ["7.5", "1", "2"]
+    file = in_table(folder.parent / "plain.parquet", GOOD | {"id": float("nan")})
+    assert first_error(file, folder) == "column 'id' is missing"

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,8 @@ def open_endpoint(
                 failures.clear()
             yield question, reply
 
-    return Engine({"model": name or model, "decode": how, "endpoint": endpoint}, ask)
+    made_by = {"model": name or model, "decode": how, "endpoint": endpoint, "images": os.path.abspath(images)}
+    return Engine(made_by, ask)
 
 
 def chat(question: Question, images: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Ask a local model, in batches, with a decoder."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def open_transformers(
             yield from ((question, {"text": text.strip()}) for question, text in zip(batch, texts, strict=True))
 
     how = {"strategy": settings.decode, **options, "max_new_tokens": settings.max_new_tokens}
-    return Engine({"model": name, "decode": how, "fingerprint": fingerprint}, ask)
+    made_by = {"model": name, "decode": how, "fingerprint": fingerprint, "images": os.path.abspath(images)}
+    return Engine(made_by, ask)
 
 
 # What models raise, depending on where they and what the processor makes part.

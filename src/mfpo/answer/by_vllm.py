@@ -1,5 +1,6 @@
 """Ask a local model, or a base with a LoRA adapter on it, through vLLM."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def open_vllm(model: str | Path, images: Path, settings: AnswerSettings, *, name
             yield from zip(chunk, ({"text": output.outputs[0].text.strip()} for output in outputs), strict=True)
 
     how = {"strategy": "greedy", "max_new_tokens": settings.max_new_tokens, "engine": "vllm"}
-    return Engine({"model": name or str(model), "decode": how, "fingerprint": model_files(folder)}, ask)
+    made_by = {"model": name or str(model), "decode": how, "fingerprint": model_files(folder)}
+    return Engine(made_by | {"images": os.path.abspath(images)}, ask)
 
 
 def load_llm(model: str | Path) -> tuple[Path, Any, Any]:

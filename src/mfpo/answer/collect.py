@@ -48,19 +48,26 @@ def collect(
 
     An answer is `question_id, image, prompt, text, model, decode`, and `label` and `error` where there is one. Answers
     of a killed run with the same questions and `made_by` are reused. `retry_failed` keeps the answers in
-    `out` and asks the questions that have an error there. Raises MfpoError when answers in `out` are not to these
-    questions, or when another run is writing them.
+    `out` and asks the questions that have an error there. Raises MfpoError as `check_out`, when answers in `out` are
+    not to these questions, and when another run is writing them.
     """
     lines = {question["question_id"]: _line(question, engine.made_by) for question in questions}
     if out is None:
         answered = {line["question_id"]: line for line in _ask(questions, engine, lines)}
         return [answered[name] for name in lines]
-    before = _old_answers(out, lines) if retry_failed else []
     partial = out.with_name(out.name + ".partial")
     note = out.with_name(out.name + ".made_by.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     with note.open("a+", encoding="utf-8") as held:
         lock(held.fileno(), out)
+        try:
+            # Another run may have ended since `out` was last checked, before the model was loaded.
+            check_out(out, retry_failed=retry_failed)
+            before = _old_answers(out, lines) if retry_failed else []
+        except MfpoError:
+            if not os.fstat(held.fileno()).st_size:  # no note of a killed run
+                note.unlink(missing_ok=True)
+            raise
         _begin(held, json.dumps({"questions": list(lines.values()), **engine.made_by}), partial, before)
         # What failed in a killed run is asked again, too.
         answered = {line["question_id"]: line for line in _whole_lines(partial) if "error" not in line}

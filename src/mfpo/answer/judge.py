@@ -9,14 +9,13 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from mfpo.answer.judge_settings import JudgeSettings
 from mfpo.answer.openai_client import (
@@ -105,10 +104,8 @@ class Judge:
                 settle = partial(self._settle, client, parameters, read)
                 asked = [(key, name, prompts[name]) for key, name in left.items()]
                 settled = side_by_side(client, settle, asked, settings.concurrency)
-                shown = track(settled, "judging", total=len(left), console=Console(stderr=True))
-                # Else an error's traceback would keep the bar alive.
-                with closing(shown):
-                    refused = self._refusals(shown, rows or {})
+                with Progress(console=Console(stderr=True)) as bar:  # ends with an error, too
+                    refused = self._refusals(bar.track(settled, len(left), description="judging"), rows or {})
         self._refused |= {name: refused[key] for name, key in keys.items() if key in refused}
         replied = (self._replies[key] for key in set(keys.values()))
         self._counts["thinking"] += sum(any(without_thoughts(reply) != reply for reply in each) for each in replied)

@@ -26,9 +26,9 @@ def answer(
 
     `model` is a folder, a name on the Hub, or a model in memory with its `processor`; with `endpoint`, a URL,
     its name there. `engine` is transformers, the default, or vllm. `name` is the model's name in the answers. A killed
-    run with `out` resumes if questions, model and settings are the same; `retry_failed` asks only questions that
-    failed at the endpoint. Raises MfpoError before asking if a question lacks a key, an id is duplicate, or an
-    image cannot be read, and SettingError for settings that engine and decoder do not use.
+    run with `out` resumes if questions, image folder, model and settings are the same; `retry_failed` asks only
+    questions that failed at the endpoint. Raises MfpoError before asking if a question lacks a key, an id is duplicate,
+    or an image cannot be read, and SettingError for settings that engine and decoder do not use.
     """
     chosen = choose_engine(settings, engine, endpoint, retry_failed=retry_failed)
     if endpoint is not None:

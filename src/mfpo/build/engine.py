@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mfpo.build.notes import Note, SetAside, Written, repeats, sum_seconds
+from mfpo.build.notes import Note, SetAside, Written, add_up, repeats
 from mfpo.build.regions import Segmenter
 from mfpo.build.settings import BuildSettings
 from mfpo.build.steps import Draft, draft_record, find_regions, finish_record
@@ -147,7 +147,7 @@ def write(path: Path, works: Iterable[Work]) -> Note:
 
 def _count(work: Work, note: Note) -> None:
     note["read"] += 1
-    note["seconds"] = sum_seconds([note["seconds"], work.seconds])
+    note["seconds"] = add_up([note["seconds"], work.seconds])
     if work.fault is not None:
         note["set_aside"].append(SetAside(row=work.number, id=work.id, reason=work.fault))
     if work.record is not None:

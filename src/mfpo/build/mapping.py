@@ -45,16 +45,6 @@ class MappingReport:
     no_region: int = 0
     set_aside: list[SetAside] = field(default_factory=list)
 
-    @property
-    def accuracy(self) -> float | None:
-        """The mapping accuracy, `one` of `keywords`; None without keywords."""
-        return self.one / self.keywords if self.keywords else None
-
-    @property
-    def united_accuracy(self) -> float | None:
-        """The same with `united`."""
-        return self.united / self.keywords if self.keywords else None
-
 
 def check_regions(
     source: Source,

@@ -93,7 +93,7 @@ def merge_notes(folder: Path, name: str, started: float, left_out: Sequence[str]
         keywords += sum(row["keywords"] for row in note["written"])
         area += sum(row["area"] for row in note["written"])
         set_aside += note["set_aside"]
-        stage_seconds = sum_seconds([stage_seconds, note["seconds"]])
+        stage_seconds = add_up([stage_seconds, note["seconds"]])
     reasons = dict(Counter(reason_kind(row["reason"]) for row in set_aside).most_common())
     summary = Summary(
         read=read,
@@ -152,12 +152,16 @@ def delete_notes(folder: Path) -> None:
         path.unlink()
 
 
-def sum_seconds(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The seconds of each step over all `parts`."""
+def add_up(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of what all `parts` have under a name, for each name.
+
+    >>> add_up([{"read": 1, "write": 2}, {"read": 3}])
+    {'read': 4, 'write': 2}
+    """
     total: dict[str, float] = {}
     for part in parts:
-        for step, seconds in part.items():
-            total[step] = total.get(step, 0.0) + seconds
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
     return total
 
 

@@ -8,11 +8,11 @@ from threading import Lock
 from typing import NamedTuple
 
 from textblob.en import parser
-from textblob.en.inflect import pluralize, singularize
+from textblob.en.inflect import pluralize
 
 from mfpo.build.settings import resolve_tagger
 from mfpo.nouns import word_letters
-from mfpo.objects import is_term
+from mfpo.objects import in_singular, is_term
 
 # Gives each word of a text, in order, with its part of speech as the Penn Treebank writes it.
 Tagger = Callable[[str], list[tuple[str, str]]]
@@ -29,13 +29,12 @@ _CLOSING = frozenset(["'", '"', "”", "’", ")"])
 # Of one letter a word, so that the span of a match is the word positions. A plural ends it: in "birds perch" the second
 # word is a verb that the tagger takes for a noun.
 _NOUN_PHRASE = re.compile("J*(?:N*S|N+)")
-_singular = lru_cache(maxsize=100_000)(singularize)
 
 
 def _heads(words: str) -> frozenset[str]:
     """`words`, and the singulars that TextBlob makes of them and their plurals ("trouser", "shelve")."""
     listed = words.split()
-    return frozenset([*listed, *map(singularize, listed), *(singularize(pluralize(word)) for word in listed)])
+    return frozenset([*listed, *map(in_singular, listed), *(in_singular(pluralize(word)) for word in listed)])
 
 
 # A phrase with such a head names nothing that a region could show.
@@ -49,7 +48,7 @@ contest performance show showcase display tour trip ride accident party celebrat
 activity action pose gesture trick stunt play sport tennis soccer football baseball basketball volleyball hockey golf
 skiing snowboarding skateboarding surfing preparation progress purpose use work rest interest condition sense presence
 appearance design color colour style size shape scale feature element addition example item object thing other one
-someone something anyone anything everyone everything yes no answer question re
+someone something anyone anything everyone everything yes no answer question
 """
 INVISIBLE = _heads(_INVISIBLE)
 # What comes along with the things that an answer is about: places, what COCO-Stuff (Caesar et al. 2018) calls stuff
@@ -86,7 +85,7 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
     >>> [candidate.text for candidate in candidates("A black cat sits in the middle of the mat.")]
     ['black cat', 'mat']
     """
-    tagged = (tagger or tag_with_textblob)(text)
+    tagged = (tagger or tag_with_textblob)(plain_apostrophes(text))
     words = tuple([word for word, _ in tagged])
     letters = word_letters(words, [tag for _, tag in tagged], is_term)
     phrases: dict[tuple[str, ...], tuple[str, list[int]]] = {}
@@ -99,6 +98,11 @@ def candidates(text: str, tagger: Tagger | None = None) -> list[Candidate]:
         if nouns[-1] not in INVISIBLE:
             phrases.setdefault(nouns, (phrase, []))[1].append(start)
     return [Candidate(phrase, nouns, tuple(positions)) for nouns, (phrase, positions) in phrases.items()]
+
+
+def plain_apostrophes(text: str) -> str:
+    """The text, equally long, with the only apostrophe by which a tagger knows "isn't" and "dog's"."""
+    return text.replace("’", "'")
 
 
 @lru_cache
@@ -152,6 +156,8 @@ def _phrase(words: tuple[str, ...], letters: str) -> tuple[str, tuple[str, ...]]
     """A noun phrase in small letters, and its nouns in singular."""
     small = [word.lower() for word in words]
     nouns = [
-        _singular(word) if letter == "S" else word for word, letter in zip(small, letters, strict=True) if letter != "J"
+        in_singular(word) if letter == "S" else word
+        for word, letter in zip(small, letters, strict=True)
+        if letter != "J"
     ]
     return " ".join(small), tuple(nouns)

@@ -13,14 +13,18 @@ from mfpo.cli.console import ROWS_SET_ASIDE, Config, Overrides, console, counted
 from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new, check_readable
 from mfpo.hub import is_hub_name
-from mfpo.picturebook import NAMES as BOOKS
+from mfpo.picturebook import scene_count
 from mfpo.settings import read_settings, with_options
 from mfpo.sources import SOURCES, open_source
 
 
 def build(
     source: Annotated[
-        str, typer.Argument(help="Parquet, JSONL or JSON file, folder of them, name on the Hub, or `picturebook:N`.")
+        str,
+        typer.Argument(
+            help="Parquet, JSONL or JSON file, folder of them, name on the Hub, `picturebook:N` or "
+            "`picturebook-context:N`."
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write (an image file with --preview).")] = None,
     format: Annotated[str | None, typer.Option(help="A format from docs/sources.md; detected by default.")] = None,
@@ -48,7 +52,7 @@ def build(
 
     Example: mfpo build pairs.jsonl --images photos --regions coco=instances.json --out data/photos corruption=region
     """
-    if _count_of_scenes(source):
+    if scene_count(source):
         import mfpo.picturebook.edits  # noqa: F401 - registers the corruptions that only drawings can have
     settings = _read_settings(regions, config, overrides or [], corruption=corruption, seed=seed)
     if engine not in ("local", "ray"):
@@ -63,16 +67,6 @@ def build(
         _draw_preview(rows, preview, settings, regions, out)
     elif out:
         _build(rows, out.resolve() if engine == "ray" else out, settings, regions, engine, workers)
-
-
-def _count_of_scenes(source: str) -> int | None:
-    """The number behind the name of a book. Raises MfpoError when there is a name of a book, but no number."""
-    name, colon, count = source.partition(":")
-    if name not in BOOKS or not colon:
-        return None
-    if not count.isdecimal() or int(count) == 0:
-        raise MfpoError(f"{source}: {brief(count)} is not a number of records; write {name}:600")
-    return int(count)
 
 
 def _read_settings(regions: str, config: Path | None, overrides: list[str], **options: Any) -> Any:
@@ -93,7 +87,7 @@ def _check_arguments(
     preview: str | None,
 ) -> None:
     """Raises MfpoError if a named file, folder or format is missing, or the output exists."""
-    if not (Path(source).exists() or is_hub_name(source) or _count_of_scenes(source)):
+    if not (Path(source).exists() or is_hub_name(source) or scene_count(source)):
         raise MfpoError(f"{source}: no such file; give an existing .jsonl, .json or .parquet file, or a folder of them")
     if images is not None and not images.is_dir():
         raise MfpoError(f"{images}: no such folder; give the image folder with --images")
@@ -103,7 +97,8 @@ def _check_arguments(
     if format is not None and format not in SOURCES:
         raise MfpoError(f"no format is named {brief(format)}; give --format {', '.join(SOURCES)}")
     if out is None and not check_regions:
-        raise SettingError("--out is missing; give the folder to write")
+        what = "folder" if preview is None else "image file"
+        raise SettingError(f"--out is missing; give the {what} to write")
     if out is not None and not check_regions:
         check_new(out)
     if out is not None and preview is not None:
@@ -115,7 +110,11 @@ def _check_arguments(
 
 def _open_rows(source: str, format: str | None, images: Path | None, settings: Any, *, is_shared: bool) -> Any:
     """The source that the command line names; absolute if it `is_shared` with workers in other folders."""
-    if count := _count_of_scenes(source):
+    if count := scene_count(source):
+        if images or format:
+            raise SettingError(
+                "the picture book brings its images and needs no format; leave out --images and --format"
+            )
         if settings.split or settings.subset:
             raise SettingError(
                 "split and subset choose files of a dataset, and the picture book has none; leave them out"

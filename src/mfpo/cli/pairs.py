@@ -12,8 +12,7 @@ from mfpo.errors import MfpoError, SettingError, brief
 from mfpo.folders import check_new
 from mfpo.pairs.check import CHECKERS, check_choice, open_checker
 from mfpo.pairs.settings import PairsSettings, check_use
-from mfpo.picturebook import NAMES as BOOKS
-from mfpo.picturebook import model_folder
+from mfpo.picturebook import model_folder, scene_count
 from mfpo.settings import read_settings, with_options
 
 _FORMATS = ("parquet", "trl", "ms-swift")
@@ -76,19 +75,17 @@ def _check_arguments(source: str, format: str) -> None:
     """Raises MfpoError for a format that there is not, and when there is no source."""
     if format not in _FORMATS:
         raise SettingError(f"no format is named {brief(format)}; give --format {', '.join(_FORMATS)}")
-    name, colon, _ = source.partition(":")
-    if not (name in BOOKS and colon) and not Path(source).exists():
+    if not scene_count(source) and not Path(source).exists():
         raise MfpoError(f"{source}: no such file or folder; give a folder of images, or a file of questions")
 
 
 def _open_questions(source: str, images: Path | None, seed: int) -> Any:
-    name, colon, count = source.partition(":")
-    if name in BOOKS and colon:
-        if not count.isdecimal() or int(count) == 0:
-            raise MfpoError(f"{source}: {brief(count)} is not a number of scenes; write {name}:600")
+    if count := scene_count(source):
+        if images:
+            raise SettingError("the picture book brings its images; leave out --images")
         from mfpo.picturebook.questions import PictureBookQuestions
 
-        return PictureBookQuestions(int(count), seed=seed, book=name)
+        return PictureBookQuestions(count, seed=seed, book=source.partition(":")[0])
     from mfpo.pairs.questions import open_questions
 
     return open_questions(Path(source), images, seed)

@@ -40,27 +40,30 @@ class DetectorCheck:
         self.provenance: Any = {"detector": self._detect.provenance, "there": there, "absent": absent}
 
     def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
-        """The things that each answer names; each is looked for once in an image."""
+        """The things that each answer names; each is looked for once in an image. A RecordError for one too narrow."""
         from mfpo.pairs.things import named_things
 
         things = [named_things(answer.text) for answer in answers]
-        wanted: dict[str, dict[str, float]] = {}
-        asked = {}
+        asked = {answer.asked.id: answer.asked for answer in answers}
+        names: dict[str, list[str]] = {id: [] for id in asked}
         for answer, named in zip(answers, things, strict=True):
-            asked[answer.asked.id] = answer.asked
-            wanted.setdefault(answer.asked.id, {}).update((name, 0.0) for _, _, name in named)
-        scores = {id: self._scores(asked[id], list(names)) for id, names in wanted.items()}
-        return [
-            tuple(Claim(start, end, name, self._verdict(scores[answer.asked.id][name])) for start, end, name in named)
-            for answer, named in zip(answers, things, strict=True)
-        ]
+            names[answer.asked.id] += [name for _, _, name in named]
+        scores = {id: self._scores(asked[id], list(dict.fromkeys(some))) for id, some in names.items()}
+        return [self._claims(named, scores[answer.asked.id]) for answer, named in zip(answers, things, strict=True)]
 
-    def _scores(self, asked: Any, names: Sequence[str]) -> Mapping[str, float]:
-        """The best score of each thing in the image of a question."""
+    def _claims(
+        self, named: Sequence[tuple[int, int, str]], scores: Mapping[str, float] | RecordError
+    ) -> tuple[Claim, ...] | RecordError:
+        if isinstance(scores, RecordError):
+            return scores
+        return tuple(Claim(start, end, name, self._verdict(scores[name])) for start, end, name in named)
+
+    def _scores(self, asked: Any, names: Sequence[str]) -> Mapping[str, float] | RecordError:
+        """The best score of each thing in the image of a question, or why it cannot be searched."""
         import numpy as np
 
         from mfpo.build.regions import Search
-        from mfpo.build.regions.vision import inference
+        from mfpo.build.regions.vision import inference, too_narrow
         from mfpo.images import decode_image
         from mfpo.records import Keyword
 
@@ -69,8 +72,11 @@ class DetectorCheck:
         pixels = np.asarray(decode_image(asked.image))
         keywords = [Keyword(text=name, score=1.0) for name in names]
         record: Any = None  # which a detector does not look at
+        search = Search(record, 0, pixels, keywords)
+        if fault := too_narrow(search):
+            return fault
         with inference():
-            (detections,) = self._detect([Search(record, 0, pixels, keywords)])
+            (detections,) = self._detect([search])
         return {
             name: float(boxes.scores.max()) if len(boxes.scores) else 0.0
             for name, boxes in zip(names, detections, strict=True)

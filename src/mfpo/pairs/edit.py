@@ -28,7 +28,7 @@ def without_false(answer: Checked, others: Sequence[Checked] = ()) -> str:
     place = 0
     for start, end in sentences(answer.text):
         blank, place = answer.text[place:start], end
-        claims = [claim for claim in answer.claims if start <= claim.start < end]
+        claims = _claims_in(answer, start, end)
         sentence = _mend(answer.text[start:end], start, [claim for claim in claims if claim.verdict == FALSE])
         is_orphan = has_gone and _BEGINS_BACK.match(answer.text[start:end]) and all(c.verdict != TRUE for c in claims)
         if sentence is None and (new := next((text for text, objects in spare if not named & objects), None)):
@@ -36,8 +36,17 @@ def without_false(answer: Checked, others: Sequence[Checked] = ()) -> str:
             sentence = new
         has_gone = sentence is None or bool(is_orphan)
         if sentence is not None and not is_orphan:
-            pieces.append((blank if pieces else "") + sentence)
+            pieces.append(blank + sentence)
     return "".join(pieces).strip()
+
+
+def _claims_in(answer: Checked, start: int, end: int) -> list[Claim]:
+    """The claims of a sentence; one of the whole answer, whose words a judge changed, may be any sentence's."""
+    return [c for c in answer.claims if start <= c.start < end and (c.end <= end or not _is_of_all(c, answer))]
+
+
+def _is_of_all(claim: Claim, answer: Checked) -> bool:
+    return (claim.start, claim.end) == (0, len(answer.text))
 
 
 def _mend(sentence: str, offset: int, false: Sequence[Claim]) -> str | None:
@@ -67,9 +76,11 @@ def _shift(span: tuple[int, int], cuts: Sequence[Cut]) -> tuple[int, int] | None
 
 def _spare_sentences(answer: Checked) -> list[tuple[str, frozenset[str]]]:
     """The sentences that claim true things and nothing else, and that stand alone; each with what it claims."""
+    if any(_is_of_all(claim, answer) and claim.verdict != TRUE for claim in answer.claims):
+        return []
     spare = []
     for start, end in sentences(answer.text):
-        claims = [claim for claim in answer.claims if start <= claim.start < end]
+        claims = _claims_in(answer, start, end)
         text = answer.text[start:end]
         if claims and all(claim.verdict == TRUE for claim in claims) and not _POINTS_BACK.search(text):
             spare.append((text, frozenset(claim.object for claim in claims)))

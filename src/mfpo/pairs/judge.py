@@ -1,6 +1,7 @@
 """Claims by a judge, divided and conquered as in RLAIF-V: each claim a yes/no question about the image."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,8 @@ These parts of it are wrong:
 Write the description again without what is wrong. Change as little as you can, keep every other word, and add \
 nothing. Reply with the description and nothing else.
 """
+# A judge's list, not the brackets that other words have around them.
+_LIST = re.compile(r"\[\s*(?:\{.*\}\s*)?\]", re.DOTALL)
 _YES_NO = "{question} Look at the image and answer with yes or no."
 
 
@@ -180,11 +183,18 @@ def _refusal(*verdicts: "Verdict[Any]") -> RecordError | None:
 def _claims(
     text: str, split: "Verdict[list[tuple[str, str]]]", verdicts: Sequence["Verdict[str]"]
 ) -> tuple[Claim, ...] | RecordError:
-    """The claims of an answer, in the order of their places; `verdicts` holds one for each that `split` names."""
-    return _refusal(split, *verdicts) or tuple(
+    """The claims of an answer, in the order of their places; `verdicts` holds one for each that `split` names.
+
+    An answer that the judge did not split is one claim, which is unknown.
+    """
+    if fault := _refusal(split, *verdicts):
+        return fault
+    if split.reading is None:
+        return (Claim(0, len(text), text, UNKNOWN),)
+    return tuple(
         sorted(
             Claim(*_place(text, words), words, verdict.reading or UNKNOWN)
-            for (words, _), verdict in zip(split.reading or [], verdicts, strict=True)
+            for (words, _), verdict in zip(split.reading, verdicts, strict=True)
         )
     )
 
@@ -196,12 +206,14 @@ def _message(text: str) -> dict[str, str]:
 def _read_claims(reply: str) -> list[tuple[str, str]] | None:
     """The words and the question of each claim in a judge's JSON list, None where it cannot be read.
 
-    >>> _read_claims('Here: [{"words": "a dog", "question": "Is there a dog?"}]'), _read_claims("Sorry.")
+    >>> _read_claims('[1]: [{"words": "a dog", "question": "Is there a dog?"}]'), _read_claims("Sorry.")
     ([('a dog', 'Is there a dog?')], None)
     """
-    start, end = reply.find("["), reply.rfind("]")
+    found = _LIST.search(reply)
+    if found is None:
+        return None
     try:
-        claims = json.loads(reply[start : end + 1])
+        claims = json.loads(found.group())
         return [(str(claim["words"]), str(claim["question"])) for claim in claims]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -215,5 +227,6 @@ def _read_verdict(reply: str) -> str | None:
 
 def _place(text: str, words: str) -> tuple[int, int]:
     """Where the words of a claim stand in the answer; the whole answer where the judge changed them."""
-    start = text.lower().find(words.lower())
-    return (start, start + len(words)) if start >= 0 and words else (0, len(text))
+    spaced = r"\s+".join(map(re.escape, words.split()))
+    found = re.search(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE) if spaced else None
+    return found.span() if found else (0, len(text))

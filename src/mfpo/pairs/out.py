@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import pyarrow.parquet as pq
 
-from mfpo.build.notes import SetAside, delete_notes, reason_kind
+from mfpo.build.notes import SetAside, add_up, delete_notes, reason_kind
 from mfpo.errors import MfpoError
 from mfpo.folders import whole_file, write_json, write_text
 from mfpo.pairs.check import Checked
@@ -20,12 +20,8 @@ from mfpo.records import IMAGE_PLACE, ClaimRow, Origin, SourceRecord, answer_tex
 COLUMNS = ("id", "images", "prompt", "chosen", "rejected", "objects", "claims", "source")
 
 
-class Side(TypedDict):
-    """What is counted of all chosen, or all rejected answers."""
-
-    true: int
-    told: int
-    words: int
+Side = dict[str, int]
+"""What is counted of all chosen, or all rejected answers: `true` claims, all `told` ones, and `words`."""
 
 
 class Note(TypedDict):
@@ -69,6 +65,12 @@ def empty_note() -> Note:
     )
 
 
+def read_note(path: Path) -> Note:
+    """The note of a finished shard."""
+    note: Note = json.loads(path.read_text(encoding="utf-8"))
+    return note
+
+
 def count_pair(note: Note, pair: Pair) -> None:
     """Add a pair to the note: its claims that could be told, and its words."""
     note["paired"] += 1
@@ -102,12 +104,12 @@ def merge_notes(folder: Path, name: str) -> Summary:
 
     Raises MfpoError when no question has a pair.
     """
-    notes: list[Note] = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("train-*.json"))]
+    notes = [read_note(path) for path in sorted(folder.glob("train-*.json"))]
     left_out = [row for note in notes for row in note["left_out"]]
     set_aside = [row for note in notes for row in note["set_aside"]]
     for file, rows in (("left_out.jsonl", left_out), ("rejected_rows.jsonl", set_aside)):
         write_text(folder / file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    sides = {side: _add([note[side] for note in notes]) for side in ("chosen", "rejected")}
+    sides = {side: add_up([note[side] for note in (empty_note(), *notes)]) for side in ("chosen", "rejected")}
     summary = Summary(
         asked=sum(note["asked"] for note in notes),
         answered=sum(note["answered"] for note in notes),
@@ -130,13 +132,6 @@ def merge_notes(folder: Path, name: str) -> Summary:
         )
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def _add(sides: list[Side]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for side in sides:
-        total.update(side)
-    return total
 
 
 def write_jsonl(folder: Path, format: str) -> None:

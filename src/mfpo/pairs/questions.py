@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mfpo.errors import MfpoError, RecordError
+from mfpo.answer.hallusion import hallusion_id, is_hallusion
+from mfpo.errors import MfpoError, RecordError, brief
 from mfpo.files import beginning, check_json, stream_rows
 from mfpo.folders import file_states
+from mfpo.hub import IMAGE_FILES
 
 if TYPE_CHECKING:
     from mfpo.records import EncodedImage, NamedMask
 
-IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What is asked about images without questions, each by its id.
 PROMPTS = (
     "Describe this image in detail.",
@@ -91,10 +92,14 @@ class ImageFolder:
         return ({"image": name} for name in self._names)
 
     def id(self, row: dict[str, Any], number: int) -> str:
-        return str(row["image"])
+        return _writable(row["image"])
 
     def question(self, row: dict[str, Any], number: int) -> Asked:
+        from mfpo.records import is_text
+
         name = row["image"]
+        if not is_text(name):
+            raise RecordError(f"image {brief(name)} has a name that is not UTF-8; rename it")
         digest = hashlib.sha256(f"{self._seed} {name}".encode()).digest()
         text = PROMPTS[int.from_bytes(digest[:8], "big") % len(PROMPTS)]
         return Asked(name, _load(self._folder, name), name, text)
@@ -117,7 +122,9 @@ class QuestionFile:
 
     def id(self, row: dict[str, Any], number: int) -> str:
         fields = row["row"] or {}
-        return str(next((fields[key] for key in ("question_id", "id") if fields.get(key) is not None), number))
+        if is_hallusion(fields):
+            return _writable(hallusion_id(fields))
+        return _writable(next((fields[key] for key in ("question_id", "id") if fields.get(key) is not None), number))
 
     def question(self, row: dict[str, Any], number: int) -> Asked:
         from mfpo.answer.questions import read_question  # with datasets, which takes a second
@@ -125,6 +132,8 @@ class QuestionFile:
 
         if row["row"] is None:
             raise RecordError(f"{row['place']} {row['fault']}")
+        if is_hallusion(row["row"]) and row["row"]["filename"] is None:
+            raise RecordError(f"{row['place']}: the question has no figure")
         try:
             question = read_question(row["row"], number, row["place"])
         except MfpoError as error:
@@ -137,6 +146,11 @@ class QuestionFile:
         image = _load(self._images, question["image"])
         name = question.get("name", question["image"])
         return Asked(question["question_id"], image, name, question["text"], names, masks)
+
+
+def _writable(id: object) -> str:
+    """The text of an id; half a surrogate pair, or what stands for a byte that is no UTF-8, is written in full."""
+    return str(id).encode(errors="backslashreplace").decode()
 
 
 def _load(folder: Path, name: str) -> "EncodedImage":

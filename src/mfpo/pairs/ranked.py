@@ -33,7 +33,7 @@ def ranked(
 def _best(answers: Sequence[Checked], length_ratio: float) -> Pair | str:
     comparable = [answer for answer in answers if answer.share is not None]
     if len(comparable) < 2:
-        return "all answers are alike" if len(answers) == 1 else "a single answer with claims to compare"
+        return "all answers are alike" if len(answers) == 1 else "only one answer has claims that could be checked"
     pairs = [
         Pair(*pair)
         for pair in permutations(comparable, 2)

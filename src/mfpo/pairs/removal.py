@@ -127,11 +127,13 @@ def _from_list(tokens: Sequence[Word], first: int, stop: int) -> list[Cut] | Non
         return [Cut(tokens[first - 1].start, tokens[last].end)]
     if after in _JOINS and stop + 1 < len(tokens) and before not in (",", *_JOINS) and _goes_on(tokens, first, stop):
         return [Cut(tokens[first].start, tokens[stop + 1].start)]
-    if before == "including" and after == ",":
+    if before == "including" and after == "," and stop + 1 < len(tokens):
         rest = stop + 1 + (tokens[stop + 1].text in _JOINS)  # "including a cup, and a fork"
+        if not _is_thing(tokens, rest):
+            return None
         comma = _stop(tokens, rest)
         joined = [Cut(tokens[comma].start, tokens[comma].end)] if _has_last(tokens, comma) else []
-        return [*joined, Cut(tokens[first].start, tokens[rest].start)] if _is_thing(tokens, rest) else None
+        return [*joined, Cut(tokens[first].start, tokens[rest].start)]
     return None
 
 
@@ -169,6 +171,8 @@ def _goes_on(tokens: Sequence[Word], first: int, stop: int) -> bool:
 
 def _is_thing(tokens: Sequence[Word], place: int) -> bool:
     """Whether a noun phrase without a verb of its own stands there."""
+    if place == len(tokens):  # the sentence breaks off after a comma or an "and"
+        return False
     stop = _stop(tokens, place)
     starts = tokens[place].letter in "DJNS#H" or tokens[place].text in BEFORE_NOUN
     return starts and (stop == len(tokens) or not tokens[stop].is_finite)
@@ -245,4 +249,5 @@ def _goes_with_more(tokens: Sequence[Word]) -> bool:
     """Whether the thing that stands there is the first of several."""
     stop = _stop(tokens, 0)
     marks = [word.text for word in tokens[stop : stop + 1]]
-    return bool(_JOINS.intersection(marks)) or (marks == [","] and tokens[stop + 1].letter in "DJNS#")
+    is_thing = any(word.letter in "DJNS#" for word in tokens[stop + 1 : stop + 2])
+    return bool(_JOINS.intersection(marks)) or (marks == [","] and is_thing)

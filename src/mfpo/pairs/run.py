@@ -1,6 +1,7 @@
 """`mfpo pairs`: ask, check and pair, shard by shard, and sum up."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -10,13 +11,23 @@ import datasets
 
 from mfpo.answer.replies import without_thoughts
 from mfpo.build.engine import chunks
-from mfpo.build.notes import SetAside, delete_notes, note_path, repeats
+from mfpo.build.notes import SetAside, delete_notes, has_notes, note_path, repeats
 from mfpo.dataset import read_dataset
 from mfpo.errors import RecordError, one_line
 from mfpo.folders import provenance_of, whole_folder, write_json
 from mfpo.pairs.ask import Asker, open_asker
 from mfpo.pairs.check import CHECKERS, Checked, Checker, Shown, check_choice, open_checker
-from mfpo.pairs.out import COLUMNS, Note, Summary, count_pair, empty_note, merge_notes, record_of, write_jsonl
+from mfpo.pairs.out import (
+    COLUMNS,
+    Note,
+    Summary,
+    count_pair,
+    empty_note,
+    merge_notes,
+    read_note,
+    record_of,
+    write_jsonl,
+)
 from mfpo.pairs.pair import PAIRINGS, Answered, Pair, why_none
 from mfpo.pairs.questions import Asked, Questions, open_questions
 from mfpo.pairs.settings import PairsSettings, check_use
@@ -25,8 +36,8 @@ from mfpo.settings import from_mapping, options_of, with_options
 from mfpo.shards import write_shard
 
 Progress = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
-# A row with its number, and why it cannot be asked, if that is known.
-Row = tuple[int, dict[str, Any], str | None]
+# A row with its number.
+Row = tuple[int, dict[str, Any]]
 
 
 def pairs(
@@ -83,11 +94,14 @@ def pairs_into(
         "settings": asdict(settings),
         "format": format,
     }
-    with whole_folder(out, made_by, anew=False) as folder:
-        for number, rows in enumerate(chunks(_numbered(source, progress(source)), settings.shard_size)):
+    with whole_folder(out, made_by, anew=not has_notes(out.with_name(f"{out.name}.partial"))) as folder:
+        taken: set[str] = set()
+        for number, rows in enumerate(chunks(enumerate(progress(source)), settings.shard_size)):
             path = folder / f"train-{number:05d}.parquet"
             if not note_path(path).exists():
-                write_json(note_path(path), _make_shard(path, rows, source, asker, checker, settings))
+                write_json(note_path(path), _make_shard(path, rows, taken, source, asker, checker, settings))
+            aside = {row["row"] for row in read_note(note_path(path))["set_aside"]}
+            taken.update(source.id(row, place) for place, row in rows if place not in aside)
         summary = merge_notes(folder, source.name)
         if format != "parquet":
             write_jsonl(folder, format)
@@ -96,28 +110,29 @@ def pairs_into(
     return summary
 
 
-def _numbered(source: Questions, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    taken: set[str] = set()
-    for number, row in enumerate(rows):
-        id = source.id(row, number)
-        yield number, row, repeats(id) if id in taken else None
-        taken.add(id)
-
-
 def _make_shard(
-    path: Path, rows: Iterable[Row], source: Questions, asker: Asker, checker: Checker, settings: PairsSettings
+    path: Path,
+    rows: Iterable[Row],
+    taken: AbstractSet[str],
+    source: Questions,
+    asker: Asker,
+    checker: Checker,
+    settings: PairsSettings,
 ) -> Note:
-    """Write the pairs of some rows, and what became of each."""
+    """Write the pairs of some rows, and what became of each; ids that are `taken` belong to earlier shards."""
     note = empty_note()
     asked: dict[int, Asked] = {}
-    for number, row, fault in rows:
+    own: set[str] = set()  # a row that cannot be asked takes no id
+    for number, row in rows:
         note["asked"] += 1
+        id = source.id(row, number)
         try:
-            if fault:
-                raise RecordError(fault)
+            if id in taken or id in own:
+                raise RecordError(repeats(id))
             asked[number] = source.question(row, number)
+            own.add(id)
         except RecordError as error:
-            note["set_aside"].append(SetAside(row=number, id=source.id(row, number), reason=one_line(error)))
+            note["set_aside"].append(SetAside(row=number, id=id, reason=one_line(error)))
     to_pair: dict[int, Answered] = {}
     for number, answered in zip(asked, _answer(list(asked.values()), asker, checker), strict=True):
         id = asked[number].id

@@ -4,11 +4,18 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mfpo.build.words import tag_with_textblob
+from mfpo.build.words import plain_apostrophes, tag_with_textblob
 from mfpo.nouns import word_letters
 from mfpo.objects import is_term
 
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]*(?:\s+|$)|\n+")
+# Full stops that end no sentence, with the letter behind them: "Mr. A", "e.g. a", "No. 5"; "p.m. a", but not "p.m. A".
+_NO_END = re.compile(
+    r"\b(?:(?:(?i:mr|mrs|ms|dr|prof|st|mt|vs|e\.g|i\.e)|(?:[A-Z]\.)+[A-Z])\.[^\w\n]+\w|(?i:no)\.[^\w\n]+\d"
+    r"|(?:(?:[a-z]\.)+[a-z]|etc|approx)\.[^\w\n]+[a-z])$"
+)
+# What an item of a list begins with.
+_MARK = re.compile(r"\s*(?:\d{1,3}[.)]|[-*•])\s+(?=\S)")
 # Verbs that a sentence of a description stands on, whatever the tagger makes of them.
 _FINITE = frozenset(["is", "are", "was", "were", "has", "have", "had", "does", "do", "did", "can", "may", "might"])
 _FINITE_TAGS = frozenset(["VBZ", "VBP", "MD"])
@@ -30,24 +37,32 @@ class Word(NamedTuple):
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each sentence, without the blanks behind it.
+    """Start and end of each sentence, without the blanks behind it, and without the "1." or "-" of a list before it.
 
-    >>> text = "A dog. It runs!"
+    >>> text = "1. A dog at 5 p.m. on Mr. A's mat. It runs!"
     >>> [text[start:end] for start, end in sentences(text)]
-    ['A dog.', 'It runs!']
+    ["A dog at 5 p.m. on Mr. A's mat.", 'It runs!']
     """
-    start = 0
+    start = _behind_mark(text, 0)
     for match in _END.finditer(text):
+        if match.start() < start or _NO_END.search(text, start, match.end() + 1):
+            continue
         end = match.start() + len(match.group().rstrip())
         if text[start:end].strip():
             yield start, end
-        start = match.end()
+        start = _behind_mark(text, match.end())
     if text[start:].strip():
         yield start, len(text)
 
 
+def _behind_mark(text: str, start: int) -> int:
+    mark = _MARK.match(text, start)
+    return mark.end() if mark else start
+
+
 def words(text: str) -> list[Word]:
     """The words and marks of a text; what the tagger writes otherwise than the text has no place and is left out."""
+    text = plain_apostrophes(text)
     tagged = tag_with_textblob(text)
     letters = word_letters([word for word, _ in tagged], [tag for _, tag in tagged], is_term)
     tokens, place = [], 0

@@ -3,7 +3,7 @@
 import re
 
 from mfpo.build.words import INVISIBLE, SECONDARY
-from mfpo.objects import is_denied
+from mfpo.objects import in_singular, is_denied
 from mfpo.pairs.sentences import words
 
 _NOUNS = re.compile("N*S|N+")
@@ -17,13 +17,11 @@ def named_things(text: str) -> list[tuple[int, int, str]]:
     >>> named_things("Two old dogs on a red couch, and no cat.")
     [(8, 12, 'dog'), (22, 27, 'couch')]
     """
-    from textblob.en.inflect import singularize
-
     tokens = words(text)
     things = []
     for match in _NOUNS.finditer("".join(word.letter for word in tokens)):
         some = tokens[match.start() : match.end()]
-        last = some[-1].text if some[-1].letter != "S" else str(singularize(some[-1].text))
+        last = some[-1].text if some[-1].letter != "S" else in_singular(some[-1].text)
         start, end = some[0].start, some[-1].end
         if last not in INVISIBLE and last not in SECONDARY and not is_denied(text, start, end):
             things.append((start, end, " ".join([*(word.text for word in some[:-1]), last])))

@@ -6,6 +6,7 @@ it.
 
 from pathlib import Path
 
+from mfpo.errors import MfpoError, brief
 from mfpo.hub import check_model_files, find_model
 
 # The folder of each book's model; `books` has the rest of a book.
@@ -15,6 +16,20 @@ FOLDERS = {
 }
 NAMES = tuple(FOLDERS)
 WEIGHTS = FOLDERS["picturebook"]
+
+
+def scene_count(source: str) -> int | None:
+    """N of a source called `picturebook:N`, None for others. Raises MfpoError for a book's name with no number.
+
+    >>> scene_count("picturebook:600"), scene_count("pairs.jsonl")
+    (600, None)
+    """
+    name, colon, count = source.partition(":")
+    if name not in NAMES or not colon:
+        return None
+    if not count.isdecimal() or int(count) == 0:
+        raise MfpoError(f"{source}: {brief(count)} is not a number of scenes; write {name}:600")
+    return int(count)
 
 
 def model_folder(name: str) -> Path:

@@ -14,16 +14,17 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mfpo.errors import MfpoError, RecordError, first_line
 from mfpo.files import Entry, beginning, stream_rows
-from mfpo.hub import DATA_FILES
+from mfpo.hub import DATA_FILES, IMAGE_FILES
 
 # The key of a row that could not be read, and holds why.
 _UNREADABLE = "__unreadable__"
-_IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What `mfpo pairs` and `mfpo build` write beside their records, about the rows that did not become any.
+_REPORTS = ("left_out.jsonl", "rejected_rows.jsonl")
 
 
 def download_dataset(name: str) -> Path:
     """The folder of the hub's dataset `owner/name`: its card, tables and images, no code. Raises MfpoError without."""
-    patterns = ["*" + suffix for suffix in (*DATA_FILES, *_IMAGE_FILES, *map(str.upper, _IMAGE_FILES))]
+    patterns = ["*" + suffix for suffix in (*DATA_FILES, *IMAGE_FILES, *map(str.upper, IMAGE_FILES))]
     patterns.append("README.md")  # says which files are which split
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
@@ -37,10 +38,10 @@ def data_files(folder: Path) -> list[Path]:
     """The Parquet, JSONL and JSON files below `folder`, in order of their names; of JSON files those with an array.
 
     A .json file without one is mostly a description that lies beside the data. What a program hides (`.git`,
-    `__MACOSX`) is left out, as by `datasets`. Raises MfpoError where there are none.
+    `__MACOSX`) is left out, as by `datasets`, and so are mfpo's own reports. Raises MfpoError where there are none.
     """
     candidates = sorted(file for file in folder.rglob("*") if file.name.endswith(DATA_FILES) and file.is_file())
-    seen = [file for file in candidates if not _is_hidden(file.relative_to(folder))]
+    seen = [file for file in candidates if not (_is_hidden(file.relative_to(folder)) or _is_report(file))]
     files = [file for file in seen if ".json" not in file.suffixes or beginning(file).startswith("[")]
     if not files:
         raise MfpoError(
@@ -51,6 +52,10 @@ def data_files(folder: Path) -> list[Path]:
 
 def _is_hidden(file: Path) -> bool:
     return any(part.startswith((".", "__")) for part in file.parts)
+
+
+def _is_report(file: Path) -> bool:
+    return file.name in _REPORTS and file.with_name("made_by.json").is_file()
 
 
 def of_one_kind(files: Sequence[Path]) -> list[Path]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from mfpo.errors import RecordError
 from mfpo.sources import source
-from mfpo.sources.rows import read_answer, read_prompt
+from mfpo.sources.rows import is_missing, read_answer, read_prompt
 from mfpo.sources.table import Pair, TableSource
 
 
@@ -14,6 +14,6 @@ class JsonlSource(TableSource):
     images = "image"
 
     def pair(self, row: dict[str, Any]) -> Pair:
-        if row.get("id") in (None, ""):
+        if is_missing(row.get("id")):
             raise RecordError("column 'id' is missing")
         return Pair(read_prompt(row, "question"), read_answer(row, "chosen"), read_answer(row, "rejected"))

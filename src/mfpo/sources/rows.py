@@ -33,6 +33,11 @@ def pick(row: dict[str, Any], column: str) -> tuple[str, Any]:
     raise RecordError(f"column {' or '.join(map(repr, either(column)))} is missing")
 
 
+def is_missing(value: object) -> bool:
+    """Whether it is null, an empty text, or the NaN that a column of floats has in place of null."""
+    return value is None or value == "" or value != value
+
+
 def read_messages(row: dict[str, Any], column: str, *, role: str) -> list[Message]:
     """A column as messages; a plain text is one message of `role`, and the parts of a content are joined.
 
@@ -70,7 +75,8 @@ def _text(content: Any, column: str) -> str:
 
 def _part(part: dict[str, Any], column: str) -> str:
     """A part of a content: `<image>` for an image, as transformers, OpenAI and others write it, or its text."""
-    if part.get("type") in ("image", "image_url") or not {"image", "image_url"}.isdisjoint(part):
+    # In Parquet every part has the keys of all, most of them null.
+    if part.get("type") in ("image", "image_url") or any(part.get(key) is not None for key in ("image", "image_url")):
         return IMAGE_PLACE
     if not isinstance(part.get("text"), str):
         raise RecordError(f"column {column!r} has a part that is neither text nor an image ({brief(part)})")

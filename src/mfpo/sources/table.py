@@ -13,7 +13,15 @@ from mfpo.errors import RecordError
 from mfpo.folders import file_states
 from mfpo.records import Message, Origin, SourceRecord, answer_text, new_record, place_images
 from mfpo.sources.files import check_row, dataset_rows, read_rows
-from mfpo.sources.rows import either, read_claims, read_counter, read_images, read_objects, read_rejected_images
+from mfpo.sources.rows import (
+    either,
+    is_missing,
+    read_claims,
+    read_counter,
+    read_images,
+    read_objects,
+    read_rejected_images,
+)
 
 
 class Pair(NamedTuple):
@@ -70,7 +78,7 @@ class TableSource(ABC):
     def id(self, row: dict[str, Any], number: int) -> str:
         """The row's `id`, or its number where it has none."""
         row_id = row.get("id") if self.has_ids else None
-        return str(number) if row_id == "" or not isinstance(row_id, str | int | float) else str(row_id)
+        return str(number) if is_missing(row_id) or not isinstance(row_id, str | int | float) else str(row_id)
 
     def record(self, row: dict[str, Any], number: int) -> SourceRecord:
         """Raises RecordError for a broken line, a missing or empty column, and an image that cannot be read."""

@@ -14,9 +14,9 @@ from mfpo.records import Region
 
 
 def is_region(mask: RLE, settings: RegionSettings) -> bool:
-    """Whether `mask` covers neither too little nor too much of its image."""
+    """Whether `mask` covers something of its image, and neither too little nor too much."""
     share = coco_mask.area(mask) / (mask["size"][0] * mask["size"][1])
-    return bool(settings.smallest_region <= share <= settings.largest_region)
+    return bool(share > 0 and settings.smallest_region <= share <= settings.largest_region)
 
 
 def match_regions(

@@ -103,6 +103,14 @@ def size_of(search: Search) -> tuple[int, int]:
     return height, width
 
 
+def too_narrow(search: Search) -> RecordError | None:
+    """Why an image cannot be searched of which a model would see a strip of a few pixels, or of none."""
+    height, width = size_of(search)
+    if max(height, width) <= _NARROWEST * min(height, width):
+        return None
+    return RecordError(f"image {search.number} is {width} x {height}, too narrow to search for keywords")
+
+
 def resize_masks(masks: Tensor, search: Search) -> Tensor:
     """`masks`, (n, height, width), at the size of the search's image."""
     return torch.nn.functional.interpolate(masks[None].float(), size_of(search), mode="bilinear")[0]
@@ -126,10 +134,8 @@ def search_images(
     """What a segmenter returns, where `find` gives each keyword's mask and score in at most `region_batch` images."""
     results: dict[int, list[Region] | RecordError] = {}
     for number, search in enumerate(searches):
-        height, width = size_of(search)
-        if max(height, width) > _NARROWEST * min(height, width):
-            reason = f"image {search.number} is {width} x {height}, too narrow to search for keywords"
-            results[number] = RecordError(reason)
+        if fault := too_narrow(search):
+            results[number] = fault
         elif not search.keywords:
             results[number] = []
     # By size, as some models take only images of one shape at once.
@@ -147,7 +153,7 @@ def _to_regions(search: Search, scored_masks: Sequence[Found], settings: RegionS
     regions = []
     for keyword, (mask, score) in zip(search.keywords, scored_masks, strict=True):
         rle = encode_mask(mask.cpu().numpy())
-        if mask.any() and is_region(rle, settings):
+        if is_region(rle, settings):
             regions.append(Region(keyword=keyword["text"], score=score, mask=rle, image=search.number))
     return regions
 
