@@ -23,6 +23,8 @@ _HOW = {
     "has it, or on the picture book with corruption=counterfactual"
 }
 
+# Lists of images or of messages, none of which may be missing.
+_FILLED = ("images", "prompt", "chosen", "rejected", "counter")
 # A record needs these to train with any method.
 TEXT_COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
 
@@ -53,8 +55,11 @@ def read_dataset(data: str | Path | datasets.Dataset, needs: Sequence[str] = TEX
     for table in dataset.select_columns(list(checked)).with_format("arrow").iter(batch_size=256):
         for name in needs:
             how = _HOW.get(name, "fill it or leave the row out" if where == DATASET_IN_MEMORY else "build it again")
-            _refuse(_is_empty(table[name]), where, start, f"column {name} is empty; {how}")
-            _refuse(_holds_nothing(table[name]), where, start, f"column {name} holds an empty entry; {how}")
+            _refuse(pc.is_null(table[name]), where, start, f"column {name} is empty; {how}")
+            if name in _FILLED:
+                is_empty = pc.equal(pc.list_value_length(table[name]), 0)
+                _refuse(is_empty, where, start, f"column {name} is empty; {how}")
+                _refuse(_holds_null(table[name]), where, start, f"column {name} holds an empty entry; {how}")
         if has_pairs:
             lengths = (pc.list_value_length(table[name]) for name in ("images", "rejected_images"))
             _refuse(
@@ -81,7 +86,7 @@ def _check_columns(dataset: datasets.Dataset, where: str, needs: Sequence[str]) 
             and {"role", "content"} <= item.keys()
             and getattr(item["content"], "dtype", None) in ("string", "large_string")
         )
-        if name in ("prompt", "chosen", "rejected", "counter") and not is_message:
+        if name in _FILLED[1:] and not is_message:
             raise MfpoError(
                 f'{where}: column {name} must hold lists of messages, as in [{{"role": ..., "content": text}}]'
             )
@@ -99,22 +104,12 @@ def _open_shards(folder: Path) -> datasets.Dataset:
         raise MfpoError(f"{folder}: its Parquet shards cannot be read ({reason}); build it again") from None
 
 
-def _is_empty(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether a row has no value, or an empty list."""
-    is_null = pc.is_null(values)
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
-        return is_null
-    return pc.or_(is_null, pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0))
-
-
-def _holds_nothing(values: pa.ChunkedArray) -> pa.Array:
+def _holds_null(values: pa.ChunkedArray) -> pa.Array:
     """Whether a list in a row holds a null, or a message without content."""
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
-        return pa.chunked_array([pa.repeat(False, len(values))])
     values = values.combine_chunks()
     entries = pc.list_flatten(values)
     is_null = pc.is_null(entries)
-    if pa.types.is_struct(entries.type) and entries.type.get_field_index("content") >= 0:
+    if entries.type.get_field_index("content") >= 0:
         is_null = pc.or_(is_null, pc.is_null(pc.struct_field(entries, "content")))
     rows = pc.list_parent_indices(values).filter(is_null)
     return pc.is_in(pa.array(range(len(values)), rows.type), rows)

@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfpo.dataset import read_dataset
-from mfpo.logprobs import prefix
+from mfpo.errors import warn_once
 from mfpo.logprobs import sequences as logprobs
 from mfpo.logprobs.attention import attend_by_document, lengths_of
 from mfpo.logprobs.cells import TEXT_AND_IMAGE
@@ -372,7 +372,7 @@ def test_language_models_that_share_in_llava(make_llava, text):
 
 def test_other_language_models_take_the_plain_path_and_the_log_says_so_once(make_llava, caplog):
     family = make_llava(model_type="granite", logits_scaling=8.0)
-    prefix._log.cache_clear()
+    warn_once.cache_clear()
     with caplog.at_level(logging.WARNING), torch.no_grad():
         assert not shares_prefix(family.model)
         logps = token_logps(family.model, collate(split(family.rows), 0))
@@ -384,7 +384,7 @@ def test_other_language_models_take_the_plain_path_and_the_log_says_so_once(make
 def test_flex_attention_has_no_sliding_window(make_llava, caplog):
     family = make_llava(model_type="mistral", sliding_window=8)
     family.model.set_attn_implementation({"text_config": "flex_attention"})
-    prefix._log.cache_clear()
+    warn_once.cache_clear()
     assert not shares_prefix(family.model)
     assert "FlexAttention does not support the mask of its layers here; load the model with 'sdpa'" in caplog.text
 
@@ -392,6 +392,6 @@ def test_flex_attention_has_no_sliding_window(make_llava, caplog):
 def test_eager_attention_takes_the_plain_path(make_llava, caplog):
     family = make_llava()
     family.model.set_attn_implementation("eager")
-    prefix._log.cache_clear()
+    warn_once.cache_clear()
     assert not shares_prefix(family.model)
     assert "'eager' does not support this mask" in caplog.text

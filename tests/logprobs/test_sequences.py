@@ -14,7 +14,7 @@ from PIL import Image
 
 from fixtures.families import blip2, emu3, hunyuan_vl, idefics, mllama
 from mfpo import processors
-from mfpo.errors import MfpoError, RecordError
+from mfpo.errors import MfpoError, RecordError, warn_once
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.conversation import end_tokens, render
 from mfpo.logprobs.features import Layout
@@ -206,7 +206,7 @@ def test_places_for_more_or_fewer_images_are_an_error(processor, images):
 
 
 def test_a_template_that_moves_images_before_the_text_is_named(processor, caplog):
-    processors._warn.cache_clear()
+    warn_once.cache_clear()
     render(processor, PLACED, [say("A dog.")], images=2)
     assert not caplog.messages
     parts = "{% for part in message['content'] %}"

@@ -20,8 +20,8 @@ from mfpo.records import IMAGE_PLACE, ClaimRow, Origin, SourceRecord, answer_tex
 COLUMNS = ("id", "images", "prompt", "chosen", "rejected", "objects", "claims", "source")
 
 
+# What is counted of all chosen, or all rejected answers: `true` claims, all `told` ones, and `words`.
 Side = dict[str, int]
-"""What is counted of all chosen, or all rejected answers: `true` claims, all `told` ones, and `words`."""
 
 
 class Note(TypedDict):
