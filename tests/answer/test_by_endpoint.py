@@ -5,11 +5,13 @@ import io
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mfpo.answer.by_endpoint import open_endpoint
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError, SettingError
@@ -271,3 +273,10 @@ def test_an_endpoint_that_is_none_is_refused(folder, endpoint, words):
     with pytest.raises(SettingError, match=words) as error:
         answer(folder / "q.jsonl", "m", folder / "private_photos", folder / "a.jsonl", endpoint=endpoint)
     assert KEY not in str(error.value)
+
+
+def test_the_note_of_a_run_names_the_folder_of_its_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    engine = open_endpoint("http://localhost:9/v1", "m", Path("photos"), AnswerSettings())
+    assert engine.made_by["images"] == str(tmp_path / "photos")

@@ -192,7 +192,8 @@ def test_a_wrong_checker_is_told_before_the_model_is_loaded(command, here, tmp_p
         (["picturebook-context:0"], "'0' is not a number of scenes; write picturebook-context:600"),
     ],
 )
-def test_mistakes_with_the_picture_book(here, arguments, words):
+def test_mistakes_with_the_picture_book(here, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
     status, said = here("pairs", *arguments, "--model", "picturebook", "--check", "dataset", "--out", "own")
     assert (status, said.count("\n")) == (1, 1), said
     assert words in said
