@@ -16,6 +16,20 @@ from mfpo.models import check_model, not_installed, with_weights
 from mfpo.records import IMAGE_PLACE, content_parts
 
 
+def processor_of(model: Any, processor: Any) -> Any:
+    """The processor beside the model in a folder or on the Hub, or the one that is given with a model in memory.
+
+    Raises MfpoError when a model in memory has none, when one is given with a folder, and as `load_processor`.
+    """
+    if isinstance(model, str | Path):
+        if processor is not None:
+            raise MfpoError(f"{model}: a folder brings its processor; save yours in it, or give both in memory")
+        return load_processor(model)
+    if processor is None:
+        raise MfpoError("a model in memory needs its processor; give processor=AutoProcessor.from_pretrained(...)")
+    return processor
+
+
 def load_processor(path: str | Path) -> Any:
     """The processor beside a model. Raises as `check_model`, and when there is no processor that takes images."""
     path = find_model(str(path))

@@ -170,6 +170,8 @@ def test_a_model_in_memory_is_known_by_its_weights(tiny_llava, questions, tmp_pa
     assert len(asked) == 24
     with pytest.raises(MfpoError, match="needs its processor"):
         answer(rows, model, folder)
+    with pytest.raises(MfpoError, match="a folder brings its processor"):
+        answer(rows, tiny_llava, folder, processor=processor)
 
 
 def test_a_processor_of_another_model_is_told_in_one_line_and_a_decoders_own_mistake_is_not(tiny_llava, questions):

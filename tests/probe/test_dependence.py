@@ -1,3 +1,4 @@
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -34,7 +35,8 @@ def test_image_dependence_is_the_mean_drop_of_the_chosen_answer(tiny_llava, pref
         drops.append((logps[0] - logps[1], logps[0] - logps[2]))
     noise, inpainted = np.mean(drops, axis=0)
     assert min(abs(noise), abs(inpainted), abs(noise - inpainted)) > 1e-3, "the images should make a difference"
-    found = image_dependence(model, processor, dataset)
+    twice = datasets.concatenate_datasets([dataset, dataset])  # more than a batch, with the same mean
+    found = image_dependence(model, processor, twice)
     expected = {"image_dependence": noise, "image_dependence_inpainted": inpainted}
     assert found == pytest.approx(expected, abs=1e-4)
 

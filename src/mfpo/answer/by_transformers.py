@@ -16,8 +16,8 @@ from mfpo.answer.together import parts
 from mfpo.errors import MfpoError, first_line
 from mfpo.hub import find_model
 from mfpo.images import decode_image, load_image
-from mfpo.models import load_model, model_files, model_hash
-from mfpo.processors import encode_questions, load_processor
+from mfpo.models import load_model, model_files
+from mfpo.processors import encode_questions, processor_of
 from mfpo.settings import options_of
 
 
@@ -28,15 +28,13 @@ def open_transformers(
 
     Raises MfpoError when there is no model, and for one in memory without its processor.
     """
+    processor = processor_of(model, processor)
     if isinstance(model, str | Path):
-        folder = find_model(str(model))
-        name, fingerprint = name or str(model), model_files(folder)
-        model, processor = load_model(folder), load_processor(folder)
-    elif processor is None:
-        raise MfpoError("a model in memory needs its processor; pass processor=load_processor(...)")
+        name, model = name or str(model), find_model(str(model))
     else:
-        name, fingerprint = name or model.name_or_path or "a model in memory", [model_hash(model, processor)]
-        model.eval()
+        name = name or model.name_or_path or "a model in memory"
+    fingerprint = model_files(model, processor)
+    model = load_model(model) if isinstance(model, Path) else model.eval()
     decode = DECODERS[settings.decode]
     options = options_of(settings, decode)
 

@@ -17,8 +17,8 @@ from mfpo.image_names import image_key
 # its own for the answer.
 _QUESTION_KEYS = ("question_id", "id")
 _IMAGE_KEYS = ("image_id", "image")
-_EXTENSION = re.compile(r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 TEXT_KEYS = ("model_answer", "text", "response", "caption")
+_EXTENSION = re.compile(r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

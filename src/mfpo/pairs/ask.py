@@ -43,18 +43,14 @@ def open_asker(
     if engine == "vllm":
         return _open_vllm(model, settings)
     from mfpo.hub import find_model
-    from mfpo.models import load_model, model_files, model_hash
-    from mfpo.processors import load_processor
+    from mfpo.models import load_model, model_files
+    from mfpo.processors import processor_of
 
-    if isinstance(model, str | Path):
-        folder = find_model(str(model))
-        made_by = {"model": str(model), "fingerprint": model_files(folder)}
-        model, processor = load_model(folder), load_processor(folder)
-    elif processor is None:
-        raise MfpoError("a model in memory needs its processor; pass processor=load_processor(...)")
-    else:
-        made_by = {"model": "in memory", "fingerprint": [model_hash(model, processor)]}
-        model.eval()
+    processor = processor_of(model, processor)
+    name = str(model) if isinstance(model, str | Path) else "in memory"
+    model = find_model(str(model)) if isinstance(model, str | Path) else model
+    made_by = {"model": name, "fingerprint": model_files(model, processor)}
+    model = load_model(model) if isinstance(model, Path) else model.eval()
     return Asker(made_by, partial(_ask_transformers, model, processor, settings), model, processor)
 
 

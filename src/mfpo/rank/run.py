@@ -21,7 +21,7 @@ from mfpo.hub import find_model
 from mfpo.logprobs.cells import TEXT
 from mfpo.logprobs.pairs import Pairs, check_fit
 from mfpo.models import load_model, model_files
-from mfpo.processors import load_processor
+from mfpo.processors import processor_of
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.rank.measure import Measure, open_measure
 from mfpo.rank.settings import RankSettings
@@ -71,12 +71,7 @@ def rank_into(
     gives each level's records and mean entropy in nats. A killed run resumes after the last complete shard.
     """
     dataset = read_dataset(data, needs=TEXT_COLUMNS)
-    if isinstance(model, Path):
-        if processor is not None:
-            raise MfpoError(f"{model}: a folder brings its processor; save yours in it, or give both in memory")
-        processor = load_processor(model)
-    elif processor is None:
-        raise MfpoError("a model in memory needs its processor; give rank(..., processor=PROCESSOR)")
+    processor = processor_of(model, processor)
     nli_model = find_model(settings.nli_model) if settings.nli_model else None
     with whole_folder(out, _provenance(data, model, processor, settings, nli_model)) as folder:
         opened = load_model(model) if isinstance(model, Path) else model.eval()

@@ -89,10 +89,8 @@ def read_samples(dataset: datasets.Dataset, limit: int) -> list[Sample]:
     """The records of a dataset, or `limit` of them at even distances."""
     # Arrow rows hold images as the bytes that records.py works with; plain rows would hold them decoded.
     rows = dataset.with_format("arrow")
-    samples = []
-    for index in track(evenly(len(dataset), limit), "drawing records", console=Console(stderr=True)):
-        samples.append(sample(rows[index : index + 1].to_pylist()[0]))
-    return samples
+    shown = track(evenly(len(dataset), limit), "drawing records", console=Console(stderr=True))
+    return [sample(rows[index : index + 1].to_pylist()[0]) for index in shown]
 
 
 def open_samples(folder: Path, *, is_built: bool = True) -> datasets.Dataset:

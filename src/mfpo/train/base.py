@@ -13,16 +13,10 @@ from mfpo.models import save_as_on_hub
 MODEL_IN_MEMORY = "the model in memory"
 
 
-def check_base(model: Any, processor: Any) -> None:
-    """Raises MfpoError when a model in memory cannot be trained, or when a folder is to have another processor."""
-    if isinstance(model, Path):
-        if processor is not None:
-            raise MfpoError(f"{model}: a folder brings its processor; save yours in it, or give both in memory")
-        return
+def check_base(model: Any) -> None:
+    """Raises MfpoError when a model in memory cannot be trained."""
     if isinstance(model, PeftModel) or not isinstance(model, PreTrainedModel):
         raise MfpoError(f"the model is a {type(model).__name__}; give a folder, or a merged transformers model")
-    if processor is None:
-        raise MfpoError("a model in memory needs its processor; give processor=AutoProcessor.from_pretrained(...)")
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:

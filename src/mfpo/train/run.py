@@ -23,7 +23,7 @@ from mfpo.files import read_json
 from mfpo.folders import check_new, write_json, writing
 from mfpo.hub import find_model
 from mfpo.models import load_model, load_weights, model_files, quiet, stored_dtype
-from mfpo.processors import load_processor
+from mfpo.processors import processor_of
 from mfpo.train.arguments import check_arguments, steps_of_stages
 from mfpo.train.base import MODEL_IN_MEMORY, check_base, save_model, title
 from mfpo.train.data import data_name, open_data, open_pairs
@@ -102,12 +102,13 @@ def open_run(
     data: Path | datasets.Dataset, model: Any, out: Path, settings: TrainSettings, processor: Any
 ) -> tuple[Run, Plan]:
     """The run that the arguments ask for, and its stages, checked as far as they can be without the weights."""
-    check_base(model, processor)
+    if not isinstance(model, Path):
+        check_base(model)
+    processor = processor_of(model, processor)
     dataset = open_data(data, settings)
     held_out = open_data(Path(settings.eval), settings, is_eval=True) if settings.eval else None
     plan = plan_stages(dataset, settings, data_name(data))
     steps_of_stages(plan, settings)  # refuses too few
-    processor = load_processor(model) if isinstance(model, Path) else processor
     folder = out.with_name(out.name + ".partial")
     run = Run(
         model=model if isinstance(model, Path) else folder / "base",
