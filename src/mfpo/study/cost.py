@@ -45,7 +45,7 @@ class Plan(Study):
         self.scored: dict[str, tuple[Trial, int]] = {}
         self.trainings: dict[str, tuple[Trial, int]] = {}
 
-    def scores(self, trial: Trial) -> list[Scores]:
+    def scores(self, trial: Trial, model: Callable[[int], Path] | None = None) -> list[Scores]:
         """Random numbers, in place of the scores that are wanted."""
         trial, random = self.with_rate(trial), np.random.default_rng(0)
         for seed in self.seeds:

@@ -4,63 +4,33 @@ The paper says that "the feedback distribution is iteratively updated". Here eac
 that the round before trained, checked by the book's truth or by a checker that errs.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from rich.progress import track
 
-from mfpo.errors import RecordError
 from mfpo.files import read_json
-from mfpo.folders import write_json
 from mfpo.pairs.ask import open_asker
-from mfpo.pairs.check import FALSE, TRUE, Claim, Shown, Tools, checker, open_checker
-from mfpo.pairs.dataset import DatasetCheck
 from mfpo.pairs.run import pairs_into
 from mfpo.pairs.settings import PairsSettings
 from mfpo.picturebook.questions import PictureBookQuestions
 from mfpo.sources import open_source
+from mfpo.study.erring import BookCheck
 from mfpo.study.experiments import BASE, experiment
 from mfpo.study.picturebook import PictureBookScale
-from mfpo.study.results import Result, estimated
+from mfpo.study.results import Claim, Plot, Result, Table, estimated, judge, line
 from mfpo.study.statistics import Scores
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.training_data import Rows, ranked_pairs
-from mfpo.study.trials import Data, Trial, trained
+from mfpo.study.trials import Trial, trained
 from mfpo.train.run import run as train
 
 _ROUNDS = 3
-# The shares of verdicts that are flipped.
-_ERRORS = (0.05, 0.2)
 # Scenes that are asked about for each pair that is wanted: the better the model, the fewer have a false claim.
 _SCENES_A_PAIR = 6
-
-
-@checker("book")
-class BookCheck(DatasetCheck):
-    """The book's truth, of whose verdicts a share is flipped, the same for the same claim in the same scene."""
-
-    def __init__(self, where: str, tools: Tools) -> None:
-        self._share = float(where or 0)
-        self.provenance = f"book, {self._share:g} flipped"
-
-    def __call__(self, answers: Sequence[Shown]) -> list[tuple[Claim, ...] | RecordError]:
-        """The claims of each answer."""
-        all_claims = super().__call__(answers)
-        return [
-            claims if isinstance(claims, RecordError) else tuple(self._err(answer.asked.id, claim) for claim in claims)
-            for answer, claims in zip(answers, all_claims, strict=True)
-        ]
-
-    def _err(self, id: str, claim: Claim) -> Claim:
-        digest = hashlib.sha256(f"{id} {claim.object}".encode()).digest()
-        if int.from_bytes(digest[:8], "big") >= self._share * 2**64:
-            return claim
-        return claim._replace(verdict=FALSE if claim.verdict == TRUE else TRUE)
 
 
 @dataclass(frozen=True)
@@ -76,10 +46,26 @@ class Way:
         """What the folders of its rounds are called."""
         return f"{self.method}-{self.rounds}-{self.error:g}"
 
-    def row(self, number: int) -> str:
-        """What the table calls its round `number`."""
-        about = f", {100 * self.error:g} % of verdicts wrong" if self.error else ""
-        return f"{self.method.upper()}, round {number} of {self.rounds}{about}"
+    @property
+    def rows(self) -> dict[int, str]:
+        """What the table calls its rounds, by number."""
+        wrong = f", {100 * self.error:g} % of verdicts wrong" if self.error else ""
+        name = f"{self.method.upper()}, round {{}} of {self.rounds}{wrong}"
+        return {number: name.format(number) for number in range(1, self.rounds + 1)}
+
+    @property
+    def last(self) -> str:
+        """What the table calls its last round."""
+        return self.rows[self.rounds]
+
+    def trial(self, number: int) -> Trial:
+        """What its round `number` is known by."""
+        return replace(trained(self.method), other=(("round", number), ("way", self.name)))
+
+
+_DPO, _DPO_ONCE = Way("dpo"), Way("dpo", rounds=1)
+_MFPO, _MFPO_ONCE = Way("mfpo"), Way("mfpo", rounds=1)
+_ERRING = [Way("mfpo", error=error) for error in (0.05, 0.2)]
 
 
 @experiment("rounds")
@@ -87,72 +73,89 @@ def rounds(study: Study) -> Result:
     """Three rounds on own answers against one with as many pairs and steps, MFPO and DPO, and checkers that err."""
     if not isinstance(study.scale, PictureBookScale):
         raise NotOnScale("rounds asks the picture book, which alone knows what is in a scene")
-    ways = [Way(method, rounds=number) for method in ("dpo", "mfpo") for number in (_ROUNDS, 1)]
-    ways += [Way("mfpo", error=error) for error in _ERRORS]
-    rows = {"base": study.scores(BASE)}
+    ways = [_DPO, _DPO_ONCE, _MFPO, _MFPO_ONCE, *_ERRING]
+    scores: dict[str, list[Scores]] = {"base": study.scores(BASE)}
     for way in ways:
-        rows |= _rows(study, way)
-    table = estimated(rows, study.scale.figures)
+        for number, row in way.rows.items():
+            scores[row] = study.scores(way.trial(number), partial(_model, study, way, number))
+    table = replace(estimated(scores, study.scale.figures), verdicts=judge(_claims(), scores))
+    plots = [_plot(table, figure) for figure in ("chair_s", "cover")]
+    return Result("Rounds on the model's own answers", table, plots, _notes(study, ways))
+
+
+def _claims() -> list[Claim]:
+    """What is asked of the rows: nothing that the paper measured."""
+    compared = [(_DPO, _DPO_ONCE), (_MFPO, _MFPO_ONCE), (_MFPO, _DPO), *((_MFPO, way) for way in _ERRING)]
+    rows = [(one.last, other.last) for one, other in compared] + [(_ERRING[-1].last, "base")]
+    return [Claim(*pair, figure, is_papers=False) for figure in ("chair_s", "cover") for pair in rows]
+
+
+def _plot(table: Table, figure: str) -> Plot:
+    """A figure round by round, from the base on."""
+    title = table.columns[figure]
+    by_way = {
+        way.name: line(table, dict(enumerate(["base", *way.rows.values()])), figure) for way in (_DPO, _MFPO, *_ERRING)
+    }
+    return Plot(title, "round", f"{title}, %", by_way)
+
+
+def _notes(study: Study, ways: Sequence[Way]) -> list[str]:
+    """How the pairs were made, what share of the questions had one, and where there were fewer than there should be."""
     notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of `mfpo pairs`."]
-    lacking = [text for way in ways for text in _lacking(study, way)]
-    notes += [f"Trained on fewer pairs, as too few answers had a false claim: {'; '.join(lacking)}."] if lacking else []
-    return Result("Rounds on the model's own answers", table, notes=notes)
+    shares, lacking = [], []
+    for way in ways:
+        wanted = study.scale.pairs // way.rounds
+        summaries = {number: [_summary(study, way, number, seed) for seed in study.seeds] for number in way.rows}
+        by_round = [sum(s["paired"] for s in each) / sum(s["answered"] for s in each) for each in summaries.values()]
+        shares.append(f"{way.name}: {', '.join(f'{100 * share:.1f}' for share in by_round)} %")
+        lacking += [
+            f"{way.rows[number]}, seed {seed}: {summary['paired']} of {wanted}"
+            for number, each in summaries.items()
+            for seed, summary in zip(study.seeds, each, strict=True)
+            if summary["paired"] < wanted
+        ]
+    notes.append(f"Questions with a false claim in an answer, and so with a pair, round by round: {'; '.join(shares)}.")
+    if lacking:
+        notes.append(f"Trained on fewer pairs, as too few answers had a false claim: {'; '.join(lacking)}.")
+    return notes
 
 
-def _rows(study: Study, way: Way) -> dict[str, list[Scores]]:
-    """The scores after each round of a way, by what the table calls it."""
-    rows: dict[str, list[Scores]] = {}
-    for seed in study.seeds:
-        model = study.scale.base
-        for number in range(1, way.rounds + 1):
-            folder = _folder(study, way, seed, number)
-            model = _train_round(study, way, seed, number, model, folder)
-            rows.setdefault(way.row(number), []).append(_scores(study, way, seed, number, model, folder))
-    return rows
+def _summary(study: Study, way: Way, number: int, seed: int) -> dict[str, Any]:
+    """The summary of the pairs of a round."""
+    name = f"pairs-{way.trial(number).key(study.scale.trained_on)}-{seed}"
+    summary: dict[str, Any] = study.kept(name, lambda: read_json(_pairs(study, way, number, seed) / "summary.json"))
+    return summary
 
 
-def _folder(study: Study, way: Way, seed: int, number: int) -> Path:
+def _folder(study: Study, way: Way, number: int, seed: int) -> Path:
     return study.out / "rounds" / f"{way.name}-{study.scale.pairs}-{seed}" / f"round{number}"
 
 
-def _lacking(study: Study, way: Way) -> list[str]:
-    """The rounds of a way that had fewer pairs than they should have."""
-    wanted, lacking = study.scale.pairs // way.rounds, []
-    for seed, number in product(study.seeds, range(1, way.rounds + 1)):
-        paired = read_json(_folder(study, way, seed, number) / "own" / "summary.json")["paired"]
-        if paired < wanted:
-            lacking.append(f"{way.row(number)}, seed {seed}: {paired} of {wanted}")
-    return lacking
+def _model(study: Study, way: Way, number: int, seed: int) -> Path:
+    """The model after a round, the base's after none; trained unless it has been."""
+    if number == 0:
+        return study.scale.base
+    folder = _folder(study, way, number, seed)
+    if not (folder / "run").exists():
+        before = _model(study, way, number - 1, seed)
+        trial = study.with_rate(way.trial(number))
+        source = Rows(open_source(_pairs(study, way, number, seed)), 0, study.scale.pairs // way.rounds)
+        ranked = ranked_pairs(source, folder / "built", trial.data, seed=seed, regions="dataset", model=before)
+        train(ranked, before, folder / "run", study.settings(trial, seed))
+    return folder / "run" / "model"
 
 
-def _train_round(study: Study, way: Way, seed: int, number: int, model: Path, folder: Path) -> Path:
-    """The model after a round that starts from `model`, trained unless it has been."""
-    run = folder / "run"
-    if run.exists():
-        return run / "model"
-    count = study.scale.pairs // way.rounds
-    pairs_folder = folder / "own"
-    if not pairs_folder.exists():
-        # Scenes of their own for each round.
-        questions = PictureBookQuestions(_SCENES_A_PAIR * count, seed=(seed + 30 * number) % 100)
+def _pairs(study: Study, way: Way, number: int, seed: int) -> Path:
+    """The pairs of the model before a round, on scenes of the round's own."""
+    folder = _folder(study, way, number, seed) / "own"
+    if not folder.exists():
+        scenes = _SCENES_A_PAIR * study.scale.pairs // way.rounds
+        questions = PictureBookQuestions(scenes, seed=(seed + 30 * number) % 100)
         settings = PairsSettings(
             pairing="corrected", temperature=1.0, samples=2, max_new_tokens=128, batch_size=32, seed=seed
         )
-        asker = open_asker(model, settings)
-        check = open_checker(f"book={way.error}", lambda: asker, pairs_folder, settings)
-        pairs_into(questions, asker, check, pairs_folder, settings, progress=lambda rows: track(rows, "asking"))
-    data = Data(corruption="region" if way.method == "mfpo" else "global")
-    source = Rows(open_source(pairs_folder), 0, count)
-    ranked = ranked_pairs(source, folder / "built", data, seed=seed, regions="dataset", model=model)
-    train(ranked, model, run, study.settings(study.with_rate(Trial(method=way.method, data=data)), seed))
-    return run / "model"
-
-
-def _scores(study: Study, way: Way, seed: int, number: int, model: Path, folder: Path) -> Scores:
-    """The counts of each figure, scene by scene, computed unless they have been."""
-    path = folder / f"scores-{study.scale.context['scenes']}.json"
-    if not path.exists():
-        trial = replace(trained(way.method), settings=(("round", number), ("way", way.name)))
-        counts = study.scale.score(model, trial, seed)
-        write_json(path, {name: np.asarray(pairs).tolist() for name, pairs in counts.items()})
-    return {name: np.array(pairs) for name, pairs in json.loads(path.read_text(encoding="utf-8")).items()}
+        asker = open_asker(_model(study, way, number - 1, seed), settings)
+        pairs_into(
+            questions, asker, BookCheck(way.error), folder, settings, progress=lambda rows: track(rows, "asking")
+        )
+    return folder

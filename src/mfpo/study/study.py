@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,16 +140,16 @@ class Study:
         run = self.run(trial, seed)
         return next((run / "stages").glob(f"*-{trial.stage}")) if trial.stage else run / "model"
 
-    def scores(self, trial: Trial) -> list[Scores]:
-        """The scores of a trial, seed by seed."""
-        return [self._scores(self.with_rate(trial), seed) for seed in self.seeds]
+    def scores(self, trial: Trial, model: Callable[[int], Path] | None = None) -> list[Scores]:
+        """The scores of a trial, seed by seed; `model` gives that of a seed, where the trial alone does not tell it."""
+        return [self._scores(self.with_rate(trial), seed, model or partial(self.model, trial)) for seed in self.seeds]
 
-    def _scores(self, trial: Trial, seed: int) -> Scores:
+    def _scores(self, trial: Trial, seed: int, model: Callable[[int], Path]) -> Scores:
         path = self.out / "scores" / f"{trial.key(self.scale.context)}-{seed}.json"
         now = self._all_settings(trial, seed)
         if not path.exists():
             self.console.print(f"seed {seed}: {describe(trial)}", style="dim")
-            counts = self.scale.score(self.model(trial, seed), trial, seed)
+            counts = self.scale.score(model(seed), trial, seed)
             short = {name: [[_short(part), _short(whole)] for part, whole in pairs] for name, pairs in counts.items()}
             made_by = {"trial": asdict(trial), "seed": seed, "versions": versions(), "settings": now}
             write_text(path, json.dumps(made_by | {"counts": short}, separators=(",", ":")) + "\n")
@@ -203,7 +204,7 @@ def describe(trial: Trial) -> str:
     """A trial in a line."""
     if trial.method is None:
         return str(dict(trial.other).get("name", f"base, {trial.decode}"))
-    changed = changes(trial.data) | dict(trial.settings)
+    changed = changes(trial.data) | dict(trial.settings) | dict(trial.other)
     return ", ".join([trial.method, *(f"{name}={value}" for name, value in changed.items())]) + (
         f", after {trial.stage}" if trial.stage else ""
     )
