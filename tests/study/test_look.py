@@ -13,11 +13,12 @@ from mfpo.models import load_model
 from mfpo.picturebook import WEIGHTS
 from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.menus import menu
+from mfpo.picturebook.pretrain_settings import ContextSettings
 from mfpo.picturebook.scenes import make_scene
 from mfpo.processors import load_processor
 from mfpo.study.conflicts import counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE
-from mfpo.study.look import PLAIN, LookScale, at_rate, look, objectives, variants
+from mfpo.study.look import PLAIN, LookScale, at_rate, look, look_bases, objectives, variants
 from mfpo.study.picturebook import PictureBookScale
 from mfpo.study.render import markdown
 from mfpo.study.study import Study
@@ -130,7 +131,7 @@ def test_the_page_says_first_what_beats_text_and_margin_and_is_worse_in_no_figur
     assert result.lead[0].endswith(", and is worse in no figure, by the 95 % intervals.")
     assert not any(said.startswith("DPO beats") for said in result.lead)
     assert result.lead[-3].startswith(f"CHAIR_s. Better than {PLAIN} with as many pairs: counterfactual, 60 pairs; ")
-    assert ". Worse: none. Not settled: " in result.lead[-3]
+    assert ". Worse: none. Not settled, as the 95 % interval includes 0: " in result.lead[-3]
     gains = {row: figures.get("chair_s_gain") for row, figures in result.table.rows.items()}
     assert gains["base"] is gains[f"{PLAIN}, 60 pairs"] is None
     assert gains["counterfactual, 61 pairs"].mean == pytest.approx(15, abs=1)
@@ -138,6 +139,35 @@ def test_the_page_says_first_what_beats_text_and_margin_and_is_worse_in_no_figur
     assert "| better than text + margin in CHAIR_s by |" in markdown(result, "", {})
     rates = next(note for note in result.notes if note.startswith("Learning rates"))
     assert all(f"{kind}: 0.0001" in rates for kind in objectives(61))
+
+
+def test_each_seed_of_look_bases_has_a_base_of_its_own(study, monkeypatch):
+    bases, scores = [], Study.scores
+    monkeypatch.setattr(
+        Study, "scores", lambda self, trial: bases.append(self.scale.context["base"]) or scores(self, trial)[:1]
+    )
+    result = look_bases(study)
+    shipped = LookScale(study.out, book="picturebook-context", pairs=61).context["base"]
+    others = [[f"picturebook-context, pretrained with seed {seed}"] for seed in (1, 2)]
+    rows = list(result.table.rows)
+    assert rows[0] == "base"
+    assert rows[1] == PLAIN
+    assert bases[-3 * len(rows) :] == [shipped, *others] * len(rows)
+    assert result.table.rows["counterfactual"]["chair_s_gain"].mean == pytest.approx(15, abs=1)
+    assert result.lead[0].startswith(f"counterfactual beats {PLAIN} in CHAIR_s (counterfactual), and is worse in no ")
+
+
+def test_a_base_of_another_seed_is_pretrained_once(tmp_path, monkeypatch):
+    made = []
+
+    def pretrain(out, settings, book):
+        made.append((settings, book))
+        out.mkdir(parents=True)
+
+    monkeypatch.setattr("mfpo.study.picturebook.pretrain", pretrain)
+    folders = {PictureBookScale(tmp_path, book="picturebook-context", pretrained=seed).base for seed in (1, 2, 1)}
+    assert len(folders) == 2
+    assert made == [(ContextSettings(seed=seed), "picturebook-context") for seed in (1, 2)]
 
 
 def test_what_is_scored_for_look_is_kept_apart_from_the_tables(tmp_path):

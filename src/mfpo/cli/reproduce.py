@@ -16,7 +16,7 @@ from mfpo.study import NAMES
 _VALIDATION_SEED = 90
 
 # What `all` leaves out: it is not reported, or takes hours of its own.
-_APART = ("rates", "rounds", "look", "look-context")
+_APART = ("rates", "rounds", "look", "look-context", "look-bases")
 
 
 def reproduce(

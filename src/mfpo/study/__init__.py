@@ -4,5 +4,5 @@
 NAMES = (
     *(f"table{number}" for number in range(1, 10)), "rates", "figure1", "figure2", "figure5", "figure6", "figure7",
     "figure8", "keywords", "regions", "data-size", "image-loss", "targets", "carry-over", "image-gradients",
-    "rounds", "look", "look-context",
+    "rounds", "look", "look-context", "look-bases",
 )  # fmt: skip

@@ -18,7 +18,7 @@ from mfpo.study.conflicts import FIGURES, counts, same_without_regions, unusual_
 from mfpo.study.experiments import BASE, experiment, mfpo, terms
 from mfpo.study.picturebook import PictureBookScale
 from mfpo.study.questions import by_size, steps_note
-from mfpo.study.results import Claim, Result, Table, fill, worth
+from mfpo.study.results import Claim, Result, Table, estimated, fill, judge, worth
 from mfpo.study.statistics import Array, estimate
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
@@ -37,6 +37,16 @@ _VALIDATION_SCENES = 300
 # The figures in which each row is compared with text + margin.
 _COMPARED = ("chair_s", "cover", "existence_accuracy")
 
+# What is trained on other bases, too.
+_ON_ALL_BASES = (
+    PLAIN,
+    "MFPO",
+    "SymMPO",
+    "counterfactual",
+    f"{PLAIN}, counterfactuals as pairs",
+    f"{PLAIN}, twice the pairs",
+)
+
 # More than any scene has.
 _ALL_THINGS = 9
 
@@ -47,8 +57,8 @@ class LookScale(PictureBookScale):
     A control has twice as many.
     """
 
-    def __init__(self, folder: Path, *, book: str, scenes: int, pairs: int, split: str = "heldout") -> None:
-        super().__init__(folder, book=book, split=split, scenes=scenes, pairs=2 * pairs)
+    def __init__(self, folder: Path, *, pairs: int, **options: Any) -> None:
+        super().__init__(folder, pairs=2 * pairs, **options)
         self.figures = {**super().figures, **self.question_types, **FIGURES}
         self.context = {**self.context, "figures": list(FIGURES)}
 
@@ -77,14 +87,26 @@ def look_context(study: Study) -> Result:
     return _look(study, CONTEXT, "a model that reads the context")
 
 
+@experiment("look-bases")
+def look_bases(study: Study) -> Result:
+    """The main rows of `look-context` on a model of its book pretrained with each seed; seed 0's is shipped."""
+    pairs, rates = study.scale.pairs, _best_rates(study, CONTEXT)
+    rows = {kind: (kind, trial) for kind, trial in objectives(pairs).items()} | variants(pairs)
+    trials = {"base": BASE} | {row: at_rate(rows[row][1], rates[rows[row][0]]) for row in _ON_ALL_BASES}
+    bases = [Study(study.out, _scale(study, CONTEXT, pretrained=seed), [seed], study.console) for seed in study.seeds]
+    scores = {row: [counts for base in bases for counts in base.scores(trial)] for row, trial in trials.items()}
+    points: dict[str, dict[float, str]] = {row: {pairs: row} for row in _ON_ALL_BASES}
+    verdicts = judge(_against_plain(points), scores)
+    table = replace(estimated(scores, bases[0].scale.figures), verdicts=verdicts)
+    notes = [f"{pairs} pairs. Each seed has a base of its own, and pairs, training order and scored scenes of its own."]
+    return Result(
+        "When it pays to look: other bases", _beside_plain(table), notes=notes, lead=_lead(study, table, points)
+    )
+
+
 def _look(study: Study, book: str, base: str) -> Result:
-    if not isinstance(study.scale, PictureBookScale):
-        raise NotOnScale("look needs images in which exactly one thing differs; use the picture book")
-    pairs, out = study.scale.pairs, study.out / book
-    scale = LookScale(out, book=book, scenes=study.scale.scenes, pairs=pairs)
-    validation = LookScale(out, book=book, scenes=_VALIDATION_SCENES, pairs=pairs, split="validation")
-    rates = _best_rates(Study(study.out, validation, [_VALIDATION_SEED], study.console), pairs)
-    study = Study(study.out, scale, study.seeds, study.console)
+    pairs, rates = study.scale.pairs, _best_rates(study, book)
+    study = Study(study.out, _scale(study, book), study.seeds, study.console)
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
     for size in [*(size for size in _SIZES if size < pairs), pairs]:
@@ -94,15 +116,7 @@ def _look(study: Study, book: str, base: str) -> Result:
     for kind, (of, trial) in variants(pairs).items():
         trials[f"{kind}, {pairs} pairs"] = at_rate(trial, rates[of])
         points[kind] = {pairs: f"{kind}, {pairs} pairs"}
-    plain = points[PLAIN]
-    claims = [
-        Claim(row, plain[size], figure, is_papers=False)
-        for figure in _COMPARED
-        for kind, rows in points.items()
-        if kind != PLAIN
-        for size, row in rows.items()
-    ]
-    table = fill(study, trials, claims=claims)
+    table = fill(study, trials, claims=_against_plain(points))
     rates_text = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
     notes = [
         f"Learning rates, each the best of {len(_RATES)} with {pairs} pairs on {_VALIDATION_SCENES} validation "
@@ -110,12 +124,33 @@ def _look(study: Study, book: str, base: str) -> Result:
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
-    if len(study.seeds) > 1:
-        lead = [*_never_worse(table, points), *_settled(table)]
-        notes.insert(0, 'In the list at the top, "not settled" means that the 95 % interval includes 0.')
-    else:
-        lead = ["One seed settles nothing."]
-    return Result(f"When it pays to look: {base}", _beside_plain(table), by_size(study, table, points), notes, lead)
+    plots, lead = by_size(study, table, points), _lead(study, table, points)
+    return Result(f"When it pays to look: {base}", _beside_plain(table), plots, notes, lead)
+
+
+def _scale(study: Study, book: str, **options: Any) -> LookScale:
+    """The scale of a book, as large as the study's; raises NotOnScale where that is none of a picture book."""
+    if not isinstance(study.scale, PictureBookScale):
+        raise NotOnScale("look needs images in which exactly one thing differs; use the picture book")
+    return LookScale(study.out / book, book=book, pairs=study.scale.pairs, **({"scenes": study.scale.scenes} | options))
+
+
+def _against_plain(points: Mapping[str, Mapping[float, str]]) -> list[Claim]:
+    """That each row is better than text + margin with as many pairs, which we ask."""
+    return [
+        Claim(row, points[PLAIN][size], figure, is_papers=False)
+        for figure in _COMPARED
+        for kind, rows in points.items()
+        if kind != PLAIN
+        for size, row in rows.items()
+    ]
+
+
+def _lead(study: Study, table: Table, points: Mapping[str, Mapping[float, str]]) -> list[str]:
+    """What the page begins with."""
+    if len(study.seeds) == 1:
+        return ["One seed settles nothing."]
+    return [*_never_worse(table, points), *_settled(table)]
 
 
 def objectives(pairs: int) -> dict[str, Trial]:
@@ -172,14 +207,17 @@ def _with(trial: Trial, **settings: Any) -> Trial:
     return replace(trial, settings=tuple(sorted((dict(trial.settings) | settings).items())))
 
 
-def _best_rates(study: Study, pairs: int) -> dict[str, float]:
-    """The rate at which each objective is worth most."""
+def _best_rates(study: Study, book: str) -> dict[str, float]:
+    """The rate at which each objective is worth most on validation scenes, with the book's shipped model."""
+    kinds = objectives(study.scale.pairs)
+    scale = _scale(study, book, scenes=_VALIDATION_SCENES, split="validation")
+    study = Study(study.out, scale, [_VALIDATION_SEED], study.console)
 
     def worth_at(trial: Trial, rate: float) -> float:
         scores = study.scores(at_rate(trial, rate))
         return worth({figure: estimate(scores, figure) for figure in ("chair_s", "cover")})
 
-    return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in objectives(pairs).items()}
+    return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in kinds.items()}
 
 
 def _settled(table: Table) -> list[str]:
@@ -192,7 +230,8 @@ def _settled(table: Table) -> list[str]:
         worse = [verdict.claim.better for verdict in settled if verdict.gain.mean < 0]
         sentences.append(
             f"{table.columns[figure]}. Better than {PLAIN} with as many pairs: {'; '.join(better) or 'none'}. "
-            f"Worse: {'; '.join(worse) or 'none'}. Not settled: {len(verdicts) - len(settled)} of {len(verdicts)}."
+            f"Worse: {'; '.join(worse) or 'none'}. Not settled, as the 95 % interval includes 0: "
+            f"{len(verdicts) - len(settled)} of {len(verdicts)}."
         )
     return sentences
 

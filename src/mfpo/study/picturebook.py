@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +24,8 @@ from mfpo.picturebook import model_folder
 from mfpo.picturebook.book import ASKED_SCENES, FIGURES, draw_book
 from mfpo.picturebook.books import BOOKS
 from mfpo.picturebook.instances import coco_instances
+from mfpo.picturebook.pretrain import pretrain
+from mfpo.picturebook.pretrain_settings import SETTINGS
 from mfpo.picturebook.rates import RATES
 from mfpo.picturebook.scenes import THEMES, Scene
 from mfpo.picturebook.source import Chosen, PictureBookSource
@@ -52,8 +55,9 @@ BASE_FILES = ["f8ec2f82d57c57e82d0c5ced5aa6fb265e2d2b65129cdb90ff4001b185c7dad3"
 class PictureBookScale:
     """Data and scores of a picture book, kept below `folder`.
 
-    `book` is the one that pairs and scenes are of, the base is its model. `split` is that of the scored scenes,
-    `heldout` to report or `validation` to choose by; `scenes` is how many there are, `pairs` how many to train on.
+    `book` is the one that pairs and scenes are of, the base is its model, which has been pretrained with seed 0, or one
+    that is `pretrained` here with another. `split` is that of the scored scenes, `heldout` to report or `validation` to
+    choose by; `scenes` is how many there are, `pairs` how many to train on.
     """
 
     stands_for = "LLaVA-v1.5-7B"
@@ -76,9 +80,13 @@ class PictureBookScale:
         split: str = "heldout",
         scenes: int = 1_000,
         pairs: int = 600,
+        pretrained: int = 0,
     ) -> None:
-        self.book, self.base = BOOKS[book], model_folder(book)
-        base = BASE_FILES if book == "picturebook" else model_files(self.base)
+        self.book, self._pretrained = BOOKS[book], pretrained
+        if pretrained:
+            base = [f"{book}, pretrained with seed {pretrained}"]
+        else:
+            base = BASE_FILES if book == "picturebook" else model_files(model_folder(book))
         # All that is kept is made by the base model, or for it.
         self.folder = folder / Trial().key(base)
         self.split, self.scenes, self.pairs = split, scenes, pairs
@@ -89,6 +97,16 @@ class PictureBookScale:
             "MMHal-Bench, AMBER and LLaVA-Bench need a real model, Cover is measured on the scenes, not on AMBER"
         )
         self.context: Mapping[str, Any] = {"split": split, "scenes": scenes, **self.trained_on}
+
+    @cached_property
+    def base(self) -> Path:
+        """The folder of the base model; pretrained now unless it is shipped or has been before."""
+        if not self._pretrained:
+            return model_folder(self.book.name)
+        folder = self.folder / "base"
+        if not folder.exists():
+            pretrain(folder, SETTINGS[self.book.name](seed=self._pretrained), self.book.name)
+        return folder
 
     def rate(self, method: str) -> float:
         """The validated rate of a method."""

@@ -56,7 +56,6 @@ class Scale(Protocol):
     these are of.
     """
 
-    base: Path
     stands_for: str
     pairs: int
     sources: Collection[PairSource]
@@ -67,6 +66,11 @@ class Scale(Protocol):
     trained_on: Mapping[str, Any]
     checked_on: Mapping[str, Any]
     context: Mapping[str, Any]
+
+    @property
+    def base(self) -> Path:
+        """The folder of the base model."""
+        ...
 
     def rate(self, method: str) -> float:
         """The learning rate of a method, where a trial has none of its own."""
