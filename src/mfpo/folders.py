@@ -182,8 +182,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, as a `whole_file`."""
-    with whole_file(path) as partial:
+    """Write `text` as UTF-8, as a `whole_file` that several processes may write at once."""
+    with whole_file(path, is_shared=True) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -294,7 +294,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: Mapping[str, st
             continue
         try:
             accepted[key] = _coerce(value, types[key])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, yaml.YAMLError):
             faults.append(f"{key}{where.get(key, '')} is {brief(value)}, but must be {_spell(types[key])}")
     if faults:
         raise SettingError("; ".join(faults))

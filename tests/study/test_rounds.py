@@ -6,8 +6,10 @@ from shutil import rmtree
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
+from mfpo.errors import SettingError
 from mfpo.images import encode_image
 from mfpo.pairs.check import FALSE, TRUE, Shown
 from mfpo.pairs.dataset import DatasetCheck
@@ -17,6 +19,7 @@ from mfpo.study.erring import BookCheck
 from mfpo.study.picturebook import PictureBookScale
 from mfpo.study.rounds import rounds
 from mfpo.study.study import Study
+from mfpo.study.trials import trained
 
 ROUNDS = {"dpo-3-0": 3, "dpo-1-0": 1, "mfpo-3-0": 3, "mfpo-1-0": 1, "mfpo-3-0.05": 3, "mfpo-3-0.2": 3}
 
@@ -24,14 +27,17 @@ ROUNDS = {"dpo-3-0": 3, "dpo-1-0": 1, "mfpo-3-0": 3, "mfpo-1-0": 1, "mfpo-3-0.05
 def test_rounds_that_are_trained_are_scored_and_read_from_what_is_kept(tmp_path, monkeypatch):
     scale, rng = PictureBookScale(tmp_path / "picturebook", scenes=12, pairs=16), np.random.default_rng(0)
     study = Study(tmp_path, scale, [0, 1], Console(quiet=True))
-    for way, count in ROUNDS.items():
-        for seed, number in product(study.seeds, range(1, count + 1)):
-            folder = tmp_path / "rounds" / f"{way}-16-{seed}" / f"round{number}"
-            (folder / "run").mkdir(parents=True)
-            (folder / "own").mkdir()
+    for (way, count), seed in product(ROUNDS.items(), study.seeds):
+        settings = study.settings(study.with_rate(trained(way.partition("-")[0])), seed).shown()
+        for number in range(1, count + 1):
+            run = tmp_path / "rounds" / f"{way}-16-{seed}" / f"round{number}" / "run"
+            run.mkdir(parents=True)
+            (run / "config.yaml").write_text(yaml.safe_dump(settings))
+            asked = way if number > 1 else f"base{way[way.index('-') :]}"
+            own = tmp_path / "rounds" / f"{asked}-16-{seed}" / f"round{number}" / "own"
+            own.mkdir(parents=True, exist_ok=True)
             paired = 3 if (way, seed, number) == ("mfpo-3-0.2", 1, 3) else 16 // count
-            summary = {"paired": paired, "answered": 100 * number}
-            (folder / "own" / "summary.json").write_text(json.dumps(summary))
+            (own / "summary.json").write_text(json.dumps({"paired": paired, "answered": 100 * number}))
     counts_of_models = {}
 
     def score(model, trial, seed):
@@ -44,16 +50,28 @@ def test_rounds_that_are_trained_are_scored_and_read_from_what_is_kept(tmp_path,
     assert len(result.table.rows) == 1 + sum(ROUNDS.values())
     models = [tmp_path / "rounds" / f"mfpo-3-0.2-16-{seed}" / "round3" / "run" / "model" for seed in study.seeds]
     kept = [100 * counts_of_models[model, seed].mean() for seed, model in enumerate(models)]
-    wrong = result.table.rows["MFPO, round 3 of 3, 20 % of verdicts wrong"]["chair_s"].mean
+    wrong = result.table.rows["MFPO, 20 % of verdicts wrong, round 3 of 3"]["chair_s"].mean
     assert wrong == pytest.approx(np.mean(kept))
     base = [100 * counts_of_models[scale.base, seed].mean() for seed in study.seeds]
     verdict = next(v for v in result.table.verdicts if v.claim.worse == "base")
     assert verdict.gain.mean == pytest.approx(np.mean(base) - np.mean(kept))
-    assert "dpo-3-0: 5.0, 2.5, 1.7 %; dpo-1-0: 16.0 %" in result.notes[1]
+    assert "DPO, 3 x 5 pairs: 5.0, 2.5, 1.7 %; DPO, 1 x 16 pairs: 16.0 %" in result.notes[1]
     assert result.notes[2:] == [
         "Trained on fewer pairs, as too few answers had a false claim: "
-        "MFPO, round 3 of 3, 20 % of verdicts wrong, seed 1: 3 of 5."
+        "MFPO, 20 % of verdicts wrong, round 3 of 3, seed 1: 3 of 5."
     ]
+    last = models[1].with_name("config.yaml")
+    last.write_text(last.read_text().replace("learning_rate: 3.0e-05", "learning_rate: 0.5"))
+    score_file = next(
+        file
+        for file in (tmp_path / "scores").glob("*-1.json")
+        if '["round",3],["way","mfpo-3-0.2"]' in file.read_text()
+    )
+    kept_scores = score_file.read_text()
+    score_file.unlink()
+    with pytest.raises(SettingError, match=r"learning_rate was 0\.5 and is 3e-05"):
+        rounds(study)
+    score_file.write_text(kept_scores)
     rmtree(tmp_path / "rounds")
     monkeypatch.setattr(scale, "score", None)
     assert rounds(study) == result

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mfpo.cli.console import Config, Out, Overrides, console
 from mfpo.demo_settings import DemoSettings
+from mfpo.folders import check_new
 from mfpo.settings import read_settings
 
 
@@ -14,6 +15,7 @@ def demo(out: Out = Path("runs/demo"), config: Config = None, overrides: Overrid
     Example: mfpo demo --out runs/demo seed=0
     """
     settings = read_settings(DemoSettings, config, overrides or [])
+    check_new(out)
     # Before torch is loaded. Its threads wait for each other at every layer, by default busily, so that on a machine
     # with other work the demo's small model took three to five times as long, and as much CPU, as when they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -6,6 +6,7 @@ import typer
 
 from mfpo.cli.console import Config, Out, Overrides, console
 from mfpo.errors import SettingError, brief
+from mfpo.folders import check_new
 from mfpo.picturebook import NAMES as BOOKS
 from mfpo.settings import read_settings
 
@@ -26,6 +27,7 @@ def picturebook_pretrain(
     from mfpo.picturebook.pretrain_settings import SETTINGS
 
     settings = read_settings(SETTINGS[book], config, overrides or [])
+    check_new(out)
     from mfpo.picturebook.pretrain import pretrain  # seconds of imports: a mistake is told before them
 
     pretrain(out, settings, book)

@@ -10,10 +10,7 @@ from mfpo.cli.console import console
 from mfpo.errors import SettingError, brief, nearest
 from mfpo.folders import check_readable
 from mfpo.settings import read_settings
-from mfpo.study import NAMES
-
-# The seed of the pairs and scenes that learning rates are chosen on; those of tables are below it.
-_VALIDATION_SEED = 90
+from mfpo.study import NAMES, VALIDATION_SEED
 
 # What `all` leaves out: it is not reported, or takes hours of its own.
 _APART = ("rates", "rounds", "look", "look-context", "look-bases")
@@ -21,7 +18,7 @@ _APART = ("rates", "rounds", "look", "look-context", "look-bases")
 
 def reproduce(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(help="table1, ..., or all; a wrong name lists them.")],
+    names: Annotated[list[str], typer.Argument(help="table1, ..., or all (without rates, rounds and look*).")],
     out: Annotated[Path, typer.Option(help="Folder for models, scores and pages; existing results are reused.")],
     seeds: Annotated[int, typer.Option(help="Seeds of pairs, trainings and scored scenes.", min=1, max=90)] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of them.", min=0, max=89)] = 0,
@@ -49,7 +46,7 @@ def reproduce(
         chosen.pop(name, None)
     # Before the first of them, so that a mistake is told before hours of work.
     scales = {kind: _scale(settings, out, scenes, pairs, kind) for kind in dict.fromkeys(map(_kind, chosen))}
-    run_seeds = {"rates": [_VALIDATION_SEED], "tables": range(first_seed, first_seed + seeds)}
+    run_seeds = {"rates": [VALIDATION_SEED], "tables": range(first_seed, first_seed + seeds)}
     if config:
         _tell_cost(Study(out, scales["tables"], run_seeds["tables"], console), [experiments[name] for name in chosen])
     if dry_run:
@@ -79,12 +76,13 @@ def _check_options(options: set[str], names: list[str], out: Path, end: int, sca
     """Raises SettingError for options that exclude each other; seeds are below `end`."""
     if set(names) == {"rates"} and {"--seeds", "--first-seed"} & options:
         raise SettingError("rates are chosen with a seed of their own; leave out --seeds and --first-seed")
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"--out {out} is a file; give a folder")
+    above = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise SettingError(f"--out {out}: {above} is a file; give a folder")
     if scale == "paper" and {"--scenes", "--pairs"} & options:
         raise SettingError("--scenes and --pairs are for the picture book; the paper's scale uses those of its files")
-    if end > _VALIDATION_SEED:
-        raise SettingError(f"seeds must stay below {_VALIDATION_SEED}, the seed that rates are chosen with; give fewer")
+    if end > VALIDATION_SEED:
+        raise SettingError(f"seeds must stay below {VALIDATION_SEED}, the seed that rates are chosen with; give fewer")
     if scale not in ("picturebook", "paper") or (scale == "paper") != (config is not None):
         raise SettingError("--scale must be picturebook without --config, or paper with it")
     if scale == "paper" and "rates" in names:

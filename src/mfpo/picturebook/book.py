@@ -45,9 +45,9 @@ def draw_book(
     `existence.jsonl` (questions; the latter with `label` and `negative`, about the first `asked` scenes).
     """
     made_by = {"command": "picturebook draw", "book": book, "count": count, "seed": seed, "split": split}
+    seeds = scene_seeds(split, seed)
     with whole_folder(out, made_by) as folder:
         truth, captions, existence = [], [], []
-        seeds = scene_seeds(split, seed)
         for number in track(range(count), "drawing scenes"):
             scene = BOOKS[book].make_scene(next(seeds))
             image = f"scene-{scene.seed}.png"

@@ -19,7 +19,7 @@ class PretrainSettings(Settings):
     language_rate: float = setting(1.5e-3, "learning rate of projector and language model", above=0)
     batch_size: int = setting(64, "scenes per step, half captions, half dialogues of questions", least=2)
     prior: float = setting(0.7, "how often a caption mentions an absent partner", least=0, most=1)
-    noised: float = setting(0.0, "share of captions whose image is replaced by noise", least=0, most=1)
+    noised: float = setting(0.0, "share of captions whose image is noised (step 500)", least=0, most=1)
     bf16: bool = setting(True, "compute in bfloat16; slow on a CPU without AVX-512")
 
 

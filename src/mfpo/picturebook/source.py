@@ -1,6 +1,7 @@
 """The picture book as a source of preference pairs: the base model's own captions, and the better ones."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,8 @@ class PictureBookSource:
     A `corrected` pair prefers the same caption with its faults put right, as RLHF-V's; a `ranked` one prefers another
     sampled caption that names nothing absent, as those of which a judge finds one better do (VLFeedback's). `human`
     ones are the ranked ones with a share `FLIPPED` of them turned round, as people who compare answers err.
-    A source for `mfpo build`; each record brings the masks of all objects of its scene.
+    The book's own model answers, unless another `model` is given. A source for `mfpo build`; each record brings the
+    masks of all objects of its scene.
     """
 
     def __init__(
@@ -46,20 +48,22 @@ class PictureBookSource:
         split: str = "pairs",
         kind: Chosen = "corrected",
         book: str = "picturebook",
+        model: Path | None = None,
     ) -> None:
         scene_seeds(split, seed)  # an error now, not when the first row is asked for
         self.name, self.make_scene = book, BOOKS[book].make_scene
-        self.count, self.seed, self.split, self.kind = count, seed, split, kind
+        self.count, self.seed, self.split, self.kind, self.model = count, seed, split, kind, model
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {self.name: self.count, "seed": self.seed, "split": self.split, "kind": self.kind}
+        made_by = {self.name: self.count, "seed": self.seed, "split": self.split, "kind": self.kind}
+        return made_by | ({"model": str(self.model)} if self.model else {})
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        folder = model_folder(self.name)
+        folder = self.model or model_folder(self.name)
         model, processor = load_model(folder), load_processor(folder)
         set_seed(self.seed)
         seeds = scene_seeds(self.split, self.seed)

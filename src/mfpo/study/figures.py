@@ -112,7 +112,8 @@ def figure2(study: Study) -> Result:
         "text + cropped image": mfpo(cropped, **terms("text", "image")),
         "text + region image": mfpo(**terms("text", "image")),
     }
-    scores = beside_base(study, trials, margins)
+    scored = {row: study.scores(trial) for row, trial in trials.items()}
+    scores = beside_base(scored, study.scores(BASE), margins)
     rows = {row: {name: estimate(by_seed, name) for name in MARGINS} for row, by_seed in scores.items()}
     pairs = [*pairwise(trials), ("text", "text + region image")]
     verdicts = judge([Claim(better, worse, "balance") for worse, better in pairs], scores)
@@ -132,13 +133,12 @@ def figure2(study: Study) -> Result:
 
 
 def beside_base(
-    study: Study, trials: Mapping[str, Trial], function: Callable[[Scores, Scores], Scores]
+    scores: Mapping[str, Sequence[Scores]], base: Sequence[Scores], function: Callable[[Scores, Scores], Scores]
 ) -> dict[str, list[Scores]]:
-    """What `function` makes of the scores of each trial and those of the base, seed by seed."""
-    base = study.scores(BASE)
+    """What `function` makes of the scores of each row and those of the base, seed by seed."""
     return {
-        row: [function(trained, reference) for trained, reference in zip(study.scores(trial), base, strict=True)]
-        for row, trial in trials.items()
+        row: [function(trained, reference) for trained, reference in zip(by_seed, base, strict=True)]
+        for row, by_seed in scores.items()
     }
 
 
@@ -178,7 +178,8 @@ def figure6(study: Study) -> Result:
     trials = {"with margin": mfpo(), "without margin": mfpo(**terms("text", "image"))}
     claims = [Claim("with margin", "without margin", "cover", is_papers=False)]
     table = fill(study, {"base": BASE, **trials}, claims=claims)
-    of_rewards = beside_base(study, trials, rewards)
+    scores = {row: study.scores(trial) for row, trial in trials.items()}
+    of_rewards = beside_base(scores, study.scores(BASE), rewards)
     fallen = judge([Claim("with margin", "without margin", "chosen", is_papers=False)], of_rewards)
     table = add_columns(replace(table, verdicts=[*table.verdicts, *fallen]), REWARDS, of_rewards)
     notes = [f"Rewards are of pairs that nobody trained on, the curves of those that seed {study.seeds[0]} trains on."]

@@ -52,8 +52,8 @@ def _pull(study: Study, data: Data, trial: Trial, seed: int) -> Scores:
     key = trial.key(study.with_rate(trial).settings, Trial(data=data).key(), study.scale.trained_on)
 
     def pull() -> Any:
-        model = load_model(study.model(trial, seed))
-        dataset = read_dataset(study.scale.data(data, seed))
+        folder, dataset = study.model(trial, seed), read_dataset(study.scale.data(data, seed))
+        model = load_model(folder)
         dataset = dataset.select(range(min(_PULLED, len(dataset))))
         base, processor = load_model(study.scale.base), load_processor(study.scale.base)
         model.get_encoder(modality="image").requires_grad_(False)

@@ -14,11 +14,12 @@ from mfpo.models import load_model
 from mfpo.picturebook.book import ASKED_SCENES
 from mfpo.picturebook.menus import BOOK as CONTEXT
 from mfpo.processors import load_processor
+from mfpo.study import VALIDATION_SEED
 from mfpo.study.conflicts import FIGURES, counts, same_without_regions, unusual_colours
 from mfpo.study.experiments import BASE, experiment, mfpo, terms
 from mfpo.study.picturebook import PictureBookScale
 from mfpo.study.questions import by_size, steps_note
-from mfpo.study.results import Claim, Result, Table, estimated, fill, judge, worth
+from mfpo.study.results import Claim, Result, Table, fill, table_of, worth
 from mfpo.study.statistics import Array, estimate
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
@@ -30,8 +31,6 @@ PLAIN = "text + margin"
 _SIZES = (60, 150)
 
 _RATES = (1e-5, 3e-5, 1e-4, 3e-4)
-# No table has scenes of this seed.
-_VALIDATION_SEED = 90
 _VALIDATION_SCENES = 300
 
 # The figures in which each row is compared with text + margin.
@@ -66,7 +65,7 @@ class LookScale(PictureBookScale):
         """The counts of each figure, scene by scene in the order of the book, or pair by pair."""
         book_counts = super().score(model, trial, seed)
         scenes = self.scored_scenes(seed)
-        captions = self.folder / "answers" / trial.key(self.context, seed) / "captions.jsonl"
+        captions = self.answers_folder(trial, seed) / "captions.jsonl"
         asked = scenes[:ASKED_SCENES]
         return book_counts | {
             "unusual_colours": unusual_colours(load_model(model), load_processor(model), self.book, asked),
@@ -92,12 +91,13 @@ def look_bases(study: Study) -> Result:
     """The main rows of `look-context` on a model of its book pretrained with each seed; seed 0's is shipped."""
     pairs, rates = study.scale.pairs, _best_rates(study, CONTEXT)
     rows = {kind: (kind, trial) for kind, trial in objectives(pairs).items()} | variants(pairs)
-    trials = {"base": BASE} | {row: at_rate(rows[row][1], rates[rows[row][0]]) for row in _ON_ALL_BASES}
-    bases = [Study(study.out, _scale(study, CONTEXT, pretrained=seed), [seed], study.console) for seed in study.seeds]
+    trials = {"base": BASE} | {
+        row: trial.changed(learning_rate=rates[of]) for row, (of, trial) in rows.items() if row in _ON_ALL_BASES
+    }
+    bases = [study.on(_scale(study, CONTEXT, pretrained=seed), [seed]) for seed in study.seeds]
     scores = {row: [counts for base in bases for counts in base.scores(trial)] for row, trial in trials.items()}
     points: dict[str, dict[float, str]] = {row: {pairs: row} for row in _ON_ALL_BASES}
-    verdicts = judge(_against_plain(points), scores)
-    table = replace(estimated(scores, bases[0].scale.figures), verdicts=verdicts)
+    table = table_of(scores, bases[0].scale.figures, _against_plain(points))
     notes = [f"{pairs} pairs. Each seed has a base of its own, and pairs, training order and scored scenes of its own."]
     return Result(
         "When it pays to look: other bases", _beside_plain(table), notes=notes, lead=_lead(study, table, points)
@@ -106,15 +106,15 @@ def look_bases(study: Study) -> Result:
 
 def _look(study: Study, book: str, base: str) -> Result:
     pairs, rates = study.scale.pairs, _best_rates(study, book)
-    study = Study(study.out, _scale(study, book), study.seeds, study.console)
+    study = study.on(_scale(study, book))
     trials = {"base": BASE}
     points: dict[str, dict[float, str]] = {}
     for size in [*(size for size in _SIZES if size < pairs), pairs]:
         for kind, trial in objectives(size).items():
-            trials[f"{kind}, {size} pairs"] = at_rate(trial, rates[kind])
+            trials[f"{kind}, {size} pairs"] = trial.changed(learning_rate=rates[kind])
             points.setdefault(kind, {})[size] = f"{kind}, {size} pairs"
     for kind, (of, trial) in variants(pairs).items():
-        trials[f"{kind}, {pairs} pairs"] = at_rate(trial, rates[of])
+        trials[f"{kind}, {pairs} pairs"] = trial.changed(learning_rate=rates[of])
         points[kind] = {pairs: f"{kind}, {pairs} pairs"}
     table = fill(study, trials, claims=_against_plain(points))
     rates_text = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
@@ -188,33 +188,24 @@ def variants(pairs: int) -> dict[str, tuple[str, Trial]]:
         replace(kinds["counterfactual"], data=replace(edited, edit="any", edits=1)),
     )
     return rows | {
-        f"{PLAIN}, twice the epochs": (PLAIN, _with(kinds[PLAIN], epochs=6)),
+        f"{PLAIN}, twice the epochs": (PLAIN, kinds[PLAIN].changed(epochs=6)),
         f"{PLAIN}, twice the pairs": (PLAIN, replace(kinds[PLAIN], data=replace(data, pairs=2 * pairs))),
         f"{PLAIN}, counterfactuals as pairs": (
             PLAIN,
             replace(kinds[PLAIN], data=replace(edited, counterfactuals=True)),
         ),
-        f"{PLAIN}, twice the margin": (PLAIN, _with(kinds[PLAIN], margin_weight=2.0)),
+        f"{PLAIN}, twice the margin": (PLAIN, kinds[PLAIN].changed(margin_weight=2.0)),
     }
-
-
-def at_rate(trial: Trial, rate: float) -> Trial:
-    """The trial at a learning rate."""
-    return _with(trial, learning_rate=rate)
-
-
-def _with(trial: Trial, **settings: Any) -> Trial:
-    return replace(trial, settings=tuple(sorted((dict(trial.settings) | settings).items())))
 
 
 def _best_rates(study: Study, book: str) -> dict[str, float]:
     """The rate at which each objective is worth most on validation scenes, with the book's shipped model."""
     kinds = objectives(study.scale.pairs)
     scale = _scale(study, book, scenes=_VALIDATION_SCENES, split="validation")
-    study = Study(study.out, scale, [_VALIDATION_SEED], study.console)
+    study = study.on(scale, [VALIDATION_SEED])
 
     def worth_at(trial: Trial, rate: float) -> float:
-        scores = study.scores(at_rate(trial, rate))
+        scores = study.scores(trial.changed(learning_rate=rate))
         return worth({figure: estimate(scores, figure) for figure in ("chair_s", "cover")})
 
     return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in kinds.items()}
@@ -229,7 +220,7 @@ def _settled(table: Table) -> list[str]:
         better = [verdict.claim.better for verdict in settled if verdict.gain.mean > 0]
         worse = [verdict.claim.better for verdict in settled if verdict.gain.mean < 0]
         sentences.append(
-            f"{table.columns[figure]}. Better than {PLAIN} with as many pairs: {'; '.join(better) or 'none'}. "
+            f"{table.columns[figure]}. Better than {PLAIN}: {'; '.join(better) or 'none'}. "
             f"Worse: {'; '.join(worse) or 'none'}. Not settled, as the 95 % interval includes 0: "
             f"{len(verdicts) - len(settled)} of {len(verdicts)}."
         )
@@ -246,15 +237,20 @@ def _beside_plain(table: Table) -> Table:
 
 
 def _never_worse(table: Table, points: Mapping[str, Mapping[float, str]]) -> list[str]:
-    """Which objectives beat text + margin in a figure and are worse in none, by their intervals."""
+    """Which objectives beat text + margin in a figure that is compared and are worse in none, by their intervals."""
     gains = {(verdict.claim.better, verdict.claim.figure): verdict.gain for verdict in table.verdicts}
+    compared = ", ".join(table.columns[figure] for figure in _COMPARED)
     notes = []
     for kind, rows in points.items():
-        kind_gains = {key: gain for key, gain in gains.items() if key[0] in rows.values()}
+        sizes = {row: size for size, row in rows.items()}
+        kind_gains = {key: gain for key, gain in gains.items() if key[0] in sizes}
         if not kind_gains or any(gain.high < 0 for gain in kind_gains.values()):
             continue
-        better = [f"{table.columns[figure]} ({row})" for (row, figure), gain in kind_gains.items() if gain.low > 0]
+        better = [
+            f"{table.columns[figure]} ({sizes[row]:g} pairs)"
+            for (row, figure), gain in kind_gains.items()
+            if gain.low > 0
+        ]
         if better:
-            beaten = ", ".join(better)
-            notes.append(f"{kind} beats {PLAIN} in {beaten}, and is worse in no figure, by the 95 % intervals.")
-    return notes or [f"No objective beats {PLAIN} in one figure without being worse in another, by the 95 % intervals."]
+            notes.append(f"{kind} beats {PLAIN} in {', '.join(better)}, and is worse in none of {compared}.")
+    return notes or [f"No objective beats {PLAIN} in one of {compared} without being worse in another."]

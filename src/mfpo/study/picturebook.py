@@ -125,7 +125,7 @@ class PictureBookScale:
         """The first pairs of a pool that is drawn once for each source and seed."""
         path = self.folder / "pools" / f"{data.source}-{seed}-{self.pairs}.jsonl"
         if not path.exists():
-            source = PictureBookSource(self.pairs, seed=seed, kind=data.source, book=self.book.name)
+            source = PictureBookSource(self.pairs, seed=seed, kind=data.source, book=self.book.name, model=self.base)
             drawn = track(source, "drawing pairs")
             write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -140,7 +140,7 @@ class PictureBookScale:
     def score(self, model: Path, trial: Trial, seed: int) -> dict[str, Array]:
         """The counts of each figure, scene by scene in the order of the book."""
         book = self._book(seed)
-        answers = self.folder / "answers" / trial.key(self.context, seed)
+        answers = self.answers_folder(trial, seed)
         tallies: dict[str, Tally] = {}
         captions = book / ("captions.jsonl" if trial.decode != "opera" else f"captions-{_OPERA_SCENES}.jsonl")
         truth = load_annotations(book / "annotations.jsonl")
@@ -155,6 +155,10 @@ class PictureBookScale:
             tallies |= _by_scene(accuracy, questions)
         counts = counts_of(tallies)
         return counts | (pair_figures(model, self.scored_pairs(seed)) if trial.decode == "greedy" else {})
+
+    def answers_folder(self, trial: Trial, seed: int) -> Path:
+        """Where the answers of a trial's model are."""
+        return self.folder / "answers" / trial.key(self.context, seed)
 
     def _answers(self, model: Path, questions: Path, folder: Path, decode: str) -> Any:
         out = folder / f"{questions.stem}.jsonl"
@@ -181,7 +185,7 @@ class PictureBookScale:
         """The folder of pairs on scenes that nobody trained on, with the default rejected images."""
         out = self.folder / "data" / f"{self.split}-pairs-{seed}-{_SCORED_PAIRS}"
         if not out.exists():
-            source = PictureBookSource(_SCORED_PAIRS, seed=seed, split=self.split, book=self.book.name)
+            source = PictureBookSource(_SCORED_PAIRS, seed=seed, split=self.split, book=self.book.name, model=self.base)
             build(
                 source, out, BuildSettings(seed=seed), DatasetRegions(), progress=lambda rows: track(rows, "building")
             )

@@ -8,7 +8,7 @@ import numpy as np
 from mfpo.rank.levels import cut_levels, stages
 from mfpo.study.experiments import BASE, corruption_trials, experiment, mfpo, term_trials, terms
 from mfpo.study.figures import MARGINS, beside_base, margins
-from mfpo.study.results import Claim, Plot, Result, Table, add_columns, fill, judge, line
+from mfpo.study.results import Claim, Plot, Result, Table, add_columns, fill, judge, line, table_of
 from mfpo.study.statistics import Array, Estimate, Scores, difference, estimate, ratio, told
 from mfpo.study.study import NotOnScale, Study
 from mfpo.study.trials import Data, Trial, trained
@@ -103,9 +103,9 @@ def image_loss(study: Study) -> Result:
     parts, joint = list(kinds)[:2], list(kinds)[2:]
     default, *variants = (points[kind] for kind in joint)
     claims = [Claim(variant[size], row, is_papers=False) for variant in variants for size, row in default.items()]
-    table = fill(study, trials, claims=claims)
-    scored = {row: trial for row, trial in trials.items() if trial != BASE}
-    shown = add_columns(table, MARGINS, beside_base(study, scored, margins))
+    table = table_of(scores, study.scale.figures, claims)
+    trained_scores = {row: by_seed for row, by_seed in scores.items() if row != "base"}
+    shown = add_columns(table, MARGINS, beside_base(trained_scores, scores["base"], margins))
     beside = {kind: _beside_best_part(scores, [points[part] for part in parts], points[kind]) for kind in joint}
     notes = [f"{kind}, less the better of its two parts: {gains}." for kind, gains in beside.items()]
     notes += [steps_note(study, trials, points), "Why it pays or does not is what image-gradients asks."]
@@ -218,7 +218,7 @@ def carry_over(study: Study) -> Result:
 def _of_scenes(scores: Sequence[Scores], chosen: Sequence[Array]) -> list[Scores]:
     """The scores of the chosen scenes alone, seed by seed."""
     if not all(scenes.any() for scenes in chosen):
-        raise NotOnScale("no scored scene has a theme of either kind; raise --scenes")
+        raise NotOnScale("the scored scenes of a seed all have seen themes, or all unseen ones; raise --scenes")
     return [
         {figure: counts[figure][scenes] for figure in _BY_SCENE} for counts, scenes in zip(scores, chosen, strict=True)
     ]

@@ -28,8 +28,10 @@ class Claim:
 
 
 def claim(name: str, one: str, other: str, figure: str = "chair_s") -> Claim:
-    """What the paper's table `name` says of two of its rows; where a number lacks or is in doubt, we ask whether `one`
-    is better."""
+    """What the paper's table `name` says of two of its rows.
+
+    Where a number is missing or in doubt, we ask whether `one` is better.
+    """
     first, second = (PAPER[name].number(row, figure) for row in (one, other))
     if first is None or second is None or first == second:
         return Claim(one, other, figure, is_papers=False)
@@ -105,23 +107,25 @@ def fill(
     columns = study.scale.figures if columns is None else columns
     trials = {row: trial for row, trial in trials.items() if trial.data.source in study.scale.sources}
     scores = {row: study.scores(trial) for row, trial in trials.items()}
-    table = estimated(scores, columns)
     known = [
         claim
         for claim in claims
-        if claim.figure in study.scale.figures and {claim.better, claim.worse} <= table.rows.keys()
+        if claim.figure in study.scale.figures and {claim.better, claim.worse} <= scores.keys()
     ]
-    return replace(table, paper=paper, verdicts=judge(known, scores))
+    return replace(table_of(scores, columns, known), paper=paper)
 
 
-def estimated(scores: Mapping[str, Sequence[Scores]], columns: Mapping[str, str]) -> Table:
-    """The estimates of each row's scores; scores that were kept before a figure came into being lack it."""
+def table_of(scores: Mapping[str, Sequence[Scores]], columns: Mapping[str, str], claims: Sequence[Claim] = ()) -> Table:
+    """The estimates of each row's scores, and the verdicts on the claims.
+
+    Scores that were kept before a figure came into being lack it.
+    """
     rows = {
         row: {figure: estimate(by_seed, figure) for figure in columns if all(figure in counts for counts in by_seed)}
         for row, by_seed in scores.items()
     }
     shown = {figure: title for figure, title in columns.items() if any(figure in figures for figures in rows.values())}
-    return Table(rows, shown)
+    return Table(rows, shown, verdicts=judge(claims, scores))
 
 
 def worth(figures: Mapping[str, Estimate]) -> float:

@@ -21,9 +21,9 @@ from mfpo.sources import open_source
 from mfpo.study.erring import BookCheck
 from mfpo.study.experiments import BASE, experiment
 from mfpo.study.picturebook import PictureBookScale
-from mfpo.study.results import Claim, Plot, Result, Table, estimated, judge, line
+from mfpo.study.results import Claim, Plot, Result, Table, line, table_of
 from mfpo.study.statistics import Scores
-from mfpo.study.study import NotOnScale, Study
+from mfpo.study.study import NotOnScale, Study, is_trained
 from mfpo.study.training_data import Rows, ranked_pairs
 from mfpo.study.trials import Trial, trained
 from mfpo.train.run import run as train
@@ -47,11 +47,14 @@ class Way:
         return f"{self.method}-{self.rounds}-{self.error:g}"
 
     @property
+    def title(self) -> str:
+        """What pages call it."""
+        return self.method.upper() + (f", {100 * self.error:g} % of verdicts wrong" if self.error else "")
+
+    @property
     def rows(self) -> dict[int, str]:
         """What the table calls its rounds, by number."""
-        wrong = f", {100 * self.error:g} % of verdicts wrong" if self.error else ""
-        name = f"{self.method.upper()}, round {{}} of {self.rounds}{wrong}"
-        return {number: name.format(number) for number in range(1, self.rounds + 1)}
+        return {number: f"{self.title}, round {number} of {self.rounds}" for number in range(1, self.rounds + 1)}
 
     @property
     def last(self) -> str:
@@ -78,7 +81,7 @@ def rounds(study: Study) -> Result:
     for way in ways:
         for number, row in way.rows.items():
             scores[row] = study.scores(way.trial(number), partial(_model, study, way, number))
-    table = replace(estimated(scores, study.scale.figures), verdicts=judge(_claims(), scores))
+    table = table_of(scores, study.scale.figures, _claims())
     plots = [_plot(table, figure) for figure in ("chair_s", "cover")]
     return Result("Rounds on the model's own answers", table, plots, _notes(study, ways))
 
@@ -107,7 +110,9 @@ def _notes(study: Study, ways: Sequence[Way]) -> list[str]:
         wanted = study.scale.pairs // way.rounds
         summaries = {number: [_summary(study, way, number, seed) for seed in study.seeds] for number in way.rows}
         by_round = [sum(s["paired"] for s in each) / sum(s["answered"] for s in each) for each in summaries.values()]
-        shares.append(f"{way.name}: {', '.join(f'{100 * share:.1f}' for share in by_round)} %")
+        shares.append(
+            f"{way.title}, {way.rounds} x {wanted} pairs: {', '.join(f'{100 * share:.1f}' for share in by_round)} %"
+        )
         lacking += [
             f"{way.rows[number]}, seed {seed}: {summary['paired']} of {wanted}"
             for number, each in summaries.items()
@@ -127,27 +132,24 @@ def _summary(study: Study, way: Way, number: int, seed: int) -> dict[str, Any]:
     return summary
 
 
-def _folder(study: Study, way: Way, number: int, seed: int) -> Path:
-    return study.out / "rounds" / f"{way.name}-{study.scale.pairs}-{seed}" / f"round{number}"
-
-
 def _model(study: Study, way: Way, number: int, seed: int) -> Path:
     """The model after a round, the base's after none; trained unless it has been."""
     if number == 0:
         return study.scale.base
-    folder = _folder(study, way, number, seed)
-    if not (folder / "run").exists():
+    folder, trial = _folder(study, way, number, seed), study.with_rate(way.trial(number))
+    settings = study.settings(trial, seed)
+    if not is_trained(folder / "run", settings):
         before = _model(study, way, number - 1, seed)
-        trial = study.with_rate(way.trial(number))
         source = Rows(open_source(_pairs(study, way, number, seed)), 0, study.scale.pairs // way.rounds)
         ranked = ranked_pairs(source, folder / "built", trial.data, seed=seed, regions="dataset", model=before)
-        train(ranked, before, folder / "run", study.settings(trial, seed))
+        train(ranked, before, folder / "run", settings)
     return folder / "run" / "model"
 
 
 def _pairs(study: Study, way: Way, number: int, seed: int) -> Path:
-    """The pairs of the model before a round, on scenes of the round's own."""
-    folder = _folder(study, way, number, seed) / "own"
+    """The pairs of the model before a round, on scenes of the round's own; those of the base serve all methods."""
+    asked = way if number > 1 else replace(way, method="base")
+    folder = _folder(study, asked, number, seed) / "own"
     if not folder.exists():
         scenes = _SCENES_A_PAIR * study.scale.pairs // way.rounds
         questions = PictureBookQuestions(scenes, seed=(seed + 30 * number) % 100)
@@ -159,3 +161,7 @@ def _pairs(study: Study, way: Way, number: int, seed: int) -> Path:
             questions, asker, BookCheck(way.error), folder, settings, progress=lambda rows: track(rows, "asking")
         )
     return folder
+
+
+def _folder(study: Study, way: Way, number: int, seed: int) -> Path:
+    return study.out / "rounds" / f"{way.name}-{study.scale.pairs}-{seed}" / f"round{number}"

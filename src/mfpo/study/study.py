@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from mfpo.errors import SettingError
 from mfpo.files import read_rows
 from mfpo.folders import versions, write_json, write_text
 from mfpo.rank.settings import RankSettings
-from mfpo.settings import options_of, read_settings
+from mfpo.settings import from_mapping, options_of, read_values
 from mfpo.sources import Source
 from mfpo.study.statistics import Array, Scores
 from mfpo.study.trials import Data, PairSource, Trial, changes
@@ -111,6 +112,12 @@ class Study:
         self.out, self.scale, self.seeds, self.console = out, scale, seeds, console
         self.versions: dict[str, set[str]] = {}
 
+    def on(self, scale: Scale, seeds: Sequence[int] | None = None) -> "Study":
+        """The same study on another scale, with its own seeds unless others are given."""
+        other = copy(self)
+        other.scale, other.seeds = scale, seeds or self.seeds
+        return other
+
     def run(self, trial: Trial, seed: int) -> Path:
         """The run folder of a trial, trained now unless it has been before."""
         trial = replace(self.with_rate(trial), stage=None, decode="greedy")
@@ -118,24 +125,23 @@ class Study:
         if (trial.data.pairs or 0) > self.scale.pairs:
             raise SettingError(f"there are {self.scale.pairs} pairs, fewer than {trial.data.pairs}; raise --pairs")
         settings = self.settings(trial, seed)
-        if run.exists():
-            _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), settings.shown())
-        else:
+        if not is_trained(run, settings):
             train(self.scale.data(trial.data, seed), self.scale.base, run, settings)
         return run
 
     def settings(self, trial: Trial, seed: int) -> TrainSettings:
         """What a trial with its rate is trained with."""
         overrides = {"method": trial.method, "seed": seed, "keep_stages": True, **dict(trial.settings)}
-        return read_settings(TrainSettings, None, self.scale.train_settings(), **overrides).resolved()
+        values, where = read_values(None, self.scale.train_settings())
+        # Either may have the name that a setting had before.
+        values = TrainSettings.renamed(values) | TrainSettings.renamed(overrides)
+        return from_mapping(TrainSettings, values, where).resolved()
 
     def with_rate(self, trial: Trial) -> Trial:
         """The trial with the learning rate that it is trained at."""
-        settings = dict(trial.settings)
-        if trial.method is None or "learning_rate" in settings:
+        if trial.method is None or "learning_rate" in dict(trial.settings):
             return trial
-        settings["learning_rate"] = self.scale.rate(trial.method)
-        return replace(trial, settings=tuple(sorted(settings.items())))
+        return trial.changed(learning_rate=self.scale.rate(trial.method))
 
     def model(self, trial: Trial, seed: int) -> Path:
         """The model of a trial."""
@@ -186,6 +192,13 @@ class Study:
         if trial.method:
             stages["train"] = self.settings(trial, seed).shown()
         return {f"{stage}.{name}": value for stage, settings in stages.items() for name, value in settings.items()}
+
+
+def is_trained(run: Path, settings: TrainSettings) -> bool:
+    """Whether the run folder is there; raises SettingError when it was trained with other settings."""
+    if run.exists():
+        _check_settings(run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), settings.shown())
+    return run.exists()
 
 
 def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mfpo.train.objectives import OBJECTIVES
@@ -56,6 +56,10 @@ class Trial:
     decode: str = "greedy"
     other: tuple[tuple[str, Any], ...] = ()
 
+    def changed(self, **settings: Any) -> "Trial":
+        """The trial with some settings changed."""
+        return replace(self, settings=tuple(sorted((dict(self.settings) | settings).items())))
+
     def key(self, *context: object) -> str:
         """A name for files, which stands for the trial and the `context` it is run in."""
         text = json.dumps([changes(self) | {"data": changes(self.data)}, context], sort_keys=True, default=str)
@@ -71,4 +75,4 @@ def changes(made: Data | Trial) -> dict[str, Any]:
 def trained(method: str, data: Data | None = None, *, stage: str | None = None, **settings: Any) -> Trial:
     """A trial of `method` on `data` or on what the method is made for; without a learning rate it has the scale's."""
     data = data or Data(corruption=OBJECTIVES[method].corruption or "region")
-    return Trial(method=method, data=data, settings=tuple(sorted(settings.items())), stage=stage)
+    return Trial(method=method, data=data, stage=stage).changed(**settings)
