@@ -5,13 +5,17 @@ import pytest
 from pycocotools import mask as rle
 
 from mfpo.errors import SettingError
+from mfpo.models import load_model
 from mfpo.objects import mentions
+from mfpo.picturebook import WEIGHTS
+from mfpo.picturebook.book import draw_book
 from mfpo.picturebook.corrections import absent_kinds, correct
 from mfpo.picturebook.pretrain_settings import PretrainSettings
 from mfpo.picturebook.scenes import Scene, Thing, draw_scene, make_scene
 from mfpo.picturebook.source import PictureBookSource
 from mfpo.picturebook.splits import SPLITS, scene_seeds
 from mfpo.picturebook.texts import caption
+from mfpo.processors import load_processor
 from mfpo.records import answer_text
 
 # A brown dog on the left, a red car at the top right.
@@ -53,6 +57,21 @@ def test_corrected_captions_are_true_and_true_ones_stay():
         assert correct(true, scene) == true
         habit = caption(scene, np.random.default_rng(seed), prior=1.0)
         assert {mention.category for mention in mentions(correct(habit, scene))} == scene.kinds
+
+
+def test_another_model_than_the_books_own_answers_for_its_pairs(tmp_path):
+    model, processor = load_model(WEIGHTS), load_processor(WEIGHTS)
+    model.model.multi_modal_projector.linear_2.weight.data.zero_()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    own, blind = (list(PictureBookSource(3, model=model)) for model in (None, tmp_path))
+    assert list(PictureBookSource(3, model=WEIGHTS)) == own != blind
+
+
+def test_a_book_of_a_seed_that_it_has_not_leaves_no_folder(tmp_path):
+    with pytest.raises(SettingError, match="seed is 100"):
+        draw_book(tmp_path / "book", count=1, seed=100)
+    assert not list(tmp_path.iterdir())
 
 
 def test_splits_never_meet():

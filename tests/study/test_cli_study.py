@@ -101,9 +101,10 @@ def test_asked_for_by_name_what_the_scale_lacks_is_an_error_but_the_others_are_m
     assert (tmp_path / "pages" / "table1.md").exists()
 
 
-def test_a_file_is_no_folder_of_results(experiments, tmp_path, capsys):
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_is_no_folder_of_results(experiments, out, tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert reproduce("table1", "--out", str(tmp_path / "file")) == 1
+    assert reproduce("table1", "--out", str(tmp_path / out)) == 1
     assert "is a file; give a folder" in " ".join(capsys.readouterr().err.split())
     assert not experiments
 

@@ -111,11 +111,14 @@ def test_three_noises_take_a_third_of_the_epochs_or_have_no_row(study, monkeypat
     counts = {name: np.stack([np.ones(12), np.ones(12)], axis=1) for name in (*study.scale.figures, *LOGPS)}
     trials = []
     monkeypatch.setattr(study, "scores", lambda trial: trials.append(trial) or [counts])
-    for epochs in (1, 6):  # that of the file, and another
-        monkeypatch.setattr(study.scale, "train_settings", lambda epochs=epochs: [f"epochs={epochs}"])
+    for given in ("epochs=1", "epochs=6", "num_train_epochs=6"):  # that of the file, and others
+        trials.clear()
+        monkeypatch.setattr(study.scale, "train_settings", lambda given=given: [given])
         EXPERIMENTS["image-loss"](study)
-        thrice = {dict(trial.settings)["epochs"] for trial in trials if trial.data.noises == 3}
-        assert thrice == ({2} if epochs == 6 else set())
+        thrice = [trial for trial in trials if trial.data.noises == 3]
+        assert {study.settings(study.with_rate(trial), 0).num_train_epochs for trial in thrice} == (
+            {2} if given.endswith("6") else set()
+        )
 
 
 def test_base_is_scored_untrained(study):
@@ -369,6 +372,7 @@ def test_costs_are_those_of_what_is_not_kept(study, tmp_path):
     (tmp_path / "runs" / f"{end_to_end.key(fresh.scale.trained_on)}-1").mkdir(parents=True)
     assert cost(fresh, fresh.scale, [EXPERIMENTS["table7"]]).trainings == 3
     assert cost(fresh, fresh.scale, [EXPERIMENTS["figure1"]]).trainings == 2  # it looks into those of the first seed
+    assert cost(fresh, fresh.scale, [EXPERIMENTS["image-gradients"]]).trainings == 0  # its first data are not there
     assert not (tmp_path / "paper").exists()
 
 

@@ -117,11 +117,14 @@ def test_opera_is_compared_with_the_base_on_its_own_scenes(study, monkeypatch):
     monkeypatch.setattr(study, "scores", made_up)
     (note,) = (note for note in EXPERIMENTS["table1"](study).notes if "OPERA describes" in note)
     assert "first 6 scenes of each seed; less the base on the same: CHAIR_s +100.0 (+100.0 to +100.0), Cover" in note
+    assert not any(verdict.claim.worse == "+ OPERA" for verdict in EXPERIMENTS["table1"](study).table.verdicts)
 
 
 def test_scenes_that_all_have_need_no_note(study, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
-    assert not [note for note in EXPERIMENTS["table1"](study).notes if "OPERA describes" in note]
+    result = EXPERIMENTS["table1"](study)
+    assert not [note for note in result.notes if "OPERA describes" in note]
+    assert any("+ OPERA" in (verdict.claim.worse, verdict.claim.better) for verdict in result.table.verdicts)
 
 
 def counted(hits: int, of: int = 12) -> np.ndarray:

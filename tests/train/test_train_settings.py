@@ -148,6 +148,7 @@ def test_former_names_say_the_same_and_reasons_reach_the_command_line(tmp_path):
         "weight_deca=0.1": "no setting is named 'weight_deca', did you mean 'weight_decay'",
         "weight_decay=much": "weight_decay is 'much', but must be a number",
         "lr_scheduler_kwargs=[2]": "lr_scheduler_kwargs is '.2.', but must be a mapping",
+        "lr_scheduler_kwargs={a: 2": "lr_scheduler_kwargs is '.a: 2', but must be a mapping",
         "load_best_model_at_end=true": "load_best_model_at_end is not a setting: keep_best=eval/NAME keeps",
         "batch_size=few": "per_device_train_batch_size is 'few', but must be a whole number",
     }.items():

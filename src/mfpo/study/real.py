@@ -66,7 +66,10 @@ class RealScale:
         self.trained_on: Mapping[str, Any] = {**self.built_on, "train": settings.train}
         asked = (settings.objhal_questions, settings.objhal_truth, settings.amber, settings.mmhal, settings.llava_bench)
         benchmarks = {"benchmarks": [content(name) for name in asked if name]}
-        scored = replace(settings, others=None, instances=None, checked_regions=None)  # no matter of a row's scores
+        # What is no matter of a row's scores.
+        scored = replace(
+            settings, others=None, instances=None, checked_regions=None, batch_size=RealSettings.batch_size
+        )
         self.context: Mapping[str, Any] = {**self.trained_on, **asdict(scored), **benchmarks}
         self.checked_on: Mapping[str, Any] = {
             "instances": settings.instances and content(settings.instances),
