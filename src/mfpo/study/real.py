@@ -40,7 +40,6 @@ class RealScale:
 
     def __init__(self, folder: Path, settings: RealSettings) -> None:
         self.folder, self.settings = folder, settings
-        self.pairs = self._trained_rows(settings.source)
         self.stands_for = settings.stands_for
         self._sources: Mapping[PairSource, str | None] = {
             "corrected": settings.source,
@@ -48,8 +47,9 @@ class RealScale:
             "human": settings.human_source,
         }
         self.sources = tuple(kind for kind, name in self._sources.items() if name is not None)
-        for name in filter(None, self._sources.values()):
-            self._trained_rows(name)  # a mistake in one is told now, and not at Table 9
+        # A mistake in one is told now, and not at Table 9.
+        self._counts = {name: self._trained_rows(name) for name in filter(None, self._sources.values())}
+        self.pairs = self._counts[settings.source]
         self.base = model_folder(settings.model)
         self.figures: Mapping[str, str] = _columns(settings)
         self.scored_on = f"the benchmarks, {settings.model}"
@@ -134,7 +134,7 @@ class RealScale:
         name = self._sources[data.source]
         if name is None:
             raise NotOnScale(f"{data.source}_source is not given; name the preference data of such answers")
-        end = self._trained_rows(name)
+        end = self._counts[name]
         if held_out:
             return Rows(self._open(name), end, end + self.settings.held_out)
         return Rows(self._open(name), 0, min(end, data.pairs or end))

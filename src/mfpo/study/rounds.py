@@ -97,14 +97,14 @@ def _plot(table: Table, figure: str) -> Plot:
     """A figure round by round, from the base on."""
     title = table.columns[figure]
     by_way = {
-        way.name: line(table, dict(enumerate(["base", *way.rows.values()])), figure) for way in (_DPO, _MFPO, *_ERRING)
+        way.title: line(table, dict(enumerate(["base", *way.rows.values()])), figure) for way in (_DPO, _MFPO, *_ERRING)
     }
     return Plot(title, "round", f"{title}, %", by_way)
 
 
 def _notes(study: Study, ways: Sequence[Way]) -> list[str]:
     """How the pairs were made, what share of the questions had one, and where there were fewer than there should be."""
-    notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of `mfpo pairs`."]
+    notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of mfpo pairs."]
     shares, lacking = [], []
     for way in ways:
         wanted = study.scale.pairs // way.rounds
