@@ -36,7 +36,7 @@ def main() -> None:
         with ZipFile(PAGES / "scores.zip") as kept:
             kept.extractall(out)
         scale = PictureBookScale(Path(out) / "picturebook")
-        with_plots = ("figure*", "data-size", "image-loss", "look*")
+        with_plots = ("figure*", "data-size", "image-loss", "look*", "rounds")
         for page in sorted(path for name in with_plots for path in PAGES.glob(f"{name}.md")):
             command = re.findall(r"^mfpo reproduce .*", page.read_text(encoding="utf-8"), re.MULTILINE)[0]
             words = shlex.split(command)

@@ -62,11 +62,17 @@ def write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
-@pytest.fixture
-def adapter(tiny_llava, tmp_path):
-    """An adapter on the language model, to be broken: 14 modules, 28 tensors."""
+@pytest.fixture(scope="module")
+def whole_adapter(tiny_llava, tmp_path_factory):
+    """An adapter on the language model: 14 modules, 28 tensors."""
     config = LoraConfig(r=4, target_modules=DECODER, init_lora_weights=False)
-    return save_adapter(tiny_llava, tmp_path / "adapter", config)
+    return save_adapter(tiny_llava, tmp_path_factory.mktemp("adapter") / "adapter", config)
+
+
+@pytest.fixture
+def adapter(whole_adapter, tmp_path):
+    """A copy of it, to be broken."""
+    return shutil.copytree(whole_adapter, tmp_path / "adapter")
 
 
 def lora(**options: Any) -> LoraConfig:

@@ -37,6 +37,7 @@ COMMANDS = {"demo", "__init__"}
 def imported_parts(path):
     """The parts of mfpo that a file imports, wherever in the file."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
+    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), path
     names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     names += [
         f"mfpo.{alias.name}"

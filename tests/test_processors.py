@@ -1,6 +1,7 @@
 """What processors lack or get wrong, mended or told in a line."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def test_a_question_that_holds_the_models_image_token(model):
         encode_questions(processor, ["Is [IMG] there?"], [picture()])
 
 
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_processor_that_needs_torchvision_says_so_in_one_line(model):
     edit(model / "processor_config.json", processor_class="PixtralProcessor")
     with pytest.raises(MfpoError, match=r"its processor needs torchvision; pip install 'mfpo\[vlms\]'$"):

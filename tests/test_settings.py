@@ -184,10 +184,12 @@ def test_errors_name_settings_that_their_command_has():
         )
     }
     known["logprobs"] = known["rank"] & known["train"]
-    source = Path(mfpo.__file__).parent
+    source, hints = Path(mfpo.__file__).parent, set()
     for command, names in known.items():
         told = set()
         for file in (source / command).rglob("*.py"):
             texts = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
             told |= {name for text in texts if isinstance(text, str) for found in HINT.findall(text) for name in found}
         assert told - {""} <= names, command
+        hints |= told
+    assert hints - {""}

@@ -176,14 +176,14 @@ def whole_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     os.replace(partial, path)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, is_shared: bool = False) -> None:
     """Write `value` as JSON, as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", is_shared=is_shared)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, as a `whole_file` that several processes may write at once."""
-    with whole_file(path, is_shared=True) as partial:
+def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:
+    """Write `text` as UTF-8, as a `whole_file`."""
+    with whole_file(path, is_shared=is_shared) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -86,7 +86,7 @@ def test_lines_say_which_model_and_settings_answered(tiny_llava, questions, tmp_
     assert line["decode"] == {"strategy": "greedy", "max_new_tokens": 1}
 
 
-def test_a_killed_run_does_not_go_on_with_another_base_below_its_adapter(tiny_llava, questions, tmp_path):
+def test_files_of_an_adapter_are_its_bases_too_and_a_name_stands_in_the_answers(tiny_llava, questions, tmp_path):
     folder, _ = questions
     base = shutil.copytree(tiny_llava, tmp_path / "base")
     config = LoraConfig(r=2, target_modules=["q_proj"])
@@ -236,3 +236,13 @@ def test_so_it_is_sampled_and_judges_itself(mixing, tmp_path):
     assert answers[0] == answers[1]
     assert claims[0][:3] == claims[1][:3]
     torch.testing.assert_close(claims[0][3], claims[1][3])
+
+
+def test_a_batch_that_does_not_fit_the_gpu_says_what_to_lower(tiny_llava, questions, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    folder, _ = questions
+    monkeypatch.setattr("mfpo.answer.by_transformers.parts", full)
+    with pytest.raises(MfpoError, match="no GPU memory for 1 questions at a time; give a smaller batch_size"):
+        answer(folder / "q.jsonl", tiny_llava, folder, tmp_path / "a.jsonl", AnswerSettings(batch_size=1))

@@ -15,7 +15,11 @@ from mfpo.answer.by_vllm import adapter_rank, engine_options, open_vllm
 from mfpo.answer.run import answer
 from mfpo.answer.settings import AnswerSettings
 from mfpo.errors import MfpoError
+from mfpo.images import encode_image
 from mfpo.models import default_dtype, load_model, model_files
+from mfpo.pairs.ask import open_asker
+from mfpo.pairs.questions import Asked
+from mfpo.pairs.settings import PairsSettings
 
 
 @pytest.fixture
@@ -95,3 +99,48 @@ def test_the_note_of_a_run_names_the_folder_of_its_images(tiny_llava, tmp_path, 
     made_by = open_vllm("m", Path("photos"), AnswerSettings()).made_by
     assert made_by["images"] == str(tmp_path / "photos")
     assert made_by["fingerprint"] == model_files(tiny_llava)
+
+
+class Llm:
+    """Says each question back; every second answer of a call is cut."""
+
+    def __init__(self):
+        self.calls = []
+
+    def chat(self, chats, how, **_):
+        self.calls.append((len(chats), how))
+        texts = [chat[0]["content"][-1]["text"] for chat in chats]
+        ends = ["stop", "length"] * len(texts)
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(text=f" {text} ", finish_reason=end)])
+            for text, end in zip(texts, ends, strict=False)
+        ]
+
+
+@pytest.fixture
+def llm(tiny_llava, monkeypatch):
+    llm = Llm()
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=lambda **how: how))
+    monkeypatch.setattr("mfpo.answer.by_vllm.load_llm", lambda model: (tiny_llava, llm, None))
+    return llm
+
+
+def test_vllm_is_asked_in_chunks_and_answers_stay_with_their_questions(llm, tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "red.png")
+    monkeypatch.setattr("mfpo.answer.by_vllm._CHUNK", 2)
+    asked = [{"question_id": str(number), "image": "red.png", "text": f"What is {number}?"} for number in range(5)]
+    answered = list(open_vllm("m", tmp_path, AnswerSettings()).ask(asked))
+    assert answered == [(question, {"text": question["text"]}) for question in asked]
+    assert [count for count, _ in llm.calls] == [2, 2, 1]
+
+
+def test_vllm_gives_each_question_its_greedy_answer_and_its_samples(llm):
+    image = encode_image(Image.new("RGB", (8, 8)))
+    asked = [Asked(id, image, "a.png", f"What is {id}?") for id in "ab"]
+    answers = open_asker("m", PairsSettings(samples=2, temperature=0.5), engine="vllm").ask(asked)
+    assert [[one.text for one in some] for some in answers] == [["What is a?"] * 3, ["What is b?"] * 3]
+    assert [[one.cut for one in some] for some in answers] == [[False, True, False], [True, False, True]]
+    [(_, how)] = llm.calls
+    assert [one["temperature"] for one in how] == [0.0, 0.5, 0.5] * 2
+    assert how[0]["seed"] is how[3]["seed"] is None
+    assert len({one["seed"] for one in how}) == 5

@@ -18,7 +18,7 @@ from mfpo.picturebook.scenes import draw_scene, make_scene
 from mfpo.processors import encode_questions, load_processor
 from mfpo.settings import options_of
 
-KINDS = ["llava", "llava_next", "qwen2_5_vl", "qwen3_5"]
+KINDS = ["llava", "qwen3_5"]
 UNREACHABLE = 10_000
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from mfpo.build.regions import Search, Segmenter, open_segmenter
 from mfpo.build.regions.coco import CocoRegions
@@ -82,15 +81,6 @@ def test_rle_survives_encoding_and_has_text_counts() -> None:
     np.testing.assert_array_equal(decode_mask(encoded), LEFT)
 
 
-@pytest.mark.parametrize("way", ["polygon", "uncompressed", "compressed"])
-def test_each_way_to_store_a_mask(way: str, tmp_path: Path) -> None:
-    polygon = [[10, 5, 30, 5, 30, 25, 10, 25]]
-    stored = {"polygon": polygon, "uncompressed": uncompressed(LEFT), "compressed": encode_mask(LEFT)}[way]
-    regions = regions_of(CocoRegions(instances(tmp_path, [(18, stored)])), search_for("small dog"))
-    assert [(region["keyword"], region["score"], region["image"]) for region in regions] == [("small dog", 1.0, 0)]
-    np.testing.assert_array_equal(coco_mask.decode(regions[0]["mask"]).astype(bool), LEFT)
-
-
 def test_polygons_without_an_area_are_no_region(tmp_path: Path) -> None:
     annotations = [(18, []), (18, [[10, 5, 30, 5]]), (18, [[10, 5, 10.9, 5, 10.9, 5.9]]), (18, [[0] * 6])]
     assert regions_of(CocoRegions(instances(tmp_path, annotations)), search_for("dog")) == []
@@ -111,25 +101,11 @@ def test_a_keyword_gets_all_instances_of_its_category_and_no_other(tmp_path: Pat
     np.testing.assert_array_equal(decode_mask(region["mask"]), LEFT | RIGHT)
 
 
-@pytest.mark.parametrize("path", ["000000000042.png", "COCO_val2014_000000000042.jpg", "42.jpg"])
-def test_the_image_is_found_by_name_or_number(path: str, tmp_path: Path) -> None:
-    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
-    assert len(regions_of(segment, search_for("dog", of=record(path)))) == 1
-
-
 @pytest.mark.parametrize("path", ["43.jpg", "dog.jpg", None])
 def test_an_unknown_image_is_set_aside_and_not_called_empty(path: str | None, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
     with pytest.raises(RecordError, match="is not among the images of"):
         regions_of(segment, search_for("dog", of=record(path)))
-
-
-def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "instances.json"
-    images = [{"id": 1, "file_name": "train/7.jpg"}, {"id": 2, "file_name": "val/7.jpg"}]
-    file.write_text(json.dumps({"images": images, "categories": [], "annotations": []}), encoding="utf-8")
-    with pytest.raises(MfpoError, match="two images have the same file name"):
-        CocoRegions(file)
 
 
 @pytest.mark.parametrize(
@@ -243,20 +219,6 @@ def test_a_picture_without_objects_has_no_regions() -> None:
     assert regions_of(DatasetRegions(), search_for("dog", of=record(objects=()))) == []
 
 
-@pytest.mark.parametrize("segmentation", [None, [1, 2, 3], {"size": [40, 60]}, {"size": [40, 60], "counts": None}])
-def test_a_broken_annotation_sets_its_row_aside(segmentation: object, tmp_path: Path) -> None:
-    segment = CocoRegions(instances(tmp_path, [(18, segmentation)]))
-    with pytest.raises(RecordError, match=r"annotations of image 42 in .* are broken"):
-        regions_of(segment, search_for("dog"))
-
-
-@pytest.mark.parametrize("path", ["my-holiday-42.jpg", "42-42.jpg", "COCO_42.jpg"])
-def test_a_name_that_only_ends_in_the_number_is_another_image(path: str, tmp_path: Path) -> None:
-    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
-    with pytest.raises(RecordError, match="is not among the images of"):
-        regions_of(segment, search_for("dog", of=record(path)))
-
-
 @pytest.mark.parametrize("choice", ["coco", "coco=", "sam", "", "lisa", "lisa=", "sam3=", "clipseg=", "dataset=x"])
 def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
     known = r"dataset .* coco=FILE .* grounded-sam=DETECTOR,SAM, sam3, sam3=MODEL, clipseg, clipseg=MODEL or lisa=MODEL"
@@ -264,22 +226,9 @@ def test_an_unknown_choice_lists_the_known_ones(choice: str) -> None:
         open_segmenter(choice)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not valid JSON"),
-        ("{}", "is not a COCO instances file"),
-        ("[]", "is not a COCO instances file"),
-        (None, "cannot be read"),
-    ],
-)
-def test_a_file_that_is_no_coco_instances(content: str | None, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "instances.json"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(MfpoError, match=message) as caught:
-        open_segmenter(f"coco={file}")
-    assert "\n" not in str(caught.value)
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MfpoError, match="cannot be read"):
+        open_segmenter(f"coco={tmp_path / 'instances.json'}")
 
 
 def test_masks_of_different_sizes_are_no_silent_fallback() -> None:

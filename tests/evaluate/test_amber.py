@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mfpo.errors import MfpoError
+from mfpo.evaluate import amber_words
 from mfpo.evaluate.amber import AmberData, AmberQuestion, amber, describe, load_amber
 from mfpo.evaluate.amber_answers import read_amber_answers
-from mfpo.evaluate.amber_words import Reading, open_reading, similar_by_spacy, words_finder
+from mfpo.evaluate.amber_words import Reading, similar_by_spacy, words_finder
 from mfpo.evaluate.answers import Answer, read_answers
 from mfpo.evaluate.figures import figure_of
 
@@ -290,12 +291,21 @@ def test_words_are_similar_above_a_cosine_of_08(tmp_path):
     assert {pair for pair in cosines if similar(*pair)} == {pair for pair, cosine in cosines.items() if cosine > 0.8}
 
 
-def test_what_is_installed_is_said(benchmark):
-    reading = open_reading(benchmark.words)
-    assert reading.nouns in ("nltk", "words")
-    assert reading.official == (reading.nouns == "nltk" and reading.similarity == "en_core_web_lg")
-    if reading.nouns == "nltk":
-        assert reading.find("Two dogs watch a child.") == ["dog", "child"]
+@pytest.mark.parametrize(
+    ("nltk", "spacy", "expected"),
+    [
+        (False, False, ("words", "string", False)),
+        (True, False, ("nltk", "string", False)),
+        (False, True, ("words", "en_core_web_lg", False)),
+        (True, True, ("nltk", "en_core_web_lg", True)),
+    ],
+)
+def test_what_is_installed_is_said(nltk, spacy, expected, monkeypatch):
+    monkeypatch.setattr(amber_words, "_has_nltk", lambda: nltk)
+    monkeypatch.setattr(amber_words, "find_spec", lambda name: spacy or None)
+    monkeypatch.setattr(amber_words, "similar_by_spacy", lambda name: str.__eq__)
+    reading = amber_words.open_reading(frozenset({"dog"}))
+    assert (reading.nouns, reading.similarity, reading.official) == expected
 
 
 def test_json():

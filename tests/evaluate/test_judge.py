@@ -328,18 +328,6 @@ def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(fake_server, tm
     assert not server.bodies
 
 
-def test_ctrl_c_ends_at_once_and_nothing_is_sent_after_it(fake_server, tmp_path, interrupted):
-    hangs = threading.Event()
-    with fake_server(lambda prompt: hangs.wait(20) and "1") as server:
-        asked = judge(server, tmp_path, timeout=5.0)
-        with interrupted(lambda: len(server.bodies) == 8):
-            readings(asked, [str(i) for i in range(24)])
-        time.sleep(6.5)  # the timeout, and the pause before the first repetition
-        assert len(server.bodies) == 8
-        hangs.set()
-        assert readings(asked, ["a"]) == [1]
-
-
 def test_a_fatal_error_ends_at_once(fake_server, tmp_path):
     hangs = threading.Event()
     with fake_server(lambda prompt: hangs.wait(20) and "1") as server:
@@ -437,14 +425,3 @@ def test_a_template_that_cannot_be_read(tmp_path):
     (tmp_path / "picture.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MfpoError, match="is not UTF-8 text"):
         read_template(tmp_path / "picture.txt", ("a",))
-
-
-def test_a_real_model_under_transformers_serve(served_llava, tmp_path):
-    endpoint, name = served_llava
-    settings = JudgeSettings(model=name, endpoint=endpoint, concurrency=2)
-    asked = Judge(settings, tmp_path / "cache.jsonl")
-    first = asked.ask(prompts("Is it good?", "Is it bad?"), len, temperature=0.0, max_tokens=8)
-    again = Judge(settings, tmp_path / "cache.jsonl")
-    assert again.ask(prompts("Is it good?", "Is it bad?"), len, temperature=0.0, max_tokens=8) == first
-    assert (asked.report()["asked"], again.report()["asked"]) == (2, 0)
-    assert asked.report()["completion_tokens"] > 0

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,8 @@ import time
 import pytest
 from PIL import Image
 
+from fixtures.processes import command as run_command
+from fixtures.processes import start
 from mfpo.cli import main
 from mfpo.dataset import read_dataset
 from mfpo.errors import SettingError
@@ -20,7 +21,6 @@ from mfpo.pairs.run import pairs
 from mfpo.pairs.settings import PairsSettings, check_use
 from mfpo.settings import with_options
 
-MFPO = [sys.executable, "-c", "from mfpo.cli import main; main()"]
 SAID = ("There is a dog. There is a cat.", "<think>A cat?</think>There is a dog and a cat.")
 SPLIT = [{"words": name, "question": f"Is there {name}?"} for name in ("a dog", "a cat")]
 
@@ -79,15 +79,16 @@ def test_a_killed_run_asks_only_what_is_left_and_ends_with_the_same_bytes(tmp_pa
     asked = [*command, "--check", "coco=truth.jsonl"]
     well, hangs = server.well, threading.Event()
     server.well = lambda *given: (len(server.bodies) > 9 and hangs.wait(60), well(*given))
-    process = subprocess.Popen([*MFPO, *asked, "--out", "own"])
+    process = start(run_command, *asked, "--out", "own")
     try:
         while len(server.bodies) < 10:  # in the second shard: the greedy answer and two samples of two questions each
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.02)
     finally:
         process.kill()
         hangs.set()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert [note.name for note in tmp_path.glob("own.partial/train-*.json")] == ["train-00000.json"]
     server.well = well
     server.bodies.clear()

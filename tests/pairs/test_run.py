@@ -30,6 +30,7 @@ ANSWERS = {
     "empty": (["", " "], "all answers are empty"),
     "cut": ([Sampled("There is a", True)], "all answers were cut at max_new_tokens"),
     "alike": ([f"A dog runs. {CAT}"] * 2, "all answers are alike"),
+    "equal": ([f"A dog runs. {CAT}", f"{CAT} A dog runs."], "all answers are equally true"),
     "short": (["A dog.", f"{CAT} It is {'very ' * 20}nice. A dog runs."], "no better answer of like length"),
     "single": ([f"A dog runs. {CAT}", "It is a nice day."], "only one answer has claims that could be checked"),
     "failed": (RecordError("the endpoint failed"), "the endpoint failed"),
@@ -87,8 +88,8 @@ def test_every_question_has_a_pair_or_a_reason(folder):
         id: reason for id, (_, reason) in ANSWERS.items() if reason and id not in ("failed", "lacks")
     }
     aside = [json.loads(line) for line in (folder / "own" / "rejected_rows.jsonl").read_text().splitlines()]
-    assert {row["id"] for row in aside} == {"failed", "lacks", "broken", "good", "x", r"\ud800", "16"}
-    assert (summary["asked"], summary["answered"], summary["paired"], summary["set_aside"]) == (17, 10, 2, 7)
+    assert {row["id"] for row in aside} == {"failed", "lacks", "broken", "good", "x", r"\ud800", "17"}
+    assert (summary["asked"], summary["answered"], summary["paired"], summary["set_aside"]) == (18, 11, 2, 7)
     assert summary["true_share"] == {"chosen": 2 / 3, "rejected": 0.0}  # a dog; a dog and a cat; against a cat each
     records = {record["id"]: record for record in read_dataset(folder / "own")}
     assert records["good"]["chosen"][0]["content"] == DOG
@@ -102,7 +103,7 @@ def test_every_question_has_a_pair_or_a_reason(folder):
 def test_corrected_pairs_the_worst_answer_with_itself_put_right(folder):
     run(folder, folder / "own", pairing="corrected")
     records = {record["id"]: record for record in read_dataset(folder / "own")}
-    assert set(records) == {"good", "again", "alike", "short", "single"}
+    assert set(records) == {"good", "again", "alike", "equal", "short", "single"}
     assert records["good"]["rejected"][0]["content"] == CAT
     # The sentence gives way to the other answer's, which is true.
     assert records["good"]["chosen"][0]["content"] == DOG

@@ -33,7 +33,7 @@ def test_patch_labels_name_what_covers_the_most_of_a_patch():
 
 
 def test_pretraining_learns(tmp_path):
-    pretrain(tmp_path / "run", PretrainSettings(scenes=64, tower_steps=40, language_steps=40, batch_size=8, bf16=False))
+    pretrain(tmp_path / "run", PretrainSettings(scenes=32, tower_steps=20, language_steps=25, batch_size=8, bf16=False))
     log = json.loads((tmp_path / "run" / "pretraining.json").read_text())
     assert log["tower"][-1]["loss"] < 0.8 * (np.log(1 + len(KINDS)) + np.log(17))
     assert log["language"][-1]["caption_loss"] < 0.8 * np.log(len(tokens(tmp_path / "run")))

@@ -1,6 +1,5 @@
 """`mfpo probe` as a user types it."""
 
-import re
 import sys
 
 import pytest
@@ -21,13 +20,6 @@ def probe(monkeypatch, capsys):
         return stopped.value.code or 0, captured.out, captured.err
 
     return run
-
-
-@pytest.mark.parametrize("command", ["distortion", "attention", "rewards"])
-def test_every_probe_has_help_with_an_example(probe, command):
-    status, out, _ = probe(command, "--help")
-    assert status == 0
-    assert f"mfpo probe {command}" in re.search(r"Example:(.*)", out, re.DOTALL)[1]
 
 
 def test_records_set_aside_are_counted_and_end_with_their_own_status(probe, tiny_llava, mixed, tmp_path):

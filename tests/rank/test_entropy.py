@@ -89,7 +89,8 @@ def test_predictive_entropy_never_holds_more_logits_than_a_chunk(make_llava, mon
     torch.testing.assert_close(chunked, whole)
 
 
-def test_token_entropy_is_a_loop_over_the_answers_tokens(family):
+def test_token_entropy_is_a_loop_over_the_answers_tokens(make_llava):
+    family = make_llava()
     rows = split(family.rows)
     with torch.no_grad():
         entropies = token_entropy(token_logps(family.model, collate(rows, 0)))
@@ -304,7 +305,8 @@ def test_samples_depend_on_the_id_and_leave_the_random_numbers_of_others_alone(m
     assert draw("r0") == first
 
 
-def test_mean_logps_is_the_sum_over_the_tokens_divided_by_their_number(family):
+def test_mean_logps_is_the_sum_over_the_tokens_divided_by_their_number(make_llava):
+    family = make_llava()
     for row in family.rows:
         with torch.no_grad():
             means = mean_logps(family.model, row, 0)

@@ -180,6 +180,15 @@ def test_what_is_scored_for_look_is_kept_apart_from_the_tables(tmp_path):
     assert {"unusual_colours", "counts", "same_without_regions", "existence_adversarial"} <= scale.figures.keys()
 
 
+def test_a_model_is_scored_in_each_figure_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("mfpo.study.picturebook._SCORED_PAIRS", 4)
+    scale = LookScale(tmp_path, book="picturebook", scenes=12, pairs=4)
+    counts_by_figure = scale.score(scale.base, BASE, 0)
+    assert scale.figures.keys() <= counts_by_figure.keys()
+    assert len(counts_by_figure["counts"]) == len(counts_by_figure["chair_s"]) == 12
+    assert len(counts_by_figure["same_without_regions"]) == 4
+
+
 def test_one_seed_settles_nothing(study):
     study.seeds = [0]
     assert look(study).lead == ["One seed settles nothing."]

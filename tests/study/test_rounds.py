@@ -9,15 +9,17 @@ import pytest
 import yaml
 from rich.console import Console
 
+from mfpo.dataset import read_dataset
 from mfpo.errors import SettingError
 from mfpo.images import encode_image
 from mfpo.pairs.check import FALSE, TRUE, Shown
 from mfpo.pairs.dataset import DatasetCheck
 from mfpo.pairs.questions import Asked
 from mfpo.picturebook.scenes import draw_scene, make_scene
+from mfpo.study import rounds as rounds_module
 from mfpo.study.erring import BookCheck
 from mfpo.study.picturebook import PictureBookScale
-from mfpo.study.rounds import rounds
+from mfpo.study.rounds import Way, rounds
 from mfpo.study.study import Study
 from mfpo.study.trials import trained
 
@@ -93,3 +95,22 @@ def test_a_checker_that_errs_flips_its_share_and_always_the_same():
     ]
     assert abs(np.mean(flipped) - 0.2) < 0.04  # three standard errors
     assert erring(shown[::-1]) == found[::-1]
+
+
+def test_a_second_round_asks_and_trains_the_model_of_the_first(tmp_path, monkeypatch):
+    scale = PictureBookScale(tmp_path / "picturebook", scenes=12, pairs=4)
+    monkeypatch.setattr(scale, "train_settings", lambda: ["epochs=1"])
+    study, way = Study(tmp_path, scale, [0], Console(quiet=True)), Way("dpo", rounds=2)
+    second = rounds_module._model(study, way, 2, 0)
+    folders = [tmp_path / "rounds" / f"{name}-2-0-4-0" for name in ("base", "dpo")]
+    first = folders[1] / "round1" / "run" / "model"
+    assert second == folders[1] / "round2" / "run" / "model"
+    asked = [folders[0] / "round1" / "own", folders[1] / "round2" / "own"]
+    made_by = [json.loads((folder / "made_by.json").read_text()) for folder in [*asked, second.parents[0]]]
+    assert [made["model"] for made in made_by] == [str(scale.base), str(first), str(first)]
+    scenes = [{row["id"] for row in read_dataset(folder)} for folder in asked]
+    assert all(scenes)
+    assert not scenes[0] & scenes[1]
+    # Nothing is asked twice: another method begins with the same answers of the base.
+    monkeypatch.setattr(rounds_module, "open_asker", None)
+    assert rounds_module._pairs(study, Way("mfpo", rounds=2), 1, 0) == asked[0]

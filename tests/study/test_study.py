@@ -514,7 +514,9 @@ def check(name: str, result: Result, study: Study) -> None:
     assert markdown(result, "command", {}).count("\n| ") == len(rows) + 2  # header and line
 
 
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS.keys() - {*LOOKING, "rounds", "look", "look-context"}))
+@pytest.mark.parametrize(
+    "name", sorted(EXPERIMENTS.keys() - {*LOOKING, "rounds", "look", "look-context", "look-bases"})
+)
 def test_every_experiment_fills_its_table(study, name, monkeypatch):
     monkeypatch.setattr(study, "scores", lambda trial: random_scores(study, trial))
     monkeypatch.setattr(gradients, "_pull", lambda study, data, trial, seed: random_scores(study, trial)[0])

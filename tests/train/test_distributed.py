@@ -129,9 +129,8 @@ def test_sharded_model_has_the_log_probabilities_and_gradients_of_the_whole(tiny
     end_of(start_two(sharded_logps.main, preference_data, tiny_llava, log=log), log)
 
 
-@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2.yaml"])
-def test_a_mistake_is_told_once_by_the_processes_that_accelerate_launches(config):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+def test_a_mistake_is_told_once_by_the_processes_that_accelerate_launches():
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
     mistaken = ["train", "data", "--model", "m", "--out", "o", "learning_rat=1"]
     launch += ["--num_processes", "2", "--main_process_port", "0", "-m", "mfpo.cli", *mistaken]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=200)

@@ -154,7 +154,8 @@ def test_workers_of_the_data_loader_leave_ctrl_c_to_the_training(capfd):
     assert not capfd.readouterr().err
 
 
-def test_trainer_of_ones_own_measures_too(measured_run, tiny_llava, preference_data, held_out, tmp_path):
+def test_trainer_of_ones_own_measures_too(measured_run, tiny_llava, preference_data, held_out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     settings = TrainSettings(**PLAIN, max_steps=1, eval=str(held_out))
     trainer = PreferenceTrainer(
         load_model(tiny_llava),

@@ -75,11 +75,13 @@ def test_image_term_without_rejected_image_is_an_error(ratios):
 
 
 def test_the_registry_knows_what_each_method_takes():
-    methods = {name: OBJECTIVES[name] for name in list(OBJECTIVES)[:9]}  # other tests may add some
+    methods = {name: OBJECTIVES[name] for name in list(OBJECTIVES)[:13]}  # other tests may add some
     assert {name: (set(m.inputs), m.corruption) for name, m in methods.items() if m.needs_rejected_images} == {
         "mdpo": ({"ratios"}, "crop"),
         "mfpo": ({"ratios"}, None),
         "povid": ({"ratios", "policy", "reference"}, "global"),
+        "chip": ({"ratios", "policy", "reference"}, None),
+        **dict.fromkeys(("symmpo", "s-vco", "counterfactual"), ({"ratios"}, None)),
     }
     assert {name for name, method in methods.items() if method.is_staged} == {"mfpo"}
     assert set(methods["hacl"].inputs) == {"chosen_nll", "features"}

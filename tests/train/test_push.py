@@ -11,6 +11,7 @@ import pytest
 
 from mfpo.errors import MfpoError
 from mfpo.train.push import open_repository, push
+from mfpo.train.run import run
 from mfpo.train.settings import TrainSettings
 
 
@@ -76,3 +77,20 @@ def test_repository_that_cannot_be_made_is_told_before_the_training(monkeypatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(MfpoError, match=r"push_to_hub: cannot write to tiny on the Hub .* log in with `hf auth login`"):
         open_repository(TrainSettings(push_to_hub=True), Path("runs/tiny"))
+
+
+def test_a_run_opens_its_repository_first_and_pushes_its_model(tiny_llava, preference_data, tmp_path, monkeypatch):
+    done, out = [], tmp_path / "run"
+    monkeypatch.setattr("mfpo.train.run.open_repository", lambda settings, out: done.append(out.exists()) or "me/tiny")
+    monkeypatch.setattr("mfpo.train.run.push", lambda model, name, settings: done.append((name, model, model.exists())))
+    run(preference_data, tiny_llava, out, TrainSettings(method="dpo", max_steps=1, batch_size=4, push_to_hub=True))
+    assert done == [False, ("me/tiny", out / "model", True)]
+
+
+def test_a_push_that_fails_says_how_to_push_later(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("mfpo.train.push.HfApi.upload_folder", fails)
+    with pytest.raises(MfpoError, match=r"could not be pushed \(no route\); .* me/tiny .* --revision v1"):
+        push(tmp_path, "me/tiny", TrainSettings(push_to_hub=True, hub_revision="v1"))

@@ -96,7 +96,7 @@ def _seeds(settings: "PairsSettings", id: str) -> list[int]:
 
 
 def _open_vllm(model: Any, settings: "PairsSettings") -> Asker:
-    """Not run yet. vLLM's prefix cache computes a prompt and its image once for all answers."""
+    """Run with a stand-in for vLLM only. vLLM's prefix cache computes a prompt and its image once for all answers."""
     from mfpo.answer.by_endpoint import chat_about
     from mfpo.answer.by_vllm import load_llm
     from mfpo.models import model_files

@@ -127,7 +127,7 @@ class PictureBookScale:
         if not path.exists():
             source = PictureBookSource(self.pairs, seed=seed, kind=data.source, book=self.book.name, model=self.base)
             drawn = track(source, "drawing pairs")
-            write_text(path, "".join(json.dumps(row) + "\n" for row in drawn))
+            write_text(path, "".join(json.dumps(row) + "\n" for row in drawn), is_shared=True)
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if data.themes == "some":
             rows = [row for row in rows if self.book.make_scene(row["scene"]).theme in SEEN_THEMES]

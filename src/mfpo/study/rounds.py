@@ -135,7 +135,7 @@ def _summary(study: Study, way: Way, number: int, seed: int) -> dict[str, Any]:
 def _model(study: Study, way: Way, number: int, seed: int) -> Path:
     """The model after a round, the base's after none; trained unless it has been."""
     if number == 0:
-        return study.scale.base
+        return study.model(BASE, seed)
     folder, trial = _folder(study, way, number, seed), study.with_rate(way.trial(number))
     settings = study.settings(trial, seed)
     if not is_trained(folder / "run", settings):

@@ -162,7 +162,7 @@ class Study:
             counts = self.scale.score(model(seed), trial, seed)
             short = {name: [[_short(part), _short(whole)] for part, whole in pairs] for name, pairs in counts.items()}
             made_by = {"trial": asdict(trial), "seed": seed, "versions": versions(), "settings": now}
-            write_text(path, json.dumps(made_by | {"counts": short}, separators=(",", ":")) + "\n")
+            write_text(path, json.dumps(made_by | {"counts": short}, separators=(",", ":")) + "\n", is_shared=True)
         scored = json.loads(path.read_text(encoding="utf-8"))
         _check_settings(path, scored["settings"], now)
         for name, version in scored["versions"].items():
@@ -173,7 +173,7 @@ class Study:
         """What `make` gives, as JSON keeps it; made unless OUT/probes has it."""
         path = self.out / "probes" / f"{name}.json"
         if not path.exists():
-            write_json(path, make())
+            write_json(path, make(), is_shared=True)
         return json.loads(path.read_text(encoding="utf-8"))
 
     def curve(self, trial: Trial) -> list[dict[str, Any]]:
