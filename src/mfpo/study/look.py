@@ -36,6 +36,11 @@ _VALIDATION_SCENES = 300
 # The figures in which each row is compared with text + margin.
 _COMPARED = ("chair_s", "cover", "existence_accuracy")
 
+_COMPARED_NOTE = (
+    f"Each row is compared with {PLAIN} with as many pairs (twice the pairs: with half as many); it is better or worse "
+    "where the 95 % interval of the difference excludes 0, and not settled elsewhere."
+)
+
 # What is trained on other bases, too.
 _ON_ALL_BASES = (
     PLAIN,
@@ -98,7 +103,10 @@ def look_bases(study: Study) -> Result:
     scores = {row: [counts for base in bases for counts in base.scores(trial)] for row, trial in trials.items()}
     points: dict[str, dict[float, str]] = {row: {pairs: row} for row in _ON_ALL_BASES}
     table = table_of(scores, bases[0].scale.figures, _against_plain(points))
-    notes = [f"{pairs} pairs. Each seed has a base of its own, and pairs, training order and scored scenes of its own."]
+    notes = [
+        _COMPARED_NOTE,
+        f"{pairs} pairs. Each seed has a base of its own, and pairs, training order and scored scenes of its own.",
+    ]
     return Result(
         "When it pays to look: other bases", _beside_plain(table), notes=notes, lead=_lead(study, table, points)
     )
@@ -119,6 +127,7 @@ def _look(study: Study, book: str, base: str) -> Result:
     table = fill(study, trials, claims=_against_plain(points))
     rates_text = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
     notes = [
+        _COMPARED_NOTE,
         f"Learning rates, each the best of {len(_RATES)} with {pairs} pairs on {_VALIDATION_SCENES} validation "
         f"scenes: {rates_text}. With fewer pairs an objective with a lower rate has moved less.",
         "The other rows have the rate of the objective that they vary.",
@@ -221,8 +230,7 @@ def _settled(table: Table) -> list[str]:
         worse = [verdict.claim.better for verdict in settled if verdict.gain.mean < 0]
         sentences.append(
             f"{table.columns[figure]}. Better than {PLAIN}: {'; '.join(better) or 'none'}. "
-            f"Worse: {'; '.join(worse) or 'none'}. Not settled, as the 95 % interval includes 0: "
-            f"{len(verdicts) - len(settled)} of {len(verdicts)}."
+            f"Worse: {'; '.join(worse) or 'none'}. Not settled: {len(verdicts) - len(settled)} of {len(verdicts)}."
         )
     return sentences
 
