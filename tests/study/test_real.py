@@ -335,7 +335,7 @@ def test_models_that_are_only_asked_stand_in_table_1(asked, monkeypatch):
     assert all(np.array_equal(from_file[name], at_endpoint[name]) for name in from_file)
     (of_base,), (mine,) = asked.scores(BASE), asked.scores(others["mine"])
     assert all(np.array_equal(of_base[name], mine[name]) for name in mine)
-    monkeypatch.setattr(Study, "_scores", lambda self, trial, seed: at_endpoint if trial.other else of_base)
+    monkeypatch.setattr(Study, "_scores", lambda self, trial, seed, model: at_endpoint if trial.other else of_base)
     rows = EXPERIMENTS["table1"](asked).table.rows
     assert rows["GPT-4V"] == rows["Qwen-VL-Chat"]
     assert rows["GPT-4V"]["chair_s"].mean == estimate([at_endpoint], "chair_s").mean
