@@ -53,14 +53,6 @@ def regions_of(segment: Segmenter, search: Search) -> list[Region]:
     return result
 
 
-def uncompressed(mask: np.ndarray) -> dict:
-    """Run lengths as COCO's crowd annotations store them: column by column, starting with zeros."""
-    flat = mask.flatten(order="F").astype(int)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff([0, *edges, flat.size]).tolist()
-    return {"size": list(SIZE), "counts": counts if flat[0] == 0 else [0, *counts]}
-
-
 def instances(folder: Path, annotations: list[tuple[int, object]], file_name: str = "000000000042.jpg") -> Path:
     file = folder / "instances.json"
     content = {
@@ -101,7 +93,13 @@ def test_a_keyword_gets_all_instances_of_its_category_and_no_other(tmp_path: Pat
     np.testing.assert_array_equal(decode_mask(region["mask"]), LEFT | RIGHT)
 
 
-@pytest.mark.parametrize("path", ["43.jpg", "dog.jpg", None])
+@pytest.mark.parametrize("path", ["000000000042.png", "COCO_val2014_000000000042.jpg", "42.jpg"])
+def test_the_image_is_found_by_name_or_number(path: str, tmp_path: Path) -> None:
+    segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
+    assert len(regions_of(segment, search_for("dog", of=record(path)))) == 1
+
+
+@pytest.mark.parametrize("path", ["43.jpg", "dog.jpg", "my-holiday-42.jpg", "42-42.jpg", "COCO_42.jpg", None])
 def test_an_unknown_image_is_set_aside_and_not_called_empty(path: str | None, tmp_path: Path) -> None:
     segment = CocoRegions(instances(tmp_path, [(18, encode_mask(LEFT))]))
     with pytest.raises(RecordError, match="is not among the images of"):

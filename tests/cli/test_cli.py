@@ -66,8 +66,12 @@ def commands(command, *names):
     return [line for name, one in groups for line in commands(one, *names, name)]
 
 
-@pytest.mark.parametrize("command", commands(typer.main.get_command(app)))
+COMMANDS = commands(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(mfpo, command):
+    assert {"build", "eval chair", "probe rewards", "picturebook draw"} <= set(COMMANDS)
     status, out, _ = mfpo(*command.split(), "--help")
     assert status == 0
     assert f"mfpo {command}" in re.search(r"Example:(.*)", out, re.DOTALL)[1]

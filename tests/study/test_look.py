@@ -147,7 +147,7 @@ def test_each_seed_of_look_bases_has_a_base_of_its_own(study, monkeypatch):
         Study, "scores", lambda self, trial: bases.append(self.scale.context["base"]) or scores(self, trial)[:1]
     )
     result = look_bases(study)
-    shipped = LookScale(study.out, book="picturebook-context", pairs=61).context["base"]
+    shipped = LookScale(study.out, book="picturebook-context", scenes=12, pairs=61).context["base"]
     others = [[f"picturebook-context, pretrained with seed {seed}"] for seed in (1, 2)]
     rows = list(result.table.rows)
     assert rows[0] == "base"

@@ -57,8 +57,9 @@ def test_rounds_that_are_trained_are_scored_and_read_from_what_is_kept(tmp_path,
     base = [100 * counts_of_models[scale.base, seed].mean() for seed in study.seeds]
     verdict = next(v for v in result.table.verdicts if v.claim.worse == "base")
     assert verdict.gain.mean == pytest.approx(np.mean(base) - np.mean(kept))
-    assert "DPO, 3 x 5 pairs: 5.0, 2.5, 1.7 %; DPO, 1 x 16 pairs: 16.0 %" in result.notes[1]
-    assert result.notes[2:] == [
+    assert "DPO, 3 x 5 pairs: 9; DPO, 1 x 16 pairs: 6; MFPO, 3 x 5 pairs: 27" in result.notes[1]
+    assert "DPO, 3 x 5 pairs: 5.0, 2.5, 1.7 %; DPO, 1 x 16 pairs: 16.0 %" in result.notes[2]
+    assert result.notes[3:] == [
         "Trained on fewer pairs, as too few answers had a false claim: "
         "MFPO, 20 % of verdicts wrong, round 3 of 3, seed 1: 3 of 5."
     ]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mfpo.files import read_rows
 from mfpo.models import load_model
@@ -37,8 +36,9 @@ _VALIDATION_SCENES = 300
 _COMPARED = ("chair_s", "cover", "existence_accuracy")
 
 _COMPARED_NOTE = (
-    f"Each row is compared with {PLAIN} with as many pairs (twice the pairs: with half as many); it is better or worse "
-    "where the 95 % interval of the difference excludes 0, and not settled elsewhere."
+    f"Each row is compared with {PLAIN} with as many pairs (twice the pairs: with half as many; counterfactuals as "
+    "pairs are twice as many records); it is better or worse where the 95 % interval of the difference excludes 0, and "
+    "not settled elsewhere."
 )
 
 # What is trained on other bases, too.
@@ -61,8 +61,10 @@ class LookScale(PictureBookScale):
     A control has twice as many.
     """
 
-    def __init__(self, folder: Path, *, pairs: int, **options: Any) -> None:
-        super().__init__(folder, pairs=2 * pairs, **options)
+    def __init__(
+        self, folder: Path, *, book: str, scenes: int, pairs: int, split: str = "heldout", pretrained: int = 0
+    ) -> None:
+        super().__init__(folder, book=book, split=split, scenes=scenes, pairs=2 * pairs, pretrained=pretrained)
         self.figures = {**super().figures, **self.question_types, **FIGURES}
         self.context = {**self.context, "figures": list(FIGURES)}
 
@@ -103,9 +105,16 @@ def look_bases(study: Study) -> Result:
     scores = {row: [counts for base in bases for counts in base.scores(trial)] for row, trial in trials.items()}
     points: dict[str, dict[float, str]] = {row: {pairs: row} for row in _ON_ALL_BASES}
     table = table_of(scores, bases[0].scale.figures, _against_plain(points))
+    by_seed = [
+        ", ".join(f"{table.columns[figure]} {estimate([counts], figure).mean:.1f}" for figure in _COMPARED)
+        for counts in scores["base"]
+    ]
     notes = [
         _COMPARED_NOTE,
         f"{pairs} pairs. Each seed has a base of its own, and pairs, training order and scored scenes of its own.",
+        f"Learning rates are those of look-context, chosen on the shipped model: {_told(rates)}.",
+        steps_note(bases[0], trials, points),
+        f"The bases, by seed: {'; '.join(by_seed)}.",
     ]
     return Result(
         "When it pays to look: other bases", _beside_plain(table), notes=notes, lead=_lead(study, table, points)
@@ -125,11 +134,10 @@ def _look(study: Study, book: str, base: str) -> Result:
         trials[f"{kind}, {pairs} pairs"] = trial.changed(learning_rate=rates[of])
         points[kind] = {pairs: f"{kind}, {pairs} pairs"}
     table = fill(study, trials, claims=_against_plain(points))
-    rates_text = "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
     notes = [
         _COMPARED_NOTE,
         f"Learning rates, each the best of {len(_RATES)} with {pairs} pairs on {_VALIDATION_SCENES} validation "
-        f"scenes: {rates_text}. With fewer pairs an objective with a lower rate has moved less.",
+        f"scenes: {_told(rates)}. With fewer pairs an objective with a lower rate has moved less.",
         "The other rows have the rate of the objective that they vary.",
         steps_note(study, trials, points),
     ]
@@ -137,11 +145,14 @@ def _look(study: Study, book: str, base: str) -> Result:
     return Result(f"When it pays to look: {base}", _beside_plain(table), plots, notes, lead)
 
 
-def _scale(study: Study, book: str, **options: Any) -> LookScale:
+def _scale(
+    study: Study, book: str, *, scenes: int | None = None, split: str = "heldout", pretrained: int = 0
+) -> LookScale:
     """The scale of a book, as large as the study's; raises NotOnScale where that is none of a picture book."""
     if not isinstance(study.scale, PictureBookScale):
         raise NotOnScale("look needs images in which exactly one thing differs; use the picture book")
-    return LookScale(study.out / book, book=book, pairs=study.scale.pairs, **({"scenes": study.scale.scenes} | options))
+    scenes, pairs = scenes or study.scale.scenes, study.scale.pairs
+    return LookScale(study.out / book, book=book, scenes=scenes, pairs=pairs, split=split, pretrained=pretrained)
 
 
 def _against_plain(points: Mapping[str, Mapping[float, str]]) -> list[Claim]:
@@ -218,6 +229,10 @@ def _best_rates(study: Study, book: str) -> dict[str, float]:
         return worth({figure: estimate(scores, figure) for figure in ("chair_s", "cover")})
 
     return {kind: max(_RATES, key=partial(worth_at, trial)) for kind, trial in kinds.items()}
+
+
+def _told(rates: Mapping[str, float]) -> str:
+    return "; ".join(f"{kind}: {rate:g}" for kind, rate in rates.items())
 
 
 def _settled(table: Table) -> list[str]:

@@ -21,6 +21,7 @@ from mfpo.sources import open_source
 from mfpo.study.erring import BookCheck
 from mfpo.study.experiments import BASE, experiment
 from mfpo.study.picturebook import PictureBookScale
+from mfpo.study.questions import steps_of
 from mfpo.study.results import Claim, Plot, Result, Table, line, table_of
 from mfpo.study.statistics import Scores
 from mfpo.study.study import NotOnScale, Study, is_trained
@@ -35,7 +36,7 @@ _SCENES_A_PAIR = 6
 
 @dataclass(frozen=True)
 class Way:
-    """A method trained for some rounds, with `_ROUNDS / rounds` of the pairs in each; `error` is the checker's."""
+    """A method trained for some rounds, with `1 / rounds` of the pairs in each; `error` is the checker's."""
 
     method: str
     rounds: int = _ROUNDS
@@ -73,7 +74,7 @@ _ERRING = [Way("mfpo", error=error) for error in (0.05, 0.2)]
 
 @experiment("rounds")
 def rounds(study: Study) -> Result:
-    """Three rounds on own answers against one with as many pairs and steps, MFPO and DPO, and checkers that err."""
+    """Three rounds on own answers against one with as many pairs, MFPO and DPO, and checkers that err."""
     if not isinstance(study.scale, PictureBookScale):
         raise NotOnScale("rounds asks the picture book, which alone knows what is in a scene")
     ways = [_DPO, _DPO_ONCE, _MFPO, _MFPO_ONCE, *_ERRING]
@@ -105,21 +106,25 @@ def _plot(table: Table, figure: str) -> Plot:
 def _notes(study: Study, ways: Sequence[Way]) -> list[str]:
     """How the pairs were made, what share of the questions had one, and where there were fewer than there should be."""
     notes = [f"{study.scale.pairs} pairs in all on each way, corrected by the rules of mfpo pairs."]
-    shares, lacking = [], []
+    steps, shares, lacking = [], [], []
     for way in ways:
         wanted = study.scale.pairs // way.rounds
+        name, trial = f"{way.title}, {way.rounds} x {wanted} pairs", way.trial(1)
+        of_round = steps_of(study, replace(trial, data=replace(trial.data, pairs=wanted)))
+        steps.append(f"{name}: {way.rounds * of_round}")
         summaries = {number: [_summary(study, way, number, seed) for seed in study.seeds] for number in way.rows}
         by_round = [sum(s["paired"] for s in each) / sum(s["answered"] for s in each) for each in summaries.values()]
-        shares.append(
-            f"{way.title}, {way.rounds} x {wanted} pairs: {', '.join(f'{100 * share:.1f}' for share in by_round)} %"
-        )
+        shares.append(f"{name}: {', '.join(f'{100 * share:.1f}' for share in by_round)} %")
         lacking += [
             f"{way.rows[number]}, seed {seed}: {summary['paired']} of {wanted}"
             for number, each in summaries.items()
             for seed, summary in zip(study.seeds, each, strict=True)
             if summary["paired"] < wanted
         ]
-    notes.append(f"Questions with a false claim in an answer, and so with a pair, round by round: {'; '.join(shares)}.")
+    notes.append(f"Steps of training in all: {'; '.join(steps)}.")
+    notes.append(
+        f"Questions with a pair, as an answer was judged to have a false claim, by round: {'; '.join(shares)}."
+    )
     if lacking:
         notes.append(f"Trained on fewer pairs, as too few answers had a false claim: {'; '.join(lacking)}.")
     return notes
