@@ -18,7 +18,7 @@ from mfpo.picturebook.source import PictureBookSource
 from mfpo.picturebook.texts import caption
 from mfpo.records import NamedMask, Origin, answer_text, new_record
 
-SCENES = 80
+SCENES = 250
 
 
 def record(seed, chosen=None):

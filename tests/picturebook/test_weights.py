@@ -104,7 +104,7 @@ def test_the_second_books_model_was_made_with_the_defaults():
 
 def test_the_second_books_model_hallucinates_as_much_as_real_models_and_reads_the_context(tmp_path):
     """On fair scenes, of which it was shown few: the figures of docs/picturebook.md on fewer of them."""
-    draw_book(tmp_path / "scenes", count=40, book=CONTEXT)
+    draw_book(tmp_path / "scenes", count=80, book=CONTEXT)
     source = PictureBookSource(6, split="heldout", book=CONTEXT)
     build(source, tmp_path / "noised", BuildSettings(corruption="global"), DatasetRegions())
     figures = score(
